@@ -1,0 +1,22 @@
+"""tf-spawner takes a TensorFlow training script to N workers and brings the logs and the model back."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import SpawnerError
+    from .job import Job, attach, run
+    from .spec import JobSpec
+
+__version__ = "0.1.0"
+__all__ = ["Job", "JobSpec", "SpawnerError", "attach", "run"]
+
+_HOMES = {"Job": "job", "JobSpec": "spec", "SpawnerError": "errors", "attach": "job", "run": "job"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,5 @@
+"""`python -m tfspawner` is `tf-spawner`."""
+
+from .cli import main
+
+main()

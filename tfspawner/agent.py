@@ -1,0 +1,1067 @@
+"""The first process of every replica: it starts the script, keeps its log and its files, and ends the gang.
+
+This one file needs Python 3.9 and its standard library only, so that it runs in any image. The local
+backend starts it as a process, the Kubernetes backend as the container's command; it is the same there.
+Replica 0 of the first role coordinates: the others report to it, and it decides when the gang runs, stops
+and has ended. Whoever shows the job's token may ask over HTTP:
+
+    GET  /status                 what this replica does; at the coordinator, what the gang and all replicas do
+    GET  /log?offset=N&wait=S    bytes of the script's output from N on; waits S seconds for more
+    POST /stream {offsets}       at the coordinator: frames with all replicas' output and status, until the end
+    GET  /files                  what the replica wrote: paths, sizes, SHA-256
+    POST /files [[path, offset]] those files' bytes, as frames
+    PUT  /code, GET /code        the script's folder, as a gzipped tar archive
+    POST /release                at the coordinator: all is collected, the replicas may end
+
+A frame is a line of JSON; where it has a "size", that many raw bytes follow it. The last is {"end": true}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import glob
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import queue
+import re
+import select
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+from urllib.parse import parse_qs, urlsplit
+
+TOKEN_HEADER = "X-Tfspawner-Token"
+STOP_GRACE_S = 4.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
+LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
+ROOT_CAUSE_WAIT_S = 5.0  # a replica that died of a lost peer waits so long for that peer's own report
+EVALUATOR_GRACE_S = 30.0  # the evaluator may go on so long after training has ended
+FAILED_HOLD_S = 600.0  # a failed gang holds its files at most so long
+MESH_PEERS = 32  # a replica meets at most so many of its peers itself
+CHUNK = 1 << 20
+
+EXIT_PEER_LOST = 75
+EXIT_CONFIGURATION = 2
+FINISHED = ("succeeded", "failed", "stopped")
+
+# What TensorFlow 2.21 prints on a survivor: both must stand in its last output.
+PEER_LOST = re.compile(rb"Collective ops is aborted by|unhealthy \(stopped sending heartbeats\)")
+PEER_LOST_ERROR = re.compile(
+    rb"^tensorflow\.python\.framework\.errors_impl\.(Unavailable|DeadlineExceeded|Aborted|Cancelled)Error", re.M
+)
+
+# ---- Keras's own output -------------------------------------------------------------------------
+
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\x08+")
+EPOCH = re.compile(r"^Epoch (\d+)/(\d+)\s*$")
+STEP = re.compile(r"^\s*(\d+)/(\d+|Unknown)\s+(\[[=>.]*\]|[━]+|-)\s?(.*)$")
+METRIC = re.compile(r"(\w+): (-?(?:\d+\.?\d*(?:e[+-]?\d+)?|nan|inf))")
+
+
+def parse_progress(line: str) -> Optional[Dict[str, Any]]:
+    """What a line of Keras's output (2 or 3, verbose 1 or 2) tells, or None where it is no such line.
+
+    Returns {"epoch", "epochs"} or {"step", "steps" (None: unknown), "metrics": {name: value}}.
+    """
+    line = ANSI.sub("", line)
+    epoch = EPOCH.match(line)
+    if epoch:
+        return {"epoch": int(epoch[1]), "epochs": int(epoch[2])}
+    step = STEP.match(line)
+    if not step:
+        return None
+    metrics = {name: float(value) for name, value in METRIC.findall(step[4]) if name != "ETA"}
+    return {"step": int(step[1]), "steps": int(step[2]) if step[2].isdigit() else None, "metrics": metrics}
+
+
+def is_progress_bar(line: str) -> bool:
+    """Whether a line is a bar still on its way: to be shown as progress, not as a line of the log."""
+    told = parse_progress(line) if "/" in line else None
+    return bool(told) and "step" in told and told["step"] != told["steps"]  # type: ignore[operator,index]
+
+
+# ---- the job, as each replica sees it -----------------------------------------------------------
+
+
+def tf_config(cluster: Dict[str, List[str]], role: str, index: int) -> str:
+    """The value of TF_CONFIG for one replica, as TensorFlow's TFConfigClusterResolver reads it.
+
+    The evaluator stands outside the training cluster, in one of its own: the others must not wait for it.
+    """
+    if role == "evaluator":
+        visible = {role: cluster[role]}
+    else:
+        visible = {name: hosts for name, hosts in cluster.items() if name != "evaluator"}
+    return json.dumps({"cluster": visible, "task": {"type": role, "index": index}}, separators=(",", ":"))
+
+
+class Job:
+    """The job's constants, read from job.json beside this file or named by --config."""
+
+    def __init__(self, config: Dict[str, Any]) -> None:
+        self.config = config
+        self.name: str = config["job"]
+        self.cluster: Dict[str, List[str]] = config["cluster"]
+        self.agents: Dict[str, str] = {
+            f"{role}-{index}": host for role, hosts in config["agents"].items() for index, host in enumerate(hosts)
+        }
+        self.replicas: List[str] = list(self.agents)
+        self.coordinator = self.replicas[0]
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self.__dict__["config"][key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+
+def classify(returncode: int, tail: bytes) -> Tuple[int, str]:
+    """The replica's exit code and a few words, from how the script ended (negative: by that signal)."""
+    if returncode < 0:
+        return 128 - returncode, f"was killed by {signal.Signals(-returncode).name}"
+    if returncode == 1 and PEER_LOST.search(tail) and PEER_LOST_ERROR.search(tail):
+        return EXIT_PEER_LOST, "lost a peer"
+    return returncode, f"ended with exit code {returncode}"
+
+
+# ---- the gang, kept by the coordinator ----------------------------------------------------------
+
+
+class Gang:
+    """All replicas' reports and what follows from them. Phases: forming, running, stopping, ended."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.changed = threading.Condition()
+        self.version = 0
+        self.phase = "forming"
+        self.result: Optional[str] = None  # succeeded, failed or timeout
+        self.cause: Optional[Dict[str, Any]] = None
+        self.released = False
+        self.formed_at = time.monotonic()
+        self.phase_since = self.formed_at
+        self.trained_at: Optional[float] = None
+        self.times: Dict[str, float] = {"forming": time.time()}
+        self.reports: Dict[str, Dict[str, Any]] = {}
+        self.seen: Dict[str, float] = {}
+
+    def report(self, replica: str, report: Dict[str, Any]) -> None:
+        with self.changed:
+            before = self.reports.get(replica, {})
+            if before.get("state") in FINISHED and report["state"] not in FINISHED:
+                return  # another incarnation of a replica that has ended: the gang ends without it
+            report["revision"] = before.get("revision", 0) + 1
+            self.reports[replica] = report
+            self.seen[replica] = time.monotonic()
+            self.decide()
+            self.changed.notify_all()
+
+    def wait(self, version: int, seconds: float, alive: Any, replica: Optional[str] = None) -> Dict[str, Any]:
+        """What the gang is to do, as soon as it differs from version or the seconds are over."""
+        deadline = time.monotonic() + seconds
+        with self.changed:
+            while self.version == version and time.monotonic() < deadline and alive():
+                if replica:
+                    self.seen[replica] = time.monotonic()
+                self.changed.wait(min(1.0, max(0.0, deadline - time.monotonic())))
+            return self.order()
+
+    def order(self) -> Dict[str, Any]:
+        return {"version": self.version, "phase": self.phase, "result": self.result, "released": self.released}
+
+    def snapshot(self) -> Dict[str, Any]:
+        with self.changed:
+            return dict(self.order(), cause=self.cause, times=dict(self.times), replicas=dict(self.reports))
+
+    def release(self) -> None:
+        with self.changed:
+            self.released = True
+            self.moved()
+
+    def tick(self) -> None:
+        with self.changed:
+            self.decide()
+
+    def moved(self) -> None:
+        self.version += 1
+        self.changed.notify_all()
+
+    def enter(self, phase: str, result: Optional[str] = None, cause: Optional[Dict[str, Any]] = None) -> None:
+        self.phase, self.phase_since = phase, time.monotonic()
+        self.times[phase] = time.time()
+        if result:
+            self.result, self.cause = result, cause
+        self.moved()
+
+    def decide(self) -> None:
+        """Moves the gang on, if what is known allows it. Called under the lock."""
+        if self.phase in ("forming", "running") and self.fail_if_one_failed():
+            return
+        if self.phase == "forming":
+            self.decide_start()
+        elif self.phase == "running":
+            self.decide_end()
+        elif self.phase == "stopping":
+            states = [self.reports.get(r, {}).get("state") in FINISHED for r in self.job.replicas]
+            if all(states) or time.monotonic() - self.phase_since > STOP_GRACE_S + LOST_AFTER_S:
+                self.enter("ended")
+
+    def fail_if_one_failed(self) -> bool:
+        failed = [r for r in self.reports.values() if r["state"] == "failed"]
+        lost = [name for name, seen in self.seen.items() if time.monotonic() - seen > LOST_AFTER_S
+                and self.reports[name]["state"] not in FINISHED]  # fmt: skip
+        own = [r for r in failed if r["exit_code"] != EXIT_PEER_LOST]
+        if own:
+            self.enter("stopping", "failed", min(own, key=lambda r: r["finished"]))
+        elif lost:
+            name = lost[0]
+            cause = dict(self.reports[name], state="failed", exit_code=137,
+                         message="was lost: nothing heard of it since %d s" % LOST_AFTER_S)  # fmt: skip
+            self.reports[name] = cause
+            self.enter("stopping", "failed", cause)
+        elif failed and time.time() - min(r["finished"] for r in failed) > ROOT_CAUSE_WAIT_S:
+            silent = [n for n, seen in self.seen.items() if time.monotonic() - seen > 2.5
+                      and self.reports[n]["state"] not in FINISHED]  # fmt: skip
+            if silent:
+                return False  # the one that the others lost will be told as lost soon
+            self.enter("stopping", "failed", min(failed, key=lambda r: r["finished"]))
+        else:
+            return False
+        return True
+
+    def decide_start(self) -> None:
+        waiting = [r for r in self.job.replicas if self.reports.get(r, {}).get("state") != "ready"]
+        if not waiting:
+            self.enter("running")
+        elif time.monotonic() - self.formed_at > self.job.start_timeout_s:
+            silent = [r for r in waiting if r not in self.reports] or waiting
+            shown = ", ".join(silent[:8]) + (f" and {len(silent) - 8} more" if len(silent) > 8 else "")
+            waits = "; ".join(
+                f"{r} waits for {self.reports[r]['message']}"
+                for r in waiting
+                if r in self.reports and self.reports[r].get("message")
+            )
+            message = f"did not start within {self.job.start_timeout_s:g} s (missing: {shown})" + (
+                f"; {waits[:500]}" if waits else ""
+            )
+            self.enter("stopping", "timeout", {"replica": silent[0], "message": message, "exit_code": None})
+
+    def decide_end(self) -> None:
+        now = time.monotonic()
+        if self.job.timeout_s and now - self.phase_since > self.job.timeout_s:
+            still = [r for r in self.job.replicas if self.reports[r]["state"] not in FINISHED]
+            message = f"was still running when the job's time-out of {self.job.timeout_s:g} s had passed"
+            self.enter("stopping", "timeout", {"replica": still[0], "message": message, "exit_code": None})
+            return
+        # Parameter servers and their workers serve for ever: there, the chief's end is the end of training.
+        trainers = ("chief",) if "ps" in self.job.cluster else ("chief", "worker")
+        training = [r for r in self.job.replicas if r.rsplit("-", 1)[0] in trainers]
+        if any(self.reports[r]["state"] not in FINISHED for r in training):
+            return
+        self.trained_at = self.trained_at or now
+        evaluating = any(
+            r.startswith("evaluator-") and self.reports[r]["state"] not in FINISHED for r in self.job.replicas
+        )
+        if not evaluating or now - self.trained_at > EVALUATOR_GRACE_S:
+            self.enter("stopping", "succeeded")
+
+
+# ---- HTTP between agents ------------------------------------------------------------------------
+
+
+def ask(
+    host: str, token: str, method: str, path: str, body: Any = None, timeout_s: float = 15.0
+) -> http.client.HTTPResponse:
+    """One request to an agent; the caller reads the reply. Raises OSError on anything but 200."""
+    connection = http.client.HTTPConnection(host, timeout=timeout_s)
+    data = None if body is None else json.dumps(body).encode()
+    connection.request(method, path, data, {TOKEN_HEADER: token})
+    response = connection.getresponse()
+    if response.status != 200:
+        text = response.read(500).decode(errors="replace").strip()
+        raise OSError(f"{method} {path} at {host}: {response.status} {text}")
+    return response
+
+
+def ask_json(host: str, token: str, method: str, path: str, body: Any = None, timeout_s: float = 15.0) -> Any:
+    try:
+        with ask(host, token, method, path, body, timeout_s) as response:
+            return json.loads(response.read())
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError(f"{method} {path} at {host}: {error!r}") from None
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers for one agent, which stands in the server object."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def handle_any(self) -> None:
+        agent = self.server.agent
+        url = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        if not hmac.compare_digest(self.headers.get(TOKEN_HEADER, "").encode("latin-1"), agent.token.encode()):
+            return self.refuse(401, "the job's token is missing or wrong")
+        name = f"{self.command.lower()}_{url.path.strip('/').split('/')[0]}"
+        handle = getattr(self, name, None)
+        if handle is None:
+            return self.refuse(404, f"no {self.command} {url.path} here")
+        try:
+            handle(agent, url.path, query)
+        except (BrokenPipeError, ConnectionError):
+            self.close_connection = True
+        except (KeyError, ValueError, TypeError) as error:
+            self.refuse(400, f"bad request: {error!r}")
+
+    do_GET = do_POST = do_PUT = handle_any
+
+    def refuse(self, status: int, message: str) -> None:
+        self.close_connection = True  # what is left of the request's body is not read
+        self.reply(message.encode(), status)
+
+    def reply(self, data: bytes, status: int = 200, headers: Optional[Dict[str, str]] = None) -> None:
+        self.send_response(status)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def reply_json(self, value: Any) -> None:
+        self.reply(json.dumps(value).encode(), headers={"Content-Type": "application/json"})
+
+    def begin_stream(self) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+    def frame(self, head: Dict[str, Any], data: bytes = b"") -> None:
+        self.wfile.write(json.dumps(head).encode() + b"\n" + data)
+
+    def body(self) -> Any:
+        return json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
+
+    def alive(self) -> bool:
+        """Whether the other side still holds the connection (it sends nothing while it waits)."""
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        return not readable
+
+    def gang(self) -> Gang:
+        gang = self.server.agent.gang
+        if gang is None:
+            raise ValueError("this replica is not the coordinator, which is " + self.server.agent.job.coordinator)
+        return gang
+
+    def get_status(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        self.reply_json(agent.gang.snapshot() if agent.gang else {"replicas": {agent.replica: agent.report}})
+
+    def get_log(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        offset, wait = int(query.get("offset", 0)), min(30.0, float(query.get("wait", 0)))
+        ended = agent.log.wait_for(offset, wait, self.alive)
+        data = agent.log.read(offset)
+        last = ended and offset + len(data) >= agent.log.size
+        self.reply(data, headers={"X-Size": str(agent.log.size), "X-End": str(int(last))})
+
+    def post_report(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        report = self.body()
+        if report["replica"] not in agent.job.agents:
+            raise ValueError("no such replica")
+        self.gang().report(report["replica"], report)
+        self.reply_json({})
+
+    def get_order(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        replica = query["replica"]
+        self.reply_json(self.gang().wait(int(query["version"]), 10.0, self.alive, replica))
+
+    def post_release(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        self.gang().release()
+        self.reply_json({})
+
+    def put_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        agent.code.receive(self.rfile, int(self.headers["Content-Length"]))
+        self.reply_json({})
+
+    def get_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        if not agent.code.arrived.wait(10):
+            return self.refuse(503, "the code is not here yet")
+        with open(agent.code.archive, "rb") as file:
+            self.send_response(200)
+            self.send_header("Content-Length", str(os.fstat(file.fileno()).st_size))
+            self.end_headers()
+            self.connection.sendfile(file)
+
+    def get_files(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        self.reply_json(agent.files.manifest())
+
+    def post_files(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        wanted = self.body()
+        self.begin_stream()
+        for name, offset in wanted:
+            source = agent.files.open(name)
+            if source is None:
+                self.frame({"path": name, "missing": True})
+                continue
+            with source:
+                size = os.fstat(source.fileno()).st_size - offset
+                if size < 0:
+                    self.frame({"path": name, "missing": True})
+                    continue
+                self.frame({"path": name, "offset": offset, "size": size})
+                if size and self.connection.sendfile(source, offset, size) != size:
+                    return  # the file shrank: the stream ends without its end
+        self.frame({"end": True})
+
+    def post_stream(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        offsets = self.body()["offsets"]
+        self.gang()
+        self.begin_stream()
+        stream = Stream(agent, {r: int(offsets.get(r, 0)) for r in agent.job.replicas}, self.alive)
+        try:
+            for head, data in stream.frames():
+                self.frame(head, data)
+        finally:
+            stream.close()
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def __init__(self, agent: Agent, listener: socket.socket) -> None:
+        super().__init__(listener.getsockname()[:2], Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.agent = agent
+        listener.listen(self.request_queue_size)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
+
+class Stream:
+    """All replicas' output and status, merged by the coordinator for one client."""
+
+    def __init__(self, agent: Agent, offsets: Dict[str, int], alive: Any) -> None:
+        assert agent.gang
+        self.agent, self.gang, self.alive = agent, agent.gang, alive
+        self.closed = False
+        self.queue: queue.Queue[Tuple[str, int, Optional[bytes]]] = queue.Queue(64)
+        self.following = set(offsets)
+        for replica, offset in offsets.items():
+            threading.Thread(target=self.follow, args=(replica, offset), daemon=True).start()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def put(self, item: Tuple[str, int, Optional[bytes]]) -> None:
+        while not self.closed:
+            try:
+                return self.queue.put(item, timeout=1)
+            except queue.Full:
+                continue
+
+    def follow(self, replica: str, offset: int) -> None:
+        """Takes one replica's output over to the queue, until its end; None: no more comes."""
+        host, token, errors = self.agent.job.agents[replica], self.agent.token, 0
+        while not self.closed:
+            try:
+                with ask(host, token, "GET", f"/log?offset={offset}&wait=10", timeout_s=20) as response:
+                    data = response.read()
+                    errors = 0
+            except (OSError, http.client.HTTPException):
+                errors += 1
+                if self.gang.phase == "ended" and errors >= 5:
+                    break
+                time.sleep(0.3)
+                continue
+            if data:
+                self.put((replica, offset, data))
+                offset += len(data)
+            if response.headers["X-End"] == "1":
+                break
+            if (
+                not data
+                and self.gang.phase == "ended"
+                and self.gang.reports.get(replica, {}).get("state") not in FINISHED
+            ):
+                break
+        self.put((replica, offset, None))
+
+    def frames(self) -> Iterator[Tuple[Dict[str, Any], bytes]]:
+        sent: Dict[str, int] = {}
+        version, told_at = -1, 0.0
+        while self.alive():
+            snapshot = self.gang.snapshot()
+            now = time.monotonic()
+            if snapshot["version"] != version or now - told_at > 0.5:
+                news = {r: s for r, s in snapshot["replicas"].items() if sent.get(r) != s["revision"]}
+                if news or snapshot["version"] != version or now - told_at > 10:
+                    sent.update((r, s["revision"]) for r, s in news.items())
+                    version, told_at = snapshot["version"], now
+                    yield {"gang": dict(snapshot, replicas=news)}, b""
+            if not self.following and snapshot["phase"] == "ended":
+                yield {"end": True}, b""
+                return
+            try:
+                replica, offset, data = self.queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if data is None:
+                self.following.discard(replica)
+            else:
+                yield {"replica": replica, "offset": offset, "size": len(data)}, data
+
+
+# ---- what a replica holds -----------------------------------------------------------------------
+
+
+class Log:
+    """The script's whole output in a file, with the last of it and what Keras tells in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = open(path, "wb", buffering=0)
+        self.size = 0
+        self.ended = False
+        self.changed = threading.Condition()
+        self.tail = b""
+        self.rest = b""
+        self.progress: Dict[str, Any] = {}
+        self.last_output = time.time()
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.tail = (self.tail + data)[-16384:]
+        self.notice(data)
+        with self.changed:
+            self.size += len(data)
+            self.last_output = time.time()
+            self.changed.notify_all()
+
+    def notice(self, data: bytes) -> None:
+        lines = re.split(rb"[\r\n]", self.rest + data)
+        self.rest = lines.pop()[-4096:]
+        for line in lines:
+            if b"/" in line and len(line) < 4096:
+                told = parse_progress(line.decode(errors="replace"))
+                if told:
+                    self.progress = dict(told if "epoch" in told else dict(self.progress, **told))
+
+    def end(self) -> None:
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+
+    def wait_for(self, offset: int, seconds: float, alive: Any) -> bool:
+        """Waits until there is output behind offset; returns whether the output had ended."""
+        deadline = time.monotonic() + seconds
+        with self.changed:
+            while self.size <= offset and not self.ended and time.monotonic() < deadline and alive():
+                self.changed.wait(min(1.0, max(0.0, deadline - time.monotonic())))
+            return self.ended
+
+    def read(self, offset: int, most: int = 4 * CHUNK) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(offset)
+            return file.read(min(most, max(0, self.size - offset)))
+
+    def last_lines(self, count: int = 20) -> List[str]:
+        lines = re.split(r"[\r\n]+", self.tail.decode(errors="replace"))
+        return [line for line in lines if line.strip() and not is_progress_bar(line)][-count:]
+
+
+class Code:
+    """The script's folder: an archive that comes with the job, or is uploaded to the coordinator."""
+
+    def __init__(self, job: Job, root: Path, shipped: Path) -> None:
+        self.job, self.folder = job, root / "code"
+        self.archive = shipped if shipped.exists() else root / "code.tar.gz"
+        self.arrived = threading.Event()
+        if shipped.exists():
+            self.arrived.set()
+
+    def receive(self, source: Any, size: int) -> None:
+        """Takes the archive from a stream, and refuses one that is not what the job names."""
+        if self.arrived.is_set():
+            raise ValueError("the code is here already")
+        part = self.archive.with_name(f"code.{threading.get_ident()}.part")
+        digest = hashlib.sha256()
+        with open(part, "wb") as file:
+            left = size
+            while left:
+                data = source.read(min(CHUNK, left))
+                if not data:
+                    raise ValueError(f"the code's archive broke off {left} bytes before its end")
+                digest.update(data)
+                file.write(data)
+                left -= len(data)
+        if digest.hexdigest() != self.job.code_sha256:
+            part.unlink()
+            raise ValueError("the code's archive has another SHA-256 than the job names")
+        part.replace(self.archive)
+        self.arrived.set()
+
+    def get(self, host: str, token: str, is_coordinator: bool, stopped: threading.Event) -> None:
+        """Waits for the archive (uploaded here, or pulled from the coordinator) and unpacks it."""
+        while not self.arrived.is_set() and not stopped.is_set():
+            if is_coordinator:
+                self.arrived.wait(0.2)
+                continue
+            try:
+                with ask(host, token, "GET", "/code") as response:
+                    self.receive(response, int(response.headers["Content-Length"]))
+            except (OSError, http.client.HTTPException):
+                stopped.wait(0.2)
+        if stopped.is_set():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(self.archive, "r:gz") as archive:
+            if hasattr(tarfile, "data_filter"):
+                archive.extractall(self.folder, filter="data")
+            else:
+                archive.extractall(self.folder)
+
+    def site(self) -> Optional[Path]:
+        """A folder with the wheels that came along, unpacked, for the end of PYTHONPATH."""
+        wheels = list((self.folder / ".tfspawner").glob("*.whl"))
+        site = self.folder.parent / "site"
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(site)
+        shutil.rmtree(self.folder / ".tfspawner", ignore_errors=True)
+        return site if wheels else None
+
+
+class Files:
+    """What the replica wrote: its output folder, new files in its working folder, and named patterns."""
+
+    def __init__(self, root: Path, patterns: List[str]) -> None:
+        self.output, self.code, self.patterns = root / "output", root / "code", patterns
+        self.before: Dict[str, Tuple[int, int]] = {}
+        self.began = 0.0
+        self.sources: Dict[str, str] = {}
+        self.hashes: Dict[Tuple[str, int, int], str] = {}
+        self.lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Remembers the working folder as it is before the script starts."""
+        self.began = time.time() - 1
+        self.before = {source: (s.st_size, s.st_mtime_ns) for source, _, s in self.walk(self.code, "")}
+
+    def walk(self, top: Path, prefix: str) -> Iterator[Tuple[str, str, os.stat_result]]:
+        """(source, name, stat) of all entries below top; links are not followed."""
+        for folder, folders, names in os.walk(top):
+            folders[:] = sorted(f for f in folders if f != "__pycache__")
+            here = os.path.relpath(folder, top)
+            for name in sorted(names) + [f for f in folders if os.path.islink(os.path.join(folder, f))]:
+                source = os.path.join(folder, name)
+                yield source, os.path.normpath(os.path.join(prefix, here, name)), os.lstat(source)
+            if not names and not folders and here != ".":
+                yield folder, os.path.normpath(os.path.join(prefix, here)), os.lstat(folder)
+
+    def entries(self) -> Iterator[Tuple[str, str, os.stat_result]]:
+        yield from self.walk(self.output, "")
+        for source, name, status in self.walk(self.code, "workdir"):
+            if not stat.S_ISDIR(status.st_mode) and self.before.get(source) != (status.st_size, status.st_mtime_ns):
+                yield source, name, status
+        for pattern in self.patterns:
+            for path in sorted(glob.glob(os.path.join(self.code, pattern), recursive=True)):
+                if os.path.isdir(path) and not os.path.islink(path):
+                    yield from self.walk(Path(path), "collected/" + path.lstrip("/"))
+                elif os.lstat(path).st_mtime >= self.began:
+                    yield path, "collected/" + path.lstrip("/"), os.lstat(path)
+
+    def manifest(self) -> Dict[str, Any]:
+        """{"files": [{path, size, sha256}], "folders": [path], "skipped": [path]} (links, sockets, devices)."""
+        files: Dict[str, Dict[str, Any]] = {}
+        folders, skipped = [], []
+        with self.lock:
+            for source, name, status in self.entries():
+                if stat.S_ISREG(status.st_mode):
+                    key = (source, status.st_size, status.st_mtime_ns)
+                    if key not in self.hashes:
+                        self.hashes[key] = sha256_of(source)
+                    files[name] = {"path": name, "size": status.st_size, "sha256": self.hashes[key]}
+                    self.sources[name] = source
+                elif stat.S_ISDIR(status.st_mode):
+                    folders.append(name)
+                else:
+                    skipped.append(name)
+        return {"files": list(files.values()), "folders": folders, "skipped": skipped}
+
+    def open(self, name: str) -> Any:
+        """The file of that name in the last manifest, or None."""
+        try:
+            return open(os.open(self.sources[name], os.O_RDONLY | os.O_NOFOLLOW), "rb")
+        except (KeyError, OSError):
+            return None
+
+
+def sha256_of(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for data in iter(lambda: file.read(CHUNK), b""):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+# ---- one replica --------------------------------------------------------------------------------
+
+
+class Agent:
+    """One replica: gets the code, meets its peers, runs the script, reports, and holds what it wrote."""
+
+    def __init__(self, job: Job, role: str, index: int, token: str, root: Path, config_dir: Path) -> None:
+        self.job, self.role, self.index, self.token, self.root = job, role, index, token, root
+        self.replica = f"{role}-{index}"
+        self.is_coordinator = self.replica == job.coordinator
+        self.coordinator = job.agents[job.coordinator]
+        self.gang = Gang(job) if self.is_coordinator else None
+        for name in ("output", "home", "tmp"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        self.log = Log(root / "log")
+        self.code = Code(job, root, config_dir / "code.tar.gz")
+        self.files = Files(root, job.collect)
+        self.config_dir = config_dir
+        self.child: Optional[subprocess.Popen[bytes]] = None
+        self.pump: Optional[threading.Thread] = None
+        self.order: Dict[str, Any] = {"version": -1, "phase": "forming", "released": False}
+        self.ordered = threading.Condition()
+        self.stop = threading.Event()  # the gang stops, or this replica was told to
+        self.terminated = threading.Event()  # this replica was sent SIGTERM
+        self.report: Dict[str, Any] = {"replica": self.replica, "state": "starting", "message": "",
+                                       "host": os.environ.get("TFSPAWNER_NODE", ""), "since": time.time()}  # fmt: skip
+
+    # -- talking to the coordinator
+
+    def tell(self, state: Optional[str] = None, **news: Any) -> None:
+        """Sends this replica's report; a lost one is made good by the next or by heartbeat()."""
+        if state and state != self.report["state"]:
+            news = dict(news, state=state, since=time.time())
+        self.report = dict(self.report, progress=self.log.progress, log_size=self.log.size,
+                           last_output=self.log.last_output, **news)  # fmt: skip
+        if self.gang:
+            self.gang.report(self.replica, dict(self.report))
+            return
+        try:
+            ask_json(self.coordinator, self.token, "POST", "/report", self.report, timeout_s=5)
+        except OSError:
+            pass
+
+    def heartbeat(self) -> None:
+        """Repeats the report: soon after it changed, and now and then when it did not."""
+        interval, sent_at, sent = max(1.0, len(self.job.replicas) / 50), 0.0, (None, 0)
+        while True:
+            time.sleep(interval)
+            if self.gang:
+                self.gang.tick()
+            now = (self.report["state"], self.log.size)
+            if now != sent or time.monotonic() - sent_at > 5:
+                self.tell()
+                sent, sent_at = now, time.monotonic()
+
+    def listen(self) -> None:
+        """Follows the coordinator's orders; without it for LOST_AFTER_S, stops as if told to."""
+        heard = time.monotonic()
+        while True:
+            try:
+                if self.gang:
+                    order = self.gang.wait(self.order["version"], 10.0, lambda: True, self.replica)
+                else:
+                    path = f"/order?replica={self.replica}&version={self.order['version']}"
+                    order = ask_json(self.coordinator, self.token, "GET", path)
+                heard = time.monotonic()
+            except OSError:
+                forming = self.order["phase"] == "forming"
+                limit = self.job.start_timeout_s + LOST_AFTER_S if forming else LOST_AFTER_S
+                if time.monotonic() - heard > limit and not self.stop.is_set():
+                    self.report["message"] = f"lost the coordinator {self.job.coordinator}"
+                    self.stop.set()
+                    self.stop_child()
+                time.sleep(0.3)
+                continue
+            with self.ordered:
+                self.order = order
+                self.ordered.notify_all()
+            if order["phase"] in ("stopping", "ended") and not self.stop.is_set():
+                self.stop.set()
+                self.stop_child()
+
+    # -- the steps
+
+    def main(self, listener: socket.socket) -> int:
+        threading.Thread(target=Server(self, listener).serve_forever, daemon=True).start()
+        for work in (self.heartbeat, self.listen):
+            threading.Thread(target=work, daemon=True).start()
+        try:
+            code = self.work()
+        except Exception as error:  # the agent's own failure is reported like the script's
+            say(f"{type(error).__name__}: {error}")
+            code = self.fail(1, f"tf-spawner's agent failed: {type(error).__name__}: {error}")
+        self.log.end()
+        if not self.terminated.is_set():
+            self.hold()
+        return 143 if self.terminated.is_set() else code
+
+    def work(self) -> int:
+        self.tell("getting the code")
+        self.code.get(self.coordinator, self.token, self.is_coordinator, self.stop)
+        if not self.stop.is_set():
+            self.tell("meeting")
+            taken = self.taken_port()
+            if taken:
+                return self.fail(1, taken)
+            self.meet()
+        if not self.stop.is_set():
+            site = self.code.site()
+            environment = self.environment(site)
+            missing = self.missing_tf_keras(environment)
+            if missing:
+                return self.fail(EXIT_CONFIGURATION, missing)
+            self.place_original_script()
+            self.files.begin()
+            self.tell("ready", message="")
+            with self.ordered:
+                self.ordered.wait_for(lambda: self.order["phase"] != "forming" or self.stop.is_set())
+        if self.stop.is_set():
+            self.tell("stopped", finished=time.time(), exit_code=None)
+            return EXIT_PEER_LOST
+        return self.run(environment)
+
+    def fail(self, code: int, message: str) -> int:
+        say(message)
+        self.tell("failed", exit_code=code, message=message, finished=time.time(), tail=self.log.last_lines())
+        return code
+
+    def taken_port(self) -> Optional[str]:
+        port = int(self.job.cluster[self.role][self.index].rsplit(":", 1)[1])
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return f"cannot start: port {port}, TensorFlow's, is taken here by another process"
+                return f"cannot start: port {port}, TensorFlow's, cannot be used here: {error.strerror}"
+        return None
+
+    def meet(self) -> None:
+        """Waits until the peers' addresses resolve and answer; the report names those that do not."""
+        others = self.job.replicas[self.job.replicas.index(self.replica) + 1 :] + self.job.replicas
+        missing = list(dict.fromkeys([self.job.coordinator, *others[:MESH_PEERS]]))
+        if self.replica in missing:
+            missing.remove(self.replica)
+        while missing and not self.stop.is_set():
+            reasons = {peer: self.reach(peer) for peer in missing}
+            missing = [peer for peer, reason in reasons.items() if reason]
+            if missing:
+                shown = ", ".join(f"{peer} ({reasons[peer]})" for peer in missing[:4])
+                more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+                self.report["message"] = shown + more
+                self.stop.wait(0.1)
+
+    def reach(self, peer: str) -> Optional[str]:
+        host, port = self.job.agents[peer].rsplit(":", 1)
+        try:
+            socket.create_connection((host, int(port)), timeout=3).close()
+        except socket.gaierror:
+            return f"{host} does not resolve"
+        except OSError as error:
+            return f"{host}: {error.strerror or error}"
+        return None
+
+    def environment(self, site: Optional[Path]) -> Dict[str, str]:
+        env = {key: value for key, value in os.environ.items() if not key.startswith("TFSPAWNER_")}
+        env.update(
+            TF_CONFIG=tf_config(self.job.cluster, self.role, self.index),
+            WORKER_NUMBER=str(self.job.replicas.index(self.replica)),
+            TOT_WORKERS=str(len(self.job.replicas)),
+            TFSPAWNER_JOB=self.job.name,
+            TFSPAWNER_ROLE=self.role,
+            TFSPAWNER_INDEX=str(self.index),
+            TFSPAWNER_OUTPUT=str(self.root / "output"),
+            PYTHONUNBUFFERED="1",
+        )
+        if self.job.legacy_keras:
+            env.setdefault("TF_USE_LEGACY_KERAS", "1")
+        if site:  # behind all that the image has
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), str(site)]))
+        return env
+
+    def missing_tf_keras(self, env: Dict[str, str]) -> Optional[str]:
+        if not self.job.needs_tf_keras or env.get("TF_USE_LEGACY_KERAS") != "1":
+            return None
+        find = "import importlib.util as u, sys; sys.exit(u.find_spec('tensorflow') and not u.find_spec('tf_keras'))"
+        if subprocess.run([sys.executable, "-c", find], env=env, cwd=self.root).returncode == 0:
+            return None
+        return (
+            "tf-keras is missing here: Keras 3 cannot train on several workers, and tf-keras can. "
+            "Add it without its dependencies: pip install --no-deps tf-keras==<TensorFlow's version>.*"
+        )
+
+    def place_original_script(self) -> None:
+        """Scripts and command files written for the original tf-spawner find the script at /script."""
+        target = Path("/script")
+        if self.job.original_script_path and target.is_dir() and os.access(target, os.W_OK):
+            shutil.copy(self.code.folder / self.job.script, target / "training-script.py")
+
+    def command(self) -> List[str]:
+        if not self.job.command_file:
+            return [sys.executable, self.job.script, *self.job.args]
+        path = self.config_dir / "command"
+        first = path.read_bytes().split(b"\n", 1)[0].decode(errors="replace")
+        interpreter = first[2:].split(None, 1) if first.startswith("#!") else [shutil.which("bash") or "sh", "-e"]
+        return [*interpreter, str(path), *self.job.args]
+
+    def run(self, env: Dict[str, str]) -> int:
+        """Runs the script to its end; returns what this replica's exit code will be."""
+        read_end, write_end = os.pipe()
+        try:
+            self.child = subprocess.Popen(
+                self.command(), cwd=self.code.folder, env=env, stdin=subprocess.DEVNULL, stdout=write_end,
+                stderr=write_end, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            return self.fail(127, f"cannot run {self.command()[0]}: {error.strerror}")
+        finally:
+            os.close(write_end)
+        self.pump = threading.Thread(target=self.keep_output, args=(read_end,), daemon=True)
+        self.pump.start()
+        self.tell("running", pid=self.child.pid, started=time.time())
+        if self.stop.is_set():
+            self.stop_child()
+        returncode = self.wait_for_child()
+        finished = time.time()
+        kill_group(self.child.pid, signal.SIGKILL)  # what the script may have left behind
+        self.pump.join(5)
+        if self.stop.is_set() and returncode != 0:
+            code, message = EXIT_PEER_LOST, "was stopped with the gang"
+            if self.order.get("result") == "succeeded":
+                code, message = 0, "was stopped when training had ended"
+            self.tell("stopped", exit_code=code, message=message, finished=finished)
+            return code
+        if returncode == 0:
+            self.tell("succeeded", exit_code=0, finished=finished)
+            return 0
+        code, message = classify(returncode, self.log.tail)
+        return self.fail(code, message)
+
+    def keep_output(self, read_end: int) -> None:
+        with open(read_end, "rb", buffering=0) as output:
+            for data in iter(lambda: output.read(CHUNK), b""):
+                self.log.write(data)
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
+
+    def wait_for_child(self) -> int:
+        """Reaps whatever ends, as the first process of a container must, until the script itself has ended."""
+        assert self.child
+        while True:
+            pid, status = os.wait()
+            if pid == self.child.pid:
+                self.child.returncode = os.waitstatus_to_exitcode(status)
+                return self.child.returncode
+
+    def stop_child(self) -> None:
+        child = self.child
+        if child is None or child.returncode is not None:
+            return
+
+        def stop() -> None:
+            kill_group(child.pid, signal.SIGTERM)
+            deadline = time.monotonic() + STOP_GRACE_S
+            while child.returncode is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if child.returncode is None:
+                kill_group(child.pid, signal.SIGKILL)
+
+        threading.Thread(target=stop, daemon=True).start()
+
+    def hold(self) -> None:
+        """Keeps this replica up, with what it wrote, until all is collected or the hold time is over."""
+        deadline = None
+        while not self.terminated.is_set():
+            with self.ordered:
+                self.ordered.wait(0.2)
+                order = dict(self.order)
+            if order["released"]:
+                break
+            if order["phase"] == "ended" or (self.stop.is_set() and order["phase"] != "stopping"):
+                hold_s = self.job.hold_s
+                if order.get("result") != "succeeded":
+                    hold_s = min(hold_s, FAILED_HOLD_S)
+                deadline = deadline or time.monotonic() + hold_s
+                if time.monotonic() > deadline:
+                    break
+        if self.gang and not self.terminated.is_set():
+            self.gang.release()
+            time.sleep(1)  # the others ask once a second at the latest
+
+    def terminate(self, *_: Any) -> None:
+        self.terminated.set()
+        self.stop.set()
+        with_ordered = threading.Thread(target=self.wake, daemon=True)
+        with_ordered.start()
+        self.stop_child()
+
+    def wake(self) -> None:
+        with self.ordered:
+            self.ordered.notify_all()
+
+
+def kill_group(pid: int, how: int) -> None:
+    try:
+        os.killpg(pid, how)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def say(text: str) -> None:
+    print(f"[tf-spawner] {text}", file=sys.stderr, flush=True)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path(__file__).resolve().parent)
+    parser.add_argument("--role", required=True)
+    parser.add_argument("--index", type=int, default=int(os.environ.get("JOB_COMPLETION_INDEX", 0)))
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--fd", type=int, help="a socket to listen on, already bound")
+    args = parser.parse_args(argv)
+    job = Job(json.loads((args.config / "job.json").read_text()))
+    if args.fd is None:
+        port = int(job.config["agents"][args.role][args.index].rsplit(":", 1)[1])
+        listener = socket.create_server(("", port))
+    else:
+        listener = socket.socket(fileno=args.fd)
+    agent = Agent(job, args.role, args.index, os.environ["TFSPAWNER_TOKEN"], args.root, args.config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, agent.terminate)
+    return agent.main(listener)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

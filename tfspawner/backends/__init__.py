@@ -1,0 +1,126 @@
+"""Where replicas run: a backend launches a plan, watches the replicas, and says how to reach their agents."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..client import AgentClient
+from ..cluster_spec import ClusterSpec
+from ..errors import ClusterError, NotFoundError
+from ..spec import JobSpec
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What the backend itself sees of one replica, or of the job where replica is None.
+
+    A state of "failed" ends the job where no agent can tell more.
+    """
+
+    replica: str | None
+    state: str  # pending, starting, running, succeeded, failed, gone
+    message: str = ""
+    hint: str | None = None
+    node: str = ""
+    fatal: bool = False  # it will not get better by waiting
+    patience_s: float = 0.0  # fatal only if it stays so long
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSummary:
+    """A line of `tf-spawner list`."""
+
+    job: str
+    on: str
+    namespace: str
+    tag: str
+    roles: dict[str, int]
+    created: float
+    state: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def replicas(self) -> list[str]:
+        return [f"{role}-{index}" for role, count in self.roles.items() for index in range(count)]
+
+
+class Backend(Protocol):
+    """The verbs of a backend."""
+
+    name: str
+
+    def cluster(self, spec: JobSpec, job: str) -> ClusterSpec:
+        """The addresses that the replicas of such a job will have."""
+
+    def check(self, spec: JobSpec) -> list[str]:
+        """Raises what would stop a launch, before anything is created; returns warnings."""
+
+    def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
+        """Wheels to send along so that the replicas have tf-keras, and warnings; raises where it must fail."""
+
+    def must_upload(self, plan: Plan) -> bool:
+        """Whether the code has to be uploaded to the coordinator after launch."""
+
+    def launch(self, plan: Plan) -> None:
+        """Creates all of the job, or raises and leaves nothing."""
+
+    def find(self, job: str) -> JobSummary:
+        """Raises NotFoundError."""
+
+    def jobs(self) -> list[JobSummary]:
+        """All jobs that were launched here, oldest first."""
+
+    def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
+        """What happens to the job's replicas, until stop is set; None now and then, when nothing does."""
+
+    def agent(self, job: str, replica: str) -> AgentClient:
+        """The way to a replica's agent. Raises AgentUnreachable where there is none now."""
+
+    def last_output(self, job: str, replica: str) -> bytes | None:
+        """The replica's output as far as the backend itself has it, for when the agent is gone."""
+
+    def delete(self, job: str, timeout_s: float) -> None:
+        """Removes all of the job and returns when it is gone."""
+
+
+def backend_for(
+    on: str, *, namespace: str | None = None, context: str | None = None, kubeconfig: Path | None = None
+) -> Backend:
+    """The backend of that name."""
+    if on == "local":
+        from .local import LocalBackend
+
+        return LocalBackend()
+    from .kubernetes import KubernetesBackend
+
+    return KubernetesBackend(namespace=namespace, context=context, kubeconfig=kubeconfig)
+
+
+def backend_of(job: str, on: str | None, **target: Any) -> Backend:
+    """The backend that has the job: the one named, else this machine, else the cluster."""
+    if on:
+        backend = backend_for(on, **target)
+        backend.find(job)
+        return backend
+    try:
+        return backend_of(job, "local")
+    except NotFoundError:
+        pass
+    try:
+        return backend_of(job, "kubernetes", **target)
+    except NotFoundError as error:
+        raise NotFoundError(f"there is no job {job!r} on this machine, and {error.message[0].lower()}{error.message[1:]}",
+                            hint="tf-spawner list") from None  # fmt: skip
+    except ClusterError as error:
+        raise NotFoundError(
+            f"there is no job {job!r} on this machine, and the cluster could not be asked: {error.message}",
+            hint=error.hint,
+        ) from None

@@ -1,0 +1,350 @@
+"""Kubernetes as a backend: Indexed Jobs and their objects, through the API server and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import calendar
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..client import AgentClient
+from ..cluster_spec import ClusterSpec
+from ..diagnose import explain_failed_create, job_condition, observe, observe_event
+from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
+from ..keras import wheel_for
+from ..render import AGENT_PORT, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest, travels_in_configmap
+from ..spec import DEFAULT_PORT, JobSpec
+from . import JobSummary, Observation
+from .kubernetes_api import Api, Conflict
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+KINDS = {  # kind -> (its API, its plural)
+    "Job": ("apis/batch/v1", "jobs"),
+    "Service": ("api/v1", "services"),
+    "ConfigMap": ("api/v1", "configmaps"),
+    "Secret": ("api/v1", "secrets"),
+    "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
+}
+PARTS = (("Service", ""), ("ConfigMap", ""), ("Secret", "-token"), ("Secret", "-env"), ("NetworkPolicy", ""))
+
+
+class KubernetesBackend:
+    """Replicas are pods of one Indexed Job per role; the first Job owns all the job's other objects."""
+
+    name = "kubernetes"
+
+    def __init__(self, *, namespace: str | None, context: str | None, kubeconfig: Path | None) -> None:
+        self.api = Api.from_kubeconfig(kubeconfig, context, namespace)
+        self.namespace = self.api.namespace
+        self.tokens: dict[str, str] = {}
+        self.pods: dict[str, dict[str, str]] = {}  # job -> replica -> pod
+
+    def cluster(self, spec: JobSpec, job: str) -> ClusterSpec:
+        hosts = {role: [f"{job}-{role}-{index}.{job}" for index in range(count)] for role, count in spec.roles.items()}
+        port = spec.port or DEFAULT_PORT
+        return ClusterSpec(
+            cluster={role: [f"{host}:{port}" for host in names] for role, names in hosts.items()},
+            agents={role: [f"{host}:{AGENT_PORT}" for host in names] for role, names in hosts.items()},
+        )
+
+    def check(self, spec: JobSpec) -> list[str]:
+        """One request: what may this user do here? It also shows that the API server answers."""
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
+                  "spec": {"namespace": self.namespace}}  # fmt: skip
+        status = self.api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)["status"]
+        if status.get("incomplete"):
+            return []  # the authorizer cannot list its rules: the requests themselves will tell
+        missing = [
+            f"{verb} {resource}"
+            for group, resource, verb in _needed_rules(role_manifest(None))
+            if not any(_allows(rule, group, resource, verb) for rule in status.get("resourceRules", []))
+        ]
+        if missing:
+            raise ClusterError(
+                f"you may not {', '.join(missing)} in namespace {self.namespace}",
+                hint=f"have the Role applied and bound that allows it: tf-spawner rbac -n {self.namespace}",
+            )
+        return []
+
+    def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
+        try:
+            wheel = wheel_for(spec.image)
+        except OSError as error:
+            return (), [f"tf-keras could not be downloaded ({error}); the image must have it"]
+        return ((wheel,) if wheel else ()), []
+
+    def launch(self, plan: Plan) -> None:
+        manifests = render(plan)
+        owner: Manifest | None = None
+        try:
+            owner = self._create_owner(plan, manifests[0])
+            reference = {"apiVersion": "batch/v1", "kind": "Job", "name": owner["metadata"]["name"],
+                         "uid": owner["metadata"]["uid"]}  # fmt: skip
+            jobs = [owner]
+            for manifest in manifests[1:]:
+                manifest["metadata"]["ownerReferences"] = [reference]
+                created = self.api.request("POST", self._path(manifest["kind"]), manifest)
+                if manifest["kind"] == "Job":
+                    jobs.append(created)
+            if not plan.spec.queue:  # Kueue starts what it admits
+                for job in jobs:
+                    self.api.patch(self._path("Job", job["metadata"]["name"]), {"spec": {"suspend": False}})
+            self.tokens[plan.job] = plan.token
+        except BaseException:
+            if owner:
+                self.delete(plan.job, 30, uid=owner["metadata"]["uid"])
+            raise
+
+    def must_upload(self, plan: Plan) -> bool:
+        """Whether the code is too large for the ConfigMap."""
+        return not travels_in_configmap(plan)
+
+    def find(self, job: str) -> JobSummary:
+        found = self._summaries(f"{JOB_LABEL}={job}")
+        if not found:
+            raise NotFoundError(f"There is no job {job!r} in namespace {self.namespace}", hint="tf-spawner list")
+        return found[0]
+
+    def jobs(self) -> list[JobSummary]:
+        return self._summaries(f"{MANAGED_BY}=tf-spawner")
+
+    def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
+        """Three watches, whatever the number of replicas: pods, the Jobs, and the namespace's events."""
+        news: queue.Queue[tuple[str, Manifest] | ClusterError] = queue.Queue()
+        selector = f"{JOB_LABEL}={job}"
+        namespace = f"/api/v1/namespaces/{self.namespace}"
+
+        def follow(kind: str, path: str, labels: str) -> None:
+            try:
+                for event in self.api.watch(path, labels, stop):
+                    news.put((kind, event))
+            except ClusterError as error:
+                news.put(error)
+
+        for kind, path, labels in (
+            ("pod", f"{namespace}/pods", selector),
+            ("job", self._path("Job"), selector),
+            ("event", f"{namespace}/events", ""),
+        ):
+            threading.Thread(target=follow, args=(kind, path, labels), daemon=True).start()
+        reader = _News(job, self.pods.setdefault(job, {}))
+        while not stop.is_set():
+            try:
+                item = news.get(timeout=0.2)
+            except queue.Empty:
+                yield None
+                continue
+            if isinstance(item, ClusterError):
+                raise item
+            yield from reader.read(*item)
+
+    def agent(self, job: str, replica: str) -> AgentClient:
+        pod = self._pod_of(job, replica)
+        if pod is None:
+            raise AgentUnreachable(f"{replica} has no pod")
+        if job not in self.tokens:
+            self.tokens[job] = self._token(job)
+        url = f"{self.api.host}/api/v1/namespaces/{self.namespace}/pods/{pod}:{AGENT_PORT}/proxy"
+        return AgentClient(
+            replica=replica, url=url, token=self.tokens[job], pool=self.api.pool, headers=self.api.headers
+        )
+
+    def last_output(self, job: str, replica: str) -> bytes | None:
+        """The container's log: what the kubelet still has of it."""
+        pod = self._pod_of(job, replica)
+        if pod is None:
+            return None
+        try:
+            return self.api.read(f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log?container=tensorflow")
+        except ClusterError:
+            return None
+
+    def delete(self, job: str, timeout_s: float, uid: str | None = None) -> None:
+        """Deletes every object by its name, the owner first, and waits until the last pod is gone."""
+        deadline = time.monotonic() + timeout_s
+        jobs = self._jobs(f"{JOB_LABEL}={job}")
+        for manifest in sorted(jobs, key=lambda j: "ownerReferences" in j["metadata"]):
+            metadata = manifest["metadata"]
+            if uid and uid not in (metadata["uid"], *(o["uid"] for o in metadata.get("ownerReferences", []))):
+                continue  # another job under the same name
+            options = {"propagationPolicy": "Background", "preconditions": {"uid": metadata["uid"]}}
+            self._delete(self._path("Job", metadata["name"]), options)
+        if uid is None or jobs:
+            for kind, ending in PARTS:
+                self._delete(self._path(kind, job + ending), {})
+        selector = f"{JOB_LABEL}={job}"
+        while self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", selector) or self._jobs(selector):
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"pods of job {job} are still there after {timeout_s:g} s",
+                    hint=f"see: kubectl get pods -n {self.namespace} -l {selector}",
+                )
+            time.sleep(0.1)
+
+    # -- objects
+
+    def _path(self, kind: str, name: str = "") -> str:
+        api, plural = KINDS[kind]
+        return f"/{api}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
+
+    def _create_owner(self, plan: Plan, manifest: Manifest) -> Manifest:
+        try:
+            created: Manifest = self.api.request("POST", self._path("Job"), manifest)
+        except Conflict:
+            raise ConfigurationError(
+                f"the name {plan.job!r} is in use by another job in namespace {self.namespace}",
+                hint=f"choose another --name, or remove that job: tf-spawner delete {plan.job}",
+            ) from None
+        for warning in self.api.warnings:
+            if "would violate PodSecurity" in warning:
+                self.delete(plan.job, 30, uid=created["metadata"]["uid"])
+                raise ClusterError(
+                    f"the Pod Security of namespace {self.namespace} refuses the pods: {warning}",
+                    hint="check what --pod-file, --volume and --template-dir ask for",
+                )
+        return created
+
+    def _delete(self, path: str, options: dict[str, Any]) -> None:
+        try:
+            self.api.request("DELETE", path, options)
+        except (NotFoundError, Conflict):
+            pass  # it is gone, or another's by now
+
+    def _jobs(self, selector: str) -> list[Manifest]:
+        return self.api.list(self._path("Job"), selector)
+
+    def _summaries(self, selector: str) -> list[JobSummary]:
+        grouped: dict[str, list[Manifest]] = {}
+        for manifest in self._jobs(selector):
+            grouped.setdefault(manifest["metadata"]["labels"][JOB_LABEL], []).append(manifest)
+        found = [self._summary(job, manifests) for job, manifests in grouped.items()]
+        return sorted(found, key=lambda summary: summary.created)
+
+    def _summary(self, job: str, manifests: list[Manifest]) -> JobSummary:
+        manifests.sort(
+            key=lambda m: ["chief", "worker", "ps", "evaluator"].index(m["metadata"]["labels"]["tf-spawner/role"])
+        )
+        roles = {m["metadata"]["labels"]["tf-spawner/role"]: m["spec"]["completions"] for m in manifests}
+        labels = manifests[0]["metadata"]["labels"]
+        conditions = [job_condition(m) for m in manifests]
+        if any(c and c[0] == "Failed" for c in conditions):
+            state = "failed"
+        elif all(conditions):
+            state = "succeeded"
+        elif manifests[0]["spec"].get("suspend"):
+            state = "queued" if "kueue.x-k8s.io/queue-name" in labels else "incomplete"
+        elif any(m["status"].get("ready") for m in manifests):
+            state = "running"
+        else:
+            state = "pending"
+        return JobSummary(
+            job=job, on="kubernetes", namespace=self.namespace, tag=labels.get("tf-spawner/tag", ""), roles=roles,
+            created=_seconds(manifests[0]["metadata"]["creationTimestamp"]), state=state,
+        )  # fmt: skip
+
+    def _token(self, job: str) -> str:
+        try:
+            secret = self.api.request("GET", self._path("Secret", f"{job}-token"))
+        except NotFoundError:
+            raise AgentUnreachable(f"job {job} has no token: it was not launched whole") from None
+        return base64.b64decode(secret["data"]["token"]).decode()
+
+    def _pod_of(self, job: str, replica: str) -> str | None:
+        if replica not in self.pods.get(job, {}):
+            for pod in self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"{JOB_LABEL}={job}"):
+                self.pods.setdefault(job, {})[_replica(pod)] = pod["metadata"]["name"]
+        return self.pods.get(job, {}).get(replica)
+
+
+class _News:
+    """Turns what the watches bring into observations; an event counts only for an object of this job."""
+
+    def __init__(self, job: str, pods: dict[str, str]) -> None:
+        self.job, self.pods = job, pods
+        self.replicas: dict[str, str | None] = {}  # the job's objects: uid -> replica, None for a Job
+        self.unclaimed: dict[str, list[Manifest]] = {}  # events that came before their object
+
+    def read(self, kind: str, event: Manifest) -> Iterator[Observation]:
+        thing = event["object"]
+        if kind == "event":
+            yield from self.event(thing)
+            return
+        uid = thing["metadata"]["uid"]
+        if kind == "pod":
+            yield from self.pod(event["type"], thing)
+        else:
+            yield from self.job_object(event["type"], thing)
+        for waiting in self.unclaimed.pop(uid, []):
+            yield from self.event(waiting)
+
+    def pod(self, change: str, pod: Manifest) -> Iterator[Observation]:
+        replica, name = _replica(pod), pod["metadata"]["name"]
+        if change == "DELETED":
+            if self.pods.get(replica) == name:
+                yield Observation(replica=replica, state="gone", message="its pod was deleted")
+            return
+        self.replicas[pod["metadata"]["uid"]] = replica
+        self.pods[replica] = name
+        yield observe(replica, pod)
+
+    def job_object(self, change: str, manifest: Manifest) -> Iterator[Observation]:
+        if change == "DELETED":
+            yield Observation(replica=None, state="gone", message=f"job {self.job} was deleted")
+            return
+        self.replicas[manifest["metadata"]["uid"]] = None
+        condition = job_condition(manifest)
+        if condition and condition[0] == "Failed":
+            role = manifest["metadata"]["labels"]["tf-spawner/role"]
+            yield Observation(replica=None, state="failed", message=f"the {role}s' Job {condition[1]}")
+
+    def event(self, event: Manifest) -> Iterator[Observation]:
+        told = observe_event(event)
+        if not told:
+            return
+        uid = event.get("involvedObject", {}).get("uid", "")
+        if uid not in self.replicas:
+            self.unclaimed.setdefault(uid, []).append(event)
+            return
+        reason, message, patience_s = told
+        if reason == "FailedCreate":
+            text, hint = explain_failed_create(message)
+            yield Observation(replica=None, state="pending", message=text, hint=hint, fatal=True)
+            return
+        yield Observation(replica=self.replicas[uid], state="starting", message=message[:300], fatal=True,
+                          patience_s=patience_s)  # fmt: skip
+
+
+def _replica(pod: Manifest) -> str:
+    labels = pod["metadata"]["labels"]
+    return f"{labels['tf-spawner/role']}-{labels['batch.kubernetes.io/job-completion-index']}"
+
+
+def _needed_rules(role: str) -> Iterator[tuple[str, str, str]]:
+    import yaml
+
+    for rule in yaml.safe_load(role)["rules"]:
+        for resource in rule["resources"]:
+            for verb in rule["verbs"]:
+                yield rule["apiGroups"][0], resource, verb
+
+
+def _allows(rule: dict[str, list[str]], group: str, resource: str, verb: str) -> bool:
+    def matches(key: str, value: str) -> bool:
+        return bool({"*", value} & set(rule.get(key, [])))
+
+    return (
+        matches("apiGroups", group)
+        and matches("resources", resource)
+        and matches("verbs", verb)
+        and not rule.get("resourceNames")
+    )
+
+
+def _seconds(timestamp: str) -> float:
+    return calendar.timegm(time.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ"))

@@ -1,0 +1,220 @@
+"""Requests to the Kubernetes API server: raw JSON, every refusal translated in one place."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from ..errors import ClusterError, ConfigurationError, NotFoundError
+
+WATCH_S = 240  # the API server ends a watch after so long, and we begin the next
+READ_TIMEOUT_S = 30.0
+RETRIES = 4  # of a request that the server was too busy for
+
+
+class Conflict(ClusterError):
+    """409: an object of that name is there already, or it is not the one that was meant."""
+
+
+class Expired(ClusterError):
+    """410: the watch fell too far behind; list again."""
+
+
+class Api:
+    """The API server of one kube context, and the namespace to work in."""
+
+    def __init__(self, host: str, namespace: str, pool: urllib3.PoolManager, configuration: Any) -> None:
+        self.host, self.namespace, self.pool = host.rstrip("/"), namespace, pool
+        self._configuration = configuration
+        self.warnings: list[str] = []  # the Warning headers of the last request
+
+    @classmethod
+    def from_kubeconfig(cls, kubeconfig: Path | None, context: str | None, namespace: str | None) -> Api:
+        """Raises ConfigurationError for a kubeconfig or context that cannot be used."""
+        from kubernetes import config
+        from kubernetes.client import Configuration
+        from kubernetes.client.rest import RESTClientObject
+
+        path = str(kubeconfig) if kubeconfig else None
+        configuration = Configuration()
+        try:
+            contexts, active = config.list_kube_config_contexts(path)  # type: ignore[no-untyped-call]
+            names = [c["name"] for c in contexts]
+            if context and context not in names:
+                raise ConfigurationError(
+                    f"there is no context {context!r} in the kubeconfig", hint=f"its contexts are: {', '.join(names)}"
+                )
+            config.load_kube_config(path, context, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
+        except config.ConfigException as error:
+            where = f" {kubeconfig}" if kubeconfig else ""
+            raise ConfigurationError(
+                f"no usable kubeconfig{where}: {error}",
+                hint="set KUBECONFIG or give --kubeconfig; to run on this machine: --on local",
+            ) from None
+        chosen = next((c for c in contexts if c["name"] == context), active)
+        pool = RESTClientObject(configuration).pool_manager
+        pool.connection_pool_kw["maxsize"] = 64
+        return cls(
+            configuration.host, namespace or chosen["context"].get("namespace") or "default", pool, configuration
+        )
+
+    def headers(self) -> dict[str, str]:
+        """What authenticates a request; asks the kubeconfig's exec plugin again when its token is over."""
+        found = {"User-Agent": "tf-spawner", "Accept": "application/json"}
+        for setting in self._configuration.auth_settings().values():
+            if setting["value"]:
+                found[setting["key"]] = setting["value"]
+        return found
+
+    def request(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
+        """One request and its JSON reply; a busy server is asked again, within bounds."""
+        return json.loads(self._request(method, path, body, content_type) or b"{}")
+
+    def read(self, path: str) -> bytes:
+        return self._request("GET", path, None, "application/json")
+
+    def patch(self, path: str, body: Any) -> Any:
+        return self.request("PATCH", path, body, "application/merge-patch+json")
+
+    def list(self, path: str, selector: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = self.request("GET", f"{path}?labelSelector={selector}")["items"]
+        return items
+
+    def watch(self, path: str, selector: str, stop: threading.Event) -> Iterator[dict[str, Any]]:
+        """ADDED, MODIFIED and DELETED events from the objects' present state on, until stop is set.
+
+        Broken connections, expired versions and a restarting server are met by a new list; what was
+        deleted meanwhile is told then. Raises ClusterError only for a refusal that stays.
+        """
+        known: dict[str, dict[str, Any]] = {}
+        failures = 0
+        while not stop.is_set():
+            try:
+                listing = self.request("GET", f"{path}?labelSelector={selector}")
+                failures = 0
+                items = {item["metadata"]["uid"]: item for item in listing["items"]}
+                for uid in known.keys() - items.keys():
+                    yield {"type": "DELETED", "object": known.pop(uid)}
+                for uid, item in items.items():
+                    if (
+                        known.get(uid, {}).get("metadata", {}).get("resourceVersion")
+                        != item["metadata"]["resourceVersion"]
+                    ):
+                        yield {"type": "ADDED", "object": item}
+                known = items
+                version = listing["metadata"]["resourceVersion"]
+                while not stop.is_set():
+                    for event in self._watch_once(path, selector, version):
+                        version = event["object"]["metadata"]["resourceVersion"]
+                        if event["type"] == "BOOKMARK":
+                            continue
+                        uid = event["object"]["metadata"]["uid"]
+                        if event["type"] == "DELETED":
+                            known.pop(uid, None)
+                        else:
+                            known[uid] = event["object"]
+                        yield event
+            except Expired:
+                continue
+            except Unreachable:
+                failures += 1
+                stop.wait(min(5.0, 0.2 * 2**failures) * random.uniform(0.5, 1))
+
+    def _watch_once(self, path: str, selector: str, version: str) -> Iterator[dict[str, Any]]:
+        query = f"watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}&resourceVersion={version}"
+        reply = self._send("GET", f"{path}?labelSelector={selector}&{query}", None, {}, read_s=WATCH_S + 15)
+        buffer = b""
+        with reply:
+            try:
+                if reply.status != 200:
+                    raise self._translate("GET", path, reply.status, reply.read())
+                while data := reply.read1(65536):
+                    *lines, buffer = (buffer + data).split(b"\n")
+                    for line in lines:
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            raise Expired(event["object"].get("message", "the watch expired"))
+                        yield event
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise Unreachable(str(error)) from None
+
+    def _request(self, method: str, path: str, body: Any, content_type: str) -> bytes:
+        headers = {"Content-Type": content_type}
+        data = None if body is None else json.dumps(body).encode()
+        for attempt in range(RETRIES + 1):
+            reply = self._send(method, path, data, headers, read_s=READ_TIMEOUT_S)
+            try:
+                content: bytes = reply.read()
+            except urllib3.exceptions.HTTPError as error:
+                raise self._unreachable(error) from None
+            if reply.status < 400:
+                self.warnings = reply.headers.getlist("Warning") if "Warning" in reply.headers else []
+                return content
+            refusal = self._translate(method, path, reply.status, content)
+            if reply.status not in (429, 503) or attempt == RETRIES:
+                raise refusal
+            time.sleep(float(reply.headers.get("Retry-After") or 0.5 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    def _send(self, method: str, path: str, data: bytes | None, headers: Mapping[str, str], read_s: float) -> Any:
+        try:
+            return self.pool.request(
+                method, self.host + path, body=data, headers={**self.headers(), **headers}, preload_content=False,
+                retries=False, redirect=False, timeout=urllib3.Timeout(connect=10, read=read_s),
+            )  # fmt: skip
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        return Unreachable(
+            f"the API server {self.host} cannot be reached: {_reason(error)}",
+            hint="check the cluster and the kubeconfig's context: kubectl cluster-info",
+        )
+
+    def _translate(self, method: str, path: str, status: int, content: bytes) -> ClusterError:
+        try:
+            message = json.loads(content)["message"]
+        except (ValueError, KeyError, TypeError):
+            message = content[:300].decode(errors="replace").strip()
+        if status == 401:
+            return ClusterError(
+                f"the API server {self.host} does not accept this login: {message}", hint="log in to the cluster again"
+            )
+        if status == 403 and ("exceeded quota" in message or "failed quota" in message):
+            return ClusterError(f"the namespace's quota refuses it: {message}", hint="ask for less, or have it raised")
+        if status == 403:
+            return ClusterError(
+                f"you may not do this: {message}",
+                hint=f"have the Role applied and bound that allows it: tf-spawner rbac -n {self.namespace}",
+            )
+        if status == 404:
+            if message.startswith("namespaces "):
+                return ClusterError(f"there is no namespace {self.namespace!r}", hint="give -n with one that exists")
+            return NotFoundError(message)
+        if status == 409:
+            return Conflict(message)
+        if status == 410:
+            return Expired(message)
+        if status >= 500:
+            return Unreachable(f"the API server {self.host} answered {status}: {message}")
+        return ClusterError(f"the API server refused {method} {path.split('?')[0]}: {message}")
+
+
+class Unreachable(ClusterError):
+    """The API server did not answer, or not in its right mind."""
+
+
+def _reason(error: Exception) -> str:
+    """The innermost words of a transport error: urllib3's own name the pool and the request."""
+    cause: BaseException = error
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    text = str(getattr(cause, "strerror", None) or cause)
+    return text.split(": ", 1)[-1] if text.startswith("<") else text

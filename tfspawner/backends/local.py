@@ -1,0 +1,297 @@
+"""This machine as a backend: an agent process per replica, and a folder per job."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+
+from .. import agent
+from ..client import AgentClient
+from ..cluster_spec import ClusterSpec
+from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
+from ..spec import JobSpec
+from . import JobSummary, Observation
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+HOST = "127.0.0.1"
+PORTS = range(20000, 32000)  # below Linux's ephemeral ports: no outgoing connection takes one between look and use
+
+
+def state_folder() -> Path:
+    """Where this machine's jobs lie: $XDG_STATE_HOME/tf-spawner/jobs."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(base) / "tf-spawner" / "jobs"
+
+
+class LocalBackend:
+    """Replicas are processes in sessions of their own, which live on when the launcher ends."""
+
+    name = "local"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or state_folder()
+        self.pool = urllib3.PoolManager(maxsize=64, retries=False)
+        self.listeners: dict[str, socket.socket] = {}
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def cluster(self, spec: JobSpec, job: str) -> ClusterSpec:
+        """TensorFlow's ports from --port on, or free ones; the agents' sockets are bound here and inherited."""
+        ports = iter(_free_ports(sum(spec.roles.values()), spec.port))
+        cluster = {role: [f"{HOST}:{next(ports)}" for _ in range(count)] for role, count in spec.roles.items()}
+        agents: dict[str, list[str]] = {}
+        for role, count in spec.roles.items():
+            for index in range(count):
+                listener = socket.create_server((HOST, 0))
+                self.listeners[f"{role}-{index}"] = listener
+                agents.setdefault(role, []).append(f"{HOST}:{listener.getsockname()[1]}")
+        return ClusterSpec(cluster=cluster, agents=agents)
+
+    def check(self, spec: JobSpec) -> list[str]:
+        if spec.name and (self.folder / spec.name).exists():
+            raise _name_in_use(spec.name)
+        if spec.gpus:
+            _check_gpus(spec.gpus * sum(spec.roles.values()))
+        return []
+
+    def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
+        if find_spec("tensorflow") and not find_spec("tf_keras"):
+            raise ConfigurationError(
+                "the script uses Keras on several workers, which Keras 3 cannot do, and tf-keras, which can, is missing",
+                hint="pip install --no-deps tf-keras  (the same minor version as TensorFlow's)",
+            )
+        return (), []
+
+    def must_upload(self, plan: Plan) -> bool:
+        return False
+
+    def launch(self, plan: Plan) -> None:
+        folder = self.folder / plan.job
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+        except FileExistsError:
+            raise _name_in_use(plan.job) from None
+        try:
+            self._write(plan, folder)
+            pids = {}
+            for number, replica in enumerate(plan.cluster.replicas):
+                pids[replica] = self._start(plan, folder, replica, number)
+                _write_json(folder / "pids.json", pids)
+        except BaseException:
+            self.delete(plan.job, 10)
+            raise
+
+    def find(self, job: str) -> JobSummary:
+        try:
+            meta = json.loads((self.folder / job / "meta.json").read_text())
+            config = json.loads((self.folder / job / "job.json").read_text())
+        except (OSError, ValueError):
+            if not (self.folder / job).is_dir():
+                raise NotFoundError(f"there is no job {job!r} on this machine", hint="tf-spawner list") from None
+            created = (self.folder / job).stat().st_mtime  # killed while it was made
+            return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created, state="incomplete")
+        roles = {role: len(hosts) for role, hosts in config["cluster"].items()}
+        alive = any(self._alive(job, replica) for replica in self._pids(job))
+        return JobSummary(
+            job=job, on="local", namespace="", tag=meta["tag"], roles=roles, created=meta["created"],
+            state="running" if alive else "ended", config=config,
+        )  # fmt: skip
+
+    def jobs(self) -> list[JobSummary]:
+        names = [path.name for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
+        return sorted((self.find(name) for name in names), key=lambda summary: summary.created)
+
+    def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
+        """Looks after the agents' processes; what their scripts do is told by the agents themselves."""
+        told: dict[str, str] = {}
+        host = socket.gethostname()
+        while not stop.is_set():
+            for replica in self._pids(job):
+                state = "running" if self._alive(job, replica) else "gone"
+                if told.get(replica) != state:
+                    told[replica] = state
+                    message = "" if state == "running" else "its agent's process has ended"
+                    yield Observation(replica=replica, state=state, node=host, message=message, at=time.time())
+            yield None
+            stop.wait(0.2)
+
+    def agent(self, job: str, replica: str) -> AgentClient:
+        folder = self.folder / job
+        try:
+            config = json.loads((folder / "job.json").read_text())
+            token = (folder / "token").read_text()
+        except OSError:
+            raise AgentUnreachable(f"{replica}'s agent is not there any more") from None
+        role, _, index = replica.rpartition("-")
+        return AgentClient(replica=replica, url=f"http://{config['agents'][role][int(index)]}", token=token,
+                           pool=self.pool, headers=dict)  # fmt: skip
+
+    def last_output(self, job: str, replica: str) -> bytes | None:
+        try:
+            return (self.folder / job / replica / "log").read_bytes()
+        except OSError:
+            return None
+
+    def delete(self, job: str, timeout_s: float) -> None:
+        """Ends every process of the job's agents and scripts, and removes its folder."""
+        deadline = time.monotonic() + timeout_s
+        kill_at = time.monotonic() + 2 * agent.STOP_GRACE_S
+        self._signal(job, signal.SIGTERM)
+        while any(self._alive(job, replica) for replica in self._pids(job)):
+            if time.monotonic() > kill_at:
+                self._signal(job, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise ClusterError(f"processes of job {job} did not end within {timeout_s:g} s")
+            time.sleep(0.02)
+        for pid in _strays(job):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.folder / job, ignore_errors=True)
+
+    # -- files and processes
+
+    def _write(self, plan: Plan, folder: Path) -> None:
+        for name, data in plan.files.items():
+            (folder / name).write_bytes(data)
+        shutil.copyfile(plan.code.path, folder / "code.tar.gz")
+        descriptor = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(plan.token)
+        _write_json(folder / "meta.json", {"created": time.time(), "tag": plan.spec.tag or "", "gpus": plan.spec.gpus})
+
+    def _start(self, plan: Plan, folder: Path, replica: str, number: int) -> list[int]:
+        role, _, index = replica.rpartition("-")
+        root = folder / replica
+        root.mkdir()
+        listener = self.listeners.pop(replica)
+        env = {**os.environ, **plan.spec.env, "TFSPAWNER_TOKEN": plan.token, "TFSPAWNER_NODE": socket.gethostname()}
+        if plan.spec.gpus:
+            first = number * plan.spec.gpus
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + i) for i in range(plan.spec.gpus))
+        command = [sys.executable, agent.__file__, "--config", str(folder), "--role", role, "--index", index,
+                   "--root", str(root), "--fd", str(listener.fileno())]  # fmt: skip
+        with listener, open(root / "agent.log", "wb") as output:
+            process = subprocess.Popen(
+                command, env=env, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output,
+                pass_fds=[listener.fileno()], start_new_session=True,
+            )  # fmt: skip
+        self.processes.append(process)
+        return [process.pid, _started(process.pid)]
+
+    def _pids(self, job: str) -> dict[str, list[int]]:
+        try:
+            pids: dict[str, list[int]] = json.loads((self.folder / job / "pids.json").read_text())
+            return pids
+        except (OSError, ValueError):
+            return {}
+
+    def _alive(self, job: str, replica: str) -> bool:
+        for process in self.processes:
+            process.poll()
+        pid, started = self._pids(job).get(replica, [0, 0])
+        return bool(pid) and _started(pid) == started != 0
+
+    def _signal(self, job: str, how: signal.Signals) -> None:
+        for replica, (pid, _) in self._pids(job).items():
+            if self._alive(job, replica):
+                agent.kill_group(pid, how)
+
+
+def _started(pid: int) -> int:
+    """When a process started, in the kernel's ticks since boot; 0 where there is none (or a zombie)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    except OSError:
+        return 0 if Path("/proc/self").exists() else int(_exists(pid))
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def _exists(pid: int) -> bool:
+    """For systems without /proc, where a reused process number is not told apart."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _strays(job: str) -> Iterator[int]:
+    """Processes of the job's scripts that outlived their agents."""
+    mark = f"TFSPAWNER_JOB={job}".encode()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in environment.read_bytes().split(b"\0"):
+                yield int(environment.parent.name)
+        except OSError:
+            continue
+
+
+def _name_in_use(job: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the name {job!r} is in use by another job on this machine",
+        hint=f"choose another --name, or remove that job: tf-spawner delete {job} --on local",
+    )
+
+
+def _free_ports(count: int, first: int | None) -> list[int]:
+    if first is not None:
+        ports = list(range(first, first + count))
+        taken = [port for port in ports if not _is_free(port)]
+        if taken:
+            raise ConfigurationError(f"port {taken[0]} is taken on this machine", hint="give another --port, or none")
+        return ports
+    candidates = list(PORTS)
+    random.shuffle(candidates)
+    found: list[int] = []
+    for port in candidates:
+        if len(found) == count:
+            return found
+        if _is_free(port):
+            found.append(port)
+    raise ClusterError(f"{count} free ports are needed on this machine, and there are {len(found)}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _check_gpus(needed: int) -> None:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        found = int(pynvml.nvmlDeviceGetCount())
+    except ImportError:
+        raise ConfigurationError("--gpus needs nvidia-ml-py here", hint="pip install nvidia-ml-py") from None
+    except pynvml.NVMLError as error:
+        raise ConfigurationError(
+            f"--gpus: this machine shows no NVIDIA GPU ({error})", hint="leave --gpus out"
+        ) from None
+    if found < needed:
+        raise ConfigurationError(f"--gpus: the replicas ask for {needed} GPUs in all, and this machine has {found}")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value))
+    part.replace(path)

@@ -1,0 +1,504 @@
+"""The command line: parses words into a JobSpec, calls one function, prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from . import __version__
+from .errors import ConfigurationError, Interrupted, JobFailed, SpawnerError
+
+if TYPE_CHECKING:
+    from .backends import JobSummary
+    from .follow import JobState
+    from .job import Job, Outcome
+    from .spec import JobSpec
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.4
+    """Seconds, or a number with s, m, h or d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from .options import duration
+
+        try:
+            return duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Duration()
+PATH = click.Path(path_type=Path)
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """The console script: one place where errors become messages and exit codes."""
+    try:
+        cli.main(args=argv, prog_name="tf-spawner", standalone_mode=False)
+        code = 0
+    except SpawnerError as error:
+        code = fail(error)
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = Interrupted.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 141
+    sys.exit(code)
+
+
+def fail(error: SpawnerError) -> int:
+    """Prints the error, what the failed replica said last, and the next step."""
+    from .view import harmless
+
+    if isinstance(error, JobFailed) and error.lines:
+        click.echo("\nits last lines:", err=True)
+        for line in error.lines:
+            click.echo("  " + harmless(line), err=True)
+        click.echo(err=True)
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(harmless(error.message), err=True)
+    if error.hint:
+        click.secho("hint: ", fg="yellow", nl=False, err=True)
+        click.echo(error.hint, err=True)
+    return error.exit_code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="tf-spawner")
+def cli() -> None:
+    """Takes a TensorFlow training script to N workers, and brings logs and model back.
+
+    \b
+    tf-spawner run train.py -w 4                   4 workers on this machine
+    tf-spawner run train.py -w 4 --on kubernetes   the same on the current kube context
+    """
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that describe a job; `run` and `render` share them."""
+    options = [
+        click.argument("script", required=False, type=PATH),
+        click.argument("args", nargs=-1, type=click.UNPROCESSED),
+        click.option("-w", "--workers", type=int, help="Workers.  [default: 2]"),
+        click.option("--chief", is_flag=True, default=None, help="A chief beside the workers."),
+        click.option("--ps", type=int, help="Parameter servers; they need a chief and add it."),
+        click.option("--evaluator", is_flag=True, default=None, help="An evaluator beside the workers."),
+        click.option("--gpus", type=int, help="GPUs for each replica (none for parameter servers)."),
+        click.option("--cpu", help='CPUs for each replica, like "2" or "500m".'),
+        click.option("--memory", help='Memory for each replica, like "4Gi".'),
+        click.option("-i", "--image", envvar="TFSPAWNER_IMAGE", show_envvar=True, help="Container image with Python 3.9 or newer.  [default: tensorflow/tensorflow:2.21.0]"),
+        click.option("-c", "--command", "command_file", type=PATH, help="A shell script to run instead of the training script itself."),
+        click.option("-e", "--env-file", "env_files", type=PATH, multiple=True, help="File of KEY=VALUE lines; travels as a Secret."),
+        click.option("--env", "env_pairs", multiple=True, metavar="KEY=VALUE", help="An environment variable; travels as a Secret."),
+        click.option("--on", type=click.Choice(["local", "kubernetes"]), help="Where to run.  [default: local]"),
+        click.option("-n", "--namespace", help="Namespace.  [default: the context's]"),
+        click.option("--context", help="Kube context.  [default: the current one]"),
+        click.option("--kubeconfig", type=PATH, help="Kubeconfig file.  [default: $KUBECONFIG or ~/.kube/config]"),
+        click.option("-p", "--port", type=int, help="TensorFlow's port.  [default: 2222; on this machine free ones]"),
+        click.option("--name", help="The job's name.  [default: made from the script's]"),
+        click.option("-t", "--tag", help="A tag to list and delete jobs by."),
+        click.option("--workdir", type=PATH, help="Folder that travels to the replicas, without what its .tfspawnerignore names.  [default: the script's]"),
+        click.option("--collect", multiple=True, metavar="GLOB", help="More files to bring back, like '/tmp/mymodel*'."),
+        click.option("--out", type=PATH, help="Where runs are recorded.  [default: runs]"),
+        click.option("--timeout", "timeout_s", type=DURATION, help="End the job if it trains for longer, like 2h."),
+        click.option("--start-timeout", "start_timeout_s", type=DURATION, help="End the job if not all replicas are there by then.  [default: 10m; 30s for pods that fit on no node]"),
+        click.option("--hold", "hold_s", type=DURATION, help="How long an ended job waits to be collected.  [default: 24h]"),
+        click.option("--ttl", "ttl_s", type=DURATION, help="How long Kubernetes keeps an ended job's objects.  [default: 24h]"),
+        click.option("--queue", help="Kueue's LocalQueue that admits the job."),
+        click.option("--node-selector", "node_selector_pairs", multiple=True, metavar="KEY=VALUE", help="Run on nodes with this label."),
+        click.option("--toleration", "tolerations", multiple=True, metavar="KEY[=VALUE][:EFFECT]", help="Tolerate this taint."),
+        click.option("--service-account", help="Service account of the pods.  [default: none, and no token]"),
+        click.option("--image-pull-secret", "image_pull_secrets", multiple=True, help="Secret for a private registry."),
+        click.option("--volume", "volumes", multiple=True, metavar="CLAIM:/PATH[:ro]", help="Mount a PersistentVolumeClaim, or a /host/path such as /eos."),
+        click.option("--pod-file", type=PATH, help="A Pod manifest to build the replicas' pods on."),
+        click.option("--template-dir", type=PATH, help="Folder with templates that replace tf-spawner's own."),
+        click.option("--keep", is_flag=True, default=None, help="Leave the job's objects after collecting."),
+        click.option("--no-legacy-keras", "legacy_keras", flag_value=False, default=None, help="Do not set TF_USE_LEGACY_KERAS=1 for several workers."),
+        click.option("-f", "--file", "job_file", type=PATH, help="A YAML file with any of these options; flags win."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def target_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where to look for jobs."""
+    for option in reversed([
+        click.option("--on", type=click.Choice(["local", "kubernetes"]), help="Look only there.  [default: here, then the cluster]"),
+        click.option("-n", "--namespace", help="Namespace.  [default: the context's]"),
+        click.option("--context", help="Kube context.  [default: the current one]"),
+        click.option("--kubeconfig", type=PATH, help="Kubeconfig file."),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def output_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result."
+    )(command)
+
+
+def complete_job(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Shell completion for job names."""
+    try:
+        return [s.job for s in _summaries(**_target(ctx.params)) if s.job.startswith(incomplete)]
+    except SpawnerError:
+        return []
+
+
+JOB = click.argument("job", shell_complete=complete_job)
+RUN_SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
+
+
+class RunCommand(click.Command):
+    """Options may stand before and after SCRIPT; what follows -- goes to the script, as does all after its first word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            cut = args.index("--")
+            args, rest = args[:cut], args[cut + 1 :]
+            ctx.meta["script_args"] = tuple(rest)
+        return super().parse_args(ctx, args)
+
+
+@cli.command(cls=RunCommand, context_settings={"max_content_width": 110})
+@run_options
+@click.option("--detach", is_flag=True, help="Return as soon as the job is launched.")
+@output_option
+@click.pass_context
+def run(ctx: click.Context, /, detach: bool, output: str, **options: Any) -> None:
+    """Run SCRIPT on N workers, show their logs, bring the model back.
+
+    Whatever the replicas write to $TFSPAWNER_OUTPUT, or as new files to their working folder, comes back
+    to runs/JOB/files. ARGS that begin with a dash stand behind --.
+
+    \b
+    tf-spawner run train.py -w 4 -- --epochs 10
+    """
+    spec = _spec(ctx, options)
+    from . import job as jobs
+    from .view import make_view
+
+    if detach:
+        launched = jobs.launch(spec, _notes())
+        if output == "json":
+            _print_json({"job": launched.name, "on": spec.on, "replicas": list(launched.replicas)})
+        else:
+            click.echo(launched.name)
+            click.echo(
+                f"follow it: tf-spawner logs -f {launched.name}\nbring it home: tf-spawner fetch {launched.name}",
+                err=True,
+            )
+        return
+    view = make_view(logs=output == "text")
+    try:
+        outcome = jobs.run(spec, view)
+    finally:
+        view.finish()
+    _print_outcome(outcome, output)
+
+
+@cli.command(cls=RunCommand)
+@run_options
+@output_option
+@click.pass_context
+def render(ctx: click.Context, /, output: str, **options: Any) -> None:
+    """Print the manifests that run would create, without any secret value."""
+    options["on"] = "kubernetes"
+    spec = _spec(ctx, options)
+    from .job import prepare
+    from .render import redacted, to_yaml
+    from .render import render as render_plan
+
+    _, plan = prepare(spec, check=False)
+    try:
+        manifests = redacted(render_plan(plan))
+    finally:
+        plan.code.path.unlink()
+    if output == "json":
+        _print_json({"apiVersion": "v1", "kind": "List", "items": manifests})
+    else:
+        click.echo(to_yaml(manifests), nl=False)
+
+
+@cli.command("list")
+@target_options
+@click.option("-t", "--tag", help="Only jobs with this tag.")
+@output_option
+def list_jobs(tag: str | None, output: str, **target: Any) -> None:
+    """List the jobs on this machine and in the namespace."""
+    import time
+
+    from .view import age
+
+    summaries = [s for s in _summaries(**target) if tag in (None, s.tag)]
+    if output == "json":
+        _print_json([_summary_json(s) for s in summaries])
+        return
+    rows = [("JOB", "ON", "STATE", "REPLICAS", "TAG", "AGE")]
+    for s in summaries:
+        replicas = ", ".join(f"{count} {role}" for role, count in s.roles.items())
+        where = f"{s.on}/{s.namespace}" if s.namespace else s.on
+        rows.append((s.job, where, s.state, replicas, s.tag, age(time.time() - s.created)))
+    if len(rows) == 1:
+        click.echo("no jobs", err=True)
+        return
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@cli.command()
+@JOB
+@target_options
+@output_option
+def status(job: str, output: str, **target: Any) -> None:
+    """Show a job's replicas: state, node, and what Keras tells."""
+    state = _attach(job, target).status()
+    if output == "json":
+        _print_json(_state_json(state))
+        return
+    from rich.console import Console
+
+    from .view import replica_table
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console.print(f"{state.job}: {_state_words(state)}")
+    console.print(replica_table(state))
+
+
+@cli.command()
+@JOB
+@target_options
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
+@click.option("--replica", metavar="ROLE-INDEX", help="Only this replica's, as they are.")
+@output_option
+def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any) -> None:
+    """Print the replicas' output so far, or as it comes."""
+    attached = _attach(job, target)
+    if replica and replica not in attached.replicas:
+        shown = ", ".join(attached.replicas[:10]) + (", …" if len(attached.replicas) > 10 else "")
+        raise ConfigurationError(f"job {job} has no replica {replica!r}", hint=f"it has: {shown}")
+    if follow:
+        from .view import FollowView
+
+        attached.wait(FollowView(sys.stdout, sys.stderr, replica=replica, as_json=output == "json"))
+        return
+    found = attached.logs(replica)
+    if output == "json":
+        _print_json({name: data.decode(errors="replace") for name, data in found.items()})
+    elif replica:
+        sys.stdout.buffer.write(found[replica])
+    else:
+        from .view import PlainView
+
+        view = PlainView(sys.stdout, sys.stderr)
+        for name, data in found.items():
+            view.log(name, data)
+        view.finish()
+
+
+@cli.command()
+@JOB
+@target_options
+@click.option("--out", type=PATH, default=Path("runs"), show_default=True, help="Where runs are recorded.")
+@click.option("--keep", is_flag=True, help="Leave the replicas holding their files.")
+@output_option
+def fetch(job: str, out: Path, keep: bool, output: str, **target: Any) -> None:
+    """Bring a job's logs and files to runs/JOB; an ended job may then end its pods."""
+    outcome = _attach(job, target).fetch(out, _notes(), release=not keep)
+    _print_outcome(outcome, output)
+
+
+@cli.command()
+@JOB
+@target_options
+@click.option("--timeout", "timeout_s", type=DURATION, help="Wait no longer, and exit with 124.")
+@output_option
+def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
+    """Wait for a job to end; exits with 0 if it succeeded, 125 if it failed."""
+    from .job import raise_for
+
+    state = _attach(job, target).wait(timeout_s=timeout_s)
+    if output == "json":
+        _print_json(_state_json(state))
+    raise_for(state, None)
+    if output == "text":
+        click.echo(f"{job}: {_state_words(state)}")
+
+
+@cli.command()
+@click.argument("jobs", nargs=-1, shell_complete=complete_job)
+@target_options
+@click.option("--all", "all_jobs", is_flag=True, help="All jobs that list shows.")
+@click.option("-t", "--tag", help="All jobs with this tag.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@output_option
+def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, output: str, **target: Any) -> None:
+    """End jobs and remove all of them; returns when everything is gone."""
+    if bool(jobs) + all_jobs + bool(tag) != 1:
+        raise ConfigurationError("name the jobs to delete, or give --all, or --tag", hint="tf-spawner list")
+    if jobs:
+        chosen = [_attach(job, target) for job in jobs]
+    else:
+        from .job import attach
+
+        found = [s for s in _summaries(**target) if all_jobs or s.tag == tag]
+        if found and not yes:
+            click.echo("\n".join(f"{s.job} ({s.on}, {s.state})" for s in found), err=True)
+            click.confirm(f"delete {'these' if len(found) > 1 else 'this'} {len(found)}?", abort=True, err=True)
+        chosen = [attach(s.job, **{**target, "on": s.on}) for s in found]
+    for job in chosen:
+        job.delete()
+        if output == "text":
+            click.echo(f"{job.name} is deleted")
+    if output == "json":
+        _print_json({"deleted": [job.name for job in chosen]})
+    elif not chosen:
+        click.echo("no jobs", err=True)
+
+
+@cli.command()
+@click.option("-n", "--namespace", help="Namespace to put into the Role.")
+@click.option("--user", help="Also print a RoleBinding for this user.")
+def rbac(namespace: str | None, user: str | None) -> None:
+    """Print the least Role that tf-spawner needs in a namespace."""
+    from .render import role_manifest
+
+    click.echo(role_manifest(namespace, user), nl=False)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the shell's completion script, for your shell's start-up file.
+
+    \b
+    eval "$(tf-spawner completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found
+    click.echo(found(cli, {}, "tf-spawner", "_TF_SPAWNER_COMPLETE").source())
+
+
+# ---- words to values, values to words ------------------------------------------------------------
+
+
+def _spec(ctx: click.Context, options: dict[str, Any]) -> JobSpec:
+    from .options import make_spec
+
+    args = (*options.pop("args"), *ctx.meta.get("script_args", ()))
+    spec, notes = make_spec(options, args)
+    for note in notes:
+        click.echo(note, err=True)
+    return spec
+
+
+def _target(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: params.get(key) for key in ("on", "namespace", "context", "kubeconfig")}
+
+
+def _attach(job: str, target: dict[str, Any]) -> Job:
+    from .job import attach
+
+    return attach(job, **target)
+
+
+def _summaries(on: str | None, **target: Any) -> list[JobSummary]:
+    """The jobs there; without --on, a cluster that cannot be asked is only mentioned."""
+    from .backends import backend_for
+
+    found = backend_for("local").jobs() if on != "kubernetes" else []
+    if on != "local":
+        try:
+            found += backend_for("kubernetes", **target).jobs()
+        except SpawnerError as error:
+            if on or any(target.values()):
+                raise
+            if not isinstance(error, ConfigurationError):  # no kubeconfig: there is no cluster to ask
+                click.echo(f"warning: the cluster's jobs are not shown: {error.message}", err=True)
+    return found
+
+
+class _Notes:
+    """Shows notes alone."""
+
+    def show(self, state: JobState) -> None:
+        pass
+
+    def log(self, replica: str, data: bytes) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+def _notes() -> _Notes:
+    return _Notes()
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, default=str))
+
+
+def _print_outcome(outcome: Outcome, output: str) -> None:
+    files = {replica.replica: [file["path"] for file in replica.files] for replica in outcome.collected}
+    if output == "json":
+        _print_json({"job": outcome.job, "result": outcome.result, "folder": str(outcome.folder), "files": files,
+                     "seconds": round(outcome.seconds, 3)})  # fmt: skip
+        return
+    from .view import age
+
+    took = f" in {age(outcome.seconds)}" if outcome.seconds else ""
+    click.echo(f"\n{outcome.job}: {outcome.result}{took}", err=True)
+    click.echo(f"logs:  {outcome.folder / 'logs'}", err=True)
+    count, size = 0, 0
+    for replica in outcome.collected:
+        count += len(replica.files)
+        size += sum(file["size"] for file in replica.files)
+    if count:
+        click.echo(f"files: {outcome.folder / 'files'} ({count} files, {human_bytes(size)})", err=True)
+    else:
+        click.echo("files: none; what scripts write to $TFSPAWNER_OUTPUT comes back", err=True)
+
+
+def human_bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _state_words(state: JobState) -> str:
+    if not state.result:
+        return state.phase
+    cause = state.cause or {}
+    message = " ".join(str(cause[key]) for key in ("replica", "message") if cause.get(key))
+    return f"{state.result}: {message}" if message and state.result != "succeeded" else state.result
+
+
+def _state_json(state: JobState) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(state) | {"replicas": [asdict(line) for line in state.replicas.values()]}
+
+
+def _summary_json(summary: JobSummary) -> dict[str, Any]:
+    return {key: getattr(summary, key) for key in ("job", "on", "namespace", "tag", "state", "roles", "created")}

@@ -1,0 +1,110 @@
+"""The script's folder as an archive that travels to the replicas."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+IGNORE_FILE = ".tfspawnerignore"
+ALWAYS_IGNORED = (".git/", "__pycache__/", ".ipynb_checkpoints/", ".venv/", ".mypy_cache/", ".pytest_cache/")
+UNASKED_LIMIT_BYTES = 512 * 1024**2
+WHEELS = ".tfspawner"  # the archive's folder for wheels; the agent unpacks them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """A gzipped tar archive on disk, the same bytes for the same files."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    file_count: int
+
+
+def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = ()) -> Code:
+    """Packs the folder without what .tfspawnerignore names; the archive is the caller's to remove.
+
+    `out` is left out where it lies inside: it holds former runs. A folder that was not `asked` for by
+    name (it is just where the script lies) may not be over 512 MiB. Raises ConfigurationError.
+    """
+    files = list(_files(folder, _ignored(folder), {out.resolve()}))
+    total = sum(os.stat(path).st_size for path, _ in files)
+    if total > UNASKED_LIMIT_BYTES and not asked:
+        raise ConfigurationError(
+            f"the script's folder {folder} holds {total / 1024**3:.1f} GiB, all of which would travel",
+            hint=f"name what is not code in {folder / IGNORE_FILE}, or name the folder itself: --workdir {folder}",
+        )
+    files += [(wheel, f"{WHEELS}/{wheel.name}") for wheel in wheels]
+    descriptor, name = tempfile.mkstemp(prefix="tf-spawner-", suffix=".tar.gz")
+    try:
+        with os.fdopen(descriptor, "wb") as raw:
+            _write(raw, files)
+        digest = hashlib.sha256()
+        with open(name, "rb") as packed:
+            for data in iter(lambda: packed.read(1 << 20), b""):
+                digest.update(data)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Code(path=Path(name), sha256=digest.hexdigest(), size_bytes=os.stat(name).st_size, file_count=len(files))
+
+
+def mentions(folder: Path, word: str, *, out: Path) -> list[Path]:
+    """The folder's Python files that contain the word."""
+    return [
+        path
+        for path, _ in _files(folder, _ignored(folder), {out.resolve()})
+        if path.suffix == ".py" and word in path.read_text(errors="replace")
+    ]
+
+
+def _ignored(folder: Path) -> GitIgnoreSpec:
+    from pathspec import GitIgnoreSpec
+
+    lines = list(ALWAYS_IGNORED)
+    if (folder / IGNORE_FILE).is_file():
+        lines += (folder / IGNORE_FILE).read_text().splitlines()
+    return GitIgnoreSpec.from_lines(lines)
+
+
+def _files(folder: Path, ignored: GitIgnoreSpec, left_out: set[Path]) -> Iterator[tuple[Path, str]]:
+    """(path, name in the archive) of every file, links followed, each folder once."""
+    seen: set[str] = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        here = Path(top)
+        real = os.path.realpath(top)
+        if real in seen or here.resolve() in left_out or (here != folder and "pyvenv.cfg" in names):
+            folders.clear()
+            continue
+        seen.add(real)
+        relative = here.relative_to(folder)
+        folders[:] = sorted(name for name in folders if not ignored.match_file(f"{relative / name}/"))
+        for name in sorted(names):
+            path = here / name
+            if path.is_file() and not ignored.match_file(str(relative / name)):
+                yield path, str(relative / name)
+
+
+def _write(raw: BinaryIO, files: list[tuple[Path, str]]) -> None:
+    with (
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for path, name in files:
+            with open(path, "rb") as source:
+                info = tarfile.TarInfo(name)
+                status = os.fstat(source.fileno())
+                info.size, info.mode = status.st_size, 0o755 if status.st_mode & 0o100 else 0o644
+                archive.addfile(info, source)

@@ -1,0 +1,195 @@
+"""Brings the replicas' files back: each checked by SHA-256, resumed when cut, put in place whole.
+
+What an agent says is not trusted: a name that could lead out of the folder is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .client import AgentClient
+from .errors import AgentUnreachable, ArtifactError
+
+TRIES_WITHOUT_PROGRESS = 5
+PARALLEL = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What came from one replica."""
+
+    replica: str
+    files: list[dict[str, Any]]  # path (below files/<replica>), size, sha256
+    skipped: list[str]  # links and devices, which do not travel
+
+
+def collect(agents: list[AgentClient], folder: Path, progress: Callable[[int], None]) -> list[Collected]:
+    """Collects from every agent into folder/<replica>; progress is told each number of new bytes.
+
+    Raises ArtifactError when a replica's files could not be had whole; the others' are there all the same,
+    and the next call goes on where this one ended.
+    """
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        futures = [pool.submit(collect_one, agent, folder / agent.replica, progress) for agent in agents]
+    errors = [error for future in futures if (error := future.exception())]
+    for error in errors:
+        raise error
+    return [future.result() for future in futures]
+
+
+def collect_one(agent: AgentClient, folder: Path, progress: Callable[[int], None]) -> Collected:
+    """Collects one replica's files into folder."""
+    parts = folder.parent / ".parts" / agent.replica
+    tries = 0
+    while True:
+        try:
+            manifest = agent.manifest()
+            files = checked_files(manifest, agent.replica)
+            missing = [file for file in files if not _is_there(folder, file)]
+            if missing:
+                _ensure_room(folder, sum(file["size"] for file in missing), agent.replica)
+                _receive(agent, missing, folder, parts, progress)
+            break
+        except _NoProgress as error:
+            tries += 1
+            if tries == TRIES_WITHOUT_PROGRESS:
+                raise ArtifactError(
+                    f"{agent.replica}'s files could not be collected whole: {error}",
+                    hint="the job still holds them: tf-spawner fetch goes on where this ended",
+                ) from None
+            time.sleep(0.2 * 2**tries)
+        except AgentUnreachable as error:
+            tries += 1
+            if tries == TRIES_WITHOUT_PROGRESS:
+                raise ArtifactError(
+                    f"{agent.replica}'s files could not be collected: {error.message}", hint=error.hint
+                ) from None
+            time.sleep(0.2 * 2**tries)
+    for name in manifest["folders"]:
+        safe_path(folder, name, agent.replica).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(parts, ignore_errors=True)
+    return Collected(replica=agent.replica, files=files, skipped=[str(name) for name in manifest["skipped"]])
+
+
+def checked_files(manifest: dict[str, Any], replica: str) -> list[dict[str, Any]]:
+    """The manifest's files, each with a safe name of its own, a size and a SHA-256."""
+    files, seen = [], set()
+    for entry in manifest["files"]:
+        name, size, digest = entry["path"], entry["size"], entry["sha256"]
+        safe_path(Path(), name, replica)
+        if not isinstance(size, int) or size < 0 or not isinstance(digest, str) or len(digest) != 64:
+            raise ArtifactError(f"{replica} describes its file {name!r} wrongly")
+        if name.casefold() in seen:
+            raise ArtifactError(f"{replica} has two files called {name!r}, but for upper and lower case")
+        seen.add(name.casefold())
+        files.append({"path": name, "size": size, "sha256": digest})
+    return files
+
+
+def safe_path(folder: Path, name: object, replica: str) -> Path:
+    """The path of that name below folder. Raises ArtifactError for a name that is not a plain relative one."""
+    if (
+        not isinstance(name, str)
+        or not name.isprintable()
+        or "\\" in name
+        or name.startswith("/")
+        or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in name.split("/"))
+    ):
+        raise ArtifactError(f"{replica} offers a file under the name {name!r}, which is refused")
+    path = folder
+    for part in PurePosixPath(name).parts[:-1]:
+        path = path / part
+        if path.is_symlink():
+            raise ArtifactError(f"{path} is a link, and {replica}'s file {name!r} would be written through it")
+    return folder / name
+
+
+class _NoProgress(Exception):
+    """The stream brought nothing new."""
+
+
+def _is_there(folder: Path, file: dict[str, Any]) -> bool:
+    path = folder / file["path"]
+    return (
+        path.is_file()
+        and not path.is_symlink()
+        and path.stat().st_size == file["size"]
+        and _sha256(path).hexdigest() == file["sha256"]
+    )
+
+
+def _ensure_room(folder: Path, size: int, replica: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ArtifactError(
+            f"{replica}'s files take {size:,} bytes, and {free:,} are free at {folder}",
+            hint="make room or give another --out, then: tf-spawner fetch",
+        )
+
+
+def _receive(
+    agent: AgentClient, files: list[dict[str, Any]], folder: Path, parts: Path, progress: Callable[[int], None]
+) -> None:
+    """One request for all files; what a cut stream leaves lies in parts, and counts at the next try."""
+    parts.mkdir(parents=True, exist_ok=True)
+    pending = {file["path"]: file for file in files}
+    while pending:
+        wanted = [(path, _part_size(_part(parts, file), file["size"])) for path, file in pending.items()]
+        received = 0
+        try:
+            for head, body in agent.files(wanted):
+                file = pending.get(str(head.get("path")))
+                if file is None or head.get("missing"):
+                    raise _NoProgress(f"{head.get('path')} changed while it was collected")
+                for count in _receive_one(agent, file, head, body.pieces(), folder, _part(parts, file)):
+                    received += count
+                    progress(count)
+                del pending[file["path"]]
+                received += 1
+        except AgentUnreachable as error:
+            if not received:
+                raise _NoProgress(error.message) from None
+        except OSError as error:
+            raise ArtifactError(f"{folder}: {error.strerror}", hint="make room, then: tf-spawner fetch") from None
+
+
+def _part(parts: Path, file: dict[str, Any]) -> Path:
+    return parts / hashlib.sha256(f"{file['path']}\0{file['sha256']}".encode()).hexdigest()
+
+
+def _receive_one(agent: AgentClient, file: dict[str, Any], head: dict[str, Any], pieces: Iterator[bytes], folder: Path,
+                 part: Path) -> Iterator[int]:  # fmt: skip
+    """Writes one file's bytes behind what part has of it, and puts it in place; yields each number of bytes."""
+    offset = head["offset"]
+    if offset + head["size"] != file["size"]:
+        raise _NoProgress(f"{file['path']} changed while it was collected")
+    digest = _sha256(part) if offset else hashlib.sha256()
+    with open(part, "ab" if offset else "wb") as target:
+        for data in pieces:
+            target.write(data)
+            digest.update(data)
+            yield len(data)
+    if digest.hexdigest() != file["sha256"]:
+        part.unlink()
+        raise _NoProgress(f"{file['path']} came with another SHA-256 than announced")
+    path = safe_path(folder, file["path"], agent.replica)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(part, path)
+
+
+def _part_size(part: Path, size: int) -> int:
+    return part.stat().st_size if part.exists() and part.stat().st_size <= size else 0
+
+
+def _sha256(path: Path) -> Any:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256")

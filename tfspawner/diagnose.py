@@ -1,0 +1,165 @@
+"""What a pod's status, or an event, means for its replica. Pure: values in, values out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .backends import Observation
+
+UNSCHEDULABLE_PATIENCE_S = 30.0
+START_PATIENCE_S = 20.0
+MOUNT_PATIENCE_S = 60.0
+
+_PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_JOB_REASONS = {
+    "DeadlineExceeded": "passed its deadline (activeDeadlineSeconds)",
+    "BackoffLimitExceeded": "lost too many pods",
+    "FailedIndexes": "has failed replicas",
+}
+
+
+def observe(replica: str, pod: dict[str, Any]) -> Observation:
+    """The replica's state, from its pod as the API server gives it."""
+    status, spec = pod.get("status", {}), pod.get("spec", {})
+    node = spec.get("nodeName", "")
+    container = _container(status)
+    state: dict[str, Any] = container.get("state", {})
+    if "terminated" in state:
+        return _terminated(replica, node, state["terminated"], pod)
+    if status.get("phase") == "Failed":
+        reason = status.get("reason") or "lost"
+        return Observation(replica=replica, state="failed", node=node, message=_sentence(reason, status.get("message")))
+    if pod["metadata"].get("deletionTimestamp"):
+        return Observation(
+            replica=replica, state="gone", node=node, message=_disruption(status) or "its pod is deleted"
+        )
+    if "running" in state:
+        return Observation(replica=replica, state="running", node=node)
+    waiting = state.get("waiting", {})
+    if waiting:
+        return _waiting(replica, node, waiting, spec)
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return _unschedulable(replica, condition, spec)
+    return Observation(replica=replica, state="starting" if node else "pending", node=node)
+
+
+def observe_event(event: dict[str, Any]) -> tuple[str, str, float] | None:
+    """(reason, message, patience in s) of an event that explains why a job's pods do not come, or None.
+
+    A patience of 0 means that waiting cannot help.
+    """
+    reason, message = event.get("reason", ""), event.get("message", "")
+    if reason == "FailedCreate":
+        return reason, message, 0.0
+    if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
+        return reason, message, MOUNT_PATIENCE_S
+    return None
+
+
+def explain_failed_create(message: str) -> tuple[str, str | None]:
+    """Kubernetes's refusal to create a pod, in a sentence, and the next step."""
+    text = re.sub(r'^Error creating: pods "[^"]*" is forbidden: ', "", message)
+    if "violates PodSecurity" in text:
+        return f"the namespace's Pod Security refuses the pods: {text}", "check what --pod-file and --volume ask for"
+    if "exceeded quota" in text:
+        return (
+            f"the namespace's quota does not allow the pods: {text}",
+            "ask for less: -w, --cpu, --memory, --gpus; or wait",
+        )
+    if "failed quota" in text:
+        return f"the namespace's quota wants a request: {text}", "name it: --cpu, --memory"
+    if "per Container is" in text or "per Pod is" in text:
+        return f"the namespace's LimitRange refuses the pods: {text}", "change --cpu or --memory"
+    if "service account" in text or "serviceaccount" in text:
+        return f"the pods cannot be created: {text}", "name one that exists: --service-account"
+    return f"the pods cannot be created: {text}", None
+
+
+def job_condition(job: dict[str, Any]) -> tuple[str, str] | None:
+    """("Failed", why) or ("Complete", "") once the Job object says so."""
+    for condition in job.get("status", {}).get("conditions", []):
+        if condition["type"] in ("Failed", "Complete") and condition["status"] == "True":
+            why = _JOB_REASONS.get(condition.get("reason", ""), condition.get("message", ""))
+            return condition["type"], why
+    return None
+
+
+def _container(status: dict[str, Any]) -> dict[str, Any]:
+    statuses: list[dict[str, Any]] = status.get("containerStatuses") or []
+    return next((s for s in statuses if s["name"] == "tensorflow"), statuses[0] if statuses else {})
+
+
+def _terminated(replica: str, node: str, ended: dict[str, Any], pod: dict[str, Any]) -> Observation:
+    code, reason = ended.get("exitCode"), ended.get("reason", "")
+    if code == 0:
+        return Observation(replica=replica, state="succeeded", node=node)
+    hint = None
+    if reason == "OOMKilled":
+        limit = _limits(pod.get("spec", {})).get("memory")
+        message = f"was killed: out of memory (limit {limit})" if limit else "was killed: out of memory"
+        hint = "give it more: --memory"
+    elif reason in ("StartError", "ContainerCannotRun"):
+        message = f"could not start: {ended.get('message', '').strip()[-300:]}"
+        if "python3" in message:
+            message, hint = "could not start: its image has no python3", "use an image with Python 3.9 or newer: -i"
+    else:
+        disruption = _disruption(pod.get("status", {}))
+        message = disruption or f"ended with exit code {code}" + (f" ({reason})" if reason not in ("", "Error") else "")
+    return Observation(replica=replica, state="failed", node=node, message=message, hint=hint)
+
+
+def _waiting(replica: str, node: str, waiting: dict[str, Any], spec: dict[str, Any]) -> Observation:
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    image = next((c["image"] for c in spec.get("containers", [])), "")
+    if reason in _PULL:
+        never = reason in ("InvalidImageName", "ErrImageNeverPull")
+        return Observation(
+            replica=replica, state="starting", node=node, fatal=True,
+            patience_s=0.0 if never else START_PATIENCE_S,
+            message=f"its image cannot be pulled: {image}: {_short(message) or reason}",
+            hint="check the image's name, and --image-pull-secret for a private registry",
+        )  # fmt: skip
+    if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+        return Observation(replica=replica, state="starting", node=node, fatal=True, patience_s=START_PATIENCE_S / 2,
+                           message=f"cannot start: {_short(message) or reason}")  # fmt: skip
+    return Observation(
+        replica=replica, state="starting", node=node, message="" if reason == "ContainerCreating" else reason
+    )
+
+
+def _unschedulable(replica: str, condition: dict[str, Any], spec: dict[str, Any]) -> Observation:
+    asks = ", ".join(f"{key} {value}" for key, value in _limits(spec).items())
+    message = condition.get("message", "").split(" preemption:")[0].rstrip(". ")
+    return Observation(
+        replica=replica, state="pending", fatal=True, patience_s=UNSCHEDULABLE_PATIENCE_S,
+        message=f"cannot be scheduled: {message}" + (f" (it asks for {asks})" if asks else ""),
+        hint="ask for less, or wait for room: --start-timeout 1h",
+    )  # fmt: skip
+
+
+def _limits(spec: dict[str, Any]) -> dict[str, str]:
+    containers = spec.get("containers") or [{}]
+    resources = containers[0].get("resources", {})
+    found: dict[str, str] = {**resources.get("requests", {}), **resources.get("limits", {})}
+    return found
+
+
+def _disruption(status: dict[str, Any]) -> str:
+    for condition in status.get("conditions", []):
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            return _sentence(condition.get("reason", "disrupted"), condition.get("message"))
+    return ""
+
+
+def _sentence(reason: str, message: str | None) -> str:
+    return f"was lost: {reason}" + (f": {message}" if message else "")
+
+
+def _short(message: str) -> str:
+    """The kubelet's message without its repetitions of the image's name."""
+    text = message.strip().replace("\n", " ")
+    text = re.sub(r'^Back-off pulling image "[^"]*": ?', "", text)
+    text = re.sub(r"^(ErrImagePull|rpc error): ?", "", text)
+    return text[:300]

@@ -1,0 +1,55 @@
+"""Env-files: KEY=VALUE lines, as Docker and the original tf-spawner take them, with quotes and comments."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .errors import ConfigurationError
+
+_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*=(.*)", re.S)
+_DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"\s*(?:#.*)?')
+_SINGLE = re.compile(r"'([^']*)'\s*(?:#.*)?")
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """The variables of an env-file.
+
+    Blank lines and lines that begin with # are skipped; `export ` may stand before a name. A value is
+    taken as it stands, without surrounding blanks and a comment set off by a blank; in single quotes
+    nothing is special, in double quotes \\n, \\t, \\" and \\\\ are. Raises ConfigurationError with the
+    line's number, and never with its value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigurationError(f"env-file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"env-file {path} is not UTF-8 text") from None
+    env: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if not match:
+            raise ConfigurationError(
+                f"env-file {path}, line {number}: this is no KEY=VALUE, comment or blank line",
+                hint="a key has letters, digits and '_'; comments begin with '#'",
+            )
+        if match[1] in env:
+            raise ConfigurationError(f"env-file {path}, line {number}: {match[1]} is set a second time")
+        env[match[1]] = _value(match[2].strip(), path, number)
+    return env
+
+
+def _value(text: str, path: Path, number: int) -> str:
+    if text[:1] not in ("'", '"'):
+        return re.split(r"(?:^|\s)#", text, maxsplit=1)[0].rstrip()
+    match = (_DOUBLE if text[0] == '"' else _SINGLE).fullmatch(text)
+    if not match:
+        raise ConfigurationError(f"env-file {path}, line {number}: the quotes around the value do not match")
+    if text[0] == "'":
+        return match[1]
+    return re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[1]), match[1])

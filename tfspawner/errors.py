@@ -1,0 +1,65 @@
+"""The errors that a user can meet, each with the exit code it ends a command with."""
+
+from __future__ import annotations
+
+
+class SpawnerError(Exception):
+    """Something went wrong that the user can act on: what, to what, with which value; the hint is the next step."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigurationError(SpawnerError):
+    """The request cannot be carried out as it stands; nothing was created."""
+
+    exit_code = 2
+
+
+class ClusterError(SpawnerError):
+    """Kubernetes, or this machine as a backend, refused or could not be reached."""
+
+    exit_code = 3
+
+
+class NotFoundError(ClusterError):
+    """There is no such job."""
+
+
+class AgentUnreachable(ClusterError):
+    """A replica's agent did not answer."""
+
+
+class DataError(SpawnerError):
+    """Training data are missing, unreadable or damaged."""
+
+    exit_code = 4
+
+
+class ArtifactError(SpawnerError):
+    """The job ran, but what it left could not be brought back whole."""
+
+    exit_code = 5
+
+
+class TimedOut(SpawnerError):
+    """The job did not start or end in its time."""
+
+    exit_code = 124
+
+
+class JobFailed(SpawnerError):
+    """The training itself failed; `lines` are the last that the failed replica printed."""
+
+    exit_code = 125
+    lines: list[str] = []
+
+
+class Interrupted(SpawnerError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130

@@ -1,0 +1,297 @@
+"""Follows a job to its end: what the backend sees and what the agents tell, in one state and one record."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from .backends import Backend, Observation
+from .client import AgentClient
+from .errors import AgentUnreachable, SpawnerError, TimedOut
+from .record import Record
+
+Result = Literal["succeeded", "failed", "timeout"]
+AGENT_GRACE_S = 10.0  # a replica seen running whose agent does not answer for so long is believed to the backend
+
+
+@dataclass(slots=True, kw_only=True)
+class ReplicaState:
+    """One line of the table."""
+
+    replica: str
+    state: str = "pending"
+    node: str = ""
+    since: float = 0.0
+    message: str = ""
+    progress: dict[str, Any] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    @property
+    def role(self) -> str:
+        return self.replica.rsplit("-", 1)[0]
+
+
+@dataclass(slots=True, kw_only=True)
+class JobState:
+    """What is known of a job now; `result` once it has ended."""
+
+    job: str
+    replicas: dict[str, ReplicaState]
+    phase: str = "pending"
+    result: Result | None = None
+    cause: dict[str, Any] | None = None  # replica, message, hint, exit_code, tail
+    times: dict[str, float] = field(default_factory=dict)
+
+
+class View(Protocol):
+    """Who is shown what happens."""
+
+    def show(self, state: JobState) -> None: ...
+    def log(self, replica: str, data: bytes) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class Follower:
+    """Runs two threads, the backend's watch and the coordinator's stream, and reads both from one queue."""
+
+    def __init__(self, backend: Backend, job: str, replicas: list[str], record: Record | None, view: View, *,
+                 start_timeout_s: float | None, upload: Path | None = None) -> None:  # fmt: skip
+        self.backend, self.record, self.view, self.upload = backend, record, view, upload
+        self.state = JobState(job=job, replicas={r: ReplicaState(replica=r, since=time.time()) for r in replicas})
+        self.start_timeout_s = start_timeout_s
+        self.coordinator = replicas[0]
+        self.stop = threading.Event()
+        self.news: queue.Queue[tuple[str, Any]] = queue.Queue(256)
+        self.doomed: dict[str | None, tuple[float, Observation]] = {}  # since when a replica cannot come, and why
+        self.platform: dict[str, Observation] = {}
+        self.heard = False  # the coordinator's stream has spoken
+        self.told: set[str] = set()  # replicas whose agents have reported
+        self.finished = False
+        self.offsets = {r: record.log_size(r) if record else 0 for r in replicas}
+        self.reachable = threading.Event()  # the coordinator is seen running
+
+    def follow(self, deadline: float | None = None) -> JobState:
+        """Returns when the job has ended and its output is here; TimedOut is raised at the (monotonic) deadline."""
+        threads = [threading.Thread(target=work, daemon=True) for work in (self._watch, self._stream)]
+        for thread in threads:
+            thread.start()
+        try:
+            while not self.finished:
+                try:
+                    kind, value = self.news.get(timeout=0.25)
+                except queue.Empty:
+                    kind, value = "tick", None
+                self._take(kind, value)
+                if deadline and time.monotonic() > deadline and not self.finished:
+                    raise TimedOut(f"job {self.state.job} has not ended in this time; it is {self.state.phase}")
+        finally:
+            self.stop.set()
+        return self.state
+
+    # -- the two sources
+
+    def _put(self, kind: str, value: Any) -> None:
+        while not self.stop.is_set():
+            try:
+                return self.news.put((kind, value), timeout=0.5)
+            except queue.Full:
+                continue
+
+    def _watch(self) -> None:
+        try:
+            for observation in self.backend.watch(self.state.job, self.stop):
+                if observation:
+                    self._put("seen", observation)
+        except SpawnerError as error:
+            self._put("error", error)
+
+    def _stream(self) -> None:
+        """Keeps a stream to the coordinator open, each time from the bytes that are here already."""
+        while not self.stop.is_set():
+            if not self.reachable.wait(0.2):
+                continue
+            try:
+                agent = self.backend.agent(self.state.job, self.coordinator)
+                if self.upload:
+                    agent.send_code(self.upload)
+                    self.upload = None
+                for head, body in agent.stream(dict(self.offsets)):
+                    if "gang" in head:
+                        self._put("gang", head["gang"])
+                        continue
+                    replica, offset = head["replica"], head["offset"]
+                    for data in body.pieces():
+                        self._put("log", (replica, offset, data))
+                        offset += len(data)
+                        self.offsets[replica] = offset
+                self._put("end", None)
+                return
+            except AgentUnreachable:
+                self.stop.wait(0.2)
+            except SpawnerError as error:
+                self._put("error", error)
+                return
+
+    # -- the one reader
+
+    def _take(self, kind: str, value: Any) -> None:
+        if kind == "seen":
+            self.observe(value)
+        elif kind == "log":
+            self._log(*value)
+        elif kind == "gang":
+            self.hear(value)
+        elif kind == "end":
+            self.finished = True
+        elif kind == "error":
+            raise value
+        if not self.finished:
+            self._judge()
+        self.view.show(self.state)
+
+    def _log(self, replica: str, offset: int, data: bytes) -> None:
+        if self.record:
+            data = self.record.append_log(replica, offset, data)
+        self.view.log(replica, data)
+
+    def hear(self, gang: dict[str, Any]) -> None:
+        self.heard = True
+        state = self.state
+        if state.phase != gang["phase"] and self.record:
+            self.record.event("phase", phase=gang["phase"], result=gang["result"])
+        state.phase, state.result, state.cause, state.times = (
+            gang["phase"],
+            gang["result"],
+            gang["cause"],
+            gang["times"],
+        )
+        for replica, report in gang["replicas"].items():
+            line = state.replicas[replica]
+            self.told.add(replica)
+            if line.state != report["state"] and self.record:
+                self.record.event("replica", replica=replica, state=report["state"], message=report.get("message"),
+                                  exit_code=report.get("exit_code"), host=report.get("host"))  # fmt: skip
+            line.state, line.since = report["state"], report["since"]
+            line.node = report.get("host") or line.node
+            line.message = report.get("message", "")
+            line.progress = report.get("progress") or {}
+            line.exit_code = report.get("exit_code")
+
+    def observe(self, seen: Observation) -> None:
+        if seen.replica is None:
+            if seen.state in ("failed", "gone") or seen.fatal:
+                self.doomed.setdefault(None, (time.monotonic(), seen))
+            return
+        before = self.platform.get(seen.replica)
+        self.platform[seen.replica] = seen
+        if self.record and (before is None or (before.state, before.message) != (seen.state, seen.message)):
+            self.record.event("pod", replica=seen.replica, state=seen.state, message=seen.message, node=seen.node)
+        if seen.fatal:
+            first = self.doomed.get(seen.replica)
+            if first is None or first[1].message != seen.message:
+                self.view.note(f"{seen.replica} {seen.message}")
+            self.doomed[seen.replica] = (first[0] if first else time.monotonic(), seen)
+        elif seen.state not in ("gone", "failed"):
+            self.doomed.pop(seen.replica, None)
+        if seen.replica == self.coordinator and seen.state == "running":
+            self.reachable.set()
+        self._show_platform(seen)
+
+    def _show_platform(self, seen: Observation) -> None:
+        """The backend's word counts in the table until the replica's agent has spoken, and after it is gone."""
+        line = self.state.replicas[seen.replica or ""]
+        line.node = seen.node or line.node
+        ended = line.state in ("succeeded", "failed", "stopped")
+        if ended or (line.replica in self.told and seen.state not in ("failed", "gone")):
+            return
+        shown = "starting" if seen.state == "running" else seen.state
+        if line.state != shown:
+            line.state, line.since = shown, time.time()
+        line.message = seen.message
+
+    def conclude(self) -> None:
+        """Where no agent answers, the job's end is what its pods or processes say."""
+        states = {seen.state for seen in self.platform.values()}
+        if len(self.platform) == len(self.state.replicas) and states <= {"succeeded", "failed", "gone"}:
+            self.state.result = "succeeded" if states == {"succeeded"} else "failed"
+            failed = self._first_failed()
+            if failed and self.state.result == "failed":
+                self.state.cause = {"replica": failed.replica, "message": failed.message, "hint": failed.hint}
+
+    def _judge(self) -> None:
+        """Ends what no agent will end: replicas that cannot come, a coordinator that is gone, pods without agents."""
+        if self.state.phase in ("pending", "forming"):
+            self._judge_start()
+        if None in self.doomed and self.doomed[None][1].state in ("failed", "gone") and not self._ended_by_agents():
+            since, seen = self.doomed[None]
+            if time.monotonic() - since > AGENT_GRACE_S:
+                self._end("failed", self._first_failed() or seen, None)
+        coordinator = self.platform.get(self.coordinator)
+        if coordinator and coordinator.state in ("failed", "gone", "succeeded") and not self.finished:
+            self._judge_without_coordinator()
+
+    def _judge_start(self) -> None:
+        for replica, (since, seen) in self.doomed.items():
+            patience_s = seen.patience_s
+            if seen.state == "pending" and patience_s and self.start_timeout_s is not None:
+                patience_s = self.start_timeout_s
+            if seen.fatal and time.monotonic() - since >= patience_s:
+                self._end("failed", seen, replica)
+                return
+
+    def _judge_without_coordinator(self) -> None:
+        """The coordinator's own end is told by its stream first; what it did not tell is taken from the pods."""
+        states = [self.platform[r].state if r in self.platform else "pending" for r in self.state.replicas]
+        since = self.doomed.setdefault(self.coordinator, (time.monotonic(), self.platform[self.coordinator]))[0]
+        if all(state == "succeeded" for state in states) and not self.heard:
+            self.state.result, self.finished = "succeeded", True
+            for line in self.state.replicas.values():
+                line.state = "succeeded"
+        elif time.monotonic() - since > (AGENT_GRACE_S if self.heard else 1.0):
+            if self.state.result:
+                self.finished = True  # it was decided, and only the last output is missing
+            else:
+                self._end("failed", self._first_failed() or self.platform[self.coordinator], self.coordinator)
+
+    def _first_failed(self) -> Observation | None:
+        return next((o for o in self.platform.values() if o.state == "failed"), None)
+
+    def _ended_by_agents(self) -> bool:
+        return self.heard and self.state.phase in ("stopping", "ended")
+
+    def _end(self, result: Result, seen: Observation, replica: str | None) -> None:
+        name = seen.replica or replica
+        if name and not seen.fatal:
+            self.state.replicas[name].state = "failed"
+        self.state.result = result
+        self.state.cause = {"replica": name, "message": seen.message, "hint": seen.hint, "exit_code": None,
+                            "started": self.heard or self.state.phase != "pending", "never_ran": seen.fatal}  # fmt: skip
+        self.finished = True
+
+
+def complete_logs(backend: Backend, state: JobState, record: Record) -> list[str]:
+    """Brings every replica's log to its end, from its agent or else the backend; returns whose could not be had."""
+    missing = []
+    for replica in state.replicas:
+        try:
+            _log_from_agent(backend.agent(state.job, replica), record)
+        except AgentUnreachable:
+            data = backend.last_output(state.job, replica)
+            if data is None and not record.log_path(replica).exists():
+                missing.append(replica)
+            elif data is not None:
+                record.replace_log(replica, data)
+    return missing
+
+
+def _log_from_agent(agent: AgentClient, record: Record) -> None:
+    while True:
+        offset = record.log_size(agent.replica)
+        data, ended = agent.log(offset)
+        record.append_log(agent.replica, offset, data)
+        if ended or not data:
+            return

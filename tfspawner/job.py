@@ -1,0 +1,327 @@
+"""One job from its spec to its files: prepare, launch, follow, collect. `run` and `attach` are the Python API."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import keras
+from .backends import Backend, backend_for, backend_of
+from .code import pack
+from .collect import Collected, collect
+from .errors import (
+    AgentUnreachable,
+    ArtifactError,
+    ClusterError,
+    Interrupted,
+    JobFailed,
+    SpawnerError,
+    TimedOut,
+)
+from .follow import Follower, JobState, ReplicaState, View, complete_logs
+from .plan import Plan, job_name, make_plan
+from .record import Record
+from .spec import JobSpec
+
+DELETE_TIMEOUT_S = 120.0
+LAST_LINES = 15
+
+
+class Silent:
+    """The view of a program that only wants the outcome."""
+
+    def show(self, state: JobState) -> None:
+        pass
+
+    def log(self, replica: str, data: bytes) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a job ended and what came back."""
+
+    job: str
+    result: str  # succeeded, failed, timeout
+    folder: Path
+    cause: Mapping[str, Any] | None
+    collected: list[Collected] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def file(self, name: str) -> Path:
+        """The path of a collected file, from the first replica that has it. Raises ArtifactError."""
+        for replica in self.collected:
+            if any(file["path"] == name for file in replica.files):
+                return self.folder / "files" / replica.replica / name
+        raise ArtifactError(f"no replica of job {self.job} left a file {name!r}", hint=f"see {self.folder / 'files'}")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A launched job, wherever it was launched from."""
+
+    name: str
+    backend: Backend
+    replicas: tuple[str, ...]
+
+    def status(self) -> JobState:
+        """What its replicas do now: as the coordinator's agent tells, else as the backend sees them."""
+        state = JobState(job=self.name, replicas={r: ReplicaState(replica=r) for r in self.replicas})
+        follower = Follower(self.backend, self.name, list(self.replicas), None, Silent(), start_timeout_s=None)
+        follower.state = state
+        stop = threading.Event()
+        for observation in self.backend.watch(self.name, stop):
+            if observation is None:
+                stop.set()
+            else:
+                follower.observe(observation)
+        try:
+            follower.hear(self.backend.agent(self.name, self.replicas[0]).status())
+        except AgentUnreachable:
+            follower.conclude()
+        return state
+
+    def logs(self, replica: str | None = None) -> dict[str, bytes]:
+        """The output so far of one replica, or of all."""
+        found = {}
+        for name in [replica] if replica else self.replicas:
+            try:
+                found[name] = b"".join(_log_pieces(self.backend, self.name, name))
+            except AgentUnreachable:
+                found[name] = self.backend.last_output(self.name, name) or b""
+        return found
+
+    def wait(self, view: View | None = None, timeout_s: float | None = None) -> JobState:
+        """Returns when the job has ended; it keeps its files. Raises TimedOut after timeout_s."""
+        follower = Follower(self.backend, self.name, list(self.replicas), None, view or Silent(), start_timeout_s=None)
+        if timeout_s is None:
+            return follower.follow()
+        return follower.follow(deadline=time.monotonic() + timeout_s)
+
+    def fetch(self, out: Path | str = "runs", view: View | None = None, *, release: bool = True) -> Outcome:
+        """Brings its logs and files to out/<job>; once they are here whole, an ended job may end its pods."""
+        record = Record(Path(out) / self.name)
+        try:
+            state = self.status()
+            collected = bring_back(self.backend, state, record, view or Silent())
+            outcome = write_report(record, state, collected)
+            if release and state.result:
+                _release(self.backend, state)
+            return outcome
+        finally:
+            record.close()
+
+    def delete(self, timeout_s: float = DELETE_TIMEOUT_S) -> None:
+        """Ends it and removes all of it; returns when it is gone."""
+        self.backend.delete(self.name, timeout_s)
+
+
+def attach(name: str, *, on: str | None = None, namespace: str | None = None, context: str | None = None,
+           kubeconfig: Path | None = None) -> Job:  # fmt: skip
+    """The job of that name, on this machine or else on the cluster. Raises NotFoundError."""
+    backend = backend_of(name, on, namespace=namespace, context=context, kubeconfig=kubeconfig)
+    return Job(name, backend, tuple(backend.find(name).replicas))
+
+
+def run(spec: JobSpec, view: View | None = None) -> Outcome:
+    """Launches the job, follows it to its end, brings back logs and files, and removes it.
+
+    Raises JobFailed, TimedOut, ArtifactError, ClusterError or ConfigurationError; all but the last leave
+    the run's record in spec.out/<job>. On KeyboardInterrupt the job is removed, and Interrupted raised.
+    """
+    view = view or Silent()
+    backend, plan = prepare(spec)
+    try:
+        for warning in plan.warnings:
+            view.note(f"warning: {warning}")
+        record = Record(spec.out / plan.job)
+        try:
+            return _run(backend, plan, record, view)
+        finally:
+            record.close()
+    finally:
+        plan.code.path.unlink(missing_ok=True)
+
+
+def launch(spec: JobSpec, view: View | None = None) -> Job:
+    """Launches the job and returns; `attach` finds it again."""
+    view = view or Silent()
+    backend, plan = prepare(spec)
+    try:
+        for warning in plan.warnings:
+            view.note(f"warning: {warning}")
+        backend.launch(plan)
+        job = Job(plan.job, backend, tuple(plan.cluster.replicas))
+        if backend.must_upload(plan):
+            view.note(f"waiting for {job.replicas[0]} to take the code ({plan.code.size_bytes / 1024**2:.1f} MiB)")
+            _upload(backend, plan)
+        return job
+    finally:
+        plan.code.path.unlink(missing_ok=True)
+
+
+def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
+    """All that can be known and refused before anything is created. The plan's code is the caller's to remove."""
+    name = job_name(spec)
+    backend = backend_for(spec.on, namespace=spec.namespace, context=spec.context, kubeconfig=spec.kubeconfig)
+    warnings = keras.warnings(spec) + (backend.check(spec) if check else [])
+    needed = keras.needs_tf_keras(spec)
+    wheels: tuple[Path, ...] = ()
+    if needed:
+        wheels, more = backend.provide_tf_keras(spec)
+        warnings += more
+    cluster = backend.cluster(spec, name)
+    code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels)
+    try:
+        return backend, make_plan(spec, name, cluster, code, tuple(warnings), needs_tf_keras=needed)
+    except BaseException:
+        code.path.unlink(missing_ok=True)
+        raise
+
+
+def bring_back(backend: Backend, state: JobState, record: Record, view: View) -> list[Collected]:
+    """The rest of the logs and all files; of a job that succeeded, whole, or ArtifactError is raised."""
+    missing = complete_logs(backend, state, record)
+    agents, unreachable = [], []
+    for replica in state.replicas:
+        try:
+            agent = backend.agent(state.job, replica)
+            agent.status()
+            agents.append(agent)
+        except AgentUnreachable:
+            unreachable.append(replica)
+    collected = collect(agents, record.files, lambda count: None)
+    for found in collected:
+        if found.skipped:
+            view.note(f"warning: {found.replica}: links and devices do not travel: {', '.join(found.skipped[:5])}")
+    if state.result == "succeeded" and unreachable and state.phase != "pending":
+        raise ArtifactError(
+            f"the files of {', '.join(unreachable)} could not be collected: its agent does not answer",
+            hint="if its hold time is over they are gone; a longer one: --hold 48h",
+        )
+    if missing and state.result == "succeeded":
+        view.note(f"warning: no log of {', '.join(missing[:5])} could be had")
+    return collected
+
+
+def write_report(record: Record, state: JobState, collected: list[Collected]) -> Outcome:
+    """Writes report.json, and gives the same as an Outcome."""
+    seconds = state.times.get("ended", time.time()) - state.times["forming"] if "forming" in state.times else 0.0
+    outcome = Outcome(job=state.job, result=state.result or state.phase, folder=record.folder, cause=state.cause,
+                      collected=collected, seconds=seconds)  # fmt: skip
+    record.write_json("report.json", {
+        "job": state.job, "result": outcome.result, "cause": state.cause, "seconds": round(seconds, 3),
+        "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
+        "files": {replica.replica: replica.files for replica in collected},
+    })  # fmt: skip
+    return outcome
+
+
+def raise_for(state: JobState, record: Record | None) -> None:
+    """Raises what a job's end means: nothing, JobFailed or TimedOut."""
+    if state.result == "succeeded":
+        return
+    cause = state.cause or {}
+    replica, message = cause.get("replica"), cause.get("message") or "failed"
+    lines = (record.last_lines(replica, LAST_LINES) if record and replica else []) or cause.get("tail") or []
+    text = f"{replica} {message}" if replica else message
+    error: SpawnerError
+    if state.result == "timeout":
+        error = TimedOut(text, hint="raise --start-timeout" if "did not start" in message else "raise --timeout")
+    elif cause.get("never_ran"):
+        error = ClusterError(text, hint=cause.get("hint"))
+    else:
+        error = JobFailed(text, hint=cause.get("hint"))
+        error.lines = [f"{replica} | {line}" for line in lines]
+    raise error
+
+
+def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
+    _describe(backend, plan, record)
+    began = time.time()
+    with _deleted_on_interrupt(backend, plan.job, view, record):
+        backend.launch(plan)
+        record.event("launched", seconds=round(time.time() - began, 3))
+        follower = Follower(
+            backend, plan.job, plan.cluster.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s,
+            upload=plan.code.path if backend.must_upload(plan) else None,
+        )  # fmt: skip
+        state = follower.follow()
+        state.times["launched"] = began
+        collected = bring_back(backend, state, record, view)
+        record.event("collected", files=sum(len(replica.files) for replica in collected))
+        outcome = write_report(record, state, collected)
+        if plan.spec.keep:
+            _release(backend, state)
+        else:
+            backend.delete(plan.job, DELETE_TIMEOUT_S)
+            record.event("deleted")
+    raise_for(state, record)
+    return outcome
+
+
+@contextmanager
+def _deleted_on_interrupt(backend: Backend, job: str, view: View, record: Record) -> Iterator[None]:
+    """Ctrl-C removes the job; a second one leaves the removing to `tf-spawner delete`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        record.event("interrupted")
+        view.note(f"\ninterrupted: removing job {job} (Ctrl-C again leaves it)")
+        try:
+            backend.delete(job, DELETE_TIMEOUT_S)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted while job {job} was removed", hint=f"tf-spawner delete {job}") from None
+        raise Interrupted(f"interrupted; job {job} is removed, its logs so far are in {record.logs}") from None
+
+
+def _describe(backend: Backend, plan: Plan, record: Record) -> None:
+    spec = {k: v for k, v in asdict(plan.spec).items() if v not in (None, (), {}, False)}
+    spec["env"] = sorted(plan.spec.env)  # names only
+    record.write_json("spec.json", {"job": plan.job, "code_sha256": plan.code.sha256, **spec})
+    if plan.spec.on == "kubernetes":
+        from .render import redacted, render, to_yaml
+
+        record.write("manifests.yaml", to_yaml(redacted(render(plan))))
+
+
+def _release(backend: Backend, state: JobState) -> None:
+    try:
+        backend.agent(state.job, next(iter(state.replicas))).release()
+    except AgentUnreachable:
+        pass  # it has ended already
+
+
+def _upload(backend: Backend, plan: Plan) -> None:
+    coordinator = plan.cluster.replicas[0]
+    deadline = time.monotonic() + (plan.spec.start_timeout_s or 600)
+    while True:
+        try:
+            backend.agent(plan.job, coordinator).send_code(plan.code.path)
+            return
+        except AgentUnreachable as error:
+            if time.monotonic() > deadline:
+                backend.delete(plan.job, DELETE_TIMEOUT_S)
+                raise TimedOut(f"{coordinator} did not take the code: {error.message}") from None
+            time.sleep(0.5)
+
+
+def _log_pieces(backend: Backend, job: str, replica: str) -> Iterator[bytes]:
+    agent, offset = backend.agent(job, replica), 0
+    while True:
+        data, ended = agent.log(offset)
+        yield data
+        offset += len(data)
+        if ended or not data:
+            return

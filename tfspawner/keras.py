@@ -1,0 +1,62 @@
+"""Keras on several workers: Keras 3's model.fit fails there, tf-keras's works, and stock images have only Keras 3.
+
+Facts: keras-team/keras#20585, tensorflow/tensorflow#72388; `TF_USE_LEGACY_KERAS=1` makes tf.keras be tf-keras.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from .code import mentions
+from .spec import DEFAULT_IMAGE, JobSpec
+
+_STOCK_IMAGE = re.compile(r"(?:.*/)?tensorflow/tensorflow(?::(\d+\.\d+)\S*|:latest\S*|:nightly\S*)?")
+_KERAS_3_ONLY = re.compile(r"^\s*(?:import keras\b|from keras\b)", re.M)
+
+
+def needs_tf_keras(spec: JobSpec) -> bool:
+    """Whether the job trains with Keras on several replicas, so that tf-keras must be there."""
+    if not spec.legacy_keras or sum(spec.roles.values()) < 2 or spec.env.get("TF_USE_LEGACY_KERAS", "1") != "1":
+        return False
+    return bool(mentions(spec.folder, "keras", out=spec.out))
+
+
+def warnings(spec: JobSpec) -> list[str]:
+    """What in the script will not work on several replicas, as far as reading it tells."""
+    text = spec.script.read_text(errors="replace")
+    if (
+        needs_tf_keras(spec)
+        and _KERAS_3_ONLY.search(text)
+        and "MultiWorkerMirroredStrategy" in text
+        and ".fit(" in text
+    ):
+        return [
+            f"{spec.script.name} imports keras itself, which is Keras 3: its model.fit fails under "
+            "MultiWorkerMirroredStrategy with several workers; import it as: from tensorflow import keras"
+        ]
+    return []
+
+
+def wheel_for(image: str | None, cache: Path | None = None) -> Path | None:
+    """tf-keras's wheel for a stock TensorFlow image, from the package index or the cache; None for other images.
+
+    The wheel is pure Python (about 2 MB) and travels with the code; tf-keras that an image has comes first.
+    Raises OSError when it cannot be downloaded.
+    """
+    match = _STOCK_IMAGE.fullmatch(image or DEFAULT_IMAGE)
+    if not match:
+        return None
+    version = f"=={match[1]}.*" if match[1] else ""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = (cache or Path(base) / "tf-spawner") / f"tf-keras{version.replace('==', '-').rstrip('.*')}"
+    if not list(folder.glob("*.whl")):
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+        done = subprocess.run([*command, f"tf-keras{version}"], capture_output=True, text=True)
+        if done.returncode:
+            raise OSError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip download failed")
+    return max(folder.glob("*.whl"))

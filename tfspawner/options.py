@@ -1,0 +1,147 @@
+"""From a user's words, on the command line and in job.yaml, to a JobSpec."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .envfile import read_env_file
+from .errors import ConfigurationError
+from .spec import KUBERNETES_ONLY, JobSpec, flag_of
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+# job.yaml's keys are the flags' names; these differ from the options' own
+_KEYS = {
+    "command": "command_file", "env-file": "env_files", "env": "env_pairs", "timeout": "timeout_s",
+    "start-timeout": "start_timeout_s", "hold": "hold_s", "ttl": "ttl_s", "node-selector": "node_selector_pairs",
+    "toleration": "tolerations", "image-pull-secret": "image_pull_secrets", "volume": "volumes",
+    "legacy-keras": "legacy_keras",
+}  # fmt: skip
+_LISTS = ("env_files", "collect", "tolerations", "image_pull_secrets", "volumes", "args")
+_PAIRS = ("env_pairs", "node_selector_pairs")
+_DURATIONS = ("timeout_s", "start_timeout_s", "hold_s", "ttl_s")
+_PATHS = ("script", "workdir", "command_file", "pod_file", "template_dir", "kubeconfig", "out")
+_FLAGS = ("chief", "evaluator", "keep", "legacy_keras")
+_NUMBERS = ("workers", "ps", "gpus", "port")
+_TEXTS = ("on", "name", "tag", "cpu", "memory", "image", "namespace", "context", "queue", "service_account")
+
+
+def duration(value: object) -> float:
+    """Seconds, from a number or text such as 90, "90s", "5m", "2h" or "1d". Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
+    if not match:
+        raise ValueError(f"{value!r} is not a duration; write like 90s, 5m, 2h or 1d")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def make_spec(options: Mapping[str, Any], args: tuple[str, ...]) -> tuple[JobSpec, list[str]]:
+    """The JobSpec of a command line, over what its -f file says; and notes for the user."""
+    given = {key: value for key, value in options.items() if value is not None and value != ()}
+    path = given.pop("job_file", None)
+    stored = read_job_file(path) if path else {}
+    notes = []
+    if given.get("on", stored.get("on", "local")) == "local":
+        unused = [name for name in KUBERNETES_ONLY if stored.pop(_word_of(name), None) is not None]
+        if unused:
+            shown = ", ".join(flag_of(name)[2:] for name in unused)
+            notes.append(f"note: {path}: {shown}: for Kubernetes alone, not used on this machine")
+        if given.get("image") and not _is_on_command_line("image"):
+            del given["image"]  # from the environment: where it is not used, it does no harm
+    pairs = {key: {**_pairs(key, stored.get(key, {})), **_pairs(key, given.get(key, ()))} for key in _PAIRS}
+    merged = {**stored, **given}
+    merged_args = args or tuple(merged.pop("args", ()))
+    merged.pop("args", None)
+    if "script" not in merged:
+        raise ConfigurationError("no training script is named", hint="tf-spawner run train.py -w 2")
+    env: dict[str, str] = {}
+    for env_file in merged.pop("env_files", ()):
+        env.update(read_env_file(Path(env_file)))
+    env.update(pairs["env_pairs"])
+    for key in _PAIRS:
+        merged.pop(key, None)
+    if merged.get("ttl_s") is not None:
+        merged["ttl_s"] = int(merged["ttl_s"])
+    return JobSpec(**merged, args=merged_args, env=env, node_selector=pairs["node_selector_pairs"]), notes
+
+
+def _is_on_command_line(name: str) -> bool:
+    import click
+    from click.core import ParameterSource
+
+    context = click.get_current_context(silent=True)
+    return context is None or context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _word_of(field: str) -> str:
+    return "node_selector_pairs" if field == "node_selector" else field
+
+
+def read_job_file(path: Path) -> dict[str, Any]:
+    """The options of a job.yaml: its keys are the flags' names; paths are relative to the file."""
+    import yaml
+
+    try:
+        stored = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"-f {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"-f {path} is not YAML: {error}") from None
+    if not isinstance(stored, dict):
+        raise ConfigurationError(f"-f {path} must hold options, like 'workers: 4'")
+    options = {}
+    for key, value in stored.items():
+        word = str(key).replace("_", "-")
+        name = _KEYS.get(word, word.replace("-", "_"))
+        if name not in (*_LISTS, *_PAIRS, *_DURATIONS, *_PATHS, *_FLAGS, *_NUMBERS, *_TEXTS):
+            raise ConfigurationError(
+                f"-f {path}: there is no option {key!r}", hint="its keys are run's long flags: tf-spawner run --help"
+            )
+        if value is not None:
+            options[name] = _stored_value(name, value, path, str(key))
+    return options
+
+
+def _stored_value(name: str, value: Any, path: Path, key: str) -> Any:
+    """A job.yaml's value as the command line would have given it."""
+    wrong = ConfigurationError(f"-f {path}: {key} is {value!r}")
+    if name in _PATHS:
+        if not isinstance(value, str):
+            raise wrong
+        return Path(value) if name == "out" else path.parent / Path(value).expanduser()
+    if name in _LISTS:
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(item, dict | list) for item in values):
+            raise wrong
+        return tuple(path.parent / str(item) if name == "env_files" else str(item) for item in values)
+    if name in _PAIRS:
+        if isinstance(value, dict):
+            return {str(k): _scalar(v) for k, v in value.items()}
+        return tuple(value) if isinstance(value, list) else (value,)
+    if name in _DURATIONS:
+        try:
+            return duration(value)
+        except ValueError as error:
+            raise ConfigurationError(f"-f {path}: {key}: {error}") from None
+    if name in _FLAGS and not isinstance(value, bool):
+        raise wrong
+    if name in _NUMBERS and (isinstance(value, bool) or not isinstance(value, int)):
+        raise wrong
+    return str(value) if name in _TEXTS else value
+
+
+def _scalar(value: Any) -> str:
+    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _pairs(key: str, words: Any) -> dict[str, str]:
+    if isinstance(words, Mapping):
+        return dict(words)
+    found = {}
+    for word in words:
+        name, equals, value = str(word).partition("=")
+        if not equals or not name:
+            raise ConfigurationError(f"{flag_of(key.removesuffix('_pairs'))} {name!r} is not KEY=VALUE")
+        found[name] = value
+    return found

@@ -1,0 +1,77 @@
+"""The plan: everything that launching a job will make, known before anything is made."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .cluster_spec import ClusterSpec
+from .code import Code
+from .errors import ConfigurationError
+from .spec import JobSpec
+
+MAX_NAME = 63  # a DNS label: the longest pod host name, <job>-<role>-<index>
+CONFIGMAP_BYTES = 1024 * 1024  # etcd's and the API server's bound for a ConfigMap's data
+FAILED_TTL_S = 24 * 3600
+DEFAULT_START_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One job, ready to be launched by a backend."""
+
+    job: str
+    spec: JobSpec
+    cluster: ClusterSpec
+    code: Code
+    token: str = field(repr=False)
+    files: Mapping[str, bytes]  # what every agent finds beside itself: job.json, and command
+    warnings: tuple[str, ...] = ()
+
+
+def job_name(spec: JobSpec) -> str:
+    """--name, or the script's own name with a random ending; checked to fit a DNS label in every replica."""
+    longest = max(len(f"-{role}-{count - 1}") for role, count in spec.roles.items())
+    if spec.name:
+        if len(spec.name) + longest > MAX_NAME:
+            raise ConfigurationError(
+                f"name is {spec.name!r}, {len(spec.name)} characters; with {sum(spec.roles.values())} replicas "
+                f"at most {MAX_NAME - longest} make a host name",
+                hint="give a shorter --name",
+            )
+        return spec.name
+    stem = re.sub(r"[^a-z0-9]+", "-", spec.script.stem.lower()).strip("-")
+    if stem in ("train", "main", "training-script") and spec.script.resolve().parent.name:
+        stem = re.sub(r"[^a-z0-9]+", "-", spec.script.resolve().parent.name.lower()).strip("-")
+    stem = stem if stem[:1].isalpha() else f"job-{stem}".rstrip("-")
+    ending = "".join(secrets.choice("bcdfghjkmnpqrstvwxz23456789") for _ in range(5))
+    return f"{stem[:24].rstrip('-')}-{ending}"
+
+
+def make_plan(spec: JobSpec, job: str, cluster: ClusterSpec, code: Code, warnings: tuple[str, ...] = (), *,
+              needs_tf_keras: bool) -> Plan:  # fmt: skip
+    """Puts together what the agents have to know; does no I/O but for reading the command file."""
+    config = {
+        "job": job,
+        "cluster": cluster.cluster,
+        "agents": cluster.agents,
+        "script": spec.script.resolve().relative_to(spec.folder).as_posix(),
+        "args": list(spec.args),
+        "command_file": spec.command_file is not None,
+        "original_script_path": spec.on == "kubernetes",
+        "code_sha256": code.sha256,
+        "collect": list(spec.collect),
+        "start_timeout_s": DEFAULT_START_TIMEOUT_S if spec.start_timeout_s is None else spec.start_timeout_s,
+        "timeout_s": spec.timeout_s,
+        "hold_s": spec.hold_s,
+        "legacy_keras": spec.legacy_keras and sum(spec.roles.values()) > 1,
+        "needs_tf_keras": needs_tf_keras,
+    }
+    files = {"job.json": json.dumps(config, separators=(",", ":")).encode()}
+    if spec.command_file:
+        files["command"] = spec.command_file.read_bytes()
+    return Plan(job=job, spec=spec, cluster=cluster, code=code, token=secrets.token_urlsafe(24), files=files,
+                warnings=warnings)  # fmt: skip

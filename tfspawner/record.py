@@ -1,0 +1,108 @@
+"""The run's record: one folder with the job's spec, manifests, logs, files, history and report."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ArtifactError, ConfigurationError
+
+
+class Record:
+    """runs/<job>: spec.json, manifests.yaml, logs/<replica>.log, files/<replica>/…, events.jsonl, report.json.
+
+    Only one process at a time writes into it; a second one raises ConfigurationError.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.logs = folder / "logs"
+        self.files = folder / "files"
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            self._lock = open(folder / ".lock", "w")
+        except OSError as error:
+            raise ConfigurationError(
+                f"the run's folder {folder} cannot be made: {error.strerror}", hint="give another --out"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigurationError(
+                f"another tf-spawner is writing into {folder}", hint="wait for it, or give another --out"
+            ) from None
+        self._open: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}
+
+    def close(self) -> None:
+        for file in self._open.values():
+            file.close()
+        self._lock.close()
+        (self.folder / ".lock").unlink(missing_ok=True)
+
+    def log_path(self, replica: str) -> Path:
+        return self.logs / f"{replica}.log"
+
+    def log_size(self, replica: str) -> int:
+        if replica not in self._sizes:
+            path = self.log_path(replica)
+            self._sizes[replica] = path.stat().st_size if path.exists() else 0
+        return self._sizes[replica]
+
+    def append_log(self, replica: str, offset: int, data: bytes) -> bytes:
+        """Adds what the log does not have yet of data, which begins at offset; returns just that."""
+        size = self.log_size(replica)
+        if offset > size:
+            raise ArtifactError(f"{replica}'s log: bytes {size} to {offset} are missing")
+        fresh = data[size - offset :]
+        if replica not in self._open:
+            self._open[replica] = open(self.log_path(replica), "ab", buffering=0)
+        try:
+            self._open[replica].write(fresh)
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.log_path(replica)}: {error.strerror}", hint="make room, then: tf-spawner fetch"
+            ) from None
+        self._sizes[replica] = size + len(fresh)
+        return fresh
+
+    def replace_log(self, replica: str, data: bytes) -> None:
+        """Puts a log in place that was had from elsewhere, if it holds more than there is."""
+        if len(data) > self.log_size(replica):
+            self.log_path(replica).write_bytes(data)
+            self._sizes[replica] = len(data)
+
+    def last_lines(self, replica: str, count: int) -> list[str]:
+        """The last lines of a log that are not a progress bar on its way."""
+        from .agent import is_progress_bar
+
+        path = self.log_path(replica)
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 65536))
+            lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+        return [line for line in lines if line.strip() and not is_progress_bar(line)][-count:]
+
+    def event(self, what: str, **facts: Any) -> None:
+        """Adds a line to events.jsonl, with the time."""
+        if "events" not in self._open:
+            self._open["events"] = open(self.folder / "events.jsonl", "a")
+        line = {"time": round(time.time(), 3), "event": what, **{k: v for k, v in facts.items() if v not in (None, "")}}
+        self._open["events"].write(json.dumps(line) + "\n")
+        self._open["events"].flush()
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file of the record, whole or not at all."""
+        path = self.folder / name
+        part = path.with_name(f".{name}.part")
+        part.write_text(text)
+        os.replace(part, path)
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        self.write(name, json.dumps(value, indent=1, default=str) + "\n")

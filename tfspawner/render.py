@@ -1,0 +1,257 @@
+"""The plan as Kubernetes manifests, by the Jinja templates in templates/."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from . import agent
+from .errors import ConfigurationError
+from .plan import CONFIGMAP_BYTES, Plan
+from .spec import DEFAULT_IMAGE, DEFAULT_PORT
+
+AGENT_PORT = 7117
+MANAGED_BY = "app.kubernetes.io/managed-by"
+JOB_LABEL = "tf-spawner/job"
+DEFAULT_TTL_S = 24 * 3600
+CONTAINER_NAMES = ("tensorflow", "worker")
+
+Manifest = dict[str, Any]
+
+
+def render(plan: Plan) -> list[Manifest]:
+    """All manifests of the job in the order of their creation; the first one owns the others."""
+    environment = template_environment(plan.spec.template_dir)
+    common = {"job": plan.job, "labels": labels(plan), "port": port(plan), "agent_port": AGENT_PORT}
+    jobs = [_job(plan, environment, common, role) for role in plan.spec.roles]
+    others = [
+        _manifest(environment, "service.yaml", **common),
+        _manifest(environment, "configmap.yaml", **common, files=_configmap_files(plan)),
+        _manifest(environment, "secret.yaml", **common, secret="token", values={"token": plan.token}),
+        _manifest(environment, "secret.yaml", **common, secret="env", values=dict(plan.spec.env)),
+        _manifest(environment, "networkpolicy.yaml", **common),
+    ]
+    manifests = [*jobs, *others]
+    for manifest in manifests:
+        if plan.spec.namespace:
+            manifest["metadata"]["namespace"] = plan.spec.namespace
+    return manifests
+
+
+def redacted(manifests: list[Manifest]) -> list[Manifest]:
+    """The same manifests, with each Secret's values replaced by their length."""
+    return [
+        {**m, "stringData": {key: f"<redacted: {len(value)} characters>" for key, value in m["stringData"].items()}}
+        if m["kind"] == "Secret"
+        else m
+        for m in manifests
+    ]
+
+
+def to_yaml(manifests: list[Manifest]) -> str:
+    """The manifests as one YAML stream, for people and for kubectl."""
+    return "---\n".join(yaml.safe_dump(manifest, sort_keys=False, width=120) for manifest in manifests)
+
+
+def role_manifest(namespace: str | None, user: str | None = None) -> str:
+    """The least Role that the user of tf-spawner needs, as YAML with its comment; for a user, with its binding."""
+    return template_environment(None).get_template("role.yaml").render(namespace=namespace, user=user) + "\n"
+
+
+def labels(plan: Plan) -> dict[str, str]:
+    found = {MANAGED_BY: "tf-spawner", JOB_LABEL: plan.job}
+    if plan.spec.tag:
+        found["tf-spawner/tag"] = plan.spec.tag
+    return found
+
+
+def port(plan: Plan) -> int:
+    return plan.spec.port or DEFAULT_PORT
+
+
+def travels_in_configmap(plan: Plan) -> bool:
+    """Whether the code is small enough for the ConfigMap; else it is uploaded to the coordinator."""
+    others = sum(map(len, plan.files.values())) + len(agent_source())
+    return others + plan.code.size_bytes <= CONFIGMAP_BYTES
+
+
+@cache
+def agent_source() -> bytes:
+    return Path(agent.__file__).read_bytes()
+
+
+def templates_dir() -> Path:
+    """The templates: in the package where it was installed as a wheel, one level up in a checkout."""
+    here = Path(__file__).resolve().parent
+    return next(path for path in (here / "templates", here.parent / "templates") if path.is_dir())
+
+
+def template_environment(override: Path | None) -> ImmutableSandboxedEnvironment:
+    """Jinja in its sandbox: a template gets values and can reach nothing else."""
+    folders = [override, templates_dir()] if override else [templates_dir()]
+    environment = ImmutableSandboxedEnvironment(
+        loader=FileSystemLoader(folders), undefined=StrictUndefined, autoescape=False
+    )
+    environment.filters["tojson"] = to_yaml_string
+    return environment
+
+
+def to_yaml_string(value: object) -> str:
+    """A value as JSON that YAML reads back the same: outside the BMP, JSON's surrogate pairs are no YAML."""
+    text = json.dumps(value)
+    pair = re.compile(r"(?<!\\)((?:\\\\)*)\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
+
+    def join(match: re.Match[str]) -> str:
+        code = 0x10000 + ((int(match[2], 16) - 0xD800) << 10) + (int(match[3], 16) - 0xDC00)
+        return f"{match[1]}\\U{code:08x}"
+
+    return pair.sub(join, text).replace("\x7f", "\\x7f")
+
+
+def _manifest(environment: ImmutableSandboxedEnvironment, template: str, **values: object) -> Manifest:
+    try:
+        text = environment.get_template(template).render(**values)
+        documents = [document for document in yaml.safe_load_all(text) if document]
+    except (TemplateError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"template {template}: {error}") from None
+    if len(documents) != 1 or not isinstance(documents[0], dict) or "kind" not in documents[0]:
+        raise ConfigurationError(f"template {template} must give one manifest, and gives {len(documents)} documents")
+    return documents[0]
+
+
+def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[str, Any], role: str) -> Manifest:
+    spec = plan.spec
+    pairs = [_volume(text, number) for number, text in enumerate(spec.volumes)]
+    resources = {"cpu": spec.cpu, "memory": spec.memory, "nvidia.com/gpu": spec.gpus if role != "ps" else 0}
+    manifest = _manifest(
+        environment, "job.yaml", **common, role=role, count=spec.roles[role], image=spec.image or DEFAULT_IMAGE,
+        gpus=resources["nvidia.com/gpu"], resources={key: str(value) for key, value in resources.items() if value},
+        queue=spec.queue, node_selector=dict(spec.node_selector),
+        tolerations=[_toleration(text) for text in spec.tolerations], service_account=spec.service_account,
+        image_pull_secrets=[{"name": name} for name in spec.image_pull_secrets],
+        ttl_s=DEFAULT_TTL_S if spec.ttl_s is None else spec.ttl_s, active_deadline_s=_active_deadline_s(plan),
+        volumes=[volume for volume, _ in pairs], volume_mounts=[mount for _, mount in pairs],
+    )  # fmt: skip
+    if spec.queue:
+        manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = spec.queue
+    if spec.pod_file:
+        template = manifest["spec"]["template"]
+        manifest["spec"]["template"] = merge_pod(template, _read_pod(spec.pod_file), plan)
+    return manifest
+
+
+def _active_deadline_s(plan: Plan) -> int | None:
+    """A net below the agents' own time-outs, for a job that no client and no coordinator looks after."""
+    if plan.spec.timeout_s is None:
+        return None
+    config = json.loads(plan.files["job.json"])
+    return int(config["start_timeout_s"] + plan.spec.timeout_s + plan.spec.hold_s) + 60
+
+
+def _configmap_files(plan: Plan) -> dict[str, str]:
+    files = {"agent.py": agent_source(), **plan.files}
+    if travels_in_configmap(plan):
+        files["code.tar.gz"] = plan.code.path.read_bytes()
+    size = sum(map(len, files.values()))
+    if size > CONFIGMAP_BYTES:
+        raise ConfigurationError(
+            f"the job's description takes {size:,} bytes; a ConfigMap holds {CONFIGMAP_BYTES:,}",
+            hint="use a shorter --name, fewer replicas or a smaller --command file",
+        )
+    return {name: base64.b64encode(data).decode() for name, data in files.items()}
+
+
+# ---- the words of --volume, --toleration and --pod-file -----------------------------------------
+
+
+def _volume(text: str, number: int) -> tuple[Manifest, Manifest]:
+    """`claim:/path`, `/host/path:/path` or either with `:ro`, as a volume and its mount."""
+    source, _, rest = text.partition(":")
+    path, _, mode = rest.partition(":")
+    if not source or not path.startswith("/") or mode not in ("", "ro", "rw"):
+        raise ConfigurationError(
+            f"--volume {text!r} is not CLAIM:/PATH or /HOST/PATH:/PATH", hint="for example --volume /eos:/eos:ro"
+        )
+    name = f"volume-{number}"
+    kind: Manifest = (
+        {"hostPath": {"path": source}} if source.startswith("/") else {"persistentVolumeClaim": {"claimName": source}}
+    )
+    return {"name": name, **kind}, {"name": name, "mountPath": path, "readOnly": mode == "ro"}
+
+
+def _toleration(text: str) -> Manifest:
+    """`key`, `key=value` or either with `:effect`, in kubectl's notation for taints."""
+    match = re.fullmatch(
+        r"([A-Za-z0-9./_-]+)(?:=([A-Za-z0-9._-]*))?(?::(NoSchedule|PreferNoSchedule|NoExecute))?", text
+    )
+    if not match:
+        raise ConfigurationError(
+            f"--toleration {text!r} is not KEY[=VALUE][:EFFECT]",
+            hint="for example --toleration nvidia.com/gpu:NoSchedule",
+        )
+    found = {"key": match[1], "operator": "Exists" if match[2] is None else "Equal"}
+    if match[2] is not None:
+        found["value"] = match[2]
+    if match[3]:
+        found["effect"] = match[3]
+    return found
+
+
+def _read_pod(path: Path) -> Manifest:
+    try:
+        documents = [document for document in yaml.safe_load_all(path.read_text()) if document]
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--pod-file {path} is not YAML: {error}") from None
+    if len(documents) != 1 or not isinstance(documents[0], dict) or documents[0].get("kind") != "Pod":
+        raise ConfigurationError(f"--pod-file {path} must hold one manifest of kind Pod")
+    containers = (documents[0].get("spec") or {}).get("containers")
+    if not isinstance(containers, list) or not containers or not all(isinstance(c, dict) for c in containers):
+        raise ConfigurationError(f"--pod-file {path}: the Pod has no containers")
+    return documents[0]
+
+
+def merge_pod(template: Manifest, pod: Manifest, plan: Plan) -> Manifest:
+    """The user's Pod as a Job's pod template: all of it is kept, and what a replica needs is added.
+
+    The container called tensorflow or worker, else the first, becomes the replica. Its image and
+    resources stay unless flags name others; its command is the agent's.
+    """
+    base, ours = pod["spec"], template["spec"]
+    container, mine = _replica_container(base["containers"]), ours["containers"][0]
+    merged = {**mine, **{k: v for k, v in container.items() if k not in ("command", "args", "workingDir", "name")}}
+    for key in ("env", "envFrom", "volumeMounts", "ports"):
+        merged[key] = [*container.get(key, []), *mine[key]]
+    if plan.spec.image:
+        merged["image"] = plan.spec.image
+    if "resources" in mine:
+        merged["resources"] = mine["resources"]
+    sidecars = [other for other in base["containers"] if other is not container]
+    spec = {
+        **ours,
+        **{k: v for k, v in base.items() if k not in ("containers", "restartPolicy", "subdomain", "hostname")},
+    }
+    spec["containers"] = [merged, *sidecars]
+    for key in ("volumes", "tolerations", "imagePullSecrets"):
+        both = [*base.get(key, []), *ours.get(key, [])]
+        if both:
+            spec[key] = both
+    spec["nodeSelector"] = {**base.get("nodeSelector", {}), **ours.get("nodeSelector", {})}
+    metadata = pod.get("metadata") or {}
+    return {
+        "metadata": {
+            key: {**(metadata.get(key) or {}), **template["metadata"].get(key, {})} for key in ("labels", "annotations")
+        },
+        "spec": spec,
+    }
+
+
+def _replica_container(containers: list[Manifest]) -> Manifest:
+    return next((c for c in containers if c.get("name") in CONTAINER_NAMES), containers[0])

@@ -1,0 +1,201 @@
+"""What is to be launched: JobSpec, checked as it is made, with nothing left to be guessed later."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .errors import ConfigurationError
+
+DEFAULT_IMAGE = "tensorflow/tensorflow:2.21.0"
+DEFAULT_PORT = 2222
+ROLES = ("chief", "worker", "ps", "evaluator")
+
+_NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi|e[0-9]+)?")
+_IMAGE = re.compile(
+    r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[a-f0-9]{64})?"
+)
+_RESERVED_ENV = ("TF_CONFIG", "WORKER_NUMBER", "TOT_WORKERS")
+_FACTORS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15} | {
+    f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTP", 1)
+}
+
+
+def quantity(value: str) -> float:
+    """A Kubernetes quantity ("500m", "2Gi") as a number: cores, or bytes. Raises ValueError."""
+    match = _QUANTITY.fullmatch(value)
+    if not match:
+        raise ValueError(f"not a Kubernetes quantity: {value!r}")
+    suffix = match[2] or ""
+    factor = 10.0 ** int(suffix[1:]) if suffix.startswith("e") else _FACTORS.get(suffix, 1.0)
+    return float(match[1]) * factor
+
+
+KUBERNETES_ONLY = (
+    "cpu", "memory", "image", "namespace", "context", "kubeconfig", "ttl_s", "queue", "node_selector", "tolerations",
+    "service_account", "image_pull_secrets", "volumes", "pod_file", "template_dir",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """One job: a script and the replicas that run it.
+
+    Quantities are Kubernetes's ("4", "500m", "8Gi"), times are in seconds. `env` reaches the replicas
+    through a Secret, so no value of it stands in a manifest. The fields in KUBERNETES_ONLY have no
+    meaning for the local backend, which refuses them. Raises ConfigurationError, naming
+    the field and the value.
+    """
+
+    script: Path
+    args: tuple[str, ...] = ()
+    workers: int = 2
+    chief: bool = False
+    ps: int = 0
+    evaluator: bool = False
+    gpus: int = 0
+    on: Literal["local", "kubernetes"] = "local"
+    name: str | None = None
+    tag: str | None = None
+    workdir: Path | None = None
+    command_file: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    port: int | None = None
+    collect: tuple[str, ...] = ()
+    out: Path = Path("runs")
+    timeout_s: float | None = None
+    start_timeout_s: float | None = None
+    hold_s: float = 24 * 3600
+    keep: bool = False
+    legacy_keras: bool = True
+    cpu: str | None = None
+    memory: str | None = None
+    image: str | None = None
+    namespace: str | None = None
+    context: str | None = None
+    kubeconfig: Path | None = None
+    ttl_s: int | None = None
+    queue: str | None = None
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[str, ...] = ()
+    service_account: str | None = None
+    image_pull_secrets: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    pod_file: Path | None = None
+    template_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("script", "workdir", "command_file", "out", "kubeconfig", "pod_file", "template_dir"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, Path(value))
+        self._check_files()
+        self._check_roles()
+        self._check_values()
+        if self.on == "local":
+            self._refuse_kubernetes_only()
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """Replicas per role, in TF_CONFIG's order; the first role's replica 0 coordinates."""
+        counts = {"chief": int(self.has_chief), "worker": self.workers, "ps": self.ps, "evaluator": int(self.evaluator)}
+        return {role: count for role, count in counts.items() if count}
+
+    @property
+    def has_chief(self) -> bool:
+        """Parameter servers need a coordinating chief, so asking for them asks for it."""
+        return self.chief or self.ps > 0
+
+    @property
+    def folder(self) -> Path:
+        """The folder that travels to the replicas: --workdir, else the script's own."""
+        return (self.workdir or self.script.parent).resolve()
+
+    def _check_files(self) -> None:
+        for what, path in (("script", self.script), ("command file", self.command_file), ("pod file", self.pod_file)):
+            if path is not None and not path.is_file():
+                kind = "is a folder" if path.is_dir() else "does not exist"
+                raise ConfigurationError(f"{what} {path} {kind}", hint=f"name an existing file (here: {Path.cwd()})")
+        for what, path in (("--workdir", self.workdir), ("--template-dir", self.template_dir)):
+            if path is not None and not path.is_dir():
+                raise ConfigurationError(f"{what} {path} is not a folder")
+        if not self.script.resolve().is_relative_to(self.folder):
+            raise ConfigurationError(
+                f"script {self.script} is not inside --workdir {self.workdir}",
+                hint="name a folder that holds the script: it is what travels to the replicas",
+            )
+
+    def _check_roles(self) -> None:
+        if self.on not in ("local", "kubernetes"):
+            raise ConfigurationError(f"on is {self.on!r}; it must be 'local' or 'kubernetes'")
+        for name in ("workers", "ps", "gpus"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ConfigurationError(f"{name} is {value!r}; it must be a whole number, 0 or more")
+        if self.workers + self.has_chief < 1:
+            raise ConfigurationError(
+                "workers is 0 and there is no chief: nothing would train", hint="give -w 1 or more"
+            )
+        if self.ps and not self.workers:
+            raise ConfigurationError("parameter servers need workers, and workers is 0", hint="give -w 1 or more")
+
+    def _check_values(self) -> None:
+        _check_match(_NAME, "name", self.name, "lower-case letters, digits and '-', beginning with a letter")
+        _check_match(_LABEL, "tag", self.tag, "letters, digits, '.', '_' and '-', at most 63")
+        _check_match(_IMAGE, "image", self.image, "like registry/name:tag")
+        for name in ("cpu", "memory"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_quantity(name, value)
+        last = (self.port or DEFAULT_PORT) + (sum(self.roles.values()) - 1 if self.on == "local" else 0)
+        if self.port is not None and not (self.port >= 1024 and last <= 65535):
+            raise ConfigurationError(f"port is {self.port}; it must be 1024 to {65535 - last + self.port}")
+        for name in ("timeout_s", "start_timeout_s", "hold_s", "ttl_s"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigurationError(f"{name} is {value:g}; it must not be negative")
+        for key in self.env:
+            if not _ENV_NAME.fullmatch(key):
+                raise ConfigurationError(f"{key!r} is not a name for an environment variable")
+            if key in _RESERVED_ENV or key.startswith("TFSPAWNER_"):
+                raise ConfigurationError(f"the environment variable {key} is set by tf-spawner itself; leave it out")
+
+    def _refuse_kubernetes_only(self) -> None:
+        given = [name for name in KUBERNETES_ONLY if getattr(self, name)]
+        if given:
+            flags = ", ".join(flag_of(name) for name in given)
+            raise ConfigurationError(
+                f"{flags} would do nothing on this machine", hint="add --on kubernetes, or leave it out"
+            )
+
+
+_FLAGS = {"tolerations": "toleration", "image_pull_secrets": "image-pull-secret", "volumes": "volume", "ttl_s": "ttl"}
+
+
+def flag_of(name: str) -> str:
+    """The command line's flag for a JobSpec field."""
+    return "--" + _FLAGS.get(name, name).replace("_", "-")
+
+
+def _check_match(pattern: re.Pattern[str], name: str, value: str | None, rule: str) -> None:
+    if value is not None and not pattern.fullmatch(value):
+        raise ConfigurationError(f"{name} is {value!r}; it must be {rule}")
+
+
+def _check_quantity(name: str, value: str) -> None:
+    try:
+        number = quantity(value)
+    except ValueError:
+        number = 0
+    if not number:
+        raise ConfigurationError(
+            f"{name} is {value!r}, which is not a Kubernetes quantity", hint='write like "2", "500m" or "4Gi"'
+        )
+    if name == "memory" and number < 16 * 1024**2:
+        raise ConfigurationError(f"memory is {value!r}, which is {number:g} bytes", hint='write like "4Gi"')

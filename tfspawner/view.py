@@ -1,0 +1,232 @@
+"""What a person sees: the replicas' table and their log lines on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TextIO
+
+from .agent import ANSI, is_progress_bar, parse_progress
+from .follow import JobState, ReplicaState
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
+TABLE_ROWS = 20  # more replicas than these are summed up
+PROGRESS_EVERY_S = 10.0  # off a terminal, a replica's bar is told so often
+STYLES = {
+    "running": "green",
+    "succeeded": "green",
+    "failed": "red",
+    "gone": "red",
+    "stopped": "dim",
+    "pending": "yellow",
+}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_OSC = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)")
+
+
+def harmless(text: str) -> str:
+    """The text without anything that a terminal would obey."""
+    return _CONTROL.sub("", ANSI.sub("", _OSC.sub("", text)))
+
+
+class Lines:
+    """Cuts each replica's bytes into lines; a bar that redraws itself becomes the line that it ends as."""
+
+    def __init__(self) -> None:
+        self.rest: dict[str, bytes] = {}
+
+    def feed(self, replica: str, data: bytes) -> list[str]:
+        *lines, self.rest[replica] = (self.rest.get(replica, b"") + data).split(b"\n")
+        return [self._last_drawn(line) for line in lines]
+
+    def flush(self, replica: str) -> list[str]:
+        rest = self.rest.pop(replica, b"")
+        return [self._last_drawn(rest)] if rest else []
+
+    @staticmethod
+    def _last_drawn(line: bytes) -> str:
+        drawn = [part for part in line.decode(errors="replace").split("\r") if part.strip("\x08 ")]
+        return harmless(drawn[-1]) if drawn else ""
+
+
+def describe_progress(progress: dict[str, Any]) -> tuple[str, str, str]:
+    """Epoch, step and metrics of a replica, as the table's words."""
+    epoch = f"{progress['epoch']}/{progress['epochs']}" if "epoch" in progress else ""
+    step = f"{progress['step']}/{progress['steps'] or '?'}" if "step" in progress else ""
+    metrics = " ".join(f"{name} {value:.4g}" for name, value in list(progress.get("metrics", {}).items())[:3])
+    return epoch, step, metrics
+
+
+def age(seconds: float) -> str:
+    """A duration in kubectl's manner: 8s, 3m12s, 2h5m."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60}s"
+    return f"{whole // 3600}h{whole % 3600 // 60}m"
+
+
+class PlainView:
+    """One line per thing that happens: log lines to stdout with the replica's name, the rest to stderr."""
+
+    def __init__(self, out: TextIO, err: TextIO, *, logs: bool = True) -> None:
+        self.out, self.err, self.logs = out, err, logs
+        self.lines = Lines()
+        self.states: dict[str, str] = {}
+        self.bars: dict[str, float] = {}
+        self.phase = ""
+
+    def show(self, state: JobState) -> None:
+        width = max(map(len, state.replicas))
+        changed: dict[str, list[ReplicaState]] = {}
+        for line in state.replicas.values():
+            if self.states.get(line.replica) != line.state:
+                self.states[line.replica] = line.state
+                changed.setdefault(line.state, []).append(line)
+        for word, lines in changed.items():
+            self.note(_sum_up(word, lines, width))
+
+    def log(self, replica: str, data: bytes) -> None:
+        if self.logs:
+            self.emit(replica, self.lines.feed(replica, data))
+
+    def finish(self) -> None:
+        for replica in list(self.lines.rest):
+            self.emit(replica, self.lines.flush(replica))
+
+    def emit(self, replica: str, lines: list[str]) -> None:
+        shown = [line for line in lines if self._worth_showing(replica, line)]
+        if shown:
+            self.write(replica, shown)
+
+    def write(self, replica: str, lines: list[str]) -> None:
+        self.out.write("".join(f"{replica} | {line}\n" for line in lines))
+        self.out.flush()
+
+    def note(self, text: str) -> None:
+        self.err.write(harmless(text) + "\n")
+        self.err.flush()
+
+    def _worth_showing(self, replica: str, line: str) -> bool:
+        if not is_progress_bar(line):
+            return True
+        now = time.monotonic()
+        if now - self.bars.setdefault(replica, now) < PROGRESS_EVERY_S:
+            return False
+        self.bars[replica] = now
+        return True
+
+
+class FollowView(PlainView):
+    """For `logs -f`: output alone, of all replicas or of one, which then comes as it is."""
+
+    def __init__(self, out: TextIO, err: TextIO, *, replica: str | None, as_json: bool) -> None:
+        super().__init__(out, err)
+        self.replica, self.as_json = replica, as_json
+
+    def show(self, state: JobState) -> None:
+        if state.phase == "ended":
+            self.finish()
+
+    def log(self, replica: str, data: bytes) -> None:
+        if self.replica not in (None, replica):
+            return
+        if self.replica and not self.as_json:
+            self.out.buffer.write(data)
+            self.out.flush()
+        else:
+            super().log(replica, data)
+
+    def write(self, replica: str, lines: list[str]) -> None:
+        if not self.as_json:
+            super().write(replica, lines)
+            return
+        self.out.write("".join(json.dumps({"replica": replica, "line": line}) + "\n" for line in lines))
+        self.out.flush()
+
+
+class LiveView(PlainView):
+    """The table below, redrawn; log lines scroll above it, each with its replica's name in a colour."""
+
+    def __init__(self, console: Console, out: TextIO, *, logs: bool = True) -> None:
+        from rich.live import Live
+
+        super().__init__(out, sys.stderr, logs=logs)
+        self.console = console
+        self.colours: dict[str, str] = {}
+        self.state: JobState | None = None
+        self.live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+        self.live.start()
+
+    def show(self, state: JobState) -> None:
+        self.state = state
+
+    def write(self, replica: str, lines: list[str]) -> None:
+        from rich.text import Text
+
+        if not self.out.isatty():
+            super().write(replica, lines)
+            return
+        colour = self.colours.setdefault(replica, COLOURS[len(self.colours) % len(COLOURS)])
+        text = Text("\n").join(Text.assemble((f"{replica} │ ", colour), line) for line in lines)
+        self.console.print(text, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        self.console.print(harmless(text), style="yellow", highlight=False, markup=False)
+
+    def finish(self) -> None:
+        super().finish()
+        self.live.stop()
+
+    def _render(self) -> RenderableType:
+        return replica_table(self.state) if self.state else ""
+
+
+def replica_table(state: JobState) -> RenderableType:
+    """The replicas with state, node, since when, and what Keras tells."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    for column in ("replica", "state", "node", "since", "epoch", "step", "metrics"):
+        table.add_column(column, no_wrap=column != "metrics", overflow="fold" if column == "metrics" else "ellipsis")
+    lines = list(state.replicas.values())
+    for line in lines[:TABLE_ROWS]:
+        epoch, step, metrics = describe_progress(line.progress)
+        table.add_row(line.replica, Text(line.state, STYLES.get(line.state, "")), line.node,
+                      age(time.time() - line.since), epoch, step, harmless(line.message) or metrics)  # fmt: skip
+    if len(lines) > TABLE_ROWS:
+        counts = Counter(line.state for line in lines[TABLE_ROWS:])
+        summary = ", ".join(f"{count} {word}" for word, count in counts.items())
+        table.add_row("…", f"and {len(lines) - TABLE_ROWS} more: {summary}")
+    return table
+
+
+def _sum_up(word: str, lines: list[ReplicaState], width: int) -> str:
+    if len(lines) > 4:
+        return f"{len(lines)} replicas: {word}"
+    named = []
+    for line in lines:
+        node = f" on {line.node}" if line.node and word in ("starting", "getting the code") else ""
+        named.append(f"{line.replica}{node}")
+    message = next((f": {line.message}" for line in lines if line.message), "")
+    return f"{', '.join(named)}: {word}{message}"
+
+
+def make_view(*, logs: bool = True) -> PlainView:
+    """A live view where stderr is a terminal, else a plain one."""
+    if not sys.stderr.isatty():
+        return PlainView(sys.stdout, sys.stderr, logs=logs)
+    from rich.console import Console
+
+    return LiveView(Console(stderr=True, highlight=False), sys.stdout, logs=logs)
+
+
+__all__ = ["Lines", "LiveView", "PlainView", "age", "harmless", "make_view", "parse_progress", "replica_table"]
