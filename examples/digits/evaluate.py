@@ -1,0 +1,26 @@
+"""Loads a trained digits model and prints its accuracy on the test shard.
+
+    python examples/digits/evaluate.py runs/JOB/files/worker-0/model.keras
+"""
+
+import os
+import sys
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # what several workers save is tf-keras's
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf  # noqa: E402
+from train import dataset  # noqa: E402
+
+
+def main():
+    path = sys.argv[1]
+    model = tf.keras.models.load_model(path)
+    loss, accuracy = model.evaluate(dataset("test-*", 64, False), verbose=0)
+    print(f"test accuracy {accuracy:.4f} (loss {loss:.4f}), model {path}")
+    if accuracy <= 0.95:
+        sys.exit("the accuracy is not over 0.95")
+
+
+if __name__ == "__main__":
+    main()
