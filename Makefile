@@ -1,0 +1,39 @@
+# make demo   trains the digits example on 2 workers of this machine, and evaluates the model
+# make test   lints, checks types and runs the tests; with a KUBECONFIG those on the cluster as well
+# Both make a virtual environment in .venv first. They need Python 3.11 or newer, and nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN_NAME = demo-$(shell date +%H%M%S)
+
+.PHONY: demo test lint image clean
+
+demo: $(VENV)/train
+	$(BIN)/tf-spawner run examples/digits/train.py -w 2 --name $(RUN_NAME)
+	@$(BIN)/python examples/digits/evaluate.py runs/$(RUN_NAME)/files/worker-0/model.keras 2>/dev/null
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+image:
+	docker build -t tf-spawner .
+
+$(VENV)/train: setup.cfg
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tf-spawner needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e '.[train]'
+	$(BIN)/pip install -q --no-deps 'tf-keras==2.21.*'  # it depends on a second TensorFlow
+	@touch $@
+
+$(VENV)/test: $(VENV)/train
+	$(BIN)/pip install -q -e '.[train,test,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
