@@ -45,14 +45,18 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from urllib.parse import parse_qs, urlsplit
 
 TOKEN_HEADER = "X-Tfspawner-Token"
-STOP_GRACE_S = 4.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
+STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
+GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
+COORDINATOR_LOST_AFTER_S = 6.0
 ROOT_CAUSE_WAIT_S = 5.0  # a replica that died of a lost peer waits so long for that peer's own report
 EVALUATOR_GRACE_S = 30.0  # the evaluator may go on so long after training has ended
 FAILED_HOLD_S = 600.0  # a failed gang holds its files at most so long
+CGROUP = Path("/sys/fs/cgroup")
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
 CHUNK = 1 << 20
 
+LOST = "was lost: its agent is not heard of any more"
 EXIT_PEER_LOST = 75
 EXIT_CONFIGURATION = 2
 FINISHED = ("succeeded", "failed", "stopped")
@@ -128,6 +132,22 @@ class Job:
             raise AttributeError(key) from None
 
 
+def memory_cgroup() -> Tuple[int, int]:
+    """(how often the kernel killed for want of memory, the limit in bytes or 0), from cgroup v2 or v1."""
+    for events, limit in (
+        ("memory.events", "memory.max"),
+        ("memory/memory.oom_control", "memory/memory.limit_in_bytes"),
+    ):
+        try:
+            lines = (CGROUP / events).read_text().splitlines()
+            kills = sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+            most = (CGROUP / limit).read_text().strip()
+        except (OSError, ValueError, IndexError):
+            continue
+        return kills, int(most) if most.isdigit() and int(most) < 1 << 60 else 0
+    return 0, 0
+
+
 def classify(returncode: int, tail: bytes) -> Tuple[int, str]:
     """The replica's exit code and a few words, from how the script ended (negative: by that signal)."""
     if returncode < 0:
@@ -157,6 +177,7 @@ class Gang:
         self.times: Dict[str, float] = {"forming": time.time()}
         self.reports: Dict[str, Dict[str, Any]] = {}
         self.seen: Dict[str, float] = {}
+        self.hung_up: Dict[str, float] = {}  # replicas whose connection closed, and when
 
     def report(self, replica: str, report: Dict[str, Any]) -> None:
         with self.changed:
@@ -166,6 +187,7 @@ class Gang:
             report["revision"] = before.get("revision", 0) + 1
             self.reports[replica] = report
             self.seen[replica] = time.monotonic()
+            self.hung_up.pop(replica, None)
             self.decide()
             self.changed.notify_all()
 
@@ -173,7 +195,11 @@ class Gang:
         """What the gang is to do, as soon as it differs from version or the seconds are over."""
         deadline = time.monotonic() + seconds
         with self.changed:
-            while self.version == version and time.monotonic() < deadline and alive():
+            self.hung_up.pop(replica or "", None)
+            while self.version == version and time.monotonic() < deadline:
+                if not alive():
+                    self.hung_up[replica or ""] = time.monotonic()
+                    break
                 if replica:
                     self.seen[replica] = time.monotonic()
                 self.changed.wait(min(1.0, max(0.0, deadline - time.monotonic())))
@@ -219,24 +245,26 @@ class Gang:
             if all(states) or time.monotonic() - self.phase_since > STOP_GRACE_S + LOST_AFTER_S:
                 self.enter("ended")
 
+    def is_lost(self, replica: str) -> bool:
+        """Whether a replica that was here is not heard of any more."""
+        if replica not in self.seen or self.reports.get(replica, {}).get("state") in FINISHED:
+            return False
+        now = time.monotonic()
+        return now - self.seen[replica] > LOST_AFTER_S or now - self.hung_up.get(replica, now) > GONE_AFTER_S
+
     def fail_if_one_failed(self) -> bool:
+        """Stops the gang for the failure that came first; a replica that lost a peer waits for that peer's word."""
         failed = [r for r in self.reports.values() if r["state"] == "failed"]
-        lost = [name for name, seen in self.seen.items() if time.monotonic() - seen > LOST_AFTER_S
-                and self.reports[name]["state"] not in FINISHED]  # fmt: skip
         own = [r for r in failed if r["exit_code"] != EXIT_PEER_LOST]
+        lost = [name for name in self.job.replicas if self.is_lost(name)]
         if own:
             self.enter("stopping", "failed", min(own, key=lambda r: r["finished"]))
         elif lost:
-            name = lost[0]
-            cause = dict(self.reports[name], state="failed", exit_code=137,
-                         message="was lost: nothing heard of it since %d s" % LOST_AFTER_S)  # fmt: skip
-            self.reports[name] = cause
-            self.enter("stopping", "failed", cause)
+            report = self.reports.get(lost[0], {"replica": lost[0], "since": time.time()})
+            self.reports[lost[0]] = dict(report, state="failed", exit_code=137, message=LOST, finished=time.time(),
+                                         revision=report.get("revision", 0) + 1)  # fmt: skip
+            self.enter("stopping", "failed", self.reports[lost[0]])
         elif failed and time.time() - min(r["finished"] for r in failed) > ROOT_CAUSE_WAIT_S:
-            silent = [n for n, seen in self.seen.items() if time.monotonic() - seen > 2.5
-                      and self.reports[n]["state"] not in FINISHED]  # fmt: skip
-            if silent:
-                return False  # the one that the others lost will be told as lost soon
             self.enter("stopping", "failed", min(failed, key=lambda r: r["finished"]))
         else:
             return False
@@ -796,7 +824,7 @@ class Agent:
                 heard = time.monotonic()
             except OSError:
                 forming = self.order["phase"] == "forming"
-                limit = self.job.start_timeout_s + LOST_AFTER_S if forming else LOST_AFTER_S
+                limit = self.job.start_timeout_s + LOST_AFTER_S if forming else COORDINATOR_LOST_AFTER_S
                 if time.monotonic() - heard > limit and not self.stop.is_set():
                     self.report["message"] = f"lost the coordinator {self.job.coordinator}"
                     self.stop.set()
@@ -905,6 +933,7 @@ class Agent:
             TFSPAWNER_OUTPUT=str(self.root / "output"),
             PYTHONUNBUFFERED="1",
         )
+        env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # without TensorFlow's dozens of informational lines a replica
         if self.job.legacy_keras:
             env.setdefault("TF_USE_LEGACY_KERAS", "1")
         if site:  # behind all that the image has
@@ -950,6 +979,7 @@ class Agent:
             os.close(write_end)
         self.pump = threading.Thread(target=self.keep_output, args=(read_end,), daemon=True)
         self.pump.start()
+        kills_before, _ = memory_cgroup()
         self.tell("running", pid=self.child.pid, started=time.time())
         if self.stop.is_set():
             self.stop_child()
@@ -967,6 +997,10 @@ class Agent:
             self.tell("succeeded", exit_code=0, finished=finished)
             return 0
         code, message = classify(returncode, self.log.tail)
+        kills, limit = memory_cgroup()
+        if returncode == -signal.SIGKILL and kills > kills_before:
+            message = "was killed: out of memory" + (f" (limit {limit // 1024**2}Mi)" if limit else "")
+            self.report["hint"] = "give it more: --memory"
         return self.fail(code, message)
 
     def keep_output(self, read_end: int) -> None:

@@ -15,7 +15,7 @@ from .errors import ConfigurationError, Interrupted, JobFailed, SpawnerError
 
 if TYPE_CHECKING:
     from .backends import JobSummary
-    from .follow import JobState
+    from .follow import JobState, View
     from .job import Job, Outcome
     from .spec import JobSpec
 
@@ -436,21 +436,15 @@ def _summaries(on: str | None, **target: Any) -> list[JobSummary]:
     return found
 
 
-class _Notes:
+def _notes() -> View:
     """Shows notes alone."""
+    from .job import Silent
 
-    def show(self, state: JobState) -> None:
-        pass
+    class Notes(Silent):
+        def note(self, text: str) -> None:
+            click.echo(text, err=True)
 
-    def log(self, replica: str, data: bytes) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        click.echo(text, err=True)
-
-
-def _notes() -> _Notes:
-    return _Notes()
+    return Notes()
 
 
 def _print_json(value: Any) -> None:
@@ -463,7 +457,7 @@ def _print_outcome(outcome: Outcome, output: str) -> None:
         _print_json({"job": outcome.job, "result": outcome.result, "folder": str(outcome.folder), "files": files,
                      "seconds": round(outcome.seconds, 3)})  # fmt: skip
         return
-    from .view import age
+    from .view import age, human_bytes
 
     took = f" in {age(outcome.seconds)}" if outcome.seconds else ""
     click.echo(f"\n{outcome.job}: {outcome.result}{took}", err=True)
@@ -476,14 +470,6 @@ def _print_outcome(outcome: Outcome, output: str) -> None:
         click.echo(f"files: {outcome.folder / 'files'} ({count} files, {human_bytes(size)})", err=True)
     else:
         click.echo("files: none; what scripts write to $TFSPAWNER_OUTPUT comes back", err=True)
-
-
-def human_bytes(size: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
 
 
 def _state_words(state: JobState) -> str:

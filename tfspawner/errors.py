@@ -27,7 +27,9 @@ class ClusterError(SpawnerError):
 
 
 class NotFoundError(ClusterError):
-    """There is no such job."""
+    """There is no such job, or object; `namespace` is where it was looked for."""
+
+    namespace = ""
 
 
 class AgentUnreachable(ClusterError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from .agent import LOST
 from .backends import Backend, Observation
 from .client import AgentClient
 from .errors import AgentUnreachable, SpawnerError, TimedOut
@@ -52,6 +53,7 @@ class View(Protocol):
 
     def show(self, state: JobState) -> None: ...
     def log(self, replica: str, data: bytes) -> None: ...
+    def received(self, size_bytes: int) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -147,6 +149,7 @@ class Follower:
             self.hear(value)
         elif kind == "end":
             self.finished = True
+            self._explain_lost()
         elif kind == "error":
             raise value
         if not self.finished:
@@ -256,6 +259,14 @@ class Follower:
                 self.finished = True  # it was decided, and only the last output is missing
             else:
                 self._end("failed", self._first_failed() or self.platform[self.coordinator], self.coordinator)
+
+    def _explain_lost(self) -> None:
+        """A replica whose agent fell silent: why, the backend may know."""
+        cause = self.state.cause
+        seen = self.platform.get(cause["replica"]) if cause else None
+        if cause and seen and cause["message"] == LOST and seen.state in ("failed", "gone"):
+            cause.update(message=seen.message, hint=seen.hint)
+            self.state.replicas[cause["replica"]].message = seen.message
 
     def _first_failed(self) -> Observation | None:
         return next((o for o in self.platform.values() if o.state == "failed"), None)

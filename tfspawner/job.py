@@ -41,6 +41,9 @@ class Silent:
     def log(self, replica: str, data: bytes) -> None:
         pass
 
+    def received(self, size_bytes: int) -> None:
+        pass
+
     def note(self, text: str) -> None:
         pass
 
@@ -201,7 +204,7 @@ def bring_back(backend: Backend, state: JobState, record: Record, view: View) ->
             agents.append(agent)
         except AgentUnreachable:
             unreachable.append(replica)
-    collected = collect(agents, record.files, lambda count: None)
+    collected = collect(agents, record.files, view.received)
     for found in collected:
         if found.skipped:
             view.note(f"warning: {found.replica}: links and devices do not travel: {', '.join(found.skipped[:5])}")

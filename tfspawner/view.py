@@ -9,15 +9,17 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .agent import ANSI, is_progress_bar, parse_progress
+from .agent import ANSI, is_progress_bar
 from .follow import JobState, ReplicaState
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
 
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
 TABLE_ROWS = 20  # more replicas than these are summed up
 PROGRESS_EVERY_S = 10.0  # off a terminal, a replica's bar is told so often
+PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth a line only with a message
 STYLES = {
     "running": "green",
     "succeeded": "green",
@@ -63,6 +65,15 @@ def describe_progress(progress: dict[str, Any]) -> tuple[str, str, str]:
     return epoch, step, metrics
 
 
+def human_bytes(size: float) -> str:
+    """A number of bytes with a binary unit."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
 def age(seconds: float) -> str:
     """A duration in kubectl's manner: 8s, 3m12s, 2h5m."""
     whole = max(0, int(seconds))
@@ -81,13 +92,13 @@ class PlainView:
         self.lines = Lines()
         self.states: dict[str, str] = {}
         self.bars: dict[str, float] = {}
-        self.phase = ""
+        self.collected = 0  # bytes of files
 
     def show(self, state: JobState) -> None:
         width = max(map(len, state.replicas))
         changed: dict[str, list[ReplicaState]] = {}
         for line in state.replicas.values():
-            if self.states.get(line.replica) != line.state:
+            if self.states.get(line.replica) != line.state and (line.state not in PASSING or line.message):
                 self.states[line.replica] = line.state
                 changed.setdefault(line.state, []).append(line)
         for word, lines in changed.items():
@@ -96,6 +107,9 @@ class PlainView:
     def log(self, replica: str, data: bytes) -> None:
         if self.logs:
             self.emit(replica, self.lines.feed(replica, data))
+
+    def received(self, size_bytes: int) -> None:
+        self.collected += size_bytes
 
     def finish(self) -> None:
         for replica in list(self.lines.rest):
@@ -186,10 +200,15 @@ class LiveView(PlainView):
         self.live.stop()
 
     def _render(self) -> RenderableType:
-        return replica_table(self.state) if self.state else ""
+        if not self.state:
+            return ""
+        table = replica_table(self.state)
+        if self.collected:
+            table.add_row("", f"{human_bytes(self.collected)} collected")
+        return table
 
 
-def replica_table(state: JobState) -> RenderableType:
+def replica_table(state: JobState) -> Table:
     """The replicas with state, node, since when, and what Keras tells."""
     from rich.table import Table
     from rich.text import Text
@@ -227,6 +246,3 @@ def make_view(*, logs: bool = True) -> PlainView:
     from rich.console import Console
 
     return LiveView(Console(stderr=True, highlight=False), sys.stdout, logs=logs)
-
-
-__all__ = ["Lines", "LiveView", "PlainView", "age", "harmless", "make_view", "parse_progress", "replica_table"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..client import AgentClient
 from ..cluster_spec import ClusterSpec
-from ..errors import ClusterError, NotFoundError
+from ..errors import ConfigurationError, NotFoundError
 from ..spec import JobSpec
 
 if TYPE_CHECKING:
@@ -112,15 +112,15 @@ def backend_of(job: str, on: str | None, **target: Any) -> Backend:
         return backend
     try:
         return backend_of(job, "local")
-    except NotFoundError:
-        pass
+    except NotFoundError as error:
+        missing = error
     try:
         return backend_of(job, "kubernetes", **target)
     except NotFoundError as error:
-        raise NotFoundError(f"there is no job {job!r} on this machine, and {error.message[0].lower()}{error.message[1:]}",
-                            hint="tf-spawner list") from None  # fmt: skip
-    except ClusterError as error:
+        raise NotFoundError(f"{missing.message}, nor in namespace {error.namespace}", hint="tf-spawner list") from None
+    except ConfigurationError as error:
+        if any(target.values()):
+            raise
         raise NotFoundError(
-            f"there is no job {job!r} on this machine, and the cluster could not be asked: {error.message}",
-            hint=error.hint,
+            f"{missing.message}, and there is no cluster to ask: {error.message}", hint=error.hint
         ) from None

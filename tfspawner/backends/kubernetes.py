@@ -108,7 +108,9 @@ class KubernetesBackend:
     def find(self, job: str) -> JobSummary:
         found = self._summaries(f"{JOB_LABEL}={job}")
         if not found:
-            raise NotFoundError(f"There is no job {job!r} in namespace {self.namespace}", hint="tf-spawner list")
+            error = NotFoundError(f"there is no job {job!r} in namespace {self.namespace}", hint="tf-spawner list")
+            error.namespace = self.namespace
+            raise error
         return found[0]
 
     def jobs(self) -> list[JobSummary]:
