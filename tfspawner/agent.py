@@ -596,7 +596,9 @@ class Log:
             if b"/" in line and len(line) < 4096:
                 told = parse_progress(line.decode(errors="replace"))
                 if told:
-                    self.progress = dict(told if "epoch" in told else dict(self.progress, **told))
+                    self.progress = dict(self.progress, **told)
+                    if "epoch" in told:
+                        self.progress.pop("step", None)
 
     def end(self) -> None:
         with self.changed:

@@ -462,14 +462,14 @@ def _print_outcome(outcome: Outcome, output: str) -> None:
     took = f" in {age(outcome.seconds)}" if outcome.seconds else ""
     click.echo(f"\n{outcome.job}: {outcome.result}{took}", err=True)
     click.echo(f"logs:  {outcome.folder / 'logs'}", err=True)
-    count, size = 0, 0
-    for replica in outcome.collected:
-        count += len(replica.files)
-        size += sum(file["size"] for file in replica.files)
-    if count:
-        click.echo(f"files: {outcome.folder / 'files'} ({count} files, {human_bytes(size)})", err=True)
-    else:
+    found = [(outcome.folder / "files" / r.replica / f["path"], f["size"]) for r in outcome.collected for f in r.files]
+    total = human_bytes(sum(size for _, size in found))
+    if not found:
         click.echo("files: none; what scripts write to $TFSPAWNER_OUTPUT comes back", err=True)
+    elif len(found) > 6:
+        click.echo(f"files: {outcome.folder / 'files'} ({len(found)} files, {total})", err=True)
+    else:
+        click.echo("files: " + "\n       ".join(f"{path}  {human_bytes(size)}" for path, size in found), err=True)
 
 
 def _state_words(state: JobState) -> str:

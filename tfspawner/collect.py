@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -76,6 +77,8 @@ def collect_one(agent: AgentClient, folder: Path, progress: Callable[[int], None
     for name in manifest["folders"]:
         safe_path(folder, name, agent.replica).mkdir(parents=True, exist_ok=True)
     shutil.rmtree(parts, ignore_errors=True)
+    with suppress(OSError):  # others' parts are there still, or there were none
+        parts.parent.rmdir()
     return Collected(replica=agent.replica, files=files, skipped=[str(name) for name in manifest["skipped"]])
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
 TABLE_ROWS = 20  # more replicas than these are summed up
-PROGRESS_EVERY_S = 10.0  # off a terminal, a replica's bar is told so often
+PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
 PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth a line only with a message
 STYLES = {
     "running": "green",
@@ -44,7 +44,8 @@ class Lines:
         self.rest: dict[str, bytes] = {}
 
     def feed(self, replica: str, data: bytes) -> list[str]:
-        *lines, self.rest[replica] = (self.rest.get(replica, b"") + data).split(b"\n")
+        *lines, rest = (self.rest.get(replica, b"") + data).split(b"\n")
+        self.rest[replica] = b"\r".join(rest.rsplit(b"\r", 2)[-2:])  # what was drawn before is drawn over
         return [self._last_drawn(line) for line in lines]
 
     def flush(self, replica: str) -> list[str]:
@@ -91,18 +92,21 @@ class PlainView:
         self.out, self.err, self.logs = out, err, logs
         self.lines = Lines()
         self.states: dict[str, str] = {}
-        self.bars: dict[str, float] = {}
+        self.said_at = time.monotonic()
         self.collected = 0  # bytes of files
 
     def show(self, state: JobState) -> None:
-        width = max(map(len, state.replicas))
         changed: dict[str, list[ReplicaState]] = {}
         for line in state.replicas.values():
             if self.states.get(line.replica) != line.state and (line.state not in PASSING or line.message):
                 self.states[line.replica] = line.state
                 changed.setdefault(line.state, []).append(line)
         for word, lines in changed.items():
-            self.note(_sum_up(word, lines, width))
+            self.note(_sum_up(word, lines))
+        first = next(iter(state.replicas.values()))
+        if first.progress and time.monotonic() - self.said_at > PROGRESS_EVERY_S:
+            epoch, step, metrics = describe_progress(first.progress)
+            self.note(f"{first.replica}: epoch {epoch or '?'}, step {step or '?'} {metrics}".rstrip())
 
     def log(self, replica: str, data: bytes) -> None:
         if self.logs:
@@ -116,26 +120,19 @@ class PlainView:
             self.emit(replica, self.lines.flush(replica))
 
     def emit(self, replica: str, lines: list[str]) -> None:
-        shown = [line for line in lines if self._worth_showing(replica, line)]
+        shown = [line for line in lines if not is_progress_bar(line)]
         if shown:
             self.write(replica, shown)
 
     def write(self, replica: str, lines: list[str]) -> None:
+        self.said_at = time.monotonic()
         self.out.write("".join(f"{replica} | {line}\n" for line in lines))
         self.out.flush()
 
     def note(self, text: str) -> None:
+        self.said_at = time.monotonic()
         self.err.write(harmless(text) + "\n")
         self.err.flush()
-
-    def _worth_showing(self, replica: str, line: str) -> bool:
-        if not is_progress_bar(line):
-            return True
-        now = time.monotonic()
-        if now - self.bars.setdefault(replica, now) < PROGRESS_EVERY_S:
-            return False
-        self.bars[replica] = now
-        return True
 
 
 class FollowView(PlainView):
@@ -228,7 +225,7 @@ def replica_table(state: JobState) -> Table:
     return table
 
 
-def _sum_up(word: str, lines: list[ReplicaState], width: int) -> str:
+def _sum_up(word: str, lines: list[ReplicaState]) -> str:
     if len(lines) > 4:
         return f"{len(lines)} replicas: {word}"
     named = []
