@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import SpawnerError
-    from .job import Job, attach, run
+    from .job import Job, attach, launch, run
     from .spec import JobSpec
 
 __version__ = "0.1.0"
-__all__ = ["Job", "JobSpec", "SpawnerError", "attach", "run"]
+__all__ = ["Job", "JobSpec", "SpawnerError", "attach", "launch", "run"]
 
-_HOMES = {"Job": "job", "JobSpec": "spec", "SpawnerError": "errors", "attach": "job", "run": "job"}
+_HOMES = {
+    "Job": "job",
+    "JobSpec": "spec",
+    "SpawnerError": "errors",
+    "attach": "job",
+    "launch": "job",
+    "run": "job",
+}
 
 
 def __getattr__(name: str) -> Any:

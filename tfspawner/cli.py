@@ -49,6 +49,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
         code = done.exit_code
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.info_name == "run":
+            click.echo(
+                "hint: options of the training script stand behind --: tf-spawner run train.py -- --epochs 10", err=True
+            )
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -161,11 +165,10 @@ def complete_job(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 
 JOB = click.argument("job", shell_complete=complete_job)
-RUN_SETTINGS = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
 
 class RunCommand(click.Command):
-    """Options may stand before and after SCRIPT; what follows -- goes to the script, as does all after its first word."""
+    """What stands behind -- goes to the script; options of run may stand before and after SCRIPT."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if "--" in args:
@@ -177,10 +180,10 @@ class RunCommand(click.Command):
 
 @cli.command(cls=RunCommand, context_settings={"max_content_width": 110})
 @run_options
-@click.option("--detach", is_flag=True, help="Return as soon as the job is launched.")
+@click.option("--detach", is_flag=True, default=None, help="Return as soon as the job is launched.")
 @output_option
 @click.pass_context
-def run(ctx: click.Context, /, detach: bool, output: str, **options: Any) -> None:
+def run(ctx: click.Context, /, output: str, **options: Any) -> None:
     """Run SCRIPT on N workers, show their logs, bring the model back.
 
     Whatever the replicas write to $TFSPAWNER_OUTPUT, or as new files to their working folder, comes back
@@ -193,7 +196,7 @@ def run(ctx: click.Context, /, detach: bool, output: str, **options: Any) -> Non
     from . import job as jobs
     from .view import make_view
 
-    if detach:
+    if spec.detach:
         launched = jobs.launch(spec, _notes())
         if output == "json":
             _print_json({"job": launched.name, "on": spec.on, "replicas": list(launched.replicas)})

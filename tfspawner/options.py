@@ -23,7 +23,7 @@ _LISTS = ("env_files", "collect", "tolerations", "image_pull_secrets", "volumes"
 _PAIRS = ("env_pairs", "node_selector_pairs")
 _DURATIONS = ("timeout_s", "start_timeout_s", "hold_s", "ttl_s")
 _PATHS = ("script", "workdir", "command_file", "pod_file", "template_dir", "kubeconfig", "out")
-_FLAGS = ("chief", "evaluator", "keep", "legacy_keras")
+_FLAGS = ("chief", "evaluator", "keep", "detach", "legacy_keras")
 _NUMBERS = ("workers", "ps", "gpus", "port")
 _TEXTS = ("on", "name", "tag", "cpu", "memory", "image", "namespace", "context", "queue", "service_account")
 

@@ -73,6 +73,7 @@ class JobSpec:
     start_timeout_s: float | None = None
     hold_s: float = 24 * 3600
     keep: bool = False
+    detach: bool = False
     legacy_keras: bool = True
     cpu: str | None = None
     memory: str | None = None

@@ -1,6 +1,6 @@
 """Loads a trained digits model and prints its accuracy on the test shard.
 
-    python examples/digits/evaluate.py runs/JOB/files/worker-0/model.keras
+python examples/digits/evaluate.py runs/JOB/files/worker-0/model.keras
 """
 
 import os
@@ -9,8 +9,8 @@ import sys
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # what several workers save is tf-keras's
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import tensorflow as tf  # noqa: E402
-from train import dataset  # noqa: E402
+import tensorflow as tf
+from train import dataset
 
 
 def main():

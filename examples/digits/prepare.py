@@ -17,7 +17,7 @@ TRAIN_SHARDS = 4
 
 def write(path, images, labels):
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for image, label in zip(images, labels):
+        for image, label in zip(images, labels, strict=True):
             feature = {
                 "image": tf.train.Feature(int64_list=tf.train.Int64List(value=image.astype(int))),
                 "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[int(label)])),
