@@ -854,7 +854,9 @@ class Agent:
         self.log.end()
         if not self.terminated.is_set():
             self.hold()
-        return 143 if self.terminated.is_set() else code
+        code = 143 if self.terminated.is_set() else code
+        (self.root / "exit.json").write_text(json.dumps({"code": code, "message": self.report["message"]}))
+        return code
 
     def work(self) -> int:
         self.tell("getting the code")

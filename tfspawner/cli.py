@@ -426,11 +426,12 @@ def _attach(job: str, target: dict[str, Any]) -> Job:
 def _summaries(on: str | None, **target: Any) -> list[JobSummary]:
     """The jobs there; without --on, a cluster that cannot be asked is only mentioned."""
     from .backends import backend_for
+    from .job import summaries
 
-    found = backend_for("local").jobs() if on != "kubernetes" else []
+    found = summaries(backend_for("local")) if on != "kubernetes" else []
     if on != "local":
         try:
-            found += backend_for("kubernetes", **target).jobs()
+            found += summaries(backend_for("kubernetes", **target))
         except SpawnerError as error:
             if on or any(target.values()):
                 raise

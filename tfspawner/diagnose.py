@@ -118,7 +118,7 @@ def _waiting(replica: str, node: str, waiting: dict[str, Any], spec: dict[str, A
         return Observation(
             replica=replica, state="starting", node=node, fatal=True,
             patience_s=0.0 if never else START_PATIENCE_S,
-            message=f"its image cannot be pulled: {image}: {_short(message) or reason}",
+            message=f"cannot pull its image {image}: {_short(message) or reason}",
             hint="check the image's name, and --image-pull-secret for a private registry",
         )  # fmt: skip
     if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
@@ -131,7 +131,7 @@ def _waiting(replica: str, node: str, waiting: dict[str, Any], spec: dict[str, A
 
 def _unschedulable(replica: str, condition: dict[str, Any], spec: dict[str, Any]) -> Observation:
     asks = ", ".join(f"{key} {value}" for key, value in _limits(spec).items())
-    message = condition.get("message", "").split(" preemption:")[0].rstrip(". ")
+    message = re.split(r" preemption:|[,.] no new claims", condition.get("message", ""))[0].rstrip(". ")
     return Observation(
         replica=replica, state="pending", fatal=True, patience_s=UNSCHEDULABLE_PATIENCE_S,
         message=f"cannot be scheduled: {message}" + (f" (it asks for {asks})" if asks else ""),

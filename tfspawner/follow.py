@@ -71,6 +71,7 @@ class Follower:
         self.doomed: dict[str | None, tuple[float, Observation]] = {}  # since when a replica cannot come, and why
         self.platform: dict[str, Observation] = {}
         self.heard = False  # the coordinator's stream has spoken
+        self.warned: set[str] = set()
         self.told: set[str] = set()  # replicas whose agents have reported
         self.finished = False
         self.offsets = {r: record.log_size(r) if record else 0 for r in replicas}
@@ -195,14 +196,19 @@ class Follower:
             self.record.event("pod", replica=seen.replica, state=seen.state, message=seen.message, node=seen.node)
         if seen.fatal:
             first = self.doomed.get(seen.replica)
-            if first is None or first[1].message != seen.message:
-                self.view.note(f"{seen.replica} {seen.message}")
+            self._warn(seen)
             self.doomed[seen.replica] = (first[0] if first else time.monotonic(), seen)
         elif seen.state not in ("gone", "failed"):
             self.doomed.pop(seen.replica, None)
         if seen.replica == self.coordinator and seen.state == "running":
             self.reachable.set()
         self._show_platform(seen)
+
+    def _warn(self, seen: Observation) -> None:
+        """Tells what keeps a replica from coming, once for all that it keeps."""
+        if seen.message not in self.warned:
+            self.warned.add(seen.message)
+            self.view.note(f"warning: {seen.replica} {seen.message}")
 
     def _show_platform(self, seen: Observation) -> None:
         """The backend's word counts in the table until the replica's agent has spoken, and after it is gone."""

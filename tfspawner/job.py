@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import keras
-from .backends import Backend, backend_for, backend_of
+from .backends import Backend, JobSummary, backend_for, backend_of
 from .code import pack
 from .collect import Collected, collect
 from .errors import (
@@ -137,6 +138,24 @@ def attach(name: str, *, on: str | None = None, namespace: str | None = None, co
     return Job(name, backend, tuple(backend.find(name).replicas))
 
 
+def summaries(backend: Backend) -> list[JobSummary]:
+    """The backend's jobs; of those that run, the coordinators are asked whether they have ended and hold files."""
+
+    def refine(summary: JobSummary) -> JobSummary:
+        if summary.state != "running":
+            return summary
+        try:
+            gang = backend.agent(summary.job, summary.replicas[0]).status(timeout_s=2)
+        except SpawnerError:
+            return summary
+        if gang["phase"] == "ended":
+            return replace(summary, state=f"{gang['result']}, to be fetched")
+        return replace(summary, state="starting" if gang["phase"] == "forming" else gang["phase"])
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(refine, backend.jobs()))
+
+
 def run(spec: JobSpec, view: View | None = None) -> Outcome:
     """Launches the job, follows it to its end, brings back logs and files, and removes it.
 
@@ -208,10 +227,11 @@ def bring_back(backend: Backend, state: JobState, record: Record, view: View) ->
     for found in collected:
         if found.skipped:
             view.note(f"warning: {found.replica}: links and devices do not travel: {', '.join(found.skipped[:5])}")
-    if state.result == "succeeded" and unreachable and state.phase != "pending":
+    if state.result == "succeeded" and unreachable:
+        shown = ", ".join(unreachable[:5]) + (f" and {len(unreachable) - 5} more" if len(unreachable) > 5 else "")
         raise ArtifactError(
-            f"the files of {', '.join(unreachable)} could not be collected: its agent does not answer",
-            hint="if its hold time is over they are gone; a longer one: --hold 48h",
+            f"the files of {shown} could not be collected: no agent answers there",
+            hint="if they were fetched before, or the hold time is over, they are gone; a longer one: --hold 48h",
         )
     if missing and state.result == "succeeded":
         view.note(f"warning: no log of {', '.join(missing[:5])} could be had")
@@ -260,9 +280,13 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
             backend, plan.job, plan.cluster.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s,
             upload=plan.code.path if backend.must_upload(plan) else None,
         )  # fmt: skip
-        state = follower.follow()
-        state.times["launched"] = began
-        collected = bring_back(backend, state, record, view)
+        try:
+            state = follower.follow()
+            state.times["launched"] = began
+            collected = bring_back(backend, state, record, view)
+        except SpawnerError:
+            view.note(f"job {plan.job} is still there: tf-spawner fetch {plan.job}, or tf-spawner delete {plan.job}")
+            raise
         record.event("collected", files=sum(len(replica.files) for replica in collected))
         outcome = write_report(record, state, collected)
         if plan.spec.keep:

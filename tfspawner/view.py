@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
 TABLE_ROWS = 20  # more replicas than these are summed up
 PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
-PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth a line only with a message
+PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth no line
 STYLES = {
     "running": "green",
     "succeeded": "green",
@@ -98,7 +98,7 @@ class PlainView:
     def show(self, state: JobState) -> None:
         changed: dict[str, list[ReplicaState]] = {}
         for line in state.replicas.values():
-            if self.states.get(line.replica) != line.state and (line.state not in PASSING or line.message):
+            if self.states.get(line.replica) != line.state and line.state not in PASSING:
                 self.states[line.replica] = line.state
                 changed.setdefault(line.state, []).append(line)
         for word, lines in changed.items():
@@ -217,7 +217,7 @@ def replica_table(state: JobState) -> Table:
     for line in lines[:TABLE_ROWS]:
         epoch, step, metrics = describe_progress(line.progress)
         table.add_row(line.replica, Text(line.state, STYLES.get(line.state, "")), line.node,
-                      age(time.time() - line.since), epoch, step, harmless(line.message) or metrics)  # fmt: skip
+                      age(time.time() - line.since) if line.since else "", epoch, step, harmless(line.message) or metrics)  # fmt: skip
     if len(lines) > TABLE_ROWS:
         counts = Counter(line.state for line in lines[TABLE_ROWS:])
         summary = ", ".join(f"{count} {word}" for word, count in counts.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,7 +31,6 @@ class Observation:
     node: str = ""
     fatal: bool = False  # it will not get better by waiting
     patience_s: float = 0.0  # fatal only if it stays so long
-    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +44,6 @@ class JobSummary:
     roles: dict[str, int]
     created: float
     state: str
-    config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def replicas(self) -> list[str]:

@@ -237,7 +237,7 @@ class KubernetesBackend:
         conditions = [job_condition(m) for m in manifests]
         if any(c and c[0] == "Failed" for c in conditions):
             state = "failed"
-        elif all(conditions):
+        elif all(m["status"].get("succeeded") == m["spec"]["completions"] for m in manifests):
             state = "succeeded"
         elif manifests[0]["spec"].get("suspend"):
             state = "queued" if "kueue.x-k8s.io/queue-name" in labels else "incomplete"

@@ -106,11 +106,11 @@ class LocalBackend:
             created = (self.folder / job).stat().st_mtime  # killed while it was made
             return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created, state="incomplete")
         roles = {role: len(hosts) for role, hosts in config["cluster"].items()}
-        alive = any(self._alive(job, replica) for replica in self._pids(job))
+        states = {self._state(job, replica)[0] for replica in self._pids(job)}
+        state = "running" if "running" in states else "succeeded" if states == {"succeeded"} else "failed"
         return JobSummary(
-            job=job, on="local", namespace="", tag=meta["tag"], roles=roles, created=meta["created"],
-            state="running" if alive else "ended", config=config,
-        )  # fmt: skip
+            job=job, on="local", namespace="", tag=meta["tag"], roles=roles, created=meta["created"], state=state
+        )
 
     def jobs(self) -> list[JobSummary]:
         names = [path.name for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
@@ -122,11 +122,10 @@ class LocalBackend:
         host = socket.gethostname()
         while not stop.is_set():
             for replica in self._pids(job):
-                state = "running" if self._alive(job, replica) else "gone"
+                state, message = self._state(job, replica)
                 if told.get(replica) != state:
                     told[replica] = state
-                    message = "" if state == "running" else "its agent's process has ended"
-                    yield Observation(replica=replica, state=state, node=host, message=message, at=time.time())
+                    yield Observation(replica=replica, state=state, node=host, message=message)
             yield None
             stop.wait(0.2)
 
@@ -204,6 +203,16 @@ class LocalBackend:
             process.poll()
         pid, started = self._pids(job).get(replica, [0, 0])
         return bool(pid) and _started(pid) == started != 0
+
+    def _state(self, job: str, replica: str) -> tuple[str, str]:
+        """A replica's state and a message: its agent runs, or left a note when it ended, or was killed."""
+        if self._alive(job, replica):
+            return "running", ""
+        try:
+            ended = json.loads((self.folder / job / replica / "exit.json").read_text())
+        except (OSError, ValueError):
+            return "gone", "was lost: its agent's process is gone"
+        return ("succeeded", "") if ended["code"] == 0 else ("failed", ended["message"])
 
     def _signal(self, job: str, how: signal.Signals) -> None:
         for replica, (pid, _) in self._pids(job).items():
