@@ -34,7 +34,7 @@ def render(plan: Plan) -> list[Manifest]:
     jobs = [_job(plan, environment, common, role) for role in plan.spec.roles]
     others = [
         _manifest(environment, "service.yaml", **common),
-        _manifest(environment, "configmap.yaml", **common, files=_configmap_files(plan)),
+        _manifest(environment, "configmap.yaml", **common, **_configmap_files(plan)),
         _manifest(environment, "secret.yaml", **common, secret="token", values={"token": plan.token}),
         _manifest(environment, "secret.yaml", **common, secret="env", values=dict(plan.spec.env)),
         _manifest(environment, "networkpolicy.yaml", **common),
@@ -58,7 +58,19 @@ def redacted(manifests: list[Manifest]) -> list[Manifest]:
 
 def to_yaml(manifests: list[Manifest]) -> str:
     """The manifests as one YAML stream, for people and for kubectl."""
-    return "---\n".join(yaml.safe_dump(manifest, sort_keys=False, width=120) for manifest in manifests)
+    dumped = (yaml.dump(m, Dumper=_ReadableDumper, sort_keys=False, width=120) for m in manifests)
+    return "---\n".join(dumped)
+
+
+class _ReadableDumper(yaml.SafeDumper):
+    """Writes text of several lines as lines."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_ReadableDumper.add_representer(str, _represent_text)
 
 
 def role_manifest(namespace: str | None, user: str | None = None) -> str:
@@ -156,7 +168,8 @@ def _active_deadline_s(plan: Plan) -> int | None:
     return int(config["start_timeout_s"] + plan.spec.timeout_s + plan.spec.hold_s) + 60
 
 
-def _configmap_files(plan: Plan) -> dict[str, str]:
+def _configmap_files(plan: Plan) -> dict[str, dict[str, str]]:
+    """Text as text; other bytes in base64, since the API server would replace what is no UTF-8."""
     files = {"agent.py": agent_source(), **plan.files}
     if travels_in_configmap(plan):
         files["code.tar.gz"] = plan.code.path.read_bytes()
@@ -166,7 +179,9 @@ def _configmap_files(plan: Plan) -> dict[str, str]:
             f"the job's description takes {size:,} bytes; a ConfigMap holds {CONFIGMAP_BYTES:,}",
             hint="use a shorter --name, fewer replicas or a smaller --command file",
         )
-    return {name: base64.b64encode(data).decode() for name, data in files.items()}
+    texts = {name: data.decode() for name, data in files.items() if name in ("agent.py", "job.json")}
+    binaries = {name: base64.b64encode(data).decode() for name, data in files.items() if name not in texts}
+    return {"texts": texts, "binaries": binaries}
 
 
 # ---- the words of --volume, --toleration and --pod-file -----------------------------------------

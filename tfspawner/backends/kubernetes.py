@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +41,18 @@ class KubernetesBackend:
     name = "kubernetes"
 
     def __init__(self, *, namespace: str | None, context: str | None, kubeconfig: Path | None) -> None:
-        self.api = Api.from_kubeconfig(kubeconfig, context, namespace)
-        self.namespace = self.api.namespace
+        self._target = (kubeconfig, context, namespace)
         self.tokens: dict[str, str] = {}
         self.pods: dict[str, dict[str, str]] = {}  # job -> replica -> pod
+
+    @cached_property
+    def api(self) -> Api:
+        """Made when it is first asked for: what a job would be can be said without a cluster."""
+        return Api.from_kubeconfig(*self._target)
+
+    @property
+    def namespace(self) -> str:
+        return self.api.namespace
 
     def cluster(self, spec: JobSpec, job: str) -> ClusterSpec:
         hosts = {role: [f"{job}-{role}-{index}.{job}" for index in range(count)] for role, count in spec.roles.items()}
