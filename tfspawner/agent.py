@@ -59,6 +59,8 @@ CHUNK = 1 << 20
 LOST = "was lost: its agent is not heard of any more"
 EXIT_PEER_LOST = 75
 EXIT_CONFIGURATION = 2
+EXIT_TERMINATED = 143
+TERMINATED = "was told to end (SIGTERM)"
 FINISHED = ("succeeded", "failed", "stopped")
 
 # What TensorFlow 2.21 prints on a survivor: both must stand in its last output.
@@ -854,7 +856,6 @@ class Agent:
         self.log.end()
         if not self.terminated.is_set():
             self.hold()
-        code = 143 if self.terminated.is_set() else code
         (self.root / "exit.json").write_text(json.dumps({"code": code, "message": self.report["message"]}))
         return code
 
@@ -878,6 +879,8 @@ class Agent:
             self.tell("ready", message="")
             with self.ordered:
                 self.ordered.wait_for(lambda: self.order["phase"] != "forming" or self.stop.is_set())
+        if self.terminated.is_set():
+            return self.fail(EXIT_TERMINATED, TERMINATED)
         if self.stop.is_set():
             self.tell("stopped", finished=time.time(), exit_code=None)
             return EXIT_PEER_LOST
@@ -991,6 +994,8 @@ class Agent:
         finished = time.time()
         kill_group(self.child.pid, signal.SIGKILL)  # what the script may have left behind
         self.pump.join(5)
+        if self.terminated.is_set():
+            return self.fail(EXIT_TERMINATED, TERMINATED)
         if self.stop.is_set() and returncode != 0:
             code, message = EXIT_PEER_LOST, "was stopped with the gang"
             if self.order.get("result") == "succeeded":

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from .agent import LOST
+from .agent import LOST, TERMINATED
 from .backends import Backend, Observation
 from .client import AgentClient
 from .errors import AgentUnreachable, SpawnerError, TimedOut
 from .record import Record
 
 Result = Literal["succeeded", "failed", "timeout"]
-AGENT_GRACE_S = 10.0  # a replica seen running whose agent does not answer for so long is believed to the backend
+AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
 
 
 @dataclass(slots=True, kw_only=True)
@@ -263,6 +263,7 @@ class Follower:
         elif time.monotonic() - since > (AGENT_GRACE_S if self.heard else 1.0):
             if self.state.result:
                 self.finished = True  # it was decided, and only the last output is missing
+                self._explain_lost()
             else:
                 self._end("failed", self._first_failed() or self.platform[self.coordinator], self.coordinator)
 
@@ -270,7 +271,7 @@ class Follower:
         """A replica whose agent fell silent: why, the backend may know."""
         cause = self.state.cause
         seen = self.platform.get(cause["replica"]) if cause else None
-        if cause and seen and cause["message"] == LOST and seen.state in ("failed", "gone"):
+        if cause and seen and cause["message"] in (LOST, TERMINATED) and seen.state in ("failed", "gone"):
             cause.update(message=seen.message, hint=seen.hint)
             self.state.replicas[cause["replica"]].message = seen.message
 

@@ -108,6 +108,10 @@ class Job:
 
     def wait(self, view: View | None = None, timeout_s: float | None = None) -> JobState:
         """Returns when the job has ended; it keeps its files. Raises TimedOut after timeout_s."""
+        if self.backend.find(self.name).state == "incomplete":
+            raise ClusterError(
+                f"job {self.name} was not launched whole, and will not run", hint=f"tf-spawner delete {self.name}"
+            )
         follower = Follower(self.backend, self.name, list(self.replicas), None, view or Silent(), start_timeout_s=None)
         if timeout_s is None:
             return follower.follow()

@@ -58,7 +58,7 @@ def redacted(manifests: list[Manifest]) -> list[Manifest]:
 
 def to_yaml(manifests: list[Manifest]) -> str:
     """The manifests as one YAML stream, for people and for kubectl."""
-    dumped = (yaml.dump(m, Dumper=_ReadableDumper, sort_keys=False, width=120) for m in manifests)
+    dumped = (yaml.dump(m, Dumper=_ReadableDumper, sort_keys=False, allow_unicode=True, width=120) for m in manifests)
     return "---\n".join(dumped)
 
 
