@@ -55,6 +55,7 @@ FAILED_HOLD_S = 600.0  # a failed gang holds its files at most so long
 CGROUP = Path("/sys/fs/cgroup")
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
 CHUNK = 1 << 20
+AGENT_MARK = b"[tf-spawner]"
 
 LOST = "was lost: its agent is not heard of any more"
 EXIT_PEER_LOST = 75
@@ -1083,7 +1084,8 @@ def kill_group(pid: int, how: int) -> None:
 
 
 def say(text: str) -> None:
-    print(f"[tf-spawner] {text}", file=sys.stderr, flush=True)
+    """The agent's own words: in the container's log, not in the script's."""
+    print(f"{AGENT_MARK.decode()} {text}", file=sys.stderr, flush=True)
 
 
 def main(argv: Optional[List[str]] = None) -> int:

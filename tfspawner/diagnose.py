@@ -10,6 +10,7 @@ from .backends import Observation
 UNSCHEDULABLE_PATIENCE_S = 30.0
 START_PATIENCE_S = 20.0
 MOUNT_PATIENCE_S = 60.0
+LOST_POD = "lost its pod: it was deleted"
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _JOB_REASONS = {
@@ -31,9 +32,7 @@ def observe(replica: str, pod: dict[str, Any]) -> Observation:
         reason = status.get("reason") or "lost"
         return Observation(replica=replica, state="failed", node=node, message=_sentence(reason, status.get("message")))
     if pod["metadata"].get("deletionTimestamp"):
-        return Observation(
-            replica=replica, state="gone", node=node, message=_disruption(status) or "its pod is deleted"
-        )
+        return Observation(replica=replica, state="gone", node=node, message=_disruption(status) or LOST_POD)
     if "running" in state:
         return Observation(replica=replica, state="running", node=node)
     waiting = state.get("waiting", {})

@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..agent import AGENT_MARK
 from ..client import AgentClient
 from ..cluster_spec import ClusterSpec
-from ..diagnose import explain_failed_create, job_condition, observe, observe_event
+from ..diagnose import LOST_POD, explain_failed_create, job_condition, observe, observe_event
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from ..keras import wheel_for
 from ..render import AGENT_PORT, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest, travels_in_configmap
@@ -172,9 +173,10 @@ class KubernetesBackend:
         if pod is None:
             return None
         try:
-            return self.api.read(f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log?container=tensorflow")
+            log = self.api.read(f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log?container=tensorflow")
         except ClusterError:
             return None
+        return b"".join(line for line in log.splitlines(keepends=True) if not line.startswith(AGENT_MARK))
 
     def delete(self, job: str, timeout_s: float, uid: str | None = None) -> None:
         """Deletes every object by its name, the owner first, and waits until the last pod is gone."""
@@ -298,7 +300,7 @@ class _News:
         replica, name = _replica(pod), pod["metadata"]["name"]
         if change == "DELETED":
             if self.pods.get(replica) == name:
-                yield Observation(replica=replica, state="gone", message="its pod was deleted")
+                yield Observation(replica=replica, state="gone", message=LOST_POD)
             return
         self.replicas[pod["metadata"]["uid"]] = replica
         self.pods[replica] = name
