@@ -1010,7 +1010,7 @@ class Agent:
         kills, limit = memory_cgroup()
         if returncode == -signal.SIGKILL and kills > kills_before:
             message = "was killed: out of memory" + (f" (limit {limit // 1024**2}Mi)" if limit else "")
-            self.report["hint"] = "give it more: --memory"
+            self.report["hint"] = "give it more: --memory" + (f" {2 * limit // 1024**2}Mi" if limit else "")
         return self.fail(code, message)
 
     def keep_output(self, read_end: int) -> None:
