@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,6 +13,7 @@ from .agent import LOST, TERMINATED
 from .backends import Backend, Observation
 from .client import AgentClient
 from .errors import AgentUnreachable, SpawnerError, TimedOut
+from .plan import DEFAULT_START_TIMEOUT_S
 from .record import Record
 
 Result = Literal["succeeded", "failed", "timeout"]
@@ -70,6 +71,7 @@ class Follower:
         self.news: queue.Queue[tuple[str, Any]] = queue.Queue(256)
         self.doomed: dict[str | None, tuple[float, Observation]] = {}  # since when a replica cannot come, and why
         self.platform: dict[str, Observation] = {}
+        self.seen_at: float | None = None  # when the first replica was there to be seen
         self.heard = False  # the coordinator's stream has spoken
         self.warned: set[str] = set()
         self.told: set[str] = set()  # replicas whose agents have reported
@@ -190,6 +192,7 @@ class Follower:
             if seen.state in ("failed", "gone") or seen.fatal:
                 self.doomed.setdefault(None, (time.monotonic(), seen))
             return
+        self.seen_at = self.seen_at or time.monotonic()
         before = self.platform.get(seen.replica)
         self.platform[seen.replica] = seen
         if self.record and (before is None or (before.state, before.message) != (seen.state, seen.message)):
@@ -251,6 +254,11 @@ class Follower:
             if seen.fatal and time.monotonic() - since >= patience_s:
                 self._end("failed", seen, replica)
                 return
+        limit_s = DEFAULT_START_TIMEOUT_S if self.start_timeout_s is None else self.start_timeout_s
+        if self.seen_at and not self.heard and time.monotonic() - self.seen_at > limit_s + AGENT_GRACE_S:
+            waits = self.platform.get(self.coordinator) or next(iter(self.platform.values()))
+            why = f": {waits.message or 'it is ' + waits.state}"
+            self._end("timeout", replace(waits, message=f"did not start within {limit_s:g} s{why}"), waits.replica)
 
     def _judge_without_coordinator(self) -> None:
         """The coordinator's own end is told by its stream first; what it did not tell is taken from the pods."""
