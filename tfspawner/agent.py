@@ -359,7 +359,7 @@ class Handler(BaseHTTPRequestHandler):
             handle(agent, url.path, query)
         except (BrokenPipeError, ConnectionError):
             self.close_connection = True
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OSError) as error:
             self.refuse(400, f"bad request: {error!r}")
 
     do_GET = do_POST = do_PUT = handle_any

@@ -77,7 +77,7 @@ class Backend(Protocol):
         """All jobs that were launched here, oldest first."""
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
-        """What happens to the job's replicas, until stop is set; None now and then, when nothing does."""
+        """What happens to the job's replicas, until stop is set; None when all that is so far was told."""
 
     def agent(self, job: str, replica: str) -> AgentClient:
         """The way to a replica's agent. Raises AgentUnreachable where there is none now."""

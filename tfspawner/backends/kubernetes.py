@@ -146,15 +146,21 @@ class KubernetesBackend:
         ):
             threading.Thread(target=follow, args=(kind, path, labels), daemon=True).start()
         reader = _News(job, self.pods.setdefault(job, {}))
+        synced: set[str] = set()
         while not stop.is_set():
             try:
                 item = news.get(timeout=0.2)
             except queue.Empty:
-                yield None
+                if len(synced) == 3:
+                    yield None
                 continue
             if isinstance(item, ClusterError):
                 raise item
-            yield from reader.read(*item)
+            kind, event = item
+            if event["type"] == "SYNCED":
+                synced.add(kind)
+            else:
+                yield from reader.read(kind, event)
 
     def agent(self, job: str, replica: str) -> AgentClient:
         pod = self._pod_of(job, replica)

@@ -88,7 +88,7 @@ class Api:
         return items
 
     def watch(self, path: str, selector: str, stop: threading.Event) -> Iterator[dict[str, Any]]:
-        """ADDED, MODIFIED and DELETED events from the objects' present state on, until stop is set.
+        """ADDED, MODIFIED and DELETED events from the objects' present state on, until stop is set; SYNCED after each list.
 
         Broken connections, expired versions and a restarting server are met by a new list; what was
         deleted meanwhile is told then. Raises ClusterError only for a refusal that stays.
@@ -109,6 +109,7 @@ class Api:
                     ):
                         yield {"type": "ADDED", "object": item}
                 known = items
+                yield {"type": "SYNCED", "object": listing}
                 version = listing["metadata"]["resourceVersion"]
                 while not stop.is_set():
                     for event in self._watch_once(path, selector, version):
