@@ -313,13 +313,32 @@ class Gang:
 # ---- HTTP between agents ------------------------------------------------------------------------
 
 
+RESOLVED: Dict[str, str] = {}  # host name -> address: a look-up that is lost on its way costs 5 s
+
+
+def resolve(host: str) -> str:
+    """The host's address, asked for once. Raises socket.gaierror."""
+    if host not in RESOLVED:
+        try:
+            found = socket.getaddrinfo(host, None, socket.AF_INET)  # alone: A and AAAA together race in conntrack
+        except socket.gaierror:
+            found = socket.getaddrinfo(host, None, socket.AF_INET6)
+        RESOLVED[host] = str(found[0][4][0])
+    return RESOLVED[host]
+
+
 def ask(
     host: str, token: str, method: str, path: str, body: Any = None, timeout_s: float = 15.0
 ) -> http.client.HTTPResponse:
     """One request to an agent; the caller reads the reply. Raises OSError on anything but 200."""
-    connection = http.client.HTTPConnection(host, timeout=timeout_s)
+    name, port = host.rsplit(":", 1)
+    connection = http.client.HTTPConnection(resolve(name), int(port), timeout=timeout_s)
     data = None if body is None else json.dumps(body).encode()
-    connection.request(method, path, data, {TOKEN_HEADER: token})
+    try:
+        connection.request(method, path, data, {TOKEN_HEADER: token})
+    except OSError:
+        RESOLVED.pop(name, None)  # it may have another address by now
+        raise
     response = connection.getresponse()
     if response.status != 200:
         text = response.read(500).decode(errors="replace").strip()
@@ -922,10 +941,11 @@ class Agent:
     def reach(self, peer: str) -> Optional[str]:
         host, port = self.job.agents[peer].rsplit(":", 1)
         try:
-            socket.create_connection((host, int(port)), timeout=3).close()
+            socket.create_connection((resolve(host), int(port)), timeout=3).close()
         except socket.gaierror:
             return f"{host} does not resolve"
         except OSError as error:
+            RESOLVED.pop(host, None)
             return f"{host}: {error.strerror or error}"
         return None
 

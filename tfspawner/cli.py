@@ -302,6 +302,11 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
         attached.wait(FollowView(sys.stdout, sys.stderr, replica=replica, as_json=output == "json"))
         return
     found = attached.logs(replica)
+    if not found:
+        raise NotFoundError(
+            f"the pods of job {job} are gone, and their logs with them",
+            hint=f"if it was followed or fetched: runs/{job}/logs",
+        )
     if output == "json":
         _print_json({name: data.decode(errors="replace") for name, data in found.items()})
     elif replica:

@@ -52,6 +52,8 @@ def observe_event(event: dict[str, Any]) -> tuple[str, str, float] | None:
     reason, message = event.get("reason", ""), event.get("message", "")
     if reason == "FailedCreate":
         return reason, message, 0.0
+    if reason == "FailedToRetrieveImagePullSecret":
+        return reason, message.split(";")[0], START_PATIENCE_S
     if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
         return reason, message, MOUNT_PATIENCE_S
     return None
@@ -122,7 +124,8 @@ def _waiting(replica: str, node: str, waiting: dict[str, Any], spec: dict[str, A
         )  # fmt: skip
     if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
         return Observation(replica=replica, state="starting", node=node, fatal=True, patience_s=START_PATIENCE_S / 2,
-                           message=f"cannot start: {_short(message) or reason}")  # fmt: skip
+                           message=f"cannot start: {_short(message) or reason}",
+                           hint="check the names in --pod-file and --template-dir")  # fmt: skip
     return Observation(
         replica=replica, state="starting", node=node, message="" if reason == "ContainerCreating" else reason
     )

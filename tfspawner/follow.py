@@ -5,6 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,6 +18,8 @@ from .errors import AgentUnreachable, SpawnerError, TimedOut
 from .plan import DEFAULT_START_TIMEOUT_S
 from .record import Record
 
+ENDED = ("succeeded", "failed", "gone")  # a pod's or process's states in which no agent can answer
+PARALLEL = 16
 Result = Literal["succeeded", "failed", "timeout"]
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
 
@@ -47,6 +51,7 @@ class JobState:
     result: Result | None = None
     cause: dict[str, Any] | None = None  # replica, message, hint, exit_code, tail
     times: dict[str, float] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)  # replicas whose pod or process has ended
 
 
 class View(Protocol):
@@ -195,6 +200,7 @@ class Follower:
         self.seen_at = self.seen_at or time.monotonic()
         before = self.platform.get(seen.replica)
         self.platform[seen.replica] = seen
+        (self.state.gone.add if seen.state in ENDED else self.state.gone.discard)(seen.replica)
         if self.record and (before is None or (before.state, before.message) != (seen.state, seen.message)):
             self.record.event("pod", replica=seen.replica, state=seen.state, message=seen.message, node=seen.node)
         if seen.fatal:
@@ -243,7 +249,7 @@ class Follower:
             if time.monotonic() - since > AGENT_GRACE_S:
                 self._end("failed", self._first_failed() or seen, None)
         coordinator = self.platform.get(self.coordinator)
-        if coordinator and coordinator.state in ("failed", "gone", "succeeded") and not self.finished:
+        if coordinator and coordinator.state in ENDED and not self.finished:
             self._judge_without_coordinator()
 
     def _judge_start(self) -> None:
@@ -299,19 +305,39 @@ class Follower:
         self.finished = True
 
 
-def complete_logs(backend: Backend, state: JobState, record: Record) -> list[str]:
-    """Brings every replica's log to its end, from its agent or else the backend; returns whose could not be had."""
-    missing = []
-    for replica in state.replicas:
+def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient]:
+    """The agents that answer now; one whose pod or process has ended is not asked."""
+
+    def answering(replica: str) -> AgentClient | None:
         try:
-            _log_from_agent(backend.agent(state.job, replica), record)
+            agent = backend.agent(state.job, replica)
+            agent.status()
         except AgentUnreachable:
-            data = backend.last_output(state.job, replica)
-            if data is None and not record.log_path(replica).exists():
-                missing.append(replica)
-            elif data is not None:
-                record.replace_log(replica, data)
-    return missing
+            return None
+        return agent
+
+    candidates = [replica for replica in state.replicas if replica not in state.gone]
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return {agent.replica: agent for agent in pool.map(answering, candidates) if agent}
+
+
+def complete_logs(backend: Backend, state: JobState, agents: Mapping[str, AgentClient], record: Record) -> list[str]:
+    """Brings every replica's log to its end, from its agent or else the backend; returns whose could not be had."""
+
+    def complete(replica: str) -> bool:
+        try:
+            if replica in agents:
+                _log_from_agent(agents[replica], record)
+                return True
+        except AgentUnreachable:
+            pass
+        data = backend.last_output(state.job, replica)
+        record.replace_log(replica, data or b"")
+        return data is not None or record.log_path(replica).exists()
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        had = dict(zip(state.replicas, pool.map(complete, state.replicas), strict=True))
+    return [replica for replica, was_had in had.items() if not was_had]
 
 
 def _log_from_agent(agent: AgentClient, record: Record) -> None:

@@ -24,7 +24,7 @@ from .errors import (
     SpawnerError,
     TimedOut,
 )
-from .follow import Follower, JobState, ReplicaState, View, complete_logs
+from .follow import Follower, JobState, ReplicaState, View, complete_logs, reachable_agents
 from .plan import Plan, job_name, make_plan
 from .record import Record
 from .spec import JobSpec
@@ -91,19 +91,23 @@ class Job:
             else:
                 follower.observe(observation)
         try:
+            if self.replicas[0] in state.gone:
+                raise AgentUnreachable(f"{self.replicas[0]} has ended")
             follower.hear(self.backend.agent(self.name, self.replicas[0]).status())
         except AgentUnreachable:
             follower.conclude()
         return state
 
     def logs(self, replica: str | None = None) -> dict[str, bytes]:
-        """The output so far of one replica, or of all."""
+        """The output so far of one replica, or of all; without those of which nothing is left."""
         found = {}
         for name in [replica] if replica else self.replicas:
             try:
                 found[name] = b"".join(_log_pieces(self.backend, self.name, name))
             except AgentUnreachable:
-                found[name] = self.backend.last_output(self.name, name) or b""
+                data = self.backend.last_output(self.name, name)
+                if data is not None:
+                    found[name] = data
         return found
 
     def wait(self, view: View | None = None, timeout_s: float | None = None) -> JobState:
@@ -218,19 +222,13 @@ def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
 
 def bring_back(backend: Backend, state: JobState, record: Record, view: View) -> list[Collected]:
     """The rest of the logs and all files; of a job that succeeded, whole, or ArtifactError is raised."""
-    missing = complete_logs(backend, state, record)
-    agents, unreachable = [], []
-    for replica in state.replicas:
-        try:
-            agent = backend.agent(state.job, replica)
-            agent.status()
-            agents.append(agent)
-        except AgentUnreachable:
-            unreachable.append(replica)
-    collected = collect(agents, record.files, view.received)
+    agents = reachable_agents(backend, state)
+    missing = complete_logs(backend, state, agents, record)
+    collected = collect(list(agents.values()), record.files, view.received)
     for found in collected:
         if found.skipped:
             view.note(f"warning: {found.replica}: links and devices do not travel: {', '.join(found.skipped[:5])}")
+    unreachable = [replica for replica in state.replicas if replica not in agents]
     if state.result == "succeeded" and unreachable:
         shown = ", ".join(unreachable[:5]) + (f" and {len(unreachable) - 5} more" if len(unreachable) > 5 else "")
         raise ArtifactError(

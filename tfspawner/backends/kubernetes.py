@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -287,6 +288,7 @@ class _News:
     def __init__(self, job: str, pods: dict[str, str]) -> None:
         self.job, self.pods = job, pods
         self.replicas: dict[str, str | None] = {}  # the job's objects: uid -> replica, None for a Job
+        self.pull_notes: dict[str, str] = {}  # a pod's uid -> what is wrong with its image pull secrets
         self.unclaimed: dict[str, list[Manifest]] = {}  # events that came before their object
 
     def read(self, kind: str, event: Manifest) -> Iterator[Observation]:
@@ -310,7 +312,9 @@ class _News:
             return
         self.replicas[pod["metadata"]["uid"]] = replica
         self.pods[replica] = name
-        yield observe(replica, pod)
+        seen = observe(replica, pod)
+        note = self.pull_notes.get(pod["metadata"]["uid"])
+        yield replace(seen, message=f"{seen.message}; {note}") if note and seen.fatal else seen
 
     def job_object(self, change: str, manifest: Manifest) -> Iterator[Observation]:
         if change == "DELETED":
@@ -331,6 +335,9 @@ class _News:
             self.unclaimed.setdefault(uid, []).append(event)
             return
         reason, message, patience_s = told
+        if reason == "FailedToRetrieveImagePullSecret":
+            self.pull_notes[uid] = message
+            return
         if reason == "FailedCreate":
             text, hint = explain_failed_create(message)
             yield Observation(replica=None, state="pending", message=text, hint=hint, fatal=True)

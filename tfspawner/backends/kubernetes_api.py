@@ -205,7 +205,10 @@ class Api:
             return Expired(message)
         if status >= 500:
             return Unreachable(f"the API server {self.host} answered {status}: {message}")
-        return ClusterError(f"the API server refused {method} {path.split('?')[0]}: {message}")
+        return ClusterError(
+            f"the API server refused {method} {path.split('?')[0]}: {message}",
+            hint="check what --pod-file, --volume and --template-dir ask for",
+        )
 
 
 class Unreachable(ClusterError):
