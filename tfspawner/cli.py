@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from . import __version__
-from .errors import ConfigurationError, Interrupted, JobFailed, SpawnerError
+from .errors import ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
 
 if TYPE_CHECKING:
     from .backends import JobSummary
