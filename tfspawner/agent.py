@@ -237,13 +237,12 @@ class Gang:
 
     def decide(self) -> None:
         """Moves the gang on, if what is known allows it. Called under the lock."""
-        if self.phase in ("forming", "running") and self.fail_if_one_failed():
-            return
-        if self.phase == "forming":
-            self.decide_start()
-        elif self.phase == "running":
-            self.decide_end()
-        elif self.phase == "stopping":
+        if not (self.phase in ("forming", "running") and self.fail_if_one_failed()):
+            if self.phase == "forming":
+                self.decide_start()
+            elif self.phase == "running":
+                self.decide_end()
+        if self.phase == "stopping":
             states = [self.reports.get(r, {}).get("state") in FINISHED for r in self.job.replicas]
             if all(states) or time.monotonic() - self.phase_since > STOP_GRACE_S + LOST_AFTER_S:
                 self.enter("ended")
