@@ -177,7 +177,13 @@ class LocalBackend:
         root = folder / replica
         root.mkdir()
         listener = self.listeners.pop(replica)
-        env = {**os.environ, **plan.spec.env, "TFSPAWNER_TOKEN": plan.token, "TFSPAWNER_NODE": socket.gethostname()}
+        env = {
+            **os.environ,
+            **plan.spec.env,
+            "TFSPAWNER_JOB": plan.job,
+            "TFSPAWNER_TOKEN": plan.token,
+            "TFSPAWNER_NODE": socket.gethostname(),
+        }
         if plan.spec.gpus:
             first = number * plan.spec.gpus
             env["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + i) for i in range(plan.spec.gpus))
@@ -239,7 +245,7 @@ def _exists(pid: int) -> bool:
 
 
 def _strays(job: str) -> Iterator[int]:
-    """Processes of the job's scripts that outlived their agents."""
+    """Processes of the job's scripts that outlived their agents, and agents that were not noted in time."""
     mark = f"TFSPAWNER_JOB={job}".encode()
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
