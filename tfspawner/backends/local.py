@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..plan import Plan
 
 HOST = "127.0.0.1"
+OUTPUT = "TFSPAWNER_OUTPUT"  # the variable by which a job's processes are told from others'
 PORTS = range(20000, 32000)  # below Linux's ephemeral ports: no outgoing connection takes one between look and use
 
 
@@ -157,8 +159,9 @@ class LocalBackend:
             if time.monotonic() > deadline:
                 raise ClusterError(f"processes of job {job} did not end within {timeout_s:g} s")
             time.sleep(0.02)
-        for pid in _strays(job):
-            os.kill(pid, signal.SIGKILL)
+        for pid in _strays(self.folder / job):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder / job, ignore_errors=True)
 
     # -- files and processes
@@ -180,7 +183,7 @@ class LocalBackend:
         env = {
             **os.environ,
             **plan.spec.env,
-            "TFSPAWNER_JOB": plan.job,
+            OUTPUT: str(root / "output"),
             "TFSPAWNER_TOKEN": plan.token,
             "TFSPAWNER_NODE": socket.gethostname(),
         }
@@ -244,12 +247,12 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _strays(job: str) -> Iterator[int]:
+def _strays(folder: Path) -> Iterator[int]:
     """Processes of the job's scripts that outlived their agents, and agents that were not noted in time."""
-    mark = f"TFSPAWNER_JOB={job}".encode()
+    mark = f"{OUTPUT}={folder}/".encode()
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if mark in environment.read_bytes().split(b"\0"):
+            if any(variable.startswith(mark) for variable in environment.read_bytes().split(b"\0")):
                 yield int(environment.parent.name)
         except OSError:
             continue
