@@ -537,12 +537,13 @@ class Stream:
         host, token, errors = self.agent.job.agents[replica], self.agent.token, 0
         while not self.closed:
             try:
-                with ask(host, token, "GET", f"/log?offset={offset}&wait=10", timeout_s=20) as response:
+                with ask(host, token, "GET", f"/log?offset={offset}&wait=5", timeout_s=8) as response:
                     data = response.read()
                     errors = 0
             except (OSError, http.client.HTTPException):
                 errors += 1
-                if self.gang.phase == "ended" and errors >= 5:
+                report = self.gang.reports.get(replica, {})
+                if report.get("message") == LOST or (self.gang.phase == "ended" and errors >= 5):
                     break
                 time.sleep(0.3)
                 continue

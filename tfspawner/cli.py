@@ -297,9 +297,12 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
         shown = ", ".join(attached.replicas[:10]) + (", …" if len(attached.replicas) > 10 else "")
         raise ConfigurationError(f"job {job} has no replica {replica!r}", hint=f"it has: {shown}")
     if follow:
+        from .job import raise_for
         from .view import FollowView
 
-        attached.wait(FollowView(sys.stdout, sys.stderr, replica=replica, as_json=output == "json"))
+        state = attached.wait(FollowView(sys.stdout, sys.stderr, replica=replica, as_json=output == "json"))
+        if state.phase != "ended":  # it was deleted, or lost its coordinator
+            raise_for(state, None)
         return
     found = attached.logs(replica)
     if not found:

@@ -52,7 +52,7 @@ class AgentClient:
             with self._request("PUT", "/code", file, {"Content-Length": size}, timeout_s=60) as reply:
                 self._read(reply)
 
-    def stream(self, offsets: Mapping[str, int], idle_s: float = 30.0) -> Iterator[Frame]:
+    def stream(self, offsets: Mapping[str, int], idle_s: float = 15.0) -> Iterator[Frame]:
         """Frames with every replica's output from its offset on, and the gang's news, until the job's end."""
         body = json.dumps({"offsets": offsets}).encode()
         with self._request("POST", "/stream", body, timeout_s=idle_s) as reply:

@@ -14,12 +14,13 @@ from typing import Any, Literal, Protocol
 from .agent import LOST, TERMINATED
 from .backends import Backend, Observation
 from .client import AgentClient
-from .errors import AgentUnreachable, SpawnerError, TimedOut
+from .errors import AgentUnreachable, ClusterError, SpawnerError, TimedOut
 from .plan import DEFAULT_START_TIMEOUT_S
 from .record import Record
 
 ENDED = ("succeeded", "failed", "gone")  # a pod's or process's states in which no agent can answer
 PARALLEL = 16
+SILENCE_S = 10.0  # on top of the stream's own time-out
 Result = Literal["succeeded", "failed", "timeout"]
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
 
@@ -77,6 +78,7 @@ class Follower:
         self.doomed: dict[str | None, tuple[float, Observation]] = {}  # since when a replica cannot come, and why
         self.platform: dict[str, Observation] = {}
         self.seen_at: float | None = None  # when the first replica was there to be seen
+        self.silent_since: float | None = None  # since when the coordinator, heard before, does not answer
         self.heard = False  # the coordinator's stream has spoken
         self.warned: set[str] = set()
         self.told: set[str] = set()  # replicas whose agents have reported
@@ -130,6 +132,7 @@ class Follower:
                     agent.send_code(self.upload)
                     self.upload = None
                 for head, body in agent.stream(dict(self.offsets)):
+                    self.silent_since = None
                     if "gang" in head:
                         self._put("gang", head["gang"])
                         continue
@@ -141,6 +144,7 @@ class Follower:
                 self._put("end", None)
                 return
             except AgentUnreachable:
+                self.silent_since = self.silent_since or time.monotonic()
                 self.stop.wait(0.2)
             except SpawnerError as error:
                 self._put("error", error)
@@ -191,6 +195,8 @@ class Follower:
             line.message = report.get("message", "")
             line.progress = report.get("progress") or {}
             line.exit_code = report.get("exit_code")
+            if line.message == LOST:
+                self.state.gone.add(replica)
 
     def observe(self, seen: Observation) -> None:
         if seen.replica is None:
@@ -248,6 +254,9 @@ class Follower:
             since, seen = self.doomed[None]
             if time.monotonic() - since > AGENT_GRACE_S:
                 self._end("failed", self._first_failed() or seen, None)
+        silent_since = self.silent_since
+        if self.heard and silent_since and time.monotonic() - silent_since > SILENCE_S and not self.finished:
+            self._judge_silence()
         coordinator = self.platform.get(self.coordinator)
         if coordinator and coordinator.state in ENDED and not self.finished:
             self._judge_without_coordinator()
@@ -265,6 +274,16 @@ class Follower:
             waits = self.platform.get(self.coordinator) or next(iter(self.platform.values()))
             why = f": {waits.message or 'it is ' + waits.state}"
             self._end("timeout", replace(waits, message=f"did not start within {limit_s:g} s{why}"), waits.replica)
+
+    def _judge_silence(self) -> None:
+        """A coordinator that is silent is lost, if the backend itself still answers."""
+        try:
+            self.backend.find(self.state.job)
+        except ClusterError:
+            self.silent_since = time.monotonic()
+            return
+        self.state.gone.add(self.coordinator)
+        self._end("failed", Observation(replica=self.coordinator, state="failed", message=LOST), self.coordinator)
 
     def _judge_without_coordinator(self) -> None:
         """The coordinator's own end is told by its stream first; what it did not tell is taken from the pods."""

@@ -123,7 +123,7 @@ class Job:
 
     def fetch(self, out: Path | str = "runs", view: View | None = None, *, release: bool = True) -> Outcome:
         """Brings its logs and files to out/<job>; once they are here whole, an ended job may end its pods."""
-        record = Record(Path(out) / self.name)
+        record = Record(Path(out) / self.name, self.backend.find(self.name).id)
         try:
             state = self.status()
             collected = bring_back(self.backend, state, record, view or Silent())
@@ -175,7 +175,7 @@ def run(spec: JobSpec, view: View | None = None) -> Outcome:
     try:
         for warning in plan.warnings:
             view.note(f"warning: {warning}")
-        record = Record(spec.out / plan.job)
+        record = Record(spec.out / plan.job, plan.id)
         try:
             return _run(backend, plan, record, view)
         finally:
@@ -273,10 +273,16 @@ def raise_for(state: JobState, record: Record | None) -> None:
 
 
 def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
-    _describe(backend, plan, record)
     began = time.time()
-    with _deleted_on_interrupt(backend, plan.job, view, record):
+    try:
+        _describe(plan, record)
         backend.launch(plan)
+    except BaseException as error:
+        record.discard()
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"interrupted; nothing of job {plan.job} is left") from None
+        raise
+    with _deleted_on_interrupt(backend, plan, view, record):
         record.event("launched", seconds=round(time.time() - began, 3))
         follower = Follower(
             backend, plan.job, plan.cluster.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s,
@@ -294,28 +300,29 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
         if plan.spec.keep:
             _release(backend, state)
         else:
-            backend.delete(plan.job, DELETE_TIMEOUT_S)
+            backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
             record.event("deleted")
     raise_for(state, record)
     return outcome
 
 
 @contextmanager
-def _deleted_on_interrupt(backend: Backend, job: str, view: View, record: Record) -> Iterator[None]:
+def _deleted_on_interrupt(backend: Backend, plan: Plan, view: View, record: Record) -> Iterator[None]:
     """Ctrl-C removes the job; a second one leaves the removing to `tf-spawner delete`."""
     try:
         yield
     except KeyboardInterrupt:
+        job = plan.job
         record.event("interrupted")
         view.note(f"\ninterrupted: removing job {job} (Ctrl-C again leaves it)")
         try:
-            backend.delete(job, DELETE_TIMEOUT_S)
+            backend.delete(job, DELETE_TIMEOUT_S, plan.id)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted while job {job} was removed", hint=f"tf-spawner delete {job}") from None
         raise Interrupted(f"interrupted; job {job} is removed, its logs so far are in {record.logs}") from None
 
 
-def _describe(backend: Backend, plan: Plan, record: Record) -> None:
+def _describe(plan: Plan, record: Record) -> None:
     spec = {k: v for k, v in asdict(plan.spec).items() if v not in (None, (), {}, False)}
     spec["env"] = sorted(plan.spec.env)  # names only
     record.write_json("spec.json", {"job": plan.job, "code_sha256": plan.code.sha256, **spec})
@@ -341,7 +348,7 @@ def _upload(backend: Backend, plan: Plan) -> None:
             return
         except AgentUnreachable as error:
             if time.monotonic() > deadline:
-                backend.delete(plan.job, DELETE_TIMEOUT_S)
+                backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
                 raise TimedOut(f"{coordinator} did not take the code: {error.message}") from None
             time.sleep(0.5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -30,6 +31,11 @@ class Plan:
     token: str = field(repr=False)
     files: Mapping[str, bytes]  # what every agent finds beside itself: job.json, and command
     warnings: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Tells this job from every other of its name, former or foreign."""
+        return hashlib.sha256(self.token.encode()).hexdigest()[:16]
 
 
 def job_name(spec: JobSpec) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,38 +14,70 @@ from typing import Any
 
 from .errors import ArtifactError, ConfigurationError
 
+ID_FILE, LOCK_FILE = ".job-id", ".lock"
+
 
 class Record:
     """runs/<job>: spec.json, manifests.yaml, logs/<replica>.log, files/<replica>/…, events.jsonl, report.json.
 
-    Only one process at a time writes into it; a second one raises ConfigurationError.
+    It is one job's: what a former job of the same name left there is set aside. Only one process at a time
+    writes into it; a second one raises ConfigurationError.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, job_id: str) -> None:
         self.folder = folder
         self.logs = folder / "logs"
         self.files = folder / "files"
+        self._aside: Path | None = None
         try:
-            self.logs.mkdir(parents=True, exist_ok=True)
-            self._lock = open(folder / ".lock", "w")
+            self._lock = self._open_lock(folder)
+            self._is_new = not (folder / ID_FILE).exists()
+            if any(path.name != LOCK_FILE for path in folder.iterdir()) and _id_of(folder) != job_id:
+                self._set_aside()
+            (folder / ID_FILE).write_text(job_id)
+            self.logs.mkdir(exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
                 f"the run's folder {folder} cannot be made: {error.strerror}", hint="give another --out"
             ) from None
+        self._open: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}
+
+    @staticmethod
+    def _open_lock(folder: Path) -> Any:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK_FILE, "w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            lock.close()
             raise ConfigurationError(
                 f"another tf-spawner is writing into {folder}", hint="wait for it, or give another --out"
             ) from None
-        self._open: dict[str, Any] = {}
-        self._sizes: dict[str, int] = {}
+        return lock
+
+    def _set_aside(self) -> None:
+        """Moves the record of a former job of this name to <job>.1, .2, …"""
+        number = next(n for n in itertools.count(1) if not self.folder.with_name(f"{self.folder.name}.{n}").exists())
+        self._aside = self.folder.rename(self.folder.with_name(f"{self.folder.name}.{number}"))
+        self._lock.close()
+        (self._aside / LOCK_FILE).unlink()
+        self._lock = self._open_lock(self.folder)
+        self._is_new = True
 
     def close(self) -> None:
         for file in self._open.values():
             file.close()
         self._lock.close()
-        (self.folder / ".lock").unlink(missing_ok=True)
+        (self.folder / LOCK_FILE).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Undoes the making of this record: nothing was launched."""
+        self.close()
+        if self._is_new:
+            shutil.rmtree(self.folder)
+            if self._aside:
+                self._aside.rename(self.folder)
 
     def log_path(self, replica: str) -> Path:
         return self.logs / f"{replica}.log"
@@ -106,3 +140,8 @@ class Record:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         self.write(name, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def _id_of(folder: Path) -> str | None:
+    path = folder / ID_FILE
+    return path.read_text() if path.exists() else None

@@ -20,6 +20,7 @@ from .spec import DEFAULT_IMAGE, DEFAULT_PORT
 
 AGENT_PORT = 7117
 MANAGED_BY = "app.kubernetes.io/managed-by"
+ID = "tf-spawner/id"
 JOB_LABEL = "tf-spawner/job"
 DEFAULT_TTL_S = 24 * 3600
 CONTAINER_NAMES = ("tensorflow", "worker")
@@ -146,7 +147,7 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
     manifest = _manifest(
         environment, "job.yaml", **common, role=role, count=spec.roles[role], image=spec.image or DEFAULT_IMAGE,
         gpus=resources["nvidia.com/gpu"], resources={key: str(value) for key, value in resources.items() if value},
-        queue=spec.queue, node_selector=dict(spec.node_selector),
+        id=plan.id, node_selector=dict(spec.node_selector),
         tolerations=[_toleration(text) for text in spec.tolerations], service_account=spec.service_account,
         image_pull_secrets=[{"name": name} for name in spec.image_pull_secrets],
         ttl_s=DEFAULT_TTL_S if spec.ttl_s is None else spec.ttl_s, active_deadline_s=_active_deadline_s(plan),

@@ -179,6 +179,11 @@ class JobSpec:
 _FLAGS = {"tolerations": "toleration", "image_pull_secrets": "image-pull-secret", "volumes": "volume", "ttl_s": "ttl"}
 
 
+def is_name(text: str) -> bool:
+    """Whether a job can have this name."""
+    return len(text) <= 63 and bool(_NAME.fullmatch(text))
+
+
 def flag_of(name: str) -> str:
     """The command line's flag for a JobSpec field."""
     return "--" + _FLAGS.get(name, name).replace("_", "-")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..client import AgentClient
 from ..cluster_spec import ClusterSpec
 from ..errors import ConfigurationError, NotFoundError
-from ..spec import JobSpec
+from ..spec import JobSpec, is_name
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -44,6 +44,7 @@ class JobSummary:
     roles: dict[str, int]
     created: float
     state: str
+    id: str = ""  # tells it from former and foreign jobs of the same name
 
     @property
     def replicas(self) -> list[str]:
@@ -85,8 +86,8 @@ class Backend(Protocol):
     def last_output(self, job: str, replica: str) -> bytes | None:
         """The replica's output as far as the backend itself has it, for when the agent is gone."""
 
-    def delete(self, job: str, timeout_s: float) -> None:
-        """Removes all of the job and returns when it is gone."""
+    def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
+        """Removes all of the job, if it has that id, and returns when it is gone."""
 
 
 def backend_for(
@@ -103,7 +104,9 @@ def backend_for(
 
 
 def backend_of(job: str, on: str | None, **target: Any) -> Backend:
-    """The backend that has the job: the one named, else this machine, else the cluster."""
+    """The backend that has the job: the one named, else this machine, else the cluster. Raises NotFoundError."""
+    if not is_name(job):
+        raise NotFoundError(f"{job!r} is not a job's name", hint="tf-spawner list")
     if on:
         backend = backend_for(on, **target)
         backend.find(job)

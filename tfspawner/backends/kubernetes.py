@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..agent import AGENT_MARK
 from ..client import AgentClient
@@ -19,7 +19,7 @@ from ..cluster_spec import ClusterSpec
 from ..diagnose import LOST_POD, explain_failed_create, job_condition, observe, observe_event
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from ..keras import wheel_for
-from ..render import AGENT_PORT, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest, travels_in_configmap
+from ..render import AGENT_PORT, ID, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest, travels_in_configmap
 from ..spec import DEFAULT_PORT, JobSpec
 from . import JobSummary, Observation
 from .kubernetes_api import Api, Conflict
@@ -92,24 +92,19 @@ class KubernetesBackend:
 
     def launch(self, plan: Plan) -> None:
         manifests = render(plan)
-        owner: Manifest | None = None
         try:
             owner = self._create_owner(plan, manifests[0])
             reference = {"apiVersion": "batch/v1", "kind": "Job", "name": owner["metadata"]["name"],
                          "uid": owner["metadata"]["uid"]}  # fmt: skip
-            jobs = [owner]
             for manifest in manifests[1:]:
                 manifest["metadata"]["ownerReferences"] = [reference]
-                created = self.api.request("POST", self._path(manifest["kind"]), manifest)
-                if manifest["kind"] == "Job":
-                    jobs.append(created)
+                self._create(plan, manifest)
             if not plan.spec.queue:  # Kueue starts what it admits
-                for job in jobs:
-                    self.api.patch(self._path("Job", job["metadata"]["name"]), {"spec": {"suspend": False}})
+                for manifest in manifests[: len(plan.spec.roles)]:
+                    self.api.patch(self._path("Job", manifest["metadata"]["name"]), {"spec": {"suspend": False}})
             self.tokens[plan.job] = plan.token
         except BaseException:
-            if owner:
-                self.delete(plan.job, 30, uid=owner["metadata"]["uid"])
+            self.delete(plan.job, 30, plan.id)
             raise
 
     def must_upload(self, plan: Plan) -> bool:
@@ -185,21 +180,19 @@ class KubernetesBackend:
             return None
         return b"".join(line for line in log.splitlines(keepends=True) if not line.startswith(AGENT_MARK))
 
-    def delete(self, job: str, timeout_s: float, uid: str | None = None) -> None:
-        """Deletes every object by its name, the owner first, and waits until the last pod is gone."""
+    def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
+        """Deletes the Jobs, of that id if one is given, and what they own; returns when the last pod is gone."""
         deadline = time.monotonic() + timeout_s
-        jobs = self._jobs(f"{JOB_LABEL}={job}")
-        for manifest in sorted(jobs, key=lambda j: "ownerReferences" in j["metadata"]):
-            metadata = manifest["metadata"]
-            if uid and uid not in (metadata["uid"], *(o["uid"] for o in metadata.get("ownerReferences", []))):
-                continue  # another job under the same name
-            options = {"propagationPolicy": "Background", "preconditions": {"uid": metadata["uid"]}}
-            self._delete(self._path("Job", metadata["name"]), options)
-        if uid is None or jobs:
-            for kind, ending in PARTS:
-                self._delete(self._path(kind, job + ending), {})
         selector = f"{JOB_LABEL}={job}"
-        while self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", selector) or self._jobs(selector):
+        jobs = [j for j in self._jobs(selector) if id in (None, j["metadata"].get("annotations", {}).get(ID))]
+        owners = {manifest["metadata"]["uid"] for manifest in jobs}
+        for manifest in sorted(jobs, key=lambda j: "ownerReferences" in j["metadata"]):
+            self._delete(self._path("Job", manifest["metadata"]["name"]), manifest["metadata"]["uid"])
+        for kind, ending in PARTS if jobs else ():
+            self._delete_part(self._path(kind, job + ending), owners)
+        while jobs and (
+            self._owned_pods(selector, owners) or owners & {j["metadata"]["uid"] for j in self._jobs(selector)}
+        ):
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"pods of job {job} are still there after {timeout_s:g} s",
@@ -213,28 +206,47 @@ class KubernetesBackend:
         api, plural = KINDS[kind]
         return f"/{api}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
 
-    def _create_owner(self, plan: Plan, manifest: Manifest) -> Manifest:
+    def _create(self, plan: Plan, manifest: Manifest) -> Manifest:
         try:
-            created: Manifest = self.api.request("POST", self._path("Job"), manifest)
+            created: Manifest = self.api.request("POST", self._path(manifest["kind"]), manifest)
+            return created
         except Conflict:
+            kind = manifest["kind"]
+            taken = "another job" if kind == "Job" else f"a {kind}"
             raise ConfigurationError(
-                f"the name {plan.job!r} is in use by another job in namespace {self.namespace}",
-                hint=f"choose another --name, or remove that job: tf-spawner delete {plan.job}",
+                f"the name {plan.job!r} is in use by {taken} in namespace {self.namespace}",
+                hint="choose another --name"
+                + (f", or remove that job: tf-spawner delete {plan.job}" if kind == "Job" else ""),
             ) from None
+
+    def _create_owner(self, plan: Plan, manifest: Manifest) -> Manifest:
+        created = self._create(plan, manifest)
         for warning in self.api.warnings:
             if "would violate PodSecurity" in warning:
-                self.delete(plan.job, 30, uid=created["metadata"]["uid"])
                 raise ClusterError(
                     f"the Pod Security of namespace {self.namespace} refuses the pods: {warning}",
                     hint="check what --pod-file, --volume and --template-dir ask for",
                 )
         return created
 
-    def _delete(self, path: str, options: dict[str, Any]) -> None:
+    def _delete(self, path: str, uid: str) -> None:
         try:
-            self.api.request("DELETE", path, options)
+            self.api.request("DELETE", path, {"propagationPolicy": "Background", "preconditions": {"uid": uid}})
         except (NotFoundError, Conflict):
             pass  # it is gone, or another's by now
+
+    def _delete_part(self, path: str, owners: set[str]) -> None:
+        """Deletes an object if it belongs to one of the owners: only its name is known."""
+        try:
+            metadata = self.api.request("GET", path)["metadata"]
+        except NotFoundError:
+            return
+        if owners & {owner["uid"] for owner in metadata.get("ownerReferences", [])}:
+            self._delete(path, metadata["uid"])
+
+    def _owned_pods(self, selector: str, owners: set[str]) -> bool:
+        pods = self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", selector)
+        return any(owners & {o["uid"] for o in pod["metadata"].get("ownerReferences", [])} for pod in pods)
 
     def _jobs(self, selector: str) -> list[Manifest]:
         return self.api.list(self._path("Job"), selector)
@@ -266,6 +278,7 @@ class KubernetesBackend:
         return JobSummary(
             job=job, on="kubernetes", namespace=self.namespace, tag=labels.get("tf-spawner/tag", ""), roles=roles,
             created=_seconds(manifests[0]["metadata"]["creationTimestamp"]), state=state,
+            id=manifests[0]["metadata"].get("annotations", {}).get(ID, ""),
         )  # fmt: skip
 
     def _token(self, job: str) -> str:

@@ -24,7 +24,7 @@ from .. import agent
 from ..client import AgentClient
 from ..cluster_spec import ClusterSpec
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
-from ..spec import JobSpec
+from ..spec import JobSpec, is_name
 from . import JobSummary, Observation
 
 if TYPE_CHECKING:
@@ -90,12 +90,13 @@ class LocalBackend:
             raise _name_in_use(plan.job) from None
         try:
             self._write(plan, folder)
-            pids = {}
+            pids: dict[str, list[int]] = {}
+            _write_json(folder / "pids.json", pids)
             for number, replica in enumerate(plan.cluster.replicas):
                 pids[replica] = self._start(plan, folder, replica, number)
                 _write_json(folder / "pids.json", pids)
         except BaseException:
-            self.delete(plan.job, 10)
+            self.delete(plan.job, 10, plan.id)
             raise
 
     def find(self, job: str) -> JobSummary:
@@ -111,7 +112,14 @@ class LocalBackend:
         states = {self._state(job, replica)[0] for replica in self._pids(job)}
         state = "running" if "running" in states else "succeeded" if states == {"succeeded"} else "failed"
         return JobSummary(
-            job=job, on="local", namespace="", tag=meta["tag"], roles=roles, created=meta["created"], state=state
+            job=job,
+            on="local",
+            namespace="",
+            tag=meta["tag"],
+            roles=roles,
+            created=meta["created"],
+            state=state,
+            id=meta["id"],
         )
 
     def jobs(self) -> list[JobSummary]:
@@ -123,6 +131,8 @@ class LocalBackend:
         told: dict[str, str] = {}
         host = socket.gethostname()
         while not stop.is_set():
+            if not (self.folder / job).is_dir():
+                yield Observation(replica=None, state="gone", message=f"job {job} was deleted")
             for replica in self._pids(job):
                 state, message = self._state(job, replica)
                 if told.get(replica) != state:
@@ -148,8 +158,12 @@ class LocalBackend:
         except OSError:
             return None
 
-    def delete(self, job: str, timeout_s: float) -> None:
+    def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
         """Ends every process of the job's agents and scripts, and removes its folder."""
+        if not is_name(job):
+            raise NotFoundError(f"{job!r} is not a job's name")
+        if id is not None and self.find(job).id not in ("", id):
+            return  # another job under the same name
         deadline = time.monotonic() + timeout_s
         kill_at = time.monotonic() + 2 * agent.STOP_GRACE_S
         self._signal(job, signal.SIGTERM)
@@ -173,7 +187,7 @@ class LocalBackend:
         descriptor = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(plan.token)
-        _write_json(folder / "meta.json", {"created": time.time(), "tag": plan.spec.tag or "", "gpus": plan.spec.gpus})
+        _write_json(folder / "meta.json", {"id": plan.id, "created": time.time(), "tag": plan.spec.tag or ""})
 
     def _start(self, plan: Plan, folder: Path, replica: str, number: int) -> list[int]:
         role, _, index = replica.rpartition("-")

@@ -1,0 +1,143 @@
+"""How much tf-spawner asks of the API server, counted by a server of the test's own in between."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import re
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import pytest
+import yaml
+
+
+class Counting(ThreadingHTTPServer):
+    """Passes every request on to the API server, and remembers it."""
+
+    daemon_threads = True
+
+    def __init__(self, config: dict) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        cluster = config["clusters"][0]["cluster"]
+        self.upstream = urlsplit(cluster["server"])
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        self.tls = ssl.create_default_context(cadata=authority)
+        self.lock = threading.Lock()
+        self.requests: list[str] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Counting
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def pass_on(self) -> None:
+        with self.server.lock:
+            self.server.requests.append(f"{self.command} {self.path}")
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        upstream = self.server.upstream
+        connection = http.client.HTTPSConnection(upstream.hostname, upstream.port, context=self.server.tls)
+        headers = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
+        connection.request(self.command, self.path, body, headers)
+        reply = connection.getresponse()
+        self.send_response(reply.status)
+        for key, value in reply.headers.items():
+            if key.lower() not in ("transfer-encoding", "connection", "content-length", "date", "server"):
+                self.send_header(key, value)
+        self.end_headers()  # HTTP/1.0: the reply ends with its connection
+        try:
+            while data := reply.read1(65536):
+                self.wfile.write(data)
+                self.wfile.flush()
+        except OSError:
+            pass  # the client has what it wanted
+        finally:
+            connection.close()
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
+
+
+@pytest.fixture
+def counting(cluster_place) -> Iterator[Counting]:
+    path = cluster_place.folder / "kubeconfig"
+    config = yaml.safe_load(path.read_text())
+    server = Counting(config)
+    config["clusters"][0]["cluster"] = {"server": server.address}
+    path.write_text(yaml.safe_dump(config))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def general(request: str, name: str) -> str:
+    """A request without what differs from one call to the next: the job's name, versions."""
+    method, address = request.split(" ", 1)
+    url = urlsplit(address)
+    query = urlencode([(key, value) for key, value in parse_qsl(url.query) if key != "resourceVersion"])
+    return f"{method} {url.path}?{query}".replace(name, "JOB")
+
+
+def test_the_requests_of_a_run_do_not_grow_with_its_replicas(cluster_place, counting):
+    script = cluster_place.script("print('hi')")
+    asked: dict[int, Counter[str]] = {}
+    for replicas in (2, 6):
+        counting.requests.clear()
+        name = f"with-{replicas}"
+        done = cluster_place.run(script, "-w", str(replicas), "--name", name)
+        assert done.code == 0, done.err
+        asked[replicas] = Counter(general(r, name) for r in counting.requests if "/proxy/" not in r)
+    changing = {
+        n: {r: count for r, count in counter.items() if not r.startswith("GET ")} for n, counter in asked.items()
+    }
+    assert changing[2] == changing[6]
+    assert asked[2].keys() == asked[6].keys()
+    # What is looked at again and again while the pods go depends on how long they take, so it counts once.
+    assert [r for r in asked[6] if re.search(r"/pods/[^?]", r)] == []
+    assert sum(changing[6].values()) < 20
+    watches = [r for r in asked[6].elements() if "watch=1" in r]
+    assert len(watches) <= 3
+
+
+def test_following_asks_each_agent_for_its_files_and_the_coordinator_alone_for_the_rest(cluster_place, counting):
+    script = cluster_place.script("print('hi')")
+    done = cluster_place.run(script, "-w", "4", "--name", "asked")
+    assert done.code == 0, done.err
+    agents: dict[str, Counter[str]] = {}
+    for request in counting.requests:
+        if match := re.search(r"^(\w+) .*/pods/asked-(worker-\d)-\w+:\d+/proxy(/\w+)", request):
+            agents.setdefault(match[2], Counter())[f"{match[1]} {match[3]}"] += 1
+    assert set(agents) == {f"worker-{index}" for index in range(4)}
+    for replica, asked in agents.items():
+        assert ("POST /stream" in asked) == (replica == "worker-0")
+        assert asked["GET /files"] == 1
+        assert sum(asked.values()) <= 8, asked
+
+
+def test_looking_at_jobs_takes_few_requests(cluster_place, counting):
+    name = cluster_place.run(cluster_place.script("print('hi')"), "-w", "3", "--detach").out.strip()
+    assert cluster_place.of("wait", name).code == 0
+    counting.requests.clear()
+    assert cluster_place.jobs() == [name]
+    # the Jobs, the pods; for a job that has not ended by them, its token and its coordinator
+    assert len(counting.requests) <= 4, counting.requests
+    counting.requests.clear()
+    assert cluster_place.of("status", name).code == 0
+    assert len(counting.requests) <= 10, counting.requests
+
+
+def test_detaching_makes_one_request_for_each_object(cluster_place, counting):
+    done = cluster_place.run(cluster_place.script("print('hi')"), "-w", "3", "--detach")
+    assert done.code == 0, done.err
+    # may I?, 1 Job, 1 Service, 1 ConfigMap, 2 Secrets, 1 NetworkPolicy, and the Job's start
+    assert [request.split()[0] for request in counting.requests] == ["POST"] * 7 + ["PATCH"]

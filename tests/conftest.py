@@ -1,0 +1,316 @@
+"""Fixtures: tf-spawner as its users call it, on each backend, in a place where no other job is."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+KINDS = ("jobs", "pods", "services", "configmaps", "secrets", "networkpolicies")
+DEADLINE_S = 120.0
+
+Kubectl = Callable[..., str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """How a call of tf-spawner ended."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+
+    @property
+    def out(self) -> str:
+        return self.stdout.decode()
+
+    @property
+    def err(self) -> str:
+        return self.stderr.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+class Running:
+    """A call of tf-spawner that goes on in the background; what it prints can be waited for."""
+
+    def __init__(self, command: list[str], env: dict[str, str], cwd: Path) -> None:
+        self.began = time.monotonic()
+        self.changed = threading.Condition()
+        self.process = subprocess.Popen(
+            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self.streams = {"stdout": bytearray(), "stderr": bytearray()}
+        self.threads = [threading.Thread(target=self._read, args=(name,), daemon=True) for name in self.streams]
+        for thread in self.threads:
+            thread.start()
+
+    def _read(self, name: str) -> None:
+        with getattr(self.process, name) as stream:
+            while data := stream.read1(65536):
+                with self.changed:
+                    self.streams[name] += data
+                    self.changed.notify_all()
+        with self.changed:
+            self.changed.notify_all()
+
+    def prints(self, *texts: str, stream: str = "stdout", timeout_s: float = 60) -> None:
+        """Returns once all the texts stand in what it printed."""
+
+        def are_there() -> bool:
+            return all(text.encode() in self.streams[stream] for text in texts)
+
+        with self.changed:
+            self.changed.wait_for(lambda: are_there() or self.process.poll() is not None, timeout_s)
+            assert are_there(), f"not printed: {texts}; it printed {bytes(self.streams[stream][-3000:]).decode()!r}"
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def done(self, timeout_s: float = DEADLINE_S) -> Done:
+        code = self.process.wait(timeout_s)
+        seconds = time.monotonic() - self.began
+        for thread in self.threads:
+            thread.join()
+        stdout, stderr = bytes(self.streams["stdout"]), bytes(self.streams["stderr"])
+        return Done(code=code, stdout=stdout, stderr=stderr, seconds=seconds)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.done()
+
+
+@dataclass(kw_only=True)
+class Place:
+    """Where a test's jobs run: a backend, with a folder for the scripts, the records and the state."""
+
+    on: str
+    folder: Path
+    env: dict[str, str]
+    namespace: str = ""
+    kubectl: Kubectl | None = None
+    background: list[Running] = field(default_factory=list)
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def target(self) -> list[str]:
+        return ["--on", self.on]
+
+    @property
+    def gate(self) -> str:
+        """A script that begins with GATE and has this path as $GATE goes on when the gate is opened."""
+        return str(self.folder / "gate") if self.on == "local" else "/tmp/gate"
+
+    def script(self, text: str, name: str = "train.py") -> Path:
+        path = self.folder / "code" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def tf(self, *words: str | Path, timeout_s: float = DEADLINE_S) -> Done:
+        """Calls tf-spawner, and returns when it has ended."""
+        return self.start(*words).done(timeout_s)
+
+    def start(self, *words: str | Path) -> Running:
+        command = [sys.executable, "-m", "tfspawner", *map(str, words)]
+        self.background.append(Running(command, self.env, self.folder))
+        return self.background[-1]
+
+    def run(self, *words: str | Path, timeout_s: float = DEADLINE_S) -> Done:
+        return self.tf("run", *self.target, "--out", self.runs, *words, timeout_s=timeout_s)
+
+    def start_run(self, *words: str | Path) -> Running:
+        return self.start("run", *self.target, "--out", self.runs, *words)
+
+    def of(self, verb: str, *words: str | Path, timeout_s: float = DEADLINE_S) -> Done:
+        """Calls a verb for jobs that are there."""
+        return self.tf(verb, *self.target, *words, timeout_s=timeout_s)
+
+    def jobs(self) -> list[str]:
+        return [entry["job"] for entry in self.of("list", "--output", "json").json]
+
+    def open_gate(self, job: str, replica: str = "") -> None:
+        """Lets the job's scripts go on, or one replica's; on this machine all have the same gate."""
+        if self.on == "local":
+            Path(self.gate).touch()
+            return
+        assert self.kubectl
+        for pod in self.pods(job):
+            if f"{job}-{replica}" in pod:
+                self.kubectl("-n", self.namespace, "exec", pod, "--", "touch", self.gate)
+
+    def pods(self, job: str) -> list[str]:
+        assert self.kubectl
+        found = self.kubectl("-n", self.namespace, "get", "pods", "-l", f"tf-spawner/job={job}", "-o", "name")
+        return [name.removeprefix("pod/") for name in found.split()]
+
+    def leftovers(self) -> list[str]:
+        """What jobs have left on the backend: objects; folders and processes."""
+        if self.on == "local":
+            return self._local_leftovers()
+        assert self.kubectl
+        found = self.kubectl("-n", self.namespace, "get", ",".join(KINDS), "-o", "name").split()
+        return [name for name in found if name != "configmap/kube-root-ca.crt"]
+
+    def _local_leftovers(self) -> list[str]:
+        jobs = Path(self.env["XDG_STATE_HOME"]) / "tf-spawner" / "jobs"
+        found = [str(path) for path in jobs.iterdir()] if jobs.exists() else []
+        mark = f"XDG_STATE_HOME={self.env['XDG_STATE_HOME']}".encode()  # the agents and scripts inherit it
+        ours = {str(running.process.pid) for running in self.background}
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if mark in environment.read_bytes().split(b"\0") and environment.parent.name not in ours:
+                    found.append(f"process {environment.parent.name}")
+            except OSError:
+                continue  # it has ended, or is another user's
+        return found
+
+
+# Scripts under test begin with this to go on only when place.open_gate() is called.
+GATE = "import os, time\nprint('at the gate', flush=True)\nwhile not os.path.exists(os.environ['GATE']): time.sleep(0.02)\n"
+
+
+@pytest.fixture(scope="session")
+def gate_code() -> str:
+    return GATE
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> Kubectl:
+    """kubectl as the cluster's admin: kubectl("get", "pods"); its standard output."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip("needs a Kubernetes: KUBECONFIG is not set")
+    if not os.environ.get("TFSPAWNER_IMAGE"):
+        pytest.skip("needs TFSPAWNER_IMAGE, an image with Python that the cluster's nodes have")
+
+    def call(*words: str, stdin: str | None = None, check: bool = True) -> str:
+        done = subprocess.run(["kubectl", *words], input=stdin, capture_output=True, text=True)
+        assert not check or done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
+        return done.stdout
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """wait_until(condition, "what is waited for"): looks again and again, and fails after 60 s."""
+
+    def wait(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain for: {what}"
+            time.sleep(0.05)
+
+    return wait
+
+
+@contextmanager
+def place_on(on: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    folder.mkdir(exist_ok=True)
+    env = {key: value for key, value in os.environ.items() if key not in ("KUBECONFIG", "TF_CONFIG")}
+    env.update(XDG_STATE_HOME=str(folder / "state"), KUBECONFIG=str(folder / "kubeconfig"), PYTHONUNBUFFERED="1")
+    if on == "local":
+        place = Place(on=on, folder=folder, env=env)
+        try:
+            yield place
+        finally:
+            for running in place.background:
+                running.end()
+            place.of("delete", "--all", "-y")
+        return
+    admin: Kubectl = request.getfixturevalue("kubectl")
+    namespace = f"tf-spawner-test-{secrets.token_hex(4)}"
+    place = Place(on=on, folder=folder, env=env, namespace=namespace, kubectl=admin)
+    try:
+        make_namespace(place, folder / "kubeconfig")
+        yield place
+    finally:
+        for running in place.background:
+            running.end()
+        admin("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
+
+
+def make_namespace(place: Place, kubeconfig: Path) -> None:
+    """A restricted namespace, and a kubeconfig for a user who has there the Role that `tf-spawner rbac` prints."""
+    assert place.kubectl
+    namespace = place.namespace
+    printed = place.tf("rbac", "-n", namespace, "--user", "somebody").out
+    role, binding = yaml.safe_load_all(printed)
+    own_binding = {**binding, "metadata": {"name": "user", "namespace": namespace},
+                   "subjects": [{"kind": "ServiceAccount", "name": "user", "namespace": namespace}]}  # fmt: skip
+    labels = {"pod-security.kubernetes.io/enforce": "restricted", "tf-spawner/test": "yes"}
+    objects = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "user", "namespace": namespace}},
+        role, binding, own_binding,
+    ]  # fmt: skip
+    place.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+    token = place.kubectl("-n", namespace, "create", "token", "user", "--duration=1h").strip()
+    config = yaml.safe_load(place.kubectl("config", "view", "--minify", "--raw", "--flatten"))
+    cluster = config["clusters"][0]["cluster"]
+    kubeconfig.write_text(yaml.safe_dump({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": cluster}],
+        "users": [{"name": "user", "user": {"token": token}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user", "namespace": namespace}}],
+    }))  # fmt: skip
+
+
+def ca_of(kubeconfig: Path) -> tuple[str, bytes, str]:
+    """The API server's address, its CA and the user's token, of a kubeconfig that make_namespace wrote."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    return cluster["server"], base64.b64decode(cluster["certificate-authority-data"]), user["token"]
+
+
+@pytest.fixture(scope="module", params=["local", "kubernetes"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Both backends in turn: every test that uses it says the same of both."""
+    if request.param == "kubernetes":
+        request.getfixturevalue("kubectl")
+    return str(request.param)
+
+
+@pytest.fixture
+def place(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A place of the test's own on that backend."""
+    with place_on(backend, tmp_path / "place", request) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_place(
+    backend: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Place]:
+    """A place that a module's tests share, for one job that they all look at."""
+    with place_on(backend, tmp_path_factory.mktemp("shared") / "place", request) as made:
+        yield made
+
+
+@pytest.fixture
+def cluster_place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A place of the test's own on Kubernetes."""
+    with place_on("kubernetes", tmp_path / "place", request) as made:
+        yield made
