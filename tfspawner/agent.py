@@ -9,7 +9,7 @@ and has ended. Whoever shows the job's token may ask over HTTP:
     GET  /log?offset=N&wait=S    bytes of the script's output from N on; waits S seconds for more
     POST /stream {offsets}       at the coordinator: frames with all replicas' output and status, until the end
     GET  /files                  what the replica wrote: paths, sizes, SHA-256
-    POST /files [[path, offset]] those files' bytes, as frames
+    POST /files [[path, offset, size]] those files' bytes from offset up to size, as frames
     PUT  /code, GET /code        the script's folder, as a gzipped tar archive
     POST /release                at the coordinator: all is collected, the replicas may end
 
@@ -19,6 +19,7 @@ A frame is a line of JSON; where it has a "size", that many raw bytes follow it.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import glob
 import hashlib
@@ -39,9 +40,10 @@ import tarfile
 import threading
 import time
 import zipfile
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from urllib.parse import parse_qs, urlsplit
 
 TOKEN_HEADER = "X-Tfspawner-Token"
@@ -51,7 +53,9 @@ GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come 
 COORDINATOR_LOST_AFTER_S = 6.0
 ROOT_CAUSE_WAIT_S = 5.0  # a replica that died of a lost peer waits so long for that peer's own report
 EVALUATOR_GRACE_S = 30.0  # the evaluator may go on so long after training has ended
+COLLECTING_PAUSE_S = 2.0  # between two requests of one who collects
 FAILED_HOLD_S = 600.0  # a failed gang holds its files at most so long
+PR_SET_PDEATHSIG = 1
 CGROUP = Path("/sys/fs/cgroup")
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
 CHUNK = 1 << 20
@@ -61,6 +65,9 @@ LOST = "was lost: its agent is not heard of any more"
 EXIT_PEER_LOST = 75
 EXIT_CONFIGURATION = 2
 EXIT_TERMINATED = 143
+PEER_LOST_MESSAGE = (
+    "lost a peer in a collective operation: a replica died, or had fewer batches and ended before the others"
+)
 TERMINATED = "was told to end (SIGTERM)"
 FINISHED = ("succeeded", "failed", "stopped")
 
@@ -154,9 +161,10 @@ def memory_cgroup() -> Tuple[int, int]:
 def classify(returncode: int, tail: bytes) -> Tuple[int, str]:
     """The replica's exit code and a few words, from how the script ended (negative: by that signal)."""
     if returncode < 0:
-        return 128 - returncode, f"was killed by {signal.Signals(-returncode).name}"
+        named = {int(known): known.name for known in signal.Signals}
+        return 128 - returncode, f"was killed by {named.get(-returncode, f'signal {-returncode}')}"
     if returncode == 1 and PEER_LOST.search(tail) and PEER_LOST_ERROR.search(tail):
-        return EXIT_PEER_LOST, "lost a peer"
+        return EXIT_PEER_LOST, PEER_LOST_MESSAGE
     return returncode, f"ended with exit code {returncode}"
 
 
@@ -257,7 +265,8 @@ class Gang:
     def fail_if_one_failed(self) -> bool:
         """Stops the gang for the failure that came first; a replica that lost a peer waits for that peer's word."""
         failed = [r for r in self.reports.values() if r["state"] == "failed"]
-        own = [r for r in failed if r["exit_code"] != EXIT_PEER_LOST]
+        own = [r for r in failed if not r.get("peer_lost")]
+        outstanding = any(self.reports.get(r, {}).get("state") not in FINISHED for r in self.job.replicas)
         lost = [name for name in self.job.replicas if self.is_lost(name)]
         if own:
             self.enter("stopping", "failed", min(own, key=lambda r: r["finished"]))
@@ -266,7 +275,7 @@ class Gang:
             self.reports[lost[0]] = dict(report, state="failed", exit_code=137, message=LOST, finished=time.time(),
                                          revision=report.get("revision", 0) + 1)  # fmt: skip
             self.enter("stopping", "failed", self.reports[lost[0]])
-        elif failed and time.time() - min(r["finished"] for r in failed) > ROOT_CAUSE_WAIT_S:
+        elif failed and (not outstanding or time.time() - min(r["finished"] for r in failed) > ROOT_CAUSE_WAIT_S):
             self.enter("stopping", "failed", min(failed, key=lambda r: r["finished"]))
         else:
             return False
@@ -299,7 +308,8 @@ class Gang:
         # Parameter servers and their workers serve for ever: there, the chief's end is the end of training.
         trainers = ("chief",) if "ps" in self.job.cluster else ("chief", "worker")
         training = [r for r in self.job.replicas if r.rsplit("-", 1)[0] in trainers]
-        if any(self.reports[r]["state"] not in FINISHED for r in training):
+        states = {self.reports[r]["state"] for r in training}
+        if "failed" in states or not states <= set(FINISHED):
             return
         self.trained_at = self.trained_at or now
         evaluating = any(
@@ -374,7 +384,8 @@ class Handler(BaseHTTPRequestHandler):
         if handle is None:
             return self.refuse(404, f"no {self.command} {url.path} here")
         try:
-            handle(agent, url.path, query)
+            with agent.serving(name):
+                handle(agent, url.path, query)
         except (BrokenPipeError, ConnectionError):
             self.close_connection = True
         except (KeyError, ValueError, TypeError, OSError) as error:
@@ -467,18 +478,14 @@ class Handler(BaseHTTPRequestHandler):
     def post_files(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         wanted = self.body()
         self.begin_stream()
-        for name, offset in wanted:
-            source = agent.files.open(name)
+        for name, offset, size in wanted:
+            source = agent.files.open(name, size)
             if source is None:
                 self.frame({"path": name, "missing": True})
                 continue
             with source:
-                size = os.fstat(source.fileno()).st_size - offset
-                if size < 0:
-                    self.frame({"path": name, "missing": True})
-                    continue
-                self.frame({"path": name, "offset": offset, "size": size})
-                if size and self.connection.sendfile(source, offset, size) != size:
+                self.frame({"path": name, "offset": offset, "size": size - offset})
+                if size > offset and self.connection.sendfile(source, offset, size - offset) != size - offset:
                     return  # the file shrank: the stream ends without its end
         self.frame({"end": True})
 
@@ -715,6 +722,7 @@ class Files:
         self.before: Dict[str, Tuple[int, int]] = {}
         self.began = 0.0
         self.sources: Dict[str, str] = {}
+        self.unreadable: List[OSError] = []
         self.hashes: Dict[Tuple[str, int, int], str] = {}
         self.lock = threading.Lock()
 
@@ -725,7 +733,7 @@ class Files:
 
     def walk(self, top: Path, prefix: str) -> Iterator[Tuple[str, str, os.stat_result]]:
         """(source, name, stat) of all entries below top; links are not followed."""
-        for folder, folders, names in os.walk(top):
+        for folder, folders, names in os.walk(top, onerror=self.unreadable.append):
             folders[:] = sorted(f for f in folders if f != "__pycache__")
             here = os.path.relpath(folder, top)
             for name in sorted(names) + [f for f in folders if os.path.islink(os.path.join(folder, f))]:
@@ -741,42 +749,65 @@ class Files:
                 yield source, name, status
         for pattern in self.patterns:
             for path in sorted(glob.glob(os.path.join(self.code, pattern), recursive=True)):
+                name = "collected/" + os.path.normpath(path).lstrip("/")
                 if os.path.isdir(path) and not os.path.islink(path):
-                    yield from self.walk(Path(path), "collected/" + path.lstrip("/"))
+                    yield from self.walk(Path(path), name)
                 elif os.lstat(path).st_mtime >= self.began:
-                    yield path, "collected/" + path.lstrip("/"), os.lstat(path)
+                    yield path, name, os.lstat(path)
 
     def manifest(self) -> Dict[str, Any]:
-        """{"files": [{path, size, sha256}], "folders": [path], "skipped": [path]} (links, sockets, devices)."""
+        """{"files": [{path, size, sha256}], and paths: "folders", "skipped" (links, devices), "unreadable"}."""
         files: Dict[str, Dict[str, Any]] = {}
         folders, skipped = [], []
         with self.lock:
+            self.unreadable.clear()
             for source, name, status in self.entries():
-                if stat.S_ISREG(status.st_mode):
-                    key = (source, status.st_size, status.st_mtime_ns)
-                    if key not in self.hashes:
-                        self.hashes[key] = sha256_of(source)
-                    files[name] = {"path": name, "size": status.st_size, "sha256": self.hashes[key]}
-                    self.sources[name] = source
-                elif stat.S_ISDIR(status.st_mode):
+                if stat.S_ISDIR(status.st_mode):
                     folders.append(name)
-                else:
+                elif not stat.S_ISREG(status.st_mode):
                     skipped.append(name)
-        return {"files": list(files.values()), "folders": folders, "skipped": skipped}
+                else:
+                    digest = self.hash(source, status)
+                    if digest is None:
+                        self.unreadable.append(OSError(errno.EACCES, "", name))
+                        continue
+                    files[name] = {"path": name, "size": status.st_size, "sha256": digest}
+                    self.sources[name] = source
+            unreadable = [str(error.filename) for error in self.unreadable]
+        return {"files": list(files.values()), "folders": folders, "skipped": skipped, "unreadable": unreadable}
 
-    def open(self, name: str) -> Any:
-        """The file of that name in the last manifest, or None."""
+    def hash(self, source: str, status: os.stat_result) -> Optional[str]:
+        """The SHA-256 of as many bytes as the file had just now: it may be growing. None: it cannot be read."""
+        key = (source, status.st_size, status.st_mtime_ns)
         try:
-            return open(os.open(self.sources[name], os.O_RDONLY | os.O_NOFOLLOW), "rb")
-        except (KeyError, OSError):
+            if key not in self.hashes:
+                self.hashes[key] = sha256_of(source, status.st_size)
+            return self.hashes[key]
+        except OSError:
             return None
 
+    def open(self, name: str, size: int) -> Any:
+        """The file of that name in the last manifest, or None where it is gone or shorter than size."""
+        try:
+            file = open(os.open(self.sources[name], os.O_RDONLY | os.O_NOFOLLOW), "rb")
+        except (KeyError, OSError):
+            return None
+        if os.fstat(file.fileno()).st_size >= size:
+            return file
+        file.close()
+        return None
 
-def sha256_of(path: str) -> str:
+
+def sha256_of(path: str, size: int) -> str:
+    """The SHA-256 of the file's first size bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        for data in iter(lambda: file.read(CHUNK), b""):
+        while size > 0:
+            data = file.read(min(CHUNK, size))
+            if not data:
+                raise OSError(errno.EIO, "the file shrank", path)
             digest.update(data)
+            size -= len(data)
     return digest.hexdigest()
 
 
@@ -802,6 +833,8 @@ class Agent:
         self.pump: Optional[threading.Thread] = None
         self.order: Dict[str, Any] = {"version": -1, "phase": "forming", "released": False}
         self.ordered = threading.Condition()
+        self.collecting = 0  # requests for files under way
+        self.collected_at = 0.0
         self.stop = threading.Event()  # the gang stops, or this replica was told to
         self.terminated = threading.Event()  # this replica was sent SIGTERM
         self.report: Dict[str, Any] = {"replica": self.replica, "state": "starting", "message": "",
@@ -908,7 +941,8 @@ class Agent:
 
     def fail(self, code: int, message: str) -> int:
         say(message)
-        self.tell("failed", exit_code=code, message=message, finished=time.time(), tail=self.log.last_lines())
+        self.tell("failed", exit_code=code, message=message, finished=time.time(), tail=self.log.last_lines(),
+                  peer_lost=message == PEER_LOST_MESSAGE)  # fmt: skip
         return code
 
     def taken_port(self) -> Optional[str]:
@@ -999,7 +1033,7 @@ class Agent:
         try:
             self.child = subprocess.Popen(
                 self.command(), cwd=self.code.folder, env=env, stdin=subprocess.DEVNULL, stdout=write_end,
-                stderr=write_end, start_new_session=True,
+                stderr=write_end, start_new_session=True, preexec_fn=die_with_agent(),
             )  # fmt: skip
         except OSError as error:
             return self.fail(127, f"cannot run {self.command()[0]}: {error.strerror}")
@@ -1064,6 +1098,23 @@ class Agent:
 
         threading.Thread(target=stop, daemon=True).start()
 
+    @contextmanager
+    def serving(self, request: str) -> Iterator[None]:
+        """Counts those who are collecting: as long as there are any, this replica stays."""
+        collecting = request in ("get_files", "post_files")
+        with self.ordered:
+            self.collecting += collecting
+        try:
+            yield
+        finally:
+            with self.ordered:
+                self.collecting -= collecting
+                if collecting:
+                    self.collected_at = time.monotonic()
+
+    def is_collected(self) -> bool:
+        return not self.collecting and time.monotonic() - self.collected_at > COLLECTING_PAUSE_S
+
     def hold(self) -> None:
         """Keeps this replica up, with what it wrote, until all is collected or the hold time is over."""
         deadline = None
@@ -1071,6 +1122,8 @@ class Agent:
             with self.ordered:
                 self.ordered.wait(0.2)
                 order = dict(self.order)
+            if not self.is_collected():
+                continue
             if order["released"]:
                 break
             if order["phase"] == "ended" or (self.stop.is_set() and order["phase"] != "stopping"):
@@ -1094,6 +1147,15 @@ class Agent:
     def wake(self) -> None:
         with self.ordered:
             self.ordered.notify_all()
+
+
+def die_with_agent() -> Optional[Callable[[], None]]:
+    """What makes a child, on Linux, be killed when the agent is: its GPU must not stay taken."""
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def kill_group(pid: int, how: int) -> None:
@@ -1123,6 +1185,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     else:
         listener = socket.socket(fileno=args.fd)
     agent = Agent(job, args.role, args.index, os.environ["TFSPAWNER_TOKEN"], args.root, args.config)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored one would keep exit codes from us
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, agent.terminate)
     return agent.main(listener)

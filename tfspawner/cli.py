@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,8 +59,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
         click.echo("interrupted", err=True)
         code = Interrupted.exit_code
     except BrokenPipeError:
-        sys.stderr.close()
         code = 141
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads it any more, which is not worth a traceback at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
@@ -315,9 +319,9 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
     elif replica:
         sys.stdout.buffer.write(found[replica])
     else:
-        from .view import PlainView
+        from .view import FollowView
 
-        view = PlainView(sys.stdout, sys.stderr)
+        view = FollowView(sys.stdout, sys.stderr)
         for name, data in found.items():
             view.log(name, data)
         view.finish()

@@ -58,8 +58,8 @@ class AgentClient:
         with self._request("POST", "/stream", body, timeout_s=idle_s) as reply:
             yield from self._frames(reply)
 
-    def files(self, wanted: list[tuple[str, int]], idle_s: float = 60.0) -> Iterator[Frame]:
-        """Frames with those files' bytes, each from its offset on."""
+    def files(self, wanted: list[tuple[str, int, int]], idle_s: float = 60.0) -> Iterator[Frame]:
+        """Frames with the bytes of those files (path, offset, size), each from its offset to its size."""
         with self._request("POST", "/files", json.dumps(wanted).encode(), timeout_s=idle_s) as reply:
             yield from self._frames(reply)
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from .agent import tf_config
 from .errors import ConfigurationError
-
-MAX_ENV_BYTES = 128 * 1024 - len("TF_CONFIG=") - 1  # Linux's bound for one environment string (MAX_ARG_STRLEN)
+from .spec import MAX_ENV_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +18,7 @@ class ClusterSpec:
 
     def __post_init__(self) -> None:
         for role in self.cluster:
-            size = len(tf_config(self.cluster, role, 0)) + 8
+            size = len("TF_CONFIG=") + len(tf_config(self.cluster, role, 0)) + 8  # a larger index
             if size > MAX_ENV_BYTES:
                 count = sum(map(len, self.cluster.values()))
                 raise ConfigurationError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,25 +26,41 @@ PARALLEL = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """What came from one replica."""
+    """What came from one replica, and what did not."""
 
     replica: str
     files: list[dict[str, Any]]  # path (below files/<replica>), size, sha256
     skipped: list[str]  # links and devices, which do not travel
+    refused: list[str]  # names that no file here may have, and files that could not be read there
 
 
-def collect(agents: list[AgentClient], folder: Path, progress: Callable[[int], None]) -> list[Collected]:
+def collect(
+    agents: list[AgentClient], folder: Path, progress: Callable[[int], None]
+) -> tuple[list[Collected], list[ArtifactError]]:
     """Collects from every agent into folder/<replica>; progress is told each number of new bytes.
 
-    Raises ArtifactError when a replica's files could not be had whole; the others' are there all the same,
-    and the next call goes on where this one ended.
+    Returns what came, and an error for each replica whose files did not come whole: the next call goes on
+    where this one ended.
     """
     with ThreadPoolExecutor(PARALLEL) as pool:
         futures = [pool.submit(collect_one, agent, folder / agent.replica, progress) for agent in agents]
-    errors = [error for future in futures if (error := future.exception())]
-    for error in errors:
-        raise error
-    return [future.result() for future in futures]
+    collected, errors = [], []
+    for future in futures:
+        error = future.exception()
+        if isinstance(error, ArtifactError):
+            errors.append(error)
+            continue
+        found = future.result()
+        collected.append(found)
+        if found.refused:
+            shown = ", ".join(repr(name) for name in found.refused[:5])
+            errors.append(
+                ArtifactError(
+                    f"{found.replica}: {len(found.refused)} files stay there, for their names or permissions: {shown}",
+                    hint="all others are here; to give these up: tf-spawner delete",
+                )
+            )
+    return collected, errors
 
 
 def collect_one(agent: AgentClient, folder: Path, progress: Callable[[int], None]) -> Collected:
@@ -53,13 +70,13 @@ def collect_one(agent: AgentClient, folder: Path, progress: Callable[[int], None
     while True:
         try:
             manifest = agent.manifest()
-            files = checked_files(manifest, agent.replica)
+            files, refused = checked_files(manifest, folder, agent.replica)
             missing = [file for file in files if not _is_there(folder, file)]
             if missing:
                 _ensure_room(folder, sum(file["size"] for file in missing), agent.replica)
                 _receive(agent, missing, folder, parts, progress)
             break
-        except _NoProgress as error:
+        except (_NoProgress, AgentUnreachable) as error:
             tries += 1
             if tries == TRIES_WITHOUT_PROGRESS:
                 raise ArtifactError(
@@ -67,52 +84,62 @@ def collect_one(agent: AgentClient, folder: Path, progress: Callable[[int], None
                     hint="the job still holds them: tf-spawner fetch goes on where this ended",
                 ) from None
             time.sleep(0.2 * 2**tries)
-        except AgentUnreachable as error:
-            tries += 1
-            if tries == TRIES_WITHOUT_PROGRESS:
-                raise ArtifactError(
-                    f"{agent.replica}'s files could not be collected: {error.message}", hint=error.hint
-                ) from None
-            time.sleep(0.2 * 2**tries)
     for name in manifest["folders"]:
-        safe_path(folder, name, agent.replica).mkdir(parents=True, exist_ok=True)
+        if is_safe(name):
+            _below(folder, name).mkdir(parents=True, exist_ok=True)
     shutil.rmtree(parts, ignore_errors=True)
     with suppress(OSError):  # others' parts are there still, or there were none
         parts.parent.rmdir()
-    return Collected(replica=agent.replica, files=files, skipped=[str(name) for name in manifest["skipped"]])
+    refused += [str(name) for name in manifest["unreadable"]]
+    return Collected(
+        replica=agent.replica, files=files, refused=refused, skipped=[str(name) for name in manifest["skipped"]]
+    )
 
 
-def checked_files(manifest: dict[str, Any], replica: str) -> list[dict[str, Any]]:
-    """The manifest's files, each with a safe name of its own, a size and a SHA-256."""
-    files, seen = [], set()
+def checked_files(manifest: dict[str, Any], folder: Path, replica: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The manifest's files that can be had, each with a name of its own, a size and a SHA-256; and the refused names."""
+    files: list[dict[str, Any]] = []
+    refused: list[str] = []
+    seen: set[str] = set()
+    folds = _folds_case(folder)
     for entry in manifest["files"]:
         name, size, digest = entry["path"], entry["size"], entry["sha256"]
-        safe_path(Path(), name, replica)
         if not isinstance(size, int) or size < 0 or not isinstance(digest, str) or len(digest) != 64:
             raise ArtifactError(f"{replica} describes its file {name!r} wrongly")
-        if name.casefold() in seen:
-            raise ArtifactError(f"{replica} has two files called {name!r}, but for upper and lower case")
-        seen.add(name.casefold())
+        key = str(name).casefold() if folds else str(name)
+        if not is_safe(name) or key in seen:
+            refused.append(str(name))
+            continue
+        seen.add(key)
         files.append({"path": name, "size": size, "sha256": digest})
-    return files
+    return files, refused
 
 
-def safe_path(folder: Path, name: object, replica: str) -> Path:
-    """The path of that name below folder. Raises ArtifactError for a name that is not a plain relative one."""
-    if (
-        not isinstance(name, str)
-        or not name.isprintable()
-        or "\\" in name
-        or name.startswith("/")
-        or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in name.split("/"))
-    ):
-        raise ArtifactError(f"{replica} offers a file under the name {name!r}, which is refused")
+def is_safe(name: object) -> bool:
+    """Whether a file may have this name: a plain relative path, without what a terminal would obey."""
+    if not isinstance(name, str) or name.startswith("/") or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
+        return False
+    try:
+        return not any(part in ("", ".", "..") or len(os.fsencode(part)) > 255 for part in name.split("/"))
+    except UnicodeEncodeError:
+        return False
+
+
+def _below(folder: Path, name: str) -> Path:
+    """The path of that safe name below folder. Raises ArtifactError if a link stands on the way."""
     path = folder
     for part in PurePosixPath(name).parts[:-1]:
         path = path / part
         if path.is_symlink():
-            raise ArtifactError(f"{path} is a link, and {replica}'s file {name!r} would be written through it")
+            raise ArtifactError(f"{path} is a link, and a file would be written through it", hint="remove the link")
     return folder / name
+
+
+def _folds_case(folder: Path) -> bool:
+    """Whether the file system takes names that differ in case alone for the same, as macOS's does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(prefix=".case-", dir=folder) as probe:
+        return Path(probe.name.replace(".case-", ".CASE-")).exists()
 
 
 class _NoProgress(Exception):
@@ -146,7 +173,7 @@ def _receive(
     parts.mkdir(parents=True, exist_ok=True)
     pending = {file["path"]: file for file in files}
     while pending:
-        wanted = [(path, _part_size(_part(parts, file), file["size"])) for path, file in pending.items()]
+        wanted = [(p, _part_size(_part(parts, file), file["size"]), file["size"]) for p, file in pending.items()]
         received = 0
         try:
             for head, body in agent.files(wanted):
@@ -166,7 +193,7 @@ def _receive(
 
 
 def _part(parts: Path, file: dict[str, Any]) -> Path:
-    return parts / hashlib.sha256(f"{file['path']}\0{file['sha256']}".encode()).hexdigest()
+    return parts / hashlib.sha256(os.fsencode(f"{file['path']}/{file['sha256']}")).hexdigest()
 
 
 def _receive_one(agent: AgentClient, file: dict[str, Any], head: dict[str, Any], pieces: Iterator[bytes], folder: Path,
@@ -184,7 +211,7 @@ def _receive_one(agent: AgentClient, file: dict[str, Any], head: dict[str, Any],
     if digest.hexdigest() != file["sha256"]:
         part.unlink()
         raise _NoProgress(f"{file['path']} came with another SHA-256 than announced")
-    path = safe_path(folder, file["path"], agent.replica)
+    path = _below(folder, file["path"])
     path.parent.mkdir(parents=True, exist_ok=True)
     os.replace(part, path)
 

@@ -28,7 +28,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     except UnicodeDecodeError:
         raise ConfigurationError(f"env-file {path} is not UTF-8 text") from None
     env: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue

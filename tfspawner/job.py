@@ -126,8 +126,10 @@ class Job:
         record = Record(Path(out) / self.name, self.backend.find(self.name).id)
         try:
             state = self.status()
-            collected = bring_back(self.backend, state, record, view or Silent())
+            collected, missing = bring_back(self.backend, state, record, view or Silent())
             outcome = write_report(record, state, collected)
+            if missing:
+                raise missing
             if release and state.result:
                 _release(self.backend, state)
             return outcome
@@ -220,24 +222,34 @@ def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
         raise
 
 
-def bring_back(backend: Backend, state: JobState, record: Record, view: View) -> list[Collected]:
-    """The rest of the logs and all files; of a job that succeeded, whole, or ArtifactError is raised."""
+def bring_back(
+    backend: Backend, state: JobState, record: Record, view: View
+) -> tuple[list[Collected], ArtifactError | None]:
+    """The rest of the logs and all files; and what is missing of them."""
     agents = reachable_agents(backend, state)
-    missing = complete_logs(backend, state, agents, record)
-    collected = collect(list(agents.values()), record.files, view.received)
+    without_log = complete_logs(backend, state, agents, record)
+    collected, errors = collect(list(agents.values()), record.files, view.received)
+    record.event("collected", files=sum(len(replica.files) for replica in collected))
     for found in collected:
         if found.skipped:
             view.note(f"warning: {found.replica}: links and devices do not travel: {', '.join(found.skipped[:5])}")
+    if without_log and state.result == "succeeded":
+        view.note(f"warning: no log of {', '.join(without_log[:5])} could be had")
     unreachable = [replica for replica in state.replicas if replica not in agents]
-    if state.result == "succeeded" and unreachable:
+    if unreachable:
         shown = ", ".join(unreachable[:5]) + (f" and {len(unreachable) - 5} more" if len(unreachable) > 5 else "")
-        raise ArtifactError(
-            f"the files of {shown} could not be collected: no agent answers there",
-            hint="if they were fetched before, or the hold time is over, they are gone; a longer one: --hold 48h",
+        errors.append(
+            ArtifactError(
+                f"the files of {shown} could not be collected: no agent answers there",
+                hint="if they were fetched before, or the hold time is over, they are gone; a longer one: --hold 48h",
+            )
         )
-    if missing and state.result == "succeeded":
-        view.note(f"warning: no log of {', '.join(missing[:5])} could be had")
-    return collected
+    if state.result == "succeeded":
+        return collected, errors[0] if errors else None
+    for error in errors:
+        if not unreachable or error is not errors[-1]:  # of a failed job, what is gone is expected
+            view.note(f"warning: {error.message}")
+    return collected, None
 
 
 def write_report(record: Record, state: JobState, collected: list[Collected]) -> Outcome:
@@ -291,12 +303,13 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
         try:
             state = follower.follow()
             state.times["launched"] = began
-            collected = bring_back(backend, state, record, view)
+            collected, missing = bring_back(backend, state, record, view)
+            outcome = write_report(record, state, collected)
+            if missing:
+                raise missing
         except SpawnerError:
             view.note(f"job {plan.job} is still there: tf-spawner fetch {plan.job}, or tf-spawner delete {plan.job}")
             raise
-        record.event("collected", files=sum(len(replica.files) for replica in collected))
-        outcome = write_report(record, state, collected)
         if plan.spec.keep:
             _release(backend, state)
         else:

@@ -30,7 +30,7 @@ _TEXTS = ("on", "name", "tag", "cpu", "memory", "image", "namespace", "context",
 
 def duration(value: object) -> float:
     """Seconds, from a number or text such as 90, "90s", "5m", "2h" or "1d". Raises ValueError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", str(value).strip())
     if not match:
         raise ValueError(f"{value!r} is not a duration; write like 90s, 5m, 2h or 1d")
     return float(match[1]) * _UNITS[match[2]]
@@ -83,10 +83,10 @@ def read_job_file(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        stored = yaml.safe_load(path.read_text())
+        stored = yaml.load(path.read_text(), Loader=_loader())
     except OSError as error:
         raise ConfigurationError(f"-f {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"-f {path} is not YAML: {error}") from None
     if not isinstance(stored, dict):
         raise ConfigurationError(f"-f {path} must hold options, like 'workers: 4'")
@@ -101,6 +101,20 @@ def read_job_file(path: Path) -> dict[str, Any]:
         if value is not None:
             options[name] = _stored_value(name, value, path, str(key))
     return options
+
+
+def _loader() -> Any:
+    """YAML in which on, off, yes and no are words: `on: kubernetes` is one of our keys."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+    return Loader
 
 
 def _stored_value(name: str, value: Any, path: Path, key: str) -> Any:

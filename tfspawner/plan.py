@@ -50,8 +50,8 @@ def job_name(spec: JobSpec) -> str:
             )
         return spec.name
     stem = re.sub(r"[^a-z0-9]+", "-", spec.script.stem.lower()).strip("-")
-    if stem in ("train", "main", "training-script") and spec.script.resolve().parent.name:
-        stem = re.sub(r"[^a-z0-9]+", "-", spec.script.resolve().parent.name.lower()).strip("-")
+    if stem in ("train", "main", "training-script") and spec.script_path.parent.name:
+        stem = re.sub(r"[^a-z0-9]+", "-", spec.script_path.parent.name.lower()).strip("-")
     stem = stem if stem[:1].isalpha() else f"job-{stem}".rstrip("-")
     ending = "".join(secrets.choice("bcdfghjkmnpqrstvwxz23456789") for _ in range(5))
     return f"{stem[:24].rstrip('-')}-{ending}"
@@ -64,7 +64,7 @@ def make_plan(spec: JobSpec, job: str, cluster: ClusterSpec, code: Code, warning
         "job": job,
         "cluster": cluster.cluster,
         "agents": cluster.agents,
-        "script": spec.script.resolve().relative_to(spec.folder).as_posix(),
+        "script": spec.script_path.relative_to(spec.folder).as_posix(),
         "args": list(spec.args),
         "command_file": spec.command_file is not None,
         "original_script_path": spec.on == "kubernetes",

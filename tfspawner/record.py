@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Record:
             raise ConfigurationError(
                 f"the run's folder {folder} cannot be made: {error.strerror}", hint="give another --out"
             ) from None
-        self._open: dict[str, Any] = {}
+        self._open: dict[Path, Any] = {}
         self._sizes: dict[str, int] = {}
 
     @staticmethod
@@ -94,21 +95,15 @@ class Record:
         if offset > size:
             raise ArtifactError(f"{replica}'s log: bytes {size} to {offset} are missing")
         fresh = data[size - offset :]
-        if replica not in self._open:
-            self._open[replica] = open(self.log_path(replica), "ab", buffering=0)
-        try:
-            self._open[replica].write(fresh)
-        except OSError as error:
-            raise ArtifactError(
-                f"{self.log_path(replica)}: {error.strerror}", hint="make room, then: tf-spawner fetch"
-            ) from None
+        self._append(self.log_path(replica), fresh)
         self._sizes[replica] = size + len(fresh)
         return fresh
 
     def replace_log(self, replica: str, data: bytes) -> None:
         """Puts a log in place that was had from elsewhere, if it holds more than there is."""
         if len(data) > self.log_size(replica):
-            self.log_path(replica).write_bytes(data)
+            with _writing(self.log_path(replica)):
+                self.log_path(replica).write_bytes(data)
             self._sizes[replica] = len(data)
 
     def last_lines(self, replica: str, count: int) -> list[str]:
@@ -125,18 +120,22 @@ class Record:
 
     def event(self, what: str, **facts: Any) -> None:
         """Adds a line to events.jsonl, with the time."""
-        if "events" not in self._open:
-            self._open["events"] = open(self.folder / "events.jsonl", "a")
         line = {"time": round(time.time(), 3), "event": what, **{k: v for k, v in facts.items() if v not in (None, "")}}
-        self._open["events"].write(json.dumps(line) + "\n")
-        self._open["events"].flush()
+        self._append(self.folder / "events.jsonl", json.dumps(line).encode() + b"\n")
 
     def write(self, name: str, text: str) -> None:
         """Writes a file of the record, whole or not at all."""
         path = self.folder / name
         part = path.with_name(f".{name}.part")
-        part.write_text(text)
-        os.replace(part, path)
+        with _writing(path):
+            part.write_text(text)
+            os.replace(part, path)
+
+    def _append(self, path: Path, data: bytes) -> None:
+        with _writing(path):
+            if path not in self._open:
+                self._open[path] = open(path, "ab", buffering=0)
+            self._open[path].write(data)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         self.write(name, json.dumps(value, indent=1, default=str) + "\n")
@@ -145,3 +144,13 @@ class Record:
 def _id_of(folder: Path) -> str | None:
     path = folder / ID_FILE
     return path.read_text() if path.exists() else None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be written: {error.strerror}", hint="make room, then: tf-spawner fetch"
+        ) from None

@@ -16,13 +16,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from . import agent
 from .errors import ConfigurationError
 from .plan import CONFIGMAP_BYTES, Plan
-from .spec import DEFAULT_IMAGE, DEFAULT_PORT
+from .spec import AGENT_PORT, DEFAULT_IMAGE, DEFAULT_PORT
 
-AGENT_PORT = 7117
 MANAGED_BY = "app.kubernetes.io/managed-by"
 ID = "tf-spawner/id"
 JOB_LABEL = "tf-spawner/job"
 DEFAULT_TTL_S = 24 * 3600
+RESERVED_PATHS = ("", "/work", "/tmp", "/tf-spawner", "/script", "/dev/shm")
 CONTAINER_NAMES = ("tensorflow", "worker")
 
 Manifest = dict[str, Any]
@@ -133,10 +133,13 @@ def _manifest(environment: ImmutableSandboxedEnvironment, template: str, **value
     try:
         text = environment.get_template(template).render(**values)
         documents = [document for document in yaml.safe_load_all(text) if document]
-    except (TemplateError, yaml.YAMLError) as error:
+    except (TemplateError, yaml.YAMLError, RecursionError) as error:
         raise ConfigurationError(f"template {template}: {error}") from None
-    if len(documents) != 1 or not isinstance(documents[0], dict) or "kind" not in documents[0]:
+    if len(documents) != 1 or not isinstance(documents[0], dict):
         raise ConfigurationError(f"template {template} must give one manifest, and gives {len(documents)} documents")
+    metadata = documents[0].get("metadata")
+    if "kind" not in documents[0] or not isinstance(metadata, dict) or "name" not in metadata:
+        raise ConfigurationError(f"template {template} gives a manifest without kind or metadata.name")
     return documents[0]
 
 
@@ -196,6 +199,10 @@ def _volume(text: str, number: int) -> tuple[Manifest, Manifest]:
         raise ConfigurationError(
             f"--volume {text!r} is not CLAIM:/PATH or /HOST/PATH:/PATH", hint="for example --volume /eos:/eos:ro"
         )
+    if path.rstrip("/") in RESERVED_PATHS:
+        raise ConfigurationError(
+            f"--volume {text!r}: {path} is tf-spawner's own", hint="mount it elsewhere, such as /data"
+        )
     name = f"volume-{number}"
     kind: Manifest = (
         {"hostPath": {"path": source}} if source.startswith("/") else {"persistentVolumeClaim": {"claimName": source}}
@@ -224,14 +231,28 @@ def _toleration(text: str) -> Manifest:
 def _read_pod(path: Path) -> Manifest:
     try:
         documents = [document for document in yaml.safe_load_all(path.read_text()) if document]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"--pod-file {path} is not YAML: {error}") from None
     if len(documents) != 1 or not isinstance(documents[0], dict) or documents[0].get("kind") != "Pod":
         raise ConfigurationError(f"--pod-file {path} must hold one manifest of kind Pod")
     containers = (documents[0].get("spec") or {}).get("containers")
     if not isinstance(containers, list) or not containers or not all(isinstance(c, dict) for c in containers):
         raise ConfigurationError(f"--pod-file {path}: the Pod has no containers")
+    _check_types(path, documents[0], {"metadata": dict})
+    _check_types(
+        path,
+        documents[0]["spec"],
+        {"volumes": list, "tolerations": list, "imagePullSecrets": list, "nodeSelector": dict},
+    )
+    for container in containers:
+        _check_types(path, container, {"env": list, "envFrom": list, "volumeMounts": list, "ports": list})
     return documents[0]
+
+
+def _check_types(path: Path, mapping: Manifest, types: dict[str, type]) -> None:
+    for key, expected in types.items():
+        if mapping.get(key) is not None and not isinstance(mapping[key], expected):
+            raise ConfigurationError(f"--pod-file {path}: {key} must be a {'list' if expected is list else 'mapping'}")
 
 
 def merge_pod(template: Manifest, pod: Manifest, plan: Plan) -> Manifest:
@@ -240,8 +261,9 @@ def merge_pod(template: Manifest, pod: Manifest, plan: Plan) -> Manifest:
     The container called tensorflow or worker, else the first, becomes the replica. Its image and
     resources stay unless flags name others; its command is the agent's.
     """
-    base, ours = pod["spec"], template["spec"]
-    container, mine = _replica_container(base["containers"]), ours["containers"][0]
+    base, ours = _given(pod["spec"]), template["spec"]
+    chosen, mine = _replica_container(base["containers"]), ours["containers"][0]
+    container = _given(chosen)
     merged = {**mine, **{k: v for k, v in container.items() if k not in ("command", "args", "workingDir", "name")}}
     for key in ("env", "envFrom", "volumeMounts", "ports"):
         merged[key] = [*container.get(key, []), *mine[key]]
@@ -249,7 +271,7 @@ def merge_pod(template: Manifest, pod: Manifest, plan: Plan) -> Manifest:
         merged["image"] = plan.spec.image
     if "resources" in mine:
         merged["resources"] = mine["resources"]
-    sidecars = [other for other in base["containers"] if other is not container]
+    sidecars = [other for other in base["containers"] if other is not chosen]
     spec = {
         **ours,
         **{k: v for k, v in base.items() if k not in ("containers", "restartPolicy", "subdomain", "hostname")},
@@ -267,6 +289,11 @@ def merge_pod(template: Manifest, pod: Manifest, plan: Plan) -> Manifest:
         },
         "spec": spec,
     }
+
+
+def _given(mapping: Manifest) -> Manifest:
+    """The mapping without the keys that stand there with nothing behind them."""
+    return {key: value for key, value in mapping.items() if value is not None}
 
 
 def _replica_container(containers: list[Manifest]) -> Manifest:

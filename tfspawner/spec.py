@@ -12,6 +12,9 @@ from .errors import ConfigurationError
 
 DEFAULT_IMAGE = "tensorflow/tensorflow:2.21.0"
 DEFAULT_PORT = 2222
+AGENT_PORT = 7117  # in pods
+MAX_ENV_BYTES = 128 * 1024 - 1  # Linux's bound for one NAME=VALUE (MAX_ARG_STRLEN)
+MAX_SECRET_BYTES = 1024 * 1024
 ROLES = ("chief", "worker", "ps", "evaluator")
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
@@ -118,6 +121,11 @@ class JobSpec:
         """The folder that travels to the replicas: --workdir, else the script's own."""
         return (self.workdir or self.script.parent).resolve()
 
+    @property
+    def script_path(self) -> Path:
+        """The script's own path, its folder resolved; it may itself be a link."""
+        return self.script.parent.resolve() / self.script.name
+
     def _check_files(self) -> None:
         for what, path in (("script", self.script), ("command file", self.command_file), ("pod file", self.pod_file)):
             if path is not None and not path.is_file():
@@ -126,7 +134,7 @@ class JobSpec:
         for what, path in (("--workdir", self.workdir), ("--template-dir", self.template_dir)):
             if path is not None and not path.is_dir():
                 raise ConfigurationError(f"{what} {path} is not a folder")
-        if not self.script.resolve().is_relative_to(self.folder):
+        if not self.script_path.is_relative_to(self.folder):
             raise ConfigurationError(
                 f"script {self.script} is not inside --workdir {self.workdir}",
                 hint="name a folder that holds the script: it is what travels to the replicas",
@@ -157,6 +165,8 @@ class JobSpec:
         last = (self.port or DEFAULT_PORT) + (sum(self.roles.values()) - 1 if self.on == "local" else 0)
         if self.port is not None and not (self.port >= 1024 and last <= 65535):
             raise ConfigurationError(f"port is {self.port}; it must be 1024 to {65535 - last + self.port}")
+        if self.on == "kubernetes" and self.port == AGENT_PORT:
+            raise ConfigurationError(f"port {AGENT_PORT} is the agents' own", hint=f"leave --port out: {DEFAULT_PORT}")
         for name in ("timeout_s", "start_timeout_s", "hold_s", "ttl_s"):
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -166,6 +176,20 @@ class JobSpec:
                 raise ConfigurationError(f"{key!r} is not a name for an environment variable")
             if key in _RESERVED_ENV or key.startswith("TFSPAWNER_"):
                 raise ConfigurationError(f"the environment variable {key} is set by tf-spawner itself; leave it out")
+            size = len(f"{key}={self.env[key]}".encode())
+            if "\0" in self.env[key] or size > MAX_ENV_BYTES:
+                raise ConfigurationError(
+                    f"the environment variable {key} cannot be passed on: "
+                    + (
+                        f"it has {size:,} bytes, and {MAX_ENV_BYTES:,} are possible"
+                        if size > MAX_ENV_BYTES
+                        else "it holds a NUL"
+                    )
+                )
+        if self.on == "kubernetes" and sum(map(len, self.env.values())) > MAX_SECRET_BYTES:
+            raise ConfigurationError("the environment variables are more than a Secret holds, 1 MiB")
+        if any("\0" in arg for arg in self.args):
+            raise ConfigurationError("an argument of the script holds a NUL")
 
     def _refuse_kubernetes_only(self) -> None:
         given = [name for name in KUBERNETES_ONLY if getattr(self, name)]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
+LONGEST_LINE = 65536  # a longer one is cut
 TABLE_ROWS = 20  # more replicas than these are summed up
 PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
 PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth no line
@@ -34,7 +35,8 @@ _OSC = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)")
 
 def harmless(text: str) -> str:
     """The text without anything that a terminal would obey."""
-    return _CONTROL.sub("", ANSI.sub("", _OSC.sub("", text)))
+    plain = _CONTROL.sub("", ANSI.sub("", _OSC.sub("", text)))
+    return plain.encode(errors="replace").decode()
 
 
 class Lines:
@@ -44,8 +46,13 @@ class Lines:
         self.rest: dict[str, bytes] = {}
 
     def feed(self, replica: str, data: bytes) -> list[str]:
+        """The lines that end in data; what follows them is kept, up to LONGEST_LINE bytes of it."""
         *lines, rest = (self.rest.get(replica, b"") + data).split(b"\n")
-        self.rest[replica] = b"\r".join(rest.rsplit(b"\r", 2)[-2:])  # what was drawn before is drawn over
+        rest = b"\r".join(rest.rsplit(b"\r", 2)[-2:])  # what was drawn before is drawn over
+        while len(rest) > LONGEST_LINE:
+            lines.append(rest[:LONGEST_LINE])
+            rest = rest[LONGEST_LINE:]
+        self.rest[replica] = rest
         return [self._last_drawn(line) for line in lines]
 
     def flush(self, replica: str) -> list[str]:
@@ -88,6 +95,8 @@ def age(seconds: float) -> str:
 class PlainView:
     """One line per thing that happens: log lines to stdout with the replica's name, the rest to stderr."""
 
+    needs_stdout = False
+
     def __init__(self, out: TextIO, err: TextIO, *, logs: bool = True) -> None:
         self.out, self.err, self.logs = out, err, logs
         self.lines = Lines()
@@ -125,9 +134,16 @@ class PlainView:
             self.write(replica, shown)
 
     def write(self, replica: str, lines: list[str]) -> None:
+        """A closed or full stdout ends the showing, and not the job."""
         self.said_at = time.monotonic()
-        self.out.write("".join(f"{replica} | {line}\n" for line in lines))
-        self.out.flush()
+        try:
+            self.out.write("".join(f"{replica} | {line}\n" for line in lines))
+            self.out.flush()
+        except OSError as error:
+            if self.needs_stdout:
+                raise
+            self.logs = False
+            self.note(f"warning: no more output is shown: {error.strerror}")
 
     def note(self, text: str) -> None:
         self.said_at = time.monotonic()
@@ -136,9 +152,11 @@ class PlainView:
 
 
 class FollowView(PlainView):
-    """For `logs -f`: output alone, of all replicas or of one, which then comes as it is."""
+    """For `logs`: output alone, of all replicas or of one, which then comes as it is."""
 
-    def __init__(self, out: TextIO, err: TextIO, *, replica: str | None, as_json: bool) -> None:
+    needs_stdout = True
+
+    def __init__(self, out: TextIO, err: TextIO, *, replica: str | None = None, as_json: bool = False) -> None:
         super().__init__(out, err)
         self.replica, self.as_json = replica, as_json
 

@@ -19,8 +19,8 @@ from ..cluster_spec import ClusterSpec
 from ..diagnose import LOST_POD, explain_failed_create, job_condition, observe, observe_event
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from ..keras import wheel_for
-from ..render import AGENT_PORT, ID, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest, travels_in_configmap
-from ..spec import DEFAULT_PORT, JobSpec
+from ..render import ID, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest, travels_in_configmap
+from ..spec import AGENT_PORT, DEFAULT_PORT, JobSpec
 from . import JobSummary, Observation
 from .kubernetes_api import Api, Conflict
 

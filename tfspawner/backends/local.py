@@ -59,7 +59,13 @@ class LocalBackend:
         agents: dict[str, list[str]] = {}
         for role, count in spec.roles.items():
             for index in range(count):
-                listener = socket.create_server((HOST, 0))
+                try:
+                    listener = socket.create_server((HOST, 0))
+                except OSError as error:
+                    raise ClusterError(
+                        f"{role}-{index} gets no socket on this machine: {error.strerror}",
+                        hint="fewer replicas, or: ulimit -n 4096",
+                    ) from None
                 self.listeners[f"{role}-{index}"] = listener
                 agents.setdefault(role, []).append(f"{HOST}:{listener.getsockname()[1]}")
         return ClusterSpec(cluster=cluster, agents=agents)
