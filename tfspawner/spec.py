@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import ConfigurationError
 
@@ -44,6 +45,15 @@ KUBERNETES_ONLY = (
     "cpu", "memory", "image", "namespace", "context", "kubeconfig", "ttl_s", "queue", "node_selector", "tolerations",
     "service_account", "image_pull_secrets", "volumes", "pod_file", "template_dir",
 )  # fmt: skip
+
+
+_PATHS = ("script", "workdir", "command_file", "out", "kubeconfig", "pod_file", "template_dir")
+_LISTS = ("args", "collect", "tolerations", "image_pull_secrets", "volumes")
+_MAPPINGS = ("env", "node_selector")
+_NUMBERS = ("workers", "ps", "gpus", "port", "ttl_s")
+_SECONDS = ("timeout_s", "start_timeout_s", "hold_s")
+_TEXTS = ("on", "name", "tag", "cpu", "memory", "image", "namespace", "context", "queue", "service_account")
+_SWITCHES = ("chief", "evaluator", "keep", "detach", "legacy_keras")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +105,39 @@ class JobSpec:
     template_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("script", "workdir", "command_file", "out", "kubeconfig", "pod_file", "template_dir"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, Path(value))
+        self._check_types()
         self._check_files()
         self._check_roles()
         self._check_values()
         if self.on == "local":
             self._refuse_kubernetes_only()
+
+    def _check_types(self) -> None:
+        """Makes paths of path-like values and tuples of lists, and refuses what is of another kind."""
+        for name in _PATHS:
+            self._convert(name, "a path", lambda v: isinstance(v, str | Path), Path)
+        for name in _LISTS:
+            self._convert(name, "a list of texts", lambda v: isinstance(v, list | tuple) and _are_texts(v), tuple)
+        for name in _MAPPINGS:
+            self._convert(
+                name, "a mapping of texts", lambda v: isinstance(v, Mapping) and _are_texts([*v, *v.values()]), dict
+            )
+        for name in _NUMBERS:
+            self._convert(name, "a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool), int)
+        for name in _SECONDS:
+            self._convert(name, "a number of seconds", lambda v: isinstance(v, int | float) and math.isfinite(v), float)
+        for name in _TEXTS:
+            self._convert(name, "a text", lambda v: isinstance(v, str), str)
+        for name in _SWITCHES:
+            self._convert(name, "True or False", lambda v: isinstance(v, bool), bool)
+
+    def _convert(self, name: str, kind: str, fits: Callable[[Any], bool], convert: Callable[[Any], object]) -> None:
+        value = getattr(self, name)
+        if value is None and name in _OPTIONAL:
+            return
+        if not fits(value):
+            raise ConfigurationError(f"{name} is {value!r}; it must be {kind}")
+        object.__setattr__(self, name, convert(value))
 
     @property
     def roles(self) -> dict[str, int]:
@@ -145,7 +179,7 @@ class JobSpec:
             raise ConfigurationError(f"on is {self.on!r}; it must be 'local' or 'kubernetes'")
         for name in ("workers", "ps", "gpus"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            if value < 0:
                 raise ConfigurationError(f"{name} is {value!r}; it must be a whole number, 0 or more")
         if self.workers + self.has_chief < 1:
             raise ConfigurationError(
@@ -203,9 +237,16 @@ class JobSpec:
 _FLAGS = {"tolerations": "toleration", "image_pull_secrets": "image-pull-secret", "volumes": "volume", "ttl_s": "ttl"}
 
 
-def is_name(text: str) -> bool:
+_OPTIONAL = frozenset(field.name for field in fields(JobSpec) if field.default is None)
+
+
+def _are_texts(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def is_name(text: object) -> bool:
     """Whether a job can have this name."""
-    return len(text) <= 63 and bool(_NAME.fullmatch(text))
+    return isinstance(text, str) and len(text) <= 63 and bool(_NAME.fullmatch(text))
 
 
 def flag_of(name: str) -> str:

@@ -98,6 +98,8 @@ def backend_for(
         from .local import LocalBackend
 
         return LocalBackend()
+    if on != "kubernetes":
+        raise ConfigurationError(f"there is no backend {on!r}; they are 'local' and 'kubernetes'")
     from .kubernetes import KubernetesBackend
 
     return KubernetesBackend(namespace=namespace, context=context, kubeconfig=kubeconfig)
