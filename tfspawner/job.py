@@ -116,10 +116,14 @@ class Job:
             raise ClusterError(
                 f"job {self.name} was not launched whole, and will not run", hint=f"tf-spawner delete {self.name}"
             )
-        follower = Follower(self.backend, self.name, list(self.replicas), None, view or Silent(), start_timeout_s=None)
-        if timeout_s is None:
-            return follower.follow()
-        return follower.follow(deadline=time.monotonic() + timeout_s)
+        view = view or Silent()
+        follower = Follower(self.backend, self.name, list(self.replicas), None, view, start_timeout_s=None)
+        state = follower.follow(deadline=None if timeout_s is None else time.monotonic() + timeout_s)
+        if not follower.heard:  # its agents are gone: what they said is all that is left
+            for replica in self.replicas:
+                view.log(replica, self.backend.last_output(self.name, replica) or b"")
+        view.finish()
+        return state
 
     def fetch(self, out: Path | str = "runs", view: View | None = None, *, release: bool = True) -> Outcome:
         """Brings its logs and files to out/<job>; once they are here whole, an ended job may end its pods."""

@@ -161,8 +161,7 @@ class FollowView(PlainView):
         self.replica, self.as_json = replica, as_json
 
     def show(self, state: JobState) -> None:
-        if state.phase == "ended":
-            self.finish()
+        pass
 
     def log(self, replica: str, data: bytes) -> None:
         if self.replica not in (None, replica):

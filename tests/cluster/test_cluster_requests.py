@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import pytest
 import yaml
 
-
 # How often the pods are looked at while they go depends on how long they take; and an object that the API server's
 # garbage collector has removed by then is not deleted again.
 VARYING = ("GET ", "DELETE ")

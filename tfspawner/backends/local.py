@@ -37,8 +37,8 @@ PORTS = range(20000, 32000)  # below Linux's ephemeral ports: no outgoing connec
 
 def state_folder() -> Path:
     """Where this machine's jobs lie: $XDG_STATE_HOME/tf-spawner/jobs."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(base) / "tf-spawner" / "jobs"
+    base = Path(os.environ.get("XDG_STATE_HOME") or "")
+    return (base if base.is_absolute() else Path.home() / ".local/state") / "tf-spawner" / "jobs"
 
 
 class LocalBackend:
@@ -94,6 +94,10 @@ class LocalBackend:
             folder.mkdir(parents=True, mode=0o700)
         except FileExistsError:
             raise _name_in_use(plan.job) from None
+        except OSError as error:
+            raise ClusterError(
+                f"{folder} cannot be made: {error.strerror}", hint="set XDG_STATE_HOME to a folder of yours"
+            ) from None
         try:
             self._write(plan, folder)
             pids: dict[str, list[int]] = {}
@@ -240,8 +244,15 @@ class LocalBackend:
         try:
             ended = json.loads((self.folder / job / replica / "exit.json").read_text())
         except (OSError, ValueError):
-            return "gone", "was lost: its agent's process is gone"
+            return "gone", f"was lost: its agent's process is gone{self._last_words(job, replica)}"
         return ("succeeded", "") if ended["code"] == 0 else ("failed", ended["message"])
+
+    def _last_words(self, job: str, replica: str) -> str:
+        try:
+            lines = (self.folder / job / replica / "agent.log").read_text(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
+        return f" ({lines[-1]})" if lines else ""
 
     def _signal(self, job: str, how: signal.Signals) -> None:
         for replica, (pid, _) in self._pids(job).items():
