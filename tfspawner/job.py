@@ -291,7 +291,6 @@ def raise_for(state: JobState, record: Record | None) -> None:
 def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
     began = time.time()
     try:
-        _describe(plan, record)
         backend.launch(plan)
     except BaseException as error:
         record.discard()
@@ -300,6 +299,7 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
         raise
     with _deleted_on_interrupt(backend, plan, view, record):
         record.event("launched", seconds=round(time.time() - began, 3))
+        _describe(plan, record)
         follower = Follower(
             backend, plan.job, plan.cluster.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s,
             upload=plan.code.path if backend.must_upload(plan) else None,
