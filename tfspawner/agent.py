@@ -25,6 +25,7 @@ import glob
 import hashlib
 import hmac
 import http.client
+import io
 import json
 import os
 import queue
@@ -59,6 +60,7 @@ PR_SET_PDEATHSIG = 1
 CGROUP = Path("/sys/fs/cgroup")
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
 CHUNK = 1 << 20
+SMALL = 1 << 16
 AGENT_MARK = b"[tf-spawner]"
 
 LOST = "was lost: its agent is not heard of any more"
@@ -478,15 +480,23 @@ class Handler(BaseHTTPRequestHandler):
     def post_files(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         wanted = self.body()
         self.begin_stream()
+        small = io.BufferedWriter(self.wfile, CHUNK)  # many small files make few packets
         for name, offset, size in wanted:
             source = agent.files.open(name, size)
             if source is None:
-                self.frame({"path": name, "missing": True})
+                small.write(json.dumps({"path": name, "missing": True}).encode() + b"\n")
                 continue
+            left = size - offset
             with source:
-                self.frame({"path": name, "offset": offset, "size": size - offset})
-                if size > offset and self.connection.sendfile(source, offset, size - offset) != size - offset:
+                small.write(json.dumps({"path": name, "offset": offset, "size": left}).encode() + b"\n")
+                if left <= SMALL:
+                    source.seek(offset)
+                    small.write(source.read(left))
+                    continue
+                small.flush()
+                if self.connection.sendfile(source, offset, left) != left:
                     return  # the file shrank: the stream ends without its end
+        small.flush()
         self.frame({"end": True})
 
     def post_stream(self, agent: Agent, path: str, query: Dict[str, str]) -> None:

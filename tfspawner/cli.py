@@ -232,10 +232,7 @@ def render(ctx: click.Context, /, output: str, **options: Any) -> None:
     from .render import render as render_plan
 
     _, plan = prepare(spec, check=False)
-    try:
-        manifests = redacted(render_plan(plan))
-    finally:
-        plan.code.path.unlink()
+    manifests = redacted(render_plan(plan))
     if output == "json":
         _print_json({"apiVersion": "v1", "kind": "List", "items": manifests})
     else:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from .errors import ConfigurationError
 
@@ -25,16 +25,21 @@ WHEELS = ".tfspawner"  # the archive's folder for wheels; the agent unpacks them
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """A gzipped tar archive on disk, the same bytes for the same files."""
+    """A gzipped tar archive, the same bytes for the same files, in a file without a name: nothing to clean up."""
 
-    path: Path
+    archive: IO[bytes]
     sha256: str
     size_bytes: int
     file_count: int
 
+    @property
+    def path(self) -> Path:
+        """Where to open the archive as long as this object lives."""
+        return Path(f"/proc/self/fd/{self.archive.fileno()}")
+
 
 def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = ()) -> Code:
-    """Packs the folder without what .tfspawnerignore names; the archive is the caller's to remove.
+    """Packs the folder, without what .tfspawnerignore names.
 
     `out` is left out where it lies inside: it holds former runs. A folder that was not `asked` for by
     name (it is just where the script lies) may not be over 512 MiB. Raises ConfigurationError.
@@ -47,18 +52,11 @@ def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = ())
             hint=f"name what is not code in {folder / IGNORE_FILE}, or name the folder itself: --workdir {folder}",
         )
     files += [(wheel, f"{WHEELS}/{wheel.name}") for wheel in wheels]
-    descriptor, name = tempfile.mkstemp(prefix="tf-spawner-", suffix=".tar.gz")
-    try:
-        with os.fdopen(descriptor, "wb") as raw:
-            _write(raw, files)
-        digest = hashlib.sha256()
-        with open(name, "rb") as packed:
-            for data in iter(lambda: packed.read(1 << 20), b""):
-                digest.update(data)
-    except BaseException:
-        os.unlink(name)
-        raise
-    return Code(path=Path(name), sha256=digest.hexdigest(), size_bytes=os.stat(name).st_size, file_count=len(files))
+    archive = tempfile.TemporaryFile(prefix="tf-spawner-")
+    _write(archive, files)
+    archive.seek(0)
+    digest = hashlib.file_digest(archive, "sha256").hexdigest()
+    return Code(archive=archive, sha256=digest, size_bytes=os.fstat(archive.fileno()).st_size, file_count=len(files))
 
 
 def mentions(folder: Path, word: str, *, out: Path) -> list[Path]:
@@ -97,7 +95,7 @@ def _files(folder: Path, ignored: GitIgnoreSpec, left_out: set[Path]) -> Iterato
                 yield path, str(relative / name)
 
 
-def _write(raw: BinaryIO, files: list[tuple[Path, str]]) -> None:
+def _write(raw: IO[bytes], files: list[tuple[Path, str]]) -> None:
     with (
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,

@@ -20,6 +20,7 @@ from .record import Record
 
 ENDED = ("succeeded", "failed", "gone")  # a pod's or process's states in which no agent can answer
 PARALLEL = 16
+LOST_PATIENCE_S = 6.0  # so long the coordinator has to find out by itself that a replica is lost
 SILENCE_S = 10.0  # on top of the stream's own time-out
 Result = Literal["succeeded", "failed", "timeout"]
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
@@ -79,6 +80,7 @@ class Follower:
         self.doomed: dict[str | None, tuple[float, Observation]] = {}  # since when a replica cannot come, and why
         self.platform: dict[str, Observation] = {}
         self.seen_at: float | None = None  # when the first replica was there to be seen
+        self.lost_at: dict[str, float] = {}  # when a replica's pod or process was seen to have failed
         self.silent_since: float | None = None  # since when the coordinator, heard before, does not answer
         self.heard = False  # the coordinator's stream has spoken
         self.warned: set[str] = set()
@@ -207,6 +209,10 @@ class Follower:
         self.seen_at = self.seen_at or time.monotonic()
         before = self.platform.get(seen.replica)
         self.platform[seen.replica] = seen
+        if seen.state in ("failed", "gone"):
+            self.lost_at.setdefault(seen.replica, time.monotonic())
+        else:
+            self.lost_at.pop(seen.replica, None)
         (self.state.gone.add if seen.state in ENDED else self.state.gone.discard)(seen.replica)
         if self.record and (before is None or (before.state, before.message) != (seen.state, seen.message)):
             self.record.event("pod", replica=seen.replica, state=seen.state, message=seen.message, node=seen.node)
@@ -255,6 +261,9 @@ class Follower:
             since, seen = self.doomed[None]
             if time.monotonic() - since > AGENT_GRACE_S:
                 self._end("failed", self._first_failed() or seen, None)
+        for replica, since in self.lost_at.items():
+            if time.monotonic() - since > LOST_PATIENCE_S and not self._ended_by_agents() and not self.finished:
+                self._end("failed", self.platform[replica], replica)
         silent_since = self.silent_since
         if self.heard and silent_since and time.monotonic() - silent_since > SILENCE_S and not self.finished:
             self._judge_silence()

@@ -178,37 +178,31 @@ def run(spec: JobSpec, view: View | None = None) -> Outcome:
     """
     view = view or Silent()
     backend, plan = prepare(spec)
+    for warning in plan.warnings:
+        view.note(f"warning: {warning}")
+    record = Record(spec.out / plan.job, plan.id)
     try:
-        for warning in plan.warnings:
-            view.note(f"warning: {warning}")
-        record = Record(spec.out / plan.job, plan.id)
-        try:
-            return _run(backend, plan, record, view)
-        finally:
-            record.close()
+        return _run(backend, plan, record, view)
     finally:
-        plan.code.path.unlink(missing_ok=True)
+        record.close()
 
 
 def launch(spec: JobSpec, view: View | None = None) -> Job:
     """Launches the job and returns; `attach` finds it again."""
     view = view or Silent()
     backend, plan = prepare(spec)
-    try:
-        for warning in plan.warnings:
-            view.note(f"warning: {warning}")
-        backend.launch(plan)
-        job = Job(plan.job, backend, tuple(plan.cluster.replicas))
-        if backend.must_upload(plan):
-            view.note(f"waiting for {job.replicas[0]} to take the code ({plan.code.size_bytes / 1024**2:.1f} MiB)")
-            _upload(backend, plan)
-        return job
-    finally:
-        plan.code.path.unlink(missing_ok=True)
+    for warning in plan.warnings:
+        view.note(f"warning: {warning}")
+    backend.launch(plan)
+    job = Job(plan.job, backend, tuple(plan.cluster.replicas))
+    if backend.must_upload(plan):
+        view.note(f"waiting for {job.replicas[0]} to take the code ({plan.code.size_bytes / 1024**2:.1f} MiB)")
+        _upload(backend, plan)
+    return job
 
 
 def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
-    """All that can be known and refused before anything is created. The plan's code is the caller's to remove."""
+    """All that can be known and refused before anything is created."""
     name = job_name(spec)
     backend = backend_for(spec.on, namespace=spec.namespace, context=spec.context, kubeconfig=spec.kubeconfig)
     warnings = keras.warnings(spec) + (backend.check(spec) if check else [])
@@ -219,11 +213,7 @@ def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
         warnings += more
     cluster = backend.cluster(spec, name)
     code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels)
-    try:
-        return backend, make_plan(spec, name, cluster, code, tuple(warnings), needs_tf_keras=needed)
-    except BaseException:
-        code.path.unlink(missing_ok=True)
-        raise
+    return backend, make_plan(spec, name, cluster, code, tuple(warnings), needs_tf_keras=needed)
 
 
 def bring_back(
