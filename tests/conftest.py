@@ -27,6 +27,10 @@ DEADLINE_S = 120.0
 Kubectl = Callable[..., str]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """How a call of tf-spawner ended."""

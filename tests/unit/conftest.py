@@ -1,0 +1,30 @@
+"""A plan made by hand, the same at each run."""
+
+import gzip
+import tempfile
+
+import pytest
+
+from tfspawner.backends.kubernetes import KubernetesBackend
+from tfspawner.code import Code
+from tfspawner.plan import Plan, make_plan
+from tfspawner.spec import JobSpec
+
+
+@pytest.fixture
+def make_fixed_plan(tmp_path):
+    """A function from a job's name and JobSpec fields to its Plan, with a fixed token and a tiny archive."""
+
+    def make(job: str, **values) -> Plan:
+        script = tmp_path / "train.py"
+        script.write_text("print()\n")
+        spec = JobSpec(script=script, on="kubernetes", **values)
+        archive = tempfile.TemporaryFile()
+        archive.write(gzip.compress(b"code", mtime=0))
+        archive.flush()
+        code = Code(archive=archive, sha256="0" * 64, size_bytes=archive.tell(), file_count=1)
+        cluster = KubernetesBackend(namespace=None, context=None, kubeconfig=None).cluster(spec, job)
+        plan = make_plan(spec, job, cluster, code, needs_tf_keras=False)
+        return Plan(job=job, spec=spec, cluster=cluster, code=code, token="the-token", files=plan.files)
+
+    return make

@@ -1,0 +1,127 @@
+"""What a replica holds: its log, its files, the code."""
+
+import hashlib
+import io
+import os
+import threading
+
+import pytest
+
+from tfspawner.agent import Code, Files, Job, Log
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("output", "code"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "code/train.py").write_text("x")
+    found = Files(tmp_path, [])
+    found.begin()
+    return found
+
+
+def paths(manifest):
+    return sorted(file["path"] for file in manifest["files"])
+
+
+def test_output_and_what_is_new_in_the_working_folder_is_listed(files, tmp_path):
+    (tmp_path / "output/model/assets").mkdir(parents=True)
+    (tmp_path / "output/model/weights").write_bytes(b"w" * 10)
+    (tmp_path / "code/history.json").write_text("{}")
+    (tmp_path / "code/__pycache__").mkdir()
+    (tmp_path / "code/__pycache__/x.pyc").touch()
+    manifest = files.manifest()
+    assert paths(manifest) == ["model/weights", "workdir/history.json"]
+    assert manifest["folders"] == ["model/assets"]
+    assert manifest["files"][0]["sha256"] == hashlib.sha256(b"w" * 10).hexdigest()
+
+
+def test_a_file_of_the_code_that_changed_comes_back(files, tmp_path):
+    (tmp_path / "code/train.py").write_text("changed")
+    assert paths(files.manifest()) == ["workdir/train.py"]
+
+
+def test_links_and_pipes_are_skipped_and_named(files, tmp_path):
+    (tmp_path / "output/link").symlink_to("/etc/passwd")
+    (tmp_path / "output/folder").symlink_to("/etc")
+    os.mkfifo(tmp_path / "output/pipe")
+    manifest = files.manifest()
+    assert manifest["files"] == []
+    assert sorted(manifest["skipped"]) == ["folder", "link", "pipe"]
+
+
+def test_patterns_collect_what_is_new_elsewhere(files, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/mymodel0.h5").touch()
+    (tmp_path / "elsewhere/other").touch()
+    files.patterns = [f"{tmp_path}/elsewhere/mymodel*", "../elsewhere/oth*"]
+    base = f"collected{tmp_path}/elsewhere"
+    assert paths(files.manifest()) == [f"{base}/mymodel0.h5", f"{base}/other"]
+
+
+def test_a_growing_file_is_served_as_what_was_hashed(files, tmp_path):
+    path = tmp_path / "output/events"
+    path.write_bytes(b"first")
+    entry = files.manifest()["files"][0]
+    path.write_bytes(b"first and more")
+    with files.open("events", entry["size"]) as file:
+        assert hashlib.sha256(file.read(entry["size"])).hexdigest() == entry["sha256"]
+
+
+def test_a_file_that_shrank_or_was_never_listed_is_not_served(files, tmp_path):
+    (tmp_path / "output/a").write_bytes(b"long")
+    files.manifest()
+    (tmp_path / "output/a").write_bytes(b"")
+    assert files.open("a", 4) is None
+    assert files.open("../code/train.py", 0) is None
+
+
+def test_a_file_swapped_for_a_link_is_not_served(files, tmp_path):
+    (tmp_path / "output/a").write_bytes(b"x")
+    files.manifest()
+    (tmp_path / "output/a").unlink()
+    (tmp_path / "output/a").symlink_to("/etc/hostname")
+    assert files.open("a", 1) is None
+
+
+def test_the_log_is_read_from_any_offset(tmp_path):
+    log = Log(tmp_path / "log")
+    log.write(b"0123456789")
+    assert (log.read(0), log.read(4), log.read(4, 2), log.read(99)) == (b"0123456789", b"456789", b"45", b"")
+
+
+def test_who_waits_for_the_log_is_woken_by_output_and_by_the_end(tmp_path):
+    log = Log(tmp_path / "log")
+    woken = []
+    for _ in range(2):
+        waiting = threading.Thread(target=lambda: woken.append(log.wait_for(log.size, 30, lambda: True)))
+        waiting.start()
+        log.write(b"x") if not woken else log.end()
+        waiting.join(5)
+        if waiting.is_alive():  # it began to wait after the write: the end wakes it
+            log.end()
+            waiting.join(5)
+    assert len(woken) == 2
+    assert woken[-1] is True
+
+
+@pytest.fixture
+def code(tmp_path):
+    job = Job(
+        {"job": "j", "cluster": {}, "agents": {"worker": ["x:1"]}, "code_sha256": hashlib.sha256(b"right").hexdigest()}
+    )
+    return Code(job, tmp_path, tmp_path / "none")
+
+
+def test_the_code_is_taken_when_it_is_what_the_job_names(code):
+    code.receive(io.BytesIO(b"right"), 5)
+    assert code.arrived.is_set()
+    assert code.archive.read_bytes() == b"right"
+
+
+@pytest.mark.parametrize(("data", "size"), [(b"wrong", 5), (b"righ", 5)])
+def test_other_code_is_refused_and_leaves_nothing(code, data, size, tmp_path):
+    with pytest.raises(ValueError, match="code's archive"):
+        code.receive(io.BytesIO(data), size)
+    assert not code.arrived.is_set()
+    assert not code.archive.exists()

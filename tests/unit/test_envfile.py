@@ -1,0 +1,77 @@
+"""Env-files as people write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfspawner.envfile import read_env_file
+from tfspawner.errors import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("text", "env"),
+    [
+        ("A=1\nB=2\n", {"A": "1", "B": "2"}),
+        ("\n# comment\n  # another\n\nA=1", {"A": "1"}),
+        ("A=b=c==", {"A": "b=c=="}),
+        ("A=", {"A": ""}),
+        ("export A=1", {"A": "1"}),
+        ("A = spaced out ", {"A": "spaced out"}),
+        ("A=x # a comment", {"A": "x"}),
+        ("A=x#no comment", {"A": "x#no comment"}),
+        ("A=# all comment", {"A": ""}),
+        ('A="x # y" # z', {"A": "x # y"}),
+        (r'A="a\nb\t\"c\" \\ \$"', {"A": 'a\nb\t"c" \\ $'}),
+        (r"A='a\nb'", {"A": r"a\nb"}),
+        ("A=1\r\nB=2\r\n", {"A": "1", "B": "2"}),
+        ("\ufeffA=1", {"A": "1"}),
+        ("A=x\u2028y\u0085z", {"A": "x\u2028y\u0085z"}),
+    ],
+)
+def test_a_file_is_read_as_it_is_meant(tmp_path, text, env):
+    path = tmp_path / "env"
+    path.write_bytes(text.encode())
+    assert read_env_file(path) == env
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A=1\n\ncanary value", "line 3: this is no KEY=VALUE"),
+        ("1A=canary", "line 1: this is no KEY=VALUE"),
+        ("=canary", "line 1: this is no KEY=VALUE"),
+        ('A="canary', "line 1: the quotes"),
+        ("A='canary' more", "line 1: the quotes"),
+        ("A=1\nA=canary", "line 2: A is set a second time"),
+    ],
+)
+def test_a_bad_line_is_told_by_number_and_never_shown(tmp_path, text, words):
+    path = tmp_path / "env"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError) as error:
+        read_env_file(path)
+    assert words in error.value.message
+    assert "canary" not in error.value.message
+
+
+def test_what_is_no_file_and_no_text_is_told(tmp_path):
+    with pytest.raises(ConfigurationError, match="No such file"):
+        read_env_file(tmp_path / "none")
+    (tmp_path / "binary").write_bytes(b"A=\xff")
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        read_env_file(tmp_path / "binary")
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[A-Z_][A-Z0-9_]{0,9}", fullmatch=True),
+        st.text(alphabet=st.characters(exclude_categories=["Cs"])),
+    )
+)
+def test_any_value_survives_double_quotes(tmp_path_factory, env):
+    path = tmp_path_factory.getbasetemp() / "env"
+    quoted = {
+        k: v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r") for k, v in env.items()
+    }
+    path.write_text("".join(f'{key}="{value}"\n' for key, value in quoted.items()), encoding="utf-8", newline="")
+    assert read_env_file(path) == env

@@ -1,0 +1,160 @@
+"""What the coordinator decides from its replicas' reports."""
+
+import time
+
+import pytest
+
+from tfspawner.agent import LOST, PEER_LOST_MESSAGE, Gang, Job, classify
+
+ABORTED = b"x\nCollective ops is aborted by: recvmsg\ntensorflow.python.framework.errors_impl.UnavailableError: y\n"
+
+
+def make_gang(roles=None, **config) -> Gang:
+    cluster = {role: [f"{role}{i}:1" for i in range(count)] for role, count in (roles or {"worker": 3}).items()}
+    return Gang(
+        Job({"job": "j", "cluster": cluster, "agents": cluster, "start_timeout_s": 60, "timeout_s": None, **config})
+    )
+
+
+def report(gang: Gang, replica: str, state: str, **news) -> None:
+    gang.report(
+        replica,
+        {"replica": replica, "state": state, "since": time.time(), "message": "", "finished": time.time(), **news},
+    )
+
+
+def all_report(gang: Gang, state: str) -> None:
+    for replica in gang.job.replicas:
+        report(gang, replica, state)
+
+
+def running_gang(*args, **config) -> Gang:
+    gang = make_gang(*args, **config)
+    all_report(gang, "ready")
+    all_report(gang, "running")
+    return gang
+
+
+def fail(gang: Gang, replica: str, code: int = 1, **news) -> None:
+    report(gang, replica, "failed", exit_code=code, **news)
+
+
+def test_the_gang_runs_once_all_are_ready():
+    gang = make_gang()
+    report(gang, "worker-0", "ready")
+    report(gang, "worker-1", "ready")
+    assert gang.phase == "forming"
+    report(gang, "worker-2", "ready")
+    assert gang.phase == "running"
+
+
+def test_it_succeeds_when_all_have():
+    gang = running_gang()
+    all_report(gang, "succeeded")
+    assert (gang.phase, gang.result) == ("ended", "succeeded")
+
+
+def test_the_first_failure_is_the_cause():
+    gang = running_gang()
+    fail(gang, "worker-1", 7)
+    fail(gang, "worker-2", 8)
+    assert (gang.phase, gang.result, gang.cause["replica"]) == ("stopping", "failed", "worker-1")
+
+
+def test_a_replica_that_lost_its_peer_waits_for_the_peers_own_word():
+    gang = running_gang()
+    fail(gang, "worker-0", 75, peer_lost=True)
+    assert gang.phase == "running"
+    fail(gang, "worker-1", 137, message="was killed")
+    assert gang.cause["replica"] == "worker-1"
+
+
+def test_lost_peers_alone_are_a_failure_as_soon_as_nobody_is_left():
+    gang = running_gang({"worker": 2})
+    report(gang, "worker-1", "succeeded")
+    fail(gang, "worker-0", 75, peer_lost=True)
+    assert (gang.phase, gang.result, gang.cause["replica"]) == ("ended", "failed", "worker-0")
+
+
+def test_a_scripts_own_exit_code_75_is_its_own_failure():
+    gang = running_gang()
+    fail(gang, "worker-2", 75, peer_lost=False)
+    assert gang.cause["replica"] == "worker-2"
+
+
+def test_a_replica_that_ended_does_not_come_back():
+    gang = running_gang()
+    report(gang, "worker-1", "succeeded")
+    report(gang, "worker-1", "starting")
+    assert gang.reports["worker-1"]["state"] == "succeeded"
+
+
+def test_the_gang_has_ended_when_all_have_stopped():
+    gang = running_gang()
+    fail(gang, "worker-0")
+    report(gang, "worker-1", "stopped")
+    assert gang.phase == "stopping"
+    report(gang, "worker-2", "stopped")
+    assert (gang.phase, gang.result) == ("ended", "failed")
+
+
+def test_with_parameter_servers_the_chiefs_end_is_the_end():
+    gang = running_gang({"chief": 1, "worker": 2, "ps": 1})
+    report(gang, "chief-0", "succeeded")
+    assert (gang.phase, gang.result) == ("stopping", "succeeded")
+
+
+def test_the_evaluator_may_go_on_for_a_while(monkeypatch):
+    gang = running_gang({"worker": 1, "evaluator": 1})
+    report(gang, "worker-0", "succeeded")
+    assert gang.phase == "running"
+    gang.trained_at -= 31
+    gang.tick()
+    assert (gang.phase, gang.result) == ("stopping", "succeeded")
+
+
+def test_a_replica_that_hung_up_is_lost_and_the_cause():
+    gang = running_gang()
+    gang.hung_up["worker-2"] = time.monotonic() - 4
+    gang.tick()
+    assert gang.cause["replica"] == "worker-2"
+    assert gang.cause["message"] == LOST
+
+
+def test_a_replica_that_is_silent_is_lost():
+    gang = running_gang()
+    gang.seen["worker-1"] -= 16
+    gang.tick()
+    assert gang.cause["replica"] == "worker-1"
+
+
+def test_who_did_not_come_in_time_is_named():
+    gang = make_gang(start_timeout_s=0)
+    report(gang, "worker-0", "ready")
+    report(gang, "worker-2", "meeting", message="worker-1 (worker1 does not resolve)")
+    assert gang.result == "timeout"
+    assert "missing: worker-1" in gang.cause["message"]
+    assert "worker-2 waits for worker-1 (worker1 does not resolve)" in gang.cause["message"]
+
+
+def test_a_job_over_its_time_is_stopped():
+    gang = running_gang(timeout_s=0.0001)
+    report(gang, "worker-0", "succeeded")
+    assert gang.result == "timeout"
+    assert gang.cause["replica"] == "worker-1"
+
+
+@pytest.mark.parametrize(
+    ("returncode", "tail", "ended"),
+    [
+        (1, b"Traceback", (1, "ended with exit code 1")),
+        (1, ABORTED, (75, PEER_LOST_MESSAGE)),
+        (2, ABORTED, (2, "ended with exit code 2")),
+        (1, ABORTED.replace(b"Unavailable", b"Internal"), (1, "ended with exit code 1")),
+        (-9, b"", (137, "was killed by SIGKILL")),
+        (-11, b"", (139, "was killed by SIGSEGV")),
+        (-40, b"", (168, "was killed by signal 40")),
+    ],
+)
+def test_an_end_is_classified(returncode, tail, ended):
+    assert classify(returncode, tail) == ended
