@@ -450,6 +450,8 @@ class Handler(BaseHTTPRequestHandler):
         report = self.body()
         if report["replica"] not in agent.job.agents:
             raise ValueError("no such replica")
+        if not {"state", "since", "message"} <= report.keys():
+            raise ValueError("a report has a state, since when, and a message")
         self.gang().report(report["replica"], report)
         self.reply_json({})
 

@@ -185,6 +185,8 @@ def _receive(
                     progress(count)
                 del pending[file["path"]]
                 received += 1
+            if pending and not received:
+                raise _NoProgress(f"{len(pending)} files did not come")
         except AgentUnreachable as error:
             if not received:
                 raise _NoProgress(error.message) from None

@@ -90,19 +90,14 @@ def test_the_log_is_read_from_any_offset(tmp_path):
     assert (log.read(0), log.read(4), log.read(4, 2), log.read(99)) == (b"0123456789", b"456789", b"45", b"")
 
 
-def test_who_waits_for_the_log_is_woken_by_output_and_by_the_end(tmp_path):
-    log = Log(tmp_path / "log")
-    woken = []
-    for _ in range(2):
-        waiting = threading.Thread(target=lambda: woken.append(log.wait_for(log.size, 30, lambda: True)))
-        waiting.start()
-        log.write(b"x") if not woken else log.end()
-        waiting.join(5)
-        if waiting.is_alive():  # it began to wait after the write: the end wakes it
-            log.end()
-            waiting.join(5)
-    assert len(woken) == 2
-    assert woken[-1] is True
+@pytest.mark.parametrize(("happening", "ended"), [(lambda log: log.write(b"x"), False), (lambda log: log.end(), True)])
+def test_who_waits_for_the_log_is_woken_by_output_and_by_its_end(tmp_path, happening, ended):
+    log, woken = Log(tmp_path / "log"), []
+    waiting = threading.Thread(target=lambda: woken.append(log.wait_for(0, 60, lambda: True)))
+    waiting.start()
+    happening(log)
+    waiting.join(10)
+    assert woken == [ended]
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_with_parameter_servers_the_chiefs_end_is_the_end():
     assert (gang.phase, gang.result) == ("stopping", "succeeded")
 
 
-def test_the_evaluator_may_go_on_for_a_while(monkeypatch):
+def test_the_evaluator_may_go_on_for_a_while():
     gang = running_gang({"worker": 1, "evaluator": 1})
     report(gang, "worker-0", "succeeded")
     assert gang.phase == "running"
@@ -129,17 +129,21 @@ def test_a_replica_that_is_silent_is_lost():
 
 
 def test_who_did_not_come_in_time_is_named():
-    gang = make_gang(start_timeout_s=0)
+    gang = make_gang()
     report(gang, "worker-0", "ready")
     report(gang, "worker-2", "meeting", message="worker-1 (worker1 does not resolve)")
+    gang.formed_at -= 61
+    gang.tick()
     assert gang.result == "timeout"
     assert "missing: worker-1" in gang.cause["message"]
     assert "worker-2 waits for worker-1 (worker1 does not resolve)" in gang.cause["message"]
 
 
 def test_a_job_over_its_time_is_stopped():
-    gang = running_gang(timeout_s=0.0001)
+    gang = running_gang(timeout_s=60)
     report(gang, "worker-0", "succeeded")
+    gang.phase_since -= 61
+    gang.tick()
     assert gang.result == "timeout"
     assert gang.cause["replica"] == "worker-1"
 

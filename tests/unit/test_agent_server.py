@@ -1,0 +1,145 @@
+"""A real agent, asked over HTTP by strangers and by its launcher."""
+
+import ast
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tfspawner import agent
+
+SOURCE = Path(agent.__file__)
+SCRIPT = """
+import os, sys
+print("token" in "".join(os.environ).lower(), flush=True)
+open(os.environ["TFSPAWNER_OUTPUT"] + "/model", "w").write("weights")
+sys.stdout.write("last line without end")
+"""
+
+
+class Running:
+    """One agent with one worker's script."""
+
+    def __init__(self, folder: Path) -> None:
+        import hashlib
+        import tarfile
+
+        (folder / "script.py").write_text(SCRIPT)
+        with tarfile.open(folder / "code.tar.gz", "w:gz") as archive:
+            archive.add(folder / "script.py", "script.py")
+        digest = hashlib.sha256((folder / "code.tar.gz").read_bytes()).hexdigest()
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            tensorflow = free.getsockname()[1]
+        config = {
+            "job": "j", "cluster": {"worker": [f"127.0.0.1:{tensorflow}"]}, "agents": {"worker": [f"127.0.0.1:{self.port}"]},
+            "script": "script.py", "args": [], "command_file": False, "original_script_path": False, "code_sha256": digest,
+            "collect": [], "start_timeout_s": 60, "timeout_s": None, "hold_s": 60, "legacy_keras": False, "needs_tf_keras": False,
+        }  # fmt: skip
+        (folder / "job.json").write_text(json.dumps(config))
+        command = [
+            sys.executable,
+            SOURCE,
+            "--config",
+            folder,
+            "--role",
+            "worker",
+            "--root",
+            folder / "root",
+            "--fd",
+            str(listener.fileno()),
+        ]
+        with listener:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, "TFSPAWNER_TOKEN": "right"},
+                pass_fds=[listener.fileno()],
+                stdout=subprocess.DEVNULL,
+            )
+
+    def ask(self, method: str, path: str, token: str | None = "right", body: bytes | None = None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request(method, path, body, {} if token is None else {agent.TOKEN_HEADER: token})
+        reply = connection.getresponse()
+        return reply.status, reply.read(), reply.headers
+
+    def whole_log(self) -> bytes:
+        data = b""
+        while True:
+            _, more, headers = self.ask("GET", f"/log?offset={len(data)}&wait=10")
+            data += more
+            if headers["X-End"] == "1":
+                return data
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    found = Running(tmp_path_factory.mktemp("agent"))
+    yield found
+    found.process.terminate()
+    assert found.process.wait(10) == 0  # its script had succeeded
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", "rightx", "r\xefght"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/status"), ("GET", "/log"), ("GET", "/files"), ("POST", "/files"), ("POST", "/stream"), ("GET", "/code"),
+     ("PUT", "/code"), ("POST", "/release"), ("POST", "/report"), ("GET", "/order"), ("GET", "/nothing")],
+)  # fmt: skip
+def test_without_the_token_nothing_is_told(running, method, path, token):
+    status, text, _ = running.ask(method, path, token)
+    assert status == 401
+    assert text == b"the job's token is missing or wrong"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/nothing", None, 404),
+        ("GET", "/", None, 404),
+        ("GET", "/../../etc/passwd", None, 404),
+        ("POST", "/status", b"", 404),
+        ("GET", "/log?offset=-1", None, 400),
+        ("GET", "/log?offset=many", None, 400),
+        ("POST", "/report", b"[]", 400),
+        ("POST", "/report", b'{"replica": "worker-9"}', 400),
+        ("POST", "/report", b"{", 400),
+        ("GET", "/order", None, 400),
+        ("PUT", "/code", b"other", 400),
+        ("POST", "/stream", b"{}", 400),
+    ],
+)
+def test_nonsense_is_refused_and_the_agent_lives_on(running, method, path, body, status):
+    assert running.ask(method, path, body=body)[0] == status
+    assert running.ask("GET", "/status")[0] == 200
+
+
+def test_the_log_is_the_scripts_output_byte_for_byte_and_the_script_has_no_token(running):
+    assert running.whole_log() == b"False\nlast line without end"
+
+
+def test_files_come_as_frames_and_unknown_ones_are_missing(running):
+    running.whole_log()
+    _, manifest, _ = running.ask("GET", "/files")
+    assert [file["path"] for file in json.loads(manifest)["files"]] == ["model"]
+    _, stream, _ = running.ask("POST", "/files", body=json.dumps([["model", 3, 7], ["../x", 0, 1]]).encode())
+    assert (
+        stream == b'{"path": "model", "offset": 3, "size": 4}\nghts{"path": "../x", "missing": true}\n{"end": true}\n'
+    )
+
+
+def test_the_agent_is_one_file_of_standard_library_for_python_3_9():
+    tree = ast.parse(SOURCE.read_text(), feature_version=(3, 9))
+    found = {
+        (node.module if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert found <= sys.stdlib_module_names

@@ -1,0 +1,116 @@
+"""The command line, as a process: what is printed, and the exit code."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tfspawner import __version__
+
+
+@pytest.fixture
+def tf_spawner(tmp_path):
+    """Calls the command line in a folder, with state and kubeconfig of its own."""
+    (tmp_path / "train.py").write_text("print('trained')\n")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("KUBE", "TFSPAWNER"))}
+    env.update(XDG_STATE_HOME=str(tmp_path / "state"), KUBECONFIG=str(tmp_path / "none"))
+
+    def call(*args: str, **more_env: str):
+        return subprocess.run(
+            [sys.executable, "-m", "tfspawner", *args],
+            cwd=tmp_path,
+            env={**env, **more_env},
+            capture_output=True,
+            text=True,
+        )
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("run", "nope.py"), 2, "script nope.py does not exist"),
+        (("run",), 2, "no training script is named"),
+        (("run", "train.py", "-w", "0"), 2, "workers is 0"),
+        (("run", "train.py", "--memory", "1Gi"), 2, "--memory would do nothing on this machine"),
+        (("run", "train.py", "--on", "kubernetes", "--memory", "lots"), 2, "memory is 'lots'"),
+        (("run", "train.py", "--epochs", "3"), 2, "options of the training script stand behind --"),
+        (("run", "train.py", "--timeout", "soon"), 2, "'soon' is not a duration"),
+        (("run", "train.py", "-e", "none.env"), 2, "env-file none.env: No such file"),
+        (("run", "train.py", "--env", "A"), 2, "--env 'A' is not KEY=VALUE"),
+        (("run", "-f", "none.yaml"), 2, "-f none.yaml: No such file"),
+        (("run", "train.py", "--on", "kubernetes"), 2, "no usable kubeconfig"),
+        (("run", "train.py", "--on", "kubernetes", "--context", "c"), 2, "no usable kubeconfig"),
+        (("delete",), 2, "name the jobs to delete, or give --all"),
+        (("status", "nope", "--on", "local"), 3, "there is no job 'nope' on this machine"),
+        (("status", "nope"), 3, "there is no job 'nope' on this machine, and there is no cluster to ask"),
+        (("logs", "../x"), 3, "'../x' is not a job's name"),
+        (("bogus",), 2, "No such command 'bogus'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_message_with_its_exit_code(tf_spawner, tmp_path, args, code, words):
+    done = tf_spawner(*args)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (code, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.py"]
+
+
+@pytest.mark.parametrize("name", ["/tmp", ".", "..", "", "precious"])
+def test_delete_touches_no_folder_that_is_no_job(tf_spawner, tmp_path, name):
+    (tmp_path / "precious").mkdir()
+    done = tf_spawner("delete", name, "--on", "local")
+    assert done.returncode == 3
+    assert (tmp_path / "precious").is_dir()
+
+
+def test_a_job_runs_and_its_arguments_reach_the_script(tf_spawner, tmp_path):
+    (tmp_path / "train.py").write_text("import sys; print(sys.argv[1:])")
+    done = tf_spawner("run", "train.py", "-w", "1", "--name", "j", "--", "--epochs", "3", "-x")
+    assert done.stdout == "worker-0 | ['--epochs', '3', '-x']\n"
+    assert done.returncode == 0
+    assert (tmp_path / "runs/j/logs/worker-0.log").read_text() == "['--epochs', '3', '-x']\n"
+
+
+def test_a_failure_ends_with_125_and_the_last_lines(tf_spawner, tmp_path):
+    (tmp_path / "train.py").write_text("raise ValueError('no data in shard 7')")
+    done = tf_spawner("run", "train.py", "-w", "1")
+    assert done.returncode == 125
+    assert "worker-0 | ValueError: no data in shard 7" in done.stderr
+    assert done.stderr.rstrip().endswith("error: worker-0 ended with exit code 1")
+
+
+def test_help_imports_nothing_heavy(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tfspawner", "--help"], capture_output=True, text=True
+    )
+    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert "click" in imported
+    assert not imported & {"kubernetes", "tensorflow", "rich", "jinja2", "yaml", "urllib3", "pathspec"}
+
+
+def test_render_needs_no_cluster_and_shows_no_secret(tf_spawner):
+    done = tf_spawner("render", "train.py", "--env", "KEY=canary-value")
+    assert done.returncode == 0
+    assert "kind: NetworkPolicy" in done.stdout
+    assert "canary-value" not in done.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script(tf_spawner, shell):
+    assert "_TF_SPAWNER_COMPLETE" in tf_spawner("completion", shell).stdout
+
+
+def test_completion_knows_the_commands(tf_spawner):
+    done = tf_spawner(_TF_SPAWNER_COMPLETE="bash_complete", COMP_WORDS="tf-spawner sta", COMP_CWORD="1")
+    assert done.stdout == "plain,status\n"
+
+
+def test_the_version(tf_spawner):
+    assert tf_spawner("--version").stdout == f"tf-spawner, version {__version__}\n"
+
+
+def test_an_image_in_the_environment_does_no_harm_here(tf_spawner):
+    assert tf_spawner("run", "train.py", "-w", "1", TFSPAWNER_IMAGE="some/image:1").returncode == 0

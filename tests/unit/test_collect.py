@@ -1,0 +1,191 @@
+"""Collecting from an agent that is broken, or means harm: a real server that sends what the test says."""
+
+import hashlib
+import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import urllib3
+
+from tfspawner.client import AgentClient
+from tfspawner.collect import collect, collect_one
+from tfspawner.errors import ArtifactError
+
+
+class Hostile:
+    """An agent with a manifest and, for each request of files in turn, a number of bytes to send before it hangs up."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.manifest: dict = {"folders": [], "skipped": [], "unreadable": []}
+        self.entries: list[dict] | None = None
+        self.cuts: list[int] = []
+        self.asked: list[list] = []
+        self.stream: bytes | None = None
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+            def do_GET(self):
+                entries = outer.entries if outer.entries is not None else [entry(n, d) for n, d in outer.files.items()]
+                self.answer(json.dumps({"files": entries, **outer.manifest}).encode())
+
+            def do_POST(self):
+                wanted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.asked.append(wanted)
+                data = outer.stream if outer.stream is not None else outer.frames(wanted)
+                self.answer(data[: outer.cuts.pop(0)] if outer.cuts else data)
+
+            def answer(self, data):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(data)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def frames(self, wanted) -> bytes:
+        data = b""
+        for path, offset, size in wanted:
+            body = self.files[path][offset:size]
+            data += json.dumps({"path": path, "offset": offset, "size": len(body)}).encode() + b"\n" + body
+        return data + b'{"end": true}\n'
+
+    def client(self) -> AgentClient:
+        url = f"http://127.0.0.1:{self.server.server_port}"
+        return AgentClient(replica="worker-0", url=url, token="t", pool=urllib3.PoolManager(), headers=dict)
+
+
+def entry(path: str, data: bytes, **changes) -> dict:
+    return {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **changes}
+
+
+def nothing(count: int) -> None:
+    pass
+
+
+@pytest.fixture
+def hostile():
+    found = Hostile()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr("tfspawner.collect.TRIES_WITHOUT_PROGRESS", 2)
+
+
+def everything_below(folder) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_files_and_empty_folders_come(hostile, tmp_path):
+    hostile.files = {"a/b": b"x" * 100_000, "empty": b"", "größe": b"1", "nb\u00a0sp": b"2", "back\\slash": b"3"}
+    hostile.manifest["folders"] = ["model/assets"]
+    collected = collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+    assert {name: (tmp_path / "worker-0" / name).read_bytes() for name in hostile.files} == hostile.files
+    assert (tmp_path / "worker-0/model/assets").is_dir()
+    assert collected.refused == []
+    assert everything_below(tmp_path) == sorted(f"worker-0/{name}" for name in hostile.files)
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../x", "/abs", "a/../b", "", "a//b", "./a", "a\nb", "nul\0", "x" * 300, "\x1b[2J", None, 7]
+)
+def test_a_name_that_leads_astray_is_refused_and_the_good_files_are_there(hostile, tmp_path, name):
+    hostile.files = {"good": b"1"}
+    hostile.entries = [entry("good", b"1"), entry(name, b"2")]
+    collected, errors = collect([hostile.client()], tmp_path / "files", nothing)
+    assert collected[0].refused == [str(name)]
+    assert errors[0].exit_code == 5
+    assert everything_below(tmp_path) == ["files/worker-0/good"]
+    assert [path for path, *_ in hostile.asked[0]] == ["good"]
+
+
+def test_a_folder_of_such_a_name_is_not_made(hostile, tmp_path):
+    hostile.manifest["folders"] = ["../out", "/tmp/out"]
+    collect_one(hostile.client(), tmp_path / "files/worker-0", nothing)
+    assert not (tmp_path / "files/out").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 10, 60, 5_000, 99_000])
+def test_a_cut_stream_goes_on_where_it_was(hostile, tmp_path, cut):
+    data = os.urandom(100_000)
+    hostile.files = {"first": b"1", "big": data}
+    hostile.cuts = [cut]
+    collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+    assert (tmp_path / "worker-0/big").read_bytes() == data
+    whole = hostile.frames([["first", 0, 1], ["big", 0, len(data)]])
+    had = max(0, cut - whole.index(data)) if cut > whole.index(data) else 0
+    assert hostile.asked[1][-1] == ["big", had, len(data)]
+
+
+def test_what_was_had_counts_for_the_next_launcher(hostile, tmp_path):
+    data = os.urandom(50_000)
+    hostile.files = {"big": data}
+    hostile.cuts = [20_000, 0, 0]
+    with pytest.raises(ArtifactError):
+        collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+    assert not (tmp_path / "worker-0/big").exists()
+    hostile.asked.clear()
+    collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+    assert hostile.asked[0][0][1] > 19_000
+    assert (tmp_path / "worker-0/big").read_bytes() == data
+
+
+def test_a_file_that_is_here_already_is_not_asked_for(hostile, tmp_path):
+    hostile.files = {"a": b"1"}
+    for _ in range(2):
+        collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+    assert len(hostile.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b'{"path": "a", "offset": 0, "size": 3}\nbad{"end": true}\n',  # another content
+        b'{"path": "a", "offset": 0, "size": 9}\n123456789{"end": true}\n',  # another size
+        b'{"path": "b", "offset": 0, "size": 3}\n123{"end": true}\n',  # another file
+        b'{"path": "a", "missing": true}\n{"end": true}\n',
+        b'{"end": true}\n',
+        b"[1]\n",
+        b"no json\n",
+        b'{"path": "a", "offset": 0, "size": 3',  # no end of the line
+    ],
+)
+def test_what_was_not_announced_never_gets_a_files_name(hostile, tmp_path, stream):
+    hostile.files = {"a": b"123"}
+    hostile.stream = stream
+    with pytest.raises(ArtifactError, match="worker-0's files could not be collected whole"):
+        collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+    assert not (tmp_path / "worker-0/a").exists()
+
+
+@pytest.mark.parametrize("changes", [{"size": -1}, {"size": "1"}, {"sha256": "short"}, {"sha256": None}])
+def test_a_wrong_description_is_told(hostile, tmp_path, changes):
+    hostile.entries = [entry("a", b"1", **changes)]
+    with pytest.raises(ArtifactError, match="describes its file 'a' wrongly"):
+        collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+
+
+def test_more_than_the_disk_holds_is_told_before_a_byte_is_asked_for(hostile, tmp_path):
+    hostile.entries = [entry("bomb", b"", size=1 << 60)]
+    with pytest.raises(ArtifactError, match="1,152,921,504,606,846,976 bytes"):
+        collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+    assert hostile.asked == []
+
+
+def test_nothing_is_written_through_a_link(hostile, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "worker-0").mkdir()
+    (tmp_path / "worker-0/a").symlink_to(tmp_path / "outside")
+    hostile.files = {"a/b": b"1"}
+    with pytest.raises(ArtifactError, match="is a link"):
+        collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+    assert everything_below(tmp_path / "outside") == []

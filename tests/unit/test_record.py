@@ -1,0 +1,80 @@
+"""A run's folder belongs to one job and one writer."""
+
+import json
+
+import pytest
+
+from tfspawner.errors import ArtifactError, ConfigurationError
+from tfspawner.record import Record
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "runs/job"
+
+
+def test_a_log_is_appended_to_once(folder):
+    record = Record(folder, "1")
+    assert record.append_log("w", 0, b"abc") == b"abc"
+    assert record.append_log("w", 1, b"bcdef") == b"def"
+    assert record.append_log("w", 0, b"abc") == b""
+    assert record.log_path("w").read_bytes() == b"abcdef"
+    with pytest.raises(ArtifactError, match="bytes 6 to 9 are missing"):
+        record.append_log("w", 9, b"x")
+
+
+def test_the_same_job_goes_on_with_its_record(folder):
+    record = Record(folder, "1")
+    record.append_log("w", 0, b"abc")
+    record.close()
+    again = Record(folder, "1")
+    assert again.log_size("w") == 3
+
+
+def test_a_former_jobs_record_is_set_aside(folder):
+    for number in ("1", "2", "3"):
+        record = Record(folder, number)
+        record.append_log("w", 0, number.encode())
+        record.close()
+    assert (folder / "logs/w.log").read_bytes() == b"3"
+    assert (folder.with_name("job.1") / "logs/w.log").read_bytes() == b"1"
+    assert (folder.with_name("job.2") / "logs/w.log").read_bytes() == b"2"
+
+
+def test_what_was_not_launched_leaves_no_record_and_the_former_one_where_it_was(folder):
+    Record(folder, "1").discard()
+    assert not folder.exists()
+    record = Record(folder, "1")
+    record.append_log("w", 0, b"1")
+    record.close()
+    Record(folder, "2").discard()
+    assert (folder / "logs/w.log").read_bytes() == b"1"
+    assert [path.name for path in folder.parent.iterdir()] == ["job"]
+
+
+def test_two_cannot_write_at_once(folder):
+    first = Record(folder, "1")
+    with pytest.raises(ConfigurationError, match="another tf-spawner is writing"):
+        Record(folder, "1")
+    first.close()
+    Record(folder, "1")
+
+
+def test_events_are_lines_of_json_with_their_time(folder):
+    record = Record(folder, "1")
+    record.event("phase", phase="running", message="")
+    line = json.loads((folder / "events.jsonl").read_text())
+    assert line.pop("time") > 1e9
+    assert line == {"event": "phase", "phase": "running"}
+
+
+def test_the_last_lines_leave_out_bars(folder):
+    record = Record(folder, "1")
+    record.append_log("w", 0, b"Epoch 1/2\n 1/9 [>...] - ETA: 1s - loss: 1\r 9/9 [===] - 1s - loss: 0.5\nboom\n")
+    assert record.last_lines("w", 5) == ["Epoch 1/2", " 9/9 [===] - 1s - loss: 0.5", "boom"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot be made"):
+        Record(tmp_path / "file/job", "1")
