@@ -257,10 +257,12 @@ class Follower:
         """Ends what no agent will end: replicas that cannot come, a coordinator that is gone, pods without agents."""
         if self.state.phase in ("pending", "forming"):
             self._judge_start()
-        if None in self.doomed and self.doomed[None][1].state in ("failed", "gone") and not self._ended_by_agents():
-            since, seen = self.doomed[None]
-            if time.monotonic() - since > AGENT_GRACE_S:
-                self._end("failed", self._first_failed() or seen, None)
+        since, whole = self.doomed.get(None, (0.0, None))
+        if whole and time.monotonic() - since > AGENT_GRACE_S and not self.finished:
+            if whole.state == "gone":
+                self._end("failed", whole, None)
+            elif whole.state == "failed" and not self._ended_by_agents():
+                self._end("failed", self._first_failed() or whole, None)
         for replica, since in self.lost_at.items():
             if time.monotonic() - since > LOST_PATIENCE_S and not self._ended_by_agents() and not self.finished:
                 self._end("failed", self.platform[replica], replica)

@@ -216,3 +216,18 @@ def test_render_needs_no_right_and_no_cluster(cluster_place):
     done = cluster_place.tf("render", cluster_place.script(HI), "--volume", "/eos:/eos:ro", "--name", "shown")
     assert done.code == 0, done.err
     assert "hostPath" in done.out
+
+
+def test_objects_of_others_that_have_the_names_are_left_alone(cluster_place):
+    for words in (
+        ("configmap", "precious", "--from-literal=a=b"),
+        ("secret", "generic", "precious-env", "--from-literal=a=b"),
+        ("service", "clusterip", "precious", "--tcp=80"),
+    ):
+        cluster_place.kubectl("-n", cluster_place.namespace, "create", *words)
+    before = cluster_place.leftovers()
+    done = cluster_place.run(cluster_place.script("print('hi')"), "--name", "precious")
+    assert done.code == 2, done.err
+    assert "the name 'precious' is in use by a " in done.err
+    assert cluster_place.leftovers() == before
+    assert not (cluster_place.runs / "precious").exists()
