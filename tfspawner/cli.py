@@ -302,8 +302,11 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
         from .view import FollowView
 
         state = attached.wait(FollowView(sys.stdout, sys.stderr, replica=replica, as_json=output == "json"))
-        if state.phase != "ended":  # it was deleted, or lost its coordinator
+        try:
             raise_for(state, None)
+        except JobFailed as error:
+            error.lines = []  # they were just shown
+            raise
         return
     found = attached.logs(replica)
     if not found:
