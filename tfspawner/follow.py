@@ -177,16 +177,13 @@ class Follower:
         self.view.log(replica, data)
 
     def hear(self, gang: dict[str, Any]) -> None:
+        """Takes over what the coordinator tells of the gang and of replicas with news."""
         self.heard = True
         state = self.state
         if state.phase != gang["phase"] and self.record:
             self.record.event("phase", phase=gang["phase"], result=gang["result"])
-        state.phase, state.result, state.cause, state.times = (
-            gang["phase"],
-            gang["result"],
-            gang["cause"],
-            gang["times"],
-        )
+        state.phase, state.result = gang["phase"], gang["result"]
+        state.cause, state.times = gang["cause"], gang["times"]
         for replica, report in gang["replicas"].items():
             line = state.replicas[replica]
             self.told.add(replica)
@@ -202,6 +199,7 @@ class Follower:
                 self.state.gone.add(replica)
 
     def observe(self, seen: Observation) -> None:
+        """Takes over what the backend sees of a replica, or of the whole job."""
         if seen.replica is None:
             if seen.state in ("failed", "gone") or seen.fatal:
                 self.doomed.setdefault(None, (time.monotonic(), seen))
@@ -332,7 +330,7 @@ class Follower:
             self.state.replicas[name].state = "failed"
         self.state.result = result
         self.state.cause = {"replica": name, "message": seen.message, "hint": seen.hint, "exit_code": None,
-                            "started": self.heard or self.state.phase != "pending", "never_ran": seen.fatal}  # fmt: skip
+                            "never_ran": seen.fatal}  # fmt: skip
         self.finished = True
 
 
