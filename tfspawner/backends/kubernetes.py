@@ -182,7 +182,6 @@ class KubernetesBackend:
 
     def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
         """Deletes the Jobs, of that id if one is given, and what they own; returns when the last pod is gone."""
-        deadline = time.monotonic() + timeout_s
         selector = f"{JOB_LABEL}={job}"
         jobs = [j for j in self._jobs(selector) if id in (None, j["metadata"].get("annotations", {}).get(ID))]
         owners = {manifest["metadata"]["uid"] for manifest in jobs}
@@ -190,15 +189,11 @@ class KubernetesBackend:
             self._delete(self._path("Job", manifest["metadata"]["name"]), manifest["metadata"]["uid"])
         for kind, ending in PARTS if jobs else ():
             self._delete_part(self._path(kind, job + ending), owners)
-        while jobs and (
-            self._owned_pods(selector, owners) or owners & {j["metadata"]["uid"] for j in self._jobs(selector)}
-        ):
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"pods of job {job} are still there after {timeout_s:g} s",
-                    hint=f"see: kubectl get pods -n {self.namespace} -l {selector}",
-                )
-            time.sleep(0.1)
+        if jobs and not self._pods_go(selector, owners, timeout_s):
+            raise ClusterError(
+                f"pods of job {job} are still there after {timeout_s:g} s",
+                hint=f"see: kubectl get pods -n {self.namespace} -l {selector}",
+            )
 
     # -- objects
 
@@ -244,9 +239,27 @@ class KubernetesBackend:
         if owners & {owner["uid"] for owner in metadata.get("ownerReferences", [])}:
             self._delete(path, metadata["uid"])
 
-    def _owned_pods(self, selector: str, owners: set[str]) -> bool:
-        pods = self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", selector)
-        return any(owners & {o["uid"] for o in pod["metadata"].get("ownerReferences", [])} for pod in pods)
+    def _pods_go(self, selector: str, owners: set[str], timeout_s: float) -> bool:
+        """Waits by one watch until no pod of these owners is left; False if some are after timeout_s."""
+        over = threading.Event()
+        timer = threading.Timer(timeout_s, over.set)
+        timer.daemon = True
+        timer.start()
+        left: set[str] = set()
+        try:
+            for event in self.api.watch(
+                f"/api/v1/namespaces/{self.namespace}/pods", selector, over, int(timeout_s) + 1
+            ):
+                metadata = event["object"].get("metadata", {})
+                if event["type"] == "DELETED":
+                    left.discard(metadata["uid"])
+                elif owners & {owner["uid"] for owner in metadata.get("ownerReferences", [])}:
+                    left.add(metadata["uid"])
+                if not left and event["type"] in ("SYNCED", "DELETED"):
+                    return True
+        finally:
+            timer.cancel()
+        return False
 
     def _jobs(self, selector: str) -> list[Manifest]:
         return self.api.list(self._path("Job"), selector)

@@ -87,7 +87,9 @@ class Api:
         items: list[dict[str, Any]] = self.request("GET", f"{path}?labelSelector={selector}")["items"]
         return items
 
-    def watch(self, path: str, selector: str, stop: threading.Event) -> Iterator[dict[str, Any]]:
+    def watch(
+        self, path: str, selector: str, stop: threading.Event, watch_s: int = WATCH_S
+    ) -> Iterator[dict[str, Any]]:
         """ADDED, MODIFIED and DELETED events from the objects' present state on, until stop is set; SYNCED after each list.
 
         Broken connections, expired versions and a restarting server are met by a new list; what was
@@ -112,7 +114,7 @@ class Api:
                 yield {"type": "SYNCED", "object": listing}
                 version = listing["metadata"]["resourceVersion"]
                 while not stop.is_set():
-                    for event in self._watch_once(path, selector, version):
+                    for event in self._watch_once(path, selector, version, watch_s):
                         version = event["object"]["metadata"]["resourceVersion"]
                         if event["type"] == "BOOKMARK":
                             continue
@@ -128,9 +130,9 @@ class Api:
                 failures += 1
                 stop.wait(min(5.0, 0.2 * 2**failures) * random.uniform(0.5, 1))
 
-    def _watch_once(self, path: str, selector: str, version: str) -> Iterator[dict[str, Any]]:
-        query = f"watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}&resourceVersion={version}"
-        reply = self._send("GET", f"{path}?labelSelector={selector}&{query}", None, {}, read_s=WATCH_S + 15)
+    def _watch_once(self, path: str, selector: str, version: str, watch_s: int) -> Iterator[dict[str, Any]]:
+        query = f"watch=1&allowWatchBookmarks=true&timeoutSeconds={watch_s}&resourceVersion={version}"
+        reply = self._send("GET", f"{path}?labelSelector={selector}&{query}", None, {}, read_s=watch_s + 15)
         buffer = b""
         with reply:
             try:
