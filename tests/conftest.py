@@ -53,6 +53,11 @@ class Done:
         return json.loads(self.stdout)
 
 
+def obey_ctrl_c() -> None:
+    """A process started in the background inherits that Ctrl-C is ignored; a user's terminal does not do that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Running:
     """A call of tf-spawner that goes on in the background; what it prints can be waited for."""
 
@@ -60,8 +65,9 @@ class Running:
         self.began = time.monotonic()
         self.changed = threading.Condition()
         self.process = subprocess.Popen(
-            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=obey_ctrl_c,
+        )  # fmt: skip
         self.streams = {"stdout": bytearray(), "stderr": bytearray()}
         self.threads = [threading.Thread(target=self._read, args=(name,), daemon=True) for name in self.streams]
         for thread in self.threads:
