@@ -83,7 +83,7 @@ PEER_LOST_ERROR = re.compile(
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\x08+")
 EPOCH = re.compile(r"^Epoch (\d+)/(\d+)\s*$")
-STEP = re.compile(r"^\s*(\d+)/(\d+|Unknown)\s+(\[[=>.]*\]|[━]+|-)\s?(.*)$")
+STEP = re.compile(r"^\s*(\d+)/(\d+|Unknown)\s+(\[[=>.]*\]|[━]+|-(?=\s\d+s\b))\s?(.*)$")
 METRIC = re.compile(r"(\w+): (-?(?:\d+\.?\d*(?:e[+-]?\d+)?|nan|inf))")
 
 

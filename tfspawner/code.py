@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from .errors import ConfigurationError
+from .record import ID_FILE
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -41,7 +42,7 @@ class Code:
 def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = ()) -> Code:
     """Packs the folder, without what .tfspawnerignore names.
 
-    `out` is left out where it lies inside: it holds former runs. A folder that was not `asked` for by
+    `out` is left out where it lies inside: it holds former runs, which are left out anywhere. A folder that was not `asked` for by
     name (it is just where the script lies) may not be over 512 MiB. Raises ConfigurationError.
     """
     files = list(_files(folder, _ignored(folder), {out.resolve()}))
@@ -78,16 +79,16 @@ def _ignored(folder: Path) -> GitIgnoreSpec:
 
 
 def _files(folder: Path, ignored: GitIgnoreSpec, left_out: set[Path]) -> Iterator[tuple[Path, str]]:
-    """(path, name in the archive) of every file, links followed, each folder once."""
-    seen: set[str] = set()
+    """(path, name in the archive) of every file, links followed unless they lead round."""
     for top, folders, names in os.walk(folder, followlinks=True):
         here = Path(top)
-        real = os.path.realpath(top)
-        if real in seen or here.resolve() in left_out or (here != folder and "pyvenv.cfg" in names):
+        relative = here.relative_to(folder)
+        leads_round = here.resolve() in {(folder / parent).resolve() for parent in relative.parents}
+        if here != folder and (
+            leads_round or here.resolve() in left_out or not {"pyvenv.cfg", ID_FILE}.isdisjoint(names)
+        ):
             folders.clear()
             continue
-        seen.add(real)
-        relative = here.relative_to(folder)
         folders[:] = sorted(name for name in folders if not ignored.match_file(f"{relative / name}/"))
         for name in sorted(names):
             path = here / name

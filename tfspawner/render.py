@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import posixpath
 import re
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 ID = "tf-spawner/id"
 JOB_LABEL = "tf-spawner/job"
 DEFAULT_TTL_S = 24 * 3600
-RESERVED_PATHS = ("", "/work", "/tmp", "/tf-spawner", "/script", "/dev/shm")
+RESERVED_PATHS = ("/", "/work", "/tmp", "/tf-spawner", "/script", "/dev/shm")
 CONTAINER_NAMES = ("tensorflow", "worker")
 
 Manifest = dict[str, Any]
@@ -201,7 +202,7 @@ def _volume(text: str, number: int) -> tuple[Manifest, Manifest]:
         raise ConfigurationError(
             f"--volume {text!r} is not CLAIM:/PATH or /HOST/PATH:/PATH", hint="for example --volume /eos:/eos:ro"
         )
-    if path.rstrip("/") in RESERVED_PATHS:
+    if "/" + posixpath.normpath(path).strip("/") in RESERVED_PATHS:
         raise ConfigurationError(
             f"--volume {text!r}: {path} is tf-spawner's own", hint="mount it elsewhere, such as /data"
         )

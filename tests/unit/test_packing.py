@@ -55,6 +55,29 @@ def test_links_are_followed_and_loops_end(folder, tmp_path):
     assert names(packed(folder)) == ["data/x.bin", "lib/a.py", "linked/shared.py", "train.py"]
 
 
+def test_a_folder_and_a_link_to_it_both_travel(folder):
+    (folder / "current").symlink_to("lib")
+    (folder / "z-link").symlink_to("lib")
+    assert {"current/a.py", "lib/a.py", "z-link/a.py"} <= set(names(packed(folder)))
+
+
+def test_links_in_a_ring_end(folder):
+    for one, other in (("a", "b"), ("b", "a")):
+        (folder / one).mkdir()
+        (folder / one / f"{one}.py").touch()
+        (folder / one / "link").symlink_to(folder / other)
+    assert {"a/a.py", "a/link/b.py", "b/b.py", "b/link/a.py"} <= set(names(packed(folder)))
+
+
+def test_code_that_lies_where_the_runs_go_travels_without_them(folder):
+    (folder / "old-job").mkdir()
+    (folder / "old-job/.job-id").touch()
+    (folder / "old-job/report.json").touch()
+    found = names(packed(folder, out=folder))
+    assert "train.py" in found
+    assert not [name for name in found if name.startswith("old-job")]
+
+
 def test_the_same_files_make_the_same_bytes(folder):
     first = packed(folder)
     os.utime(folder / "train.py", (1, 1))

@@ -31,7 +31,19 @@ def test_steps_may_be_unknown():
 
 
 @pytest.mark.parametrize(
-    "line", ["", "a/b", "1/2", "25/100 done", "2026/11/23 12:00", "Epoch 3/10 begins", "/data/1/2 - x", "3/4 of it"]
+    "line",
+    [
+        "",
+        "a/b",
+        "1/2",
+        "25/100 done",
+        "2026/11/23 12:00",
+        "Epoch 3/10 begins",
+        "/data/1/2 - x",
+        "3/4 of it",
+        "1/5 - Downloading data",
+        "12/31 - New Year",
+    ],
 )
 def test_what_only_looks_like_it_is_a_line_of_the_log(line):
     assert parse_progress(line) is None

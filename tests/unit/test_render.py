@@ -157,7 +157,10 @@ def test_a_pod_file_that_is_none_is_told(text, words, make_fixed_plan, tmp_path)
     assert words in error.value.message
 
 
-@pytest.mark.parametrize("text", ["data", "data:relative", ":/x", "data:/x:rwx", "data:/work", "/x:/tmp/"])
+@pytest.mark.parametrize(
+    "text",
+    ["data", "data:relative", ":/x", "data:/x:rwx", "data:/work", "/x:/tmp/", "/x://tmp", "/x:/a/../work", "/x:/"],
+)
 def test_a_volume_that_is_none_is_told(text, make_fixed_plan):
     with pytest.raises(ConfigurationError, match="--volume"):
         render(make_fixed_plan("j", volumes=(text,)))
