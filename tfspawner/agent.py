@@ -2,10 +2,11 @@
 
 This one file needs Python 3.9 and its standard library only, so that it runs in any image. The local
 backend starts it as a process, the Kubernetes backend as the container's command; it is the same there.
-Replica 0 of the first role coordinates: the others report to it, and it decides when the gang runs, stops
-and has ended. Whoever shows the job's token may ask over HTTP:
+Replica 0 of the first role coordinates: the others report their addresses and states to it, and it decides
+when the gang meets, runs, stops and has ended. Whoever shows the job's token may ask over HTTP:
 
     GET  /status                 what this replica does; at the coordinator, what the gang and all replicas do
+    GET  /cluster                at the coordinator, once all have reported: where TensorFlow and the agents listen
     GET  /log?offset=N&wait=S    bytes of the script's output from N on; waits S seconds for more
     POST /stream {offsets}       at the coordinator: frames with all replicas' output and status, until the end
     GET  /files                  what the replica wrote: paths, sizes, SHA-256
@@ -47,6 +48,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from urllib.parse import parse_qs, urlsplit
 
+PORT = 7117  # where an agent listens that is given no socket
 TOKEN_HEADER = "X-Tfspawner-Token"
 STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
@@ -72,6 +74,7 @@ PEER_LOST_MESSAGE = (
 )
 TERMINATED = "was told to end (SIGTERM)"
 FINISHED = ("succeeded", "failed", "stopped")
+STARTING = ("forming", "meeting")
 
 # What TensorFlow 2.21 prints on a survivor: both must stand in its last output.
 PEER_LOST = re.compile(rb"Collective ops is aborted by|unhealthy \(stopped sending heartbeats\)")
@@ -130,11 +133,8 @@ class Job:
     def __init__(self, config: Dict[str, Any]) -> None:
         self.config = config
         self.name: str = config["job"]
-        self.cluster: Dict[str, List[str]] = config["cluster"]
-        self.agents: Dict[str, str] = {
-            f"{role}-{index}": host for role, hosts in config["agents"].items() for index, host in enumerate(hosts)
-        }
-        self.replicas: List[str] = list(self.agents)
+        self.roles: Dict[str, int] = config["roles"]
+        self.replicas = [f"{role}-{index}" for role, count in self.roles.items() for index in range(count)]
         self.coordinator = self.replicas[0]
 
     def __getattr__(self, key: str) -> Any:
@@ -174,7 +174,10 @@ def classify(returncode: int, tail: bytes) -> Tuple[int, str]:
 
 
 class Gang:
-    """All replicas' reports and what follows from them. Phases: forming, running, stopping, ended."""
+    """All replicas' reports and what follows from them.
+
+    Phases: forming (some have not reported yet), meeting (all try to reach each other), running, stopping, ended.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -218,6 +221,16 @@ class Gang:
                 self.changed.wait(min(1.0, max(0.0, deadline - time.monotonic())))
             return self.order()
 
+    def cluster(self) -> Dict[str, Any]:
+        """Addresses "host:port": of TensorFlow by role and index, and of the agents by replica."""
+        with self.changed:
+            reports = {r: self.reports[r] for r in self.job.replicas}
+        tensorflow = {
+            role: [reports[f"{role}-{index}"]["address"] for index in range(count)]
+            for role, count in self.job.roles.items()
+        }
+        return {"tensorflow": tensorflow, "agents": {r: report["agent"] for r, report in reports.items()}}
+
     def order(self) -> Dict[str, Any]:
         return {"version": self.version, "phase": self.phase, "result": self.result, "released": self.released}
 
@@ -247,8 +260,10 @@ class Gang:
 
     def decide(self) -> None:
         """Moves the gang on, if what is known allows it. Called under the lock."""
-        if not (self.phase in ("forming", "running") and self.fail_if_one_failed()):
-            if self.phase == "forming":
+        if self.phase == "forming" and all(r in self.reports for r in self.job.replicas):
+            self.enter("meeting")
+        if not (self.phase in (*STARTING, "running") and self.fail_if_one_failed()):
+            if self.phase in STARTING:
                 self.decide_start()
             elif self.phase == "running":
                 self.decide_end()
@@ -308,7 +323,7 @@ class Gang:
             self.enter("stopping", "timeout", {"replica": still[0], "message": message, "exit_code": None})
             return
         # Parameter servers and their workers serve for ever: there, the chief's end is the end of training.
-        trainers = ("chief",) if "ps" in self.job.cluster else ("chief", "worker")
+        trainers = ("chief",) if "ps" in self.job.roles else ("chief", "worker")
         training = [r for r in self.job.replicas if r.rsplit("-", 1)[0] in trainers]
         states = {self.reports[r]["state"] for r in training}
         if "failed" in states or not states <= set(FINISHED):
@@ -327,6 +342,15 @@ class Gang:
 RESOLVED: Dict[str, str] = {}  # host name -> address: a look-up that is lost on its way costs 5 s
 
 
+def address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_address(address: str) -> Tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def resolve(host: str) -> str:
     """The host's address, asked for once. Raises socket.gaierror."""
     if host not in RESOLVED:
@@ -342,8 +366,8 @@ def ask(
     host: str, token: str, method: str, path: str, body: Any = None, timeout_s: float = 15.0
 ) -> http.client.HTTPResponse:
     """One request to an agent; the caller reads the reply. Raises OSError on anything but 200."""
-    name, port = host.rsplit(":", 1)
-    connection = http.client.HTTPConnection(resolve(name), int(port), timeout=timeout_s)
+    name, port = split_address(host)
+    connection = http.client.HTTPConnection(resolve(name), port, timeout=timeout_s)
     data = None if body is None else json.dumps(body).encode()
     try:
         connection.request(method, path, data, {TOKEN_HEADER: token})
@@ -363,6 +387,15 @@ def ask_json(host: str, token: str, method: str, path: str, body: Any = None, ti
             return json.loads(response.read())
     except (http.client.HTTPException, ValueError) as error:
         raise OSError(f"{method} {path} at {host}: {error!r}") from None
+
+
+def reach(agent: str) -> Optional[str]:
+    """Why an agent's address cannot be reached; None where it can."""
+    try:
+        socket.create_connection(split_address(agent), timeout=3).close()
+    except OSError as error:
+        return f"{agent}: {error.strerror or error}"
+    return None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -448,16 +481,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def post_report(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         report = self.body()
-        if report["replica"] not in agent.job.agents:
+        if report["replica"] not in agent.job.replicas:
             raise ValueError("no such replica")
-        if not {"state", "since", "message"} <= report.keys():
-            raise ValueError("a report has a state, since when, and a message")
+        if not {"state", "since", "message", "address", "agent"} <= report.keys():
+            raise ValueError("a report has a state, since when, a message, and two addresses")
         self.gang().report(report["replica"], report)
         self.reply_json({})
 
     def get_order(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         replica = query["replica"]
         self.reply_json(self.gang().wait(int(query["version"]), 10.0, self.alive, replica))
+
+    def get_cluster(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        if self.gang().phase == "forming":
+            return self.refuse(503, "not all replicas have reported yet")
+        self.reply_json(self.gang().cluster())
 
     def post_release(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         self.gang().release()
@@ -553,10 +591,13 @@ class Stream:
 
     def follow(self, replica: str, offset: int) -> None:
         """Takes one replica's output over to the queue, until its end; None: no more comes."""
-        host, token, errors = self.agent.job.agents[replica], self.agent.token, 0
+        token, errors = self.agent.token, 0
         while not self.closed:
             try:
-                with ask(host, token, "GET", f"/log?offset={offset}&wait=5", timeout_s=8) as response:
+                agent = self.gang.reports.get(replica, {}).get("agent")
+                if agent is None:
+                    raise OSError("it has not reported yet")
+                with ask(agent, token, "GET", f"/log?offset={offset}&wait=5", timeout_s=8) as response:
                     data = response.read()
                     errors = 0
             except (OSError, http.client.HTTPException):
@@ -829,11 +870,12 @@ def sha256_of(path: str, size: int) -> str:
 class Agent:
     """One replica: gets the code, meets its peers, runs the script, reports, and holds what it wrote."""
 
-    def __init__(self, job: Job, role: str, index: int, token: str, root: Path, config_dir: Path) -> None:
-        self.job, self.role, self.index, self.token, self.root = job, role, index, token, root
+    def __init__(self, job: Job, role: str, index: int, host: str, port: int, agent_port: int, token: str,
+                 root: Path, config_dir: Path) -> None:  # fmt: skip
+        self.job, self.role, self.index, self.port, self.token, self.root = job, role, index, port, token, root
         self.replica = f"{role}-{index}"
         self.is_coordinator = self.replica == job.coordinator
-        self.coordinator = job.agents[job.coordinator]
+        self.coordinator: str = job.coordinator_address
         self.gang = Gang(job) if self.is_coordinator else None
         for name in ("output", "home", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -850,6 +892,7 @@ class Agent:
         self.stop = threading.Event()  # the gang stops, or this replica was told to
         self.terminated = threading.Event()  # this replica was sent SIGTERM
         self.report: Dict[str, Any] = {"replica": self.replica, "state": "starting", "message": "",
+                                       "address": address(host, port), "agent": address(host, agent_port),
                                        "host": os.environ.get("TFSPAWNER_NODE", ""), "since": time.time()}  # fmt: skip
 
     # -- talking to the coordinator
@@ -882,7 +925,7 @@ class Agent:
 
     def listen(self) -> None:
         """Follows the coordinator's orders; without it for LOST_AFTER_S, stops as if told to."""
-        heard = time.monotonic()
+        heard, reason = time.monotonic(), ""
         while True:
             try:
                 if self.gang:
@@ -891,20 +934,25 @@ class Agent:
                     path = f"/order?replica={self.replica}&version={self.order['version']}"
                     order = ask_json(self.coordinator, self.token, "GET", path)
                 heard = time.monotonic()
-            except OSError:
-                forming = self.order["phase"] == "forming"
-                limit = self.job.start_timeout_s + LOST_AFTER_S if forming else COORDINATOR_LOST_AFTER_S
+            except OSError as error:
+                starting = self.order["phase"] in STARTING
+                limit = self.job.start_timeout_s + LOST_AFTER_S if starting else COORDINATOR_LOST_AFTER_S
+                if str(error) != reason and time.monotonic() - heard > 5:
+                    reason = str(error)
+                    say(f"the coordinator, {self.job.coordinator} at {self.coordinator}, does not answer: {reason}")
                 if time.monotonic() - heard > limit and not self.stop.is_set():
                     self.report["message"] = f"lost the coordinator {self.job.coordinator}"
                     self.stop.set()
                     self.stop_child()
                 time.sleep(0.3)
                 continue
+            stopping = order["phase"] in ("stopping", "ended") and not self.stop.is_set()
+            if stopping:
+                self.stop.set()
             with self.ordered:
                 self.order = order
                 self.ordered.notify_all()
-            if order["phase"] in ("stopping", "ended") and not self.stop.is_set():
-                self.stop.set()
+            if stopping:
                 self.stop_child()
 
     # -- the steps
@@ -932,10 +980,10 @@ class Agent:
             taken = self.taken_port()
             if taken:
                 return self.fail(1, taken)
-            self.meet()
+            cluster = self.meet()
         if not self.stop.is_set():
             site = self.code.site()
-            environment = self.environment(site)
+            environment = self.environment(cluster, site)
             missing = self.missing_tf_keras(environment)
             if missing:
                 return self.fail(EXIT_CONFIGURATION, missing)
@@ -943,7 +991,7 @@ class Agent:
             self.files.begin()
             self.tell("ready", message="")
             with self.ordered:
-                self.ordered.wait_for(lambda: self.order["phase"] != "forming" or self.stop.is_set())
+                self.ordered.wait_for(lambda: self.order["phase"] not in STARTING or self.stop.is_set())
         if self.terminated.is_set():
             return self.fail(EXIT_TERMINATED, TERMINATED)
         if self.stop.is_set():
@@ -958,7 +1006,7 @@ class Agent:
         return code
 
     def taken_port(self) -> Optional[str]:
-        port = int(self.job.cluster[self.role][self.index].rsplit(":", 1)[1])
+        port = self.port
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -969,36 +1017,38 @@ class Agent:
                 return f"cannot start: port {port}, TensorFlow's, cannot be used here: {error.strerror}"
         return None
 
-    def meet(self) -> None:
-        """Waits until the peers' addresses resolve and answer; the report names those that do not."""
+    def meet(self) -> Dict[str, List[str]]:
+        """Learns all addresses and waits until the peers answer; returns those of TensorFlow by role.
+
+        The report names the peers that do not answer.
+        """
+        addresses: Dict[str, Any] = {"tensorflow": {}, "agents": {}}
+        with self.ordered:
+            self.ordered.wait_for(lambda: self.order["phase"] != "forming" or self.stop.is_set())
+        while self.order["phase"] == "meeting" and not self.stop.is_set():
+            try:
+                addresses = (
+                    self.gang.cluster() if self.gang else ask_json(self.coordinator, self.token, "GET", "/cluster")
+                )
+                break
+            except OSError:
+                self.stop.wait(0.2)
         others = self.job.replicas[self.job.replicas.index(self.replica) + 1 :] + self.job.replicas
-        missing = list(dict.fromkeys([self.job.coordinator, *others[:MESH_PEERS]]))
-        if self.replica in missing:
-            missing.remove(self.replica)
+        missing = [r for r in dict.fromkeys([self.job.coordinator, *others[:MESH_PEERS]]) if r != self.replica]
         while missing and not self.stop.is_set():
-            reasons = {peer: self.reach(peer) for peer in missing}
+            reasons = {peer: reach(addresses["agents"][peer]) for peer in missing}
             missing = [peer for peer, reason in reasons.items() if reason]
             if missing:
                 shown = ", ".join(f"{peer} ({reasons[peer]})" for peer in missing[:4])
                 more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
                 self.report["message"] = shown + more
                 self.stop.wait(0.1)
+        return addresses["tensorflow"]  # type: ignore[no-any-return]
 
-    def reach(self, peer: str) -> Optional[str]:
-        host, port = self.job.agents[peer].rsplit(":", 1)
-        try:
-            socket.create_connection((resolve(host), int(port)), timeout=3).close()
-        except socket.gaierror:
-            return f"{host} does not resolve"
-        except OSError as error:
-            RESOLVED.pop(host, None)
-            return f"{host}: {error.strerror or error}"
-        return None
-
-    def environment(self, site: Optional[Path]) -> Dict[str, str]:
+    def environment(self, cluster: Dict[str, List[str]], site: Optional[Path]) -> Dict[str, str]:
         env = {key: value for key, value in os.environ.items() if not key.startswith("TFSPAWNER_")}
         env.update(
-            TF_CONFIG=tf_config(self.job.cluster, self.role, self.index),
+            TF_CONFIG=tf_config(cluster, self.role, self.index),
             WORKER_NUMBER=str(self.job.replicas.index(self.replica)),
             TOT_WORKERS=str(len(self.job.replicas)),
             TFSPAWNER_JOB=self.job.name,
@@ -1182,21 +1232,27 @@ def say(text: str) -> None:
     print(f"{AGENT_MARK.decode()} {text}", file=sys.stderr, flush=True)
 
 
+def listen_on(port: int) -> socket.socket:
+    """A socket for IPv4 and, where there is such, IPv6."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=Path(__file__).resolve().parent)
     parser.add_argument("--role", required=True)
     parser.add_argument("--index", type=int, default=int(os.environ.get("JOB_COMPLETION_INDEX", 0)))
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--fd", type=int, help="a socket to listen on, already bound")
+    parser.add_argument("--host", required=True, help="the address at which the other replicas find this one")
+    parser.add_argument("--port", type=int, required=True, help="TensorFlow's, there")
+    parser.add_argument("--fd", type=int, help=f"a socket for the agent, already bound; else it takes port {PORT}")
     args = parser.parse_args(argv)
     job = Job(json.loads((args.config / "job.json").read_text()))
-    if args.fd is None:
-        port = int(job.config["agents"][args.role][args.index].rsplit(":", 1)[1])
-        listener = socket.create_server(("", port))
-    else:
-        listener = socket.socket(fileno=args.fd)
-    agent = Agent(job, args.role, args.index, os.environ["TFSPAWNER_TOKEN"], args.root, args.config)
+    listener = listen_on(PORT) if args.fd is None else socket.socket(fileno=args.fd)
+    agent = Agent(job, args.role, args.index, args.host, args.port, listener.getsockname()[1],
+                  os.environ["TFSPAWNER_TOKEN"], args.root, args.config)  # fmt: skip
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored one would keep exit codes from us
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, agent.terminate)

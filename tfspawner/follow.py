@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from .agent import LOST, TERMINATED
+from .agent import LOST, STARTING, TERMINATED
 from .backends import Backend, Observation
 from .client import AgentClient
 from .errors import AgentUnreachable, ClusterError, SpawnerError, TimedOut
@@ -253,7 +253,7 @@ class Follower:
 
     def _judge(self) -> None:
         """Ends what no agent will end: replicas that cannot come, a coordinator that is gone, pods without agents."""
-        if self.state.phase in ("pending", "forming"):
+        if self.state.phase in ("pending", *STARTING):
             self._judge_start()
         since, whole = self.doomed.get(None, (0.0, None))
         if whole and time.monotonic() - since > AGENT_GRACE_S and not self.finished:

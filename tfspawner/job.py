@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import keras
+from .agent import STARTING
 from .backends import Backend, JobSummary, backend_for, backend_of
 from .code import pack
 from .collect import Collected, collect
@@ -164,7 +165,7 @@ def summaries(backend: Backend) -> list[JobSummary]:
             return summary
         if gang["phase"] == "ended":
             return replace(summary, state=f"{gang['result']}, to be fetched")
-        return replace(summary, state="starting" if gang["phase"] == "forming" else gang["phase"])
+        return replace(summary, state="starting" if gang["phase"] in STARTING else gang["phase"])
 
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(refine, backend.jobs()))
@@ -194,7 +195,7 @@ def launch(spec: JobSpec, view: View | None = None) -> Job:
     for warning in plan.warnings:
         view.note(f"warning: {warning}")
     backend.launch(plan)
-    job = Job(plan.job, backend, tuple(plan.cluster.replicas))
+    job = Job(plan.job, backend, tuple(plan.spec.replicas))
     if backend.must_upload(plan):
         view.note(f"waiting for {job.replicas[0]} to take the code ({plan.code.size_bytes / 1024**2:.1f} MiB)")
         _upload(backend, plan)
@@ -211,9 +212,10 @@ def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
     if needed:
         wheels, more = backend.provide_tf_keras(spec)
         warnings += more
-    cluster = backend.cluster(spec, name)
     code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels)
-    return backend, make_plan(spec, name, cluster, code, tuple(warnings), needs_tf_keras=needed)
+    return backend, make_plan(
+        spec, name, backend.coordinator_address(spec, name), code, tuple(warnings), needs_tf_keras=needed
+    )
 
 
 def bring_back(
@@ -291,7 +293,7 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
         record.event("launched", seconds=round(time.time() - began, 3))
         _describe(plan, record)
         follower = Follower(
-            backend, plan.job, plan.cluster.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s,
+            backend, plan.job, plan.spec.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s,
             upload=plan.code.path if backend.must_upload(plan) else None,
         )  # fmt: skip
         try:
@@ -347,7 +349,7 @@ def _release(backend: Backend, state: JobState) -> None:
 
 
 def _upload(backend: Backend, plan: Plan) -> None:
-    coordinator = plan.cluster.replicas[0]
+    coordinator = plan.spec.replicas[0]
     deadline = time.monotonic() + (plan.spec.start_timeout_s or 600)
     while True:
         try:

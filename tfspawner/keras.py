@@ -20,7 +20,7 @@ _KERAS_3_ONLY = re.compile(r"^\s*(?:import keras\b|from keras\b)", re.M)
 
 def needs_tf_keras(spec: JobSpec) -> bool:
     """Whether the job trains with Keras on several replicas, so that tf-keras must be there."""
-    if not spec.legacy_keras or sum(spec.roles.values()) < 2 or spec.env.get("TF_USE_LEGACY_KERAS", "1") != "1":
+    if not spec.legacy_keras or len(spec.replicas) < 2 or spec.env.get("TF_USE_LEGACY_KERAS", "1") != "1":
         return False
     return bool(mentions(spec.folder, "keras", out=spec.out))
 

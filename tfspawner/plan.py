@@ -9,15 +9,16 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .cluster_spec import ClusterSpec
+from .agent import tf_config
 from .code import Code
 from .errors import ConfigurationError
-from .spec import JobSpec
+from .spec import MAX_ENV_BYTES, JobSpec
 
 MAX_NAME = 63  # a DNS label: the longest pod host name, <job>-<role>-<index>
 CONFIGMAP_BYTES = 1024 * 1024  # etcd's and the API server's bound for a ConfigMap's data
 FAILED_TTL_S = 24 * 3600
 DEFAULT_START_TIMEOUT_S = 600.0
+WIDEST_ADDRESS = "255.255.255.255:65535"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,6 @@ class Plan:
 
     job: str
     spec: JobSpec
-    cluster: ClusterSpec
     code: Code
     token: str = field(repr=False)
     files: Mapping[str, bytes]  # what every agent finds beside itself: job.json, and command
@@ -44,7 +44,7 @@ def job_name(spec: JobSpec) -> str:
     if spec.name:
         if len(spec.name) + longest > MAX_NAME:
             raise ConfigurationError(
-                f"name is {spec.name!r}, {len(spec.name)} characters; with {sum(spec.roles.values())} replicas "
+                f"name is {spec.name!r}, {len(spec.name)} characters; with {len(spec.replicas)} replicas "
                 f"at most {MAX_NAME - longest} make a host name",
                 hint="give a shorter --name",
             )
@@ -57,13 +57,27 @@ def job_name(spec: JobSpec) -> str:
     return f"{stem[:24].rstrip('-')}-{ending}"
 
 
-def make_plan(spec: JobSpec, job: str, cluster: ClusterSpec, code: Code, warnings: tuple[str, ...] = (), *,
+def _check_tf_config(spec: JobSpec) -> None:
+    """The replicas make TF_CONFIG of their addresses; it has to fit into one environment variable."""
+    cluster = {role: [WIDEST_ADDRESS] * count for role, count in spec.roles.items()}
+    for role, count in spec.roles.items():
+        size = len("TF_CONFIG=" + tf_config(cluster, role, count - 1))
+        if size > MAX_ENV_BYTES:
+            raise ConfigurationError(
+                f"TF_CONFIG for {len(spec.replicas)} replicas would take {size:,} bytes; "
+                f"Linux allows {MAX_ENV_BYTES:,}",
+                hint="ask for fewer replicas",
+            )
+
+
+def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, warnings: tuple[str, ...] = (), *,
               needs_tf_keras: bool) -> Plan:  # fmt: skip
     """Puts together what the agents have to know; does no I/O but for reading the command file."""
+    _check_tf_config(spec)
     config = {
         "job": job,
-        "cluster": cluster.cluster,
-        "agents": cluster.agents,
+        "roles": spec.roles,
+        "coordinator_address": coordinator_address,
         "script": spec.script_path.relative_to(spec.folder).as_posix(),
         "args": list(spec.args),
         "command_file": spec.command_file is not None,
@@ -73,11 +87,11 @@ def make_plan(spec: JobSpec, job: str, cluster: ClusterSpec, code: Code, warning
         "start_timeout_s": DEFAULT_START_TIMEOUT_S if spec.start_timeout_s is None else spec.start_timeout_s,
         "timeout_s": spec.timeout_s,
         "hold_s": spec.hold_s,
-        "legacy_keras": spec.legacy_keras and sum(spec.roles.values()) > 1,
+        "legacy_keras": spec.legacy_keras and len(spec.replicas) > 1,
         "needs_tf_keras": needs_tf_keras,
     }
     files = {"job.json": json.dumps(config, separators=(",", ":")).encode()}
     if spec.command_file:
         files["command"] = spec.command_file.read_bytes()
-    return Plan(job=job, spec=spec, cluster=cluster, code=code, token=secrets.token_urlsafe(24), files=files,
+    return Plan(job=job, spec=spec, code=code, token=secrets.token_urlsafe(24), files=files,
                 warnings=warnings)  # fmt: skip

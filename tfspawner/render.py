@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from . import agent
 from .errors import ConfigurationError
 from .plan import CONFIGMAP_BYTES, Plan
-from .spec import AGENT_PORT, DEFAULT_IMAGE, DEFAULT_PORT
+from .spec import DEFAULT_IMAGE, DEFAULT_PORT
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 ID = "tf-spawner/id"
@@ -34,10 +34,10 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 def render(plan: Plan) -> list[Manifest]:
     """All manifests of the job in the order of their creation; the first one owns the others."""
     environment = template_environment(plan.spec.template_dir)
-    common = {"job": plan.job, "labels": labels(plan), "port": port(plan), "agent_port": AGENT_PORT}
+    common = {"job": plan.job, "labels": labels(plan), "port": port(plan), "agent_port": agent.PORT}
     jobs = [_job(plan, environment, common, role) for role in plan.spec.roles]
     others = [
-        _manifest(environment, "service.yaml", **common),
+        _manifest(environment, "service.yaml", **common, role=next(iter(plan.spec.roles))),
         _manifest(environment, "configmap.yaml", **common, **_configmap_files(plan)),
         _manifest(environment, "secret.yaml", **common, secret="token", values={"token": plan.token}),
         _manifest(environment, "secret.yaml", **common, secret="env", values=dict(plan.spec.env)),
@@ -184,7 +184,7 @@ def _configmap_files(plan: Plan) -> dict[str, dict[str, str]]:
     if size > CONFIGMAP_BYTES:
         raise ConfigurationError(
             f"the job's description takes {size:,} bytes; a ConfigMap holds {CONFIGMAP_BYTES:,}",
-            hint="use a shorter --name, fewer replicas or a smaller --command file",
+            hint="use a smaller --command file",
         )
     texts = {name: data.decode() for name, data in files.items() if name in ("agent.py", "job.json")}
     binaries = {name: base64.b64encode(data).decode() for name, data in files.items() if name not in texts}

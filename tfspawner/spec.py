@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from . import agent
 from .errors import ConfigurationError
 
 DEFAULT_IMAGE = "tensorflow/tensorflow:2.21.0"
 DEFAULT_PORT = 2222
-AGENT_PORT = 7117  # in pods
 MAX_ENV_BYTES = 128 * 1024 - 1  # Linux's bound for one NAME=VALUE (MAX_ARG_STRLEN)
 MAX_SECRET_BYTES = 1024 * 1024
 ROLES = ("chief", "worker", "ps", "evaluator")
@@ -146,6 +146,11 @@ class JobSpec:
         return {role: count for role, count in counts.items() if count}
 
     @property
+    def replicas(self) -> list[str]:
+        """Their names, role-index; the first coordinates."""
+        return [f"{role}-{index}" for role, count in self.roles.items() for index in range(count)]
+
+    @property
     def has_chief(self) -> bool:
         """Parameter servers need a coordinating chief, so asking for them asks for it."""
         return self.chief or self.ps > 0
@@ -196,11 +201,11 @@ class JobSpec:
             value = getattr(self, name)
             if value is not None:
                 _check_quantity(name, value)
-        last = (self.port or DEFAULT_PORT) + (sum(self.roles.values()) - 1 if self.on == "local" else 0)
+        last = (self.port or DEFAULT_PORT) + (len(self.replicas) - 1 if self.on == "local" else 0)
         if self.port is not None and not (self.port >= 1024 and last <= 65535):
             raise ConfigurationError(f"port is {self.port}; it must be 1024 to {65535 - last + self.port}")
-        if self.on == "kubernetes" and self.port == AGENT_PORT:
-            raise ConfigurationError(f"port {AGENT_PORT} is the agents' own", hint=f"leave --port out: {DEFAULT_PORT}")
+        if self.on == "kubernetes" and self.port == agent.PORT:
+            raise ConfigurationError(f"port {agent.PORT} is the agents' own", hint=f"leave --port out: {DEFAULT_PORT}")
         for name in ("timeout_s", "start_timeout_s", "hold_s", "ttl_s"):
             value = getattr(self, name)
             if value is not None and value < 0:

@@ -27,8 +27,8 @@ def make_fixed_plan(tmp_path):
         archive.write(gzip.compress(b"code", mtime=0))
         archive.flush()
         code = Code(archive=archive, sha256="0" * 64, size_bytes=archive.tell(), file_count=1)
-        cluster = KubernetesBackend(namespace=None, context=None, kubeconfig=None).cluster(spec, job)
-        plan = make_plan(spec, job, cluster, code, needs_tf_keras=False)
-        return Plan(job=job, spec=spec, cluster=cluster, code=code, token="the-token", files=plan.files)
+        backend = KubernetesBackend(namespace=None, context=None, kubeconfig=None)
+        plan = make_plan(spec, job, backend.coordinator_address(spec, job), code, needs_tf_keras=False)
+        return Plan(job=job, spec=spec, code=code, token="the-token", files=plan.files)
 
     return make

@@ -102,9 +102,7 @@ def test_who_waits_for_the_log_is_woken_by_output_and_by_its_end(tmp_path, happe
 
 @pytest.fixture
 def code(tmp_path):
-    job = Job(
-        {"job": "j", "cluster": {}, "agents": {"worker": ["x:1"]}, "code_sha256": hashlib.sha256(b"right").hexdigest()}
-    )
+    job = Job({"job": "j", "roles": {"worker": 1}, "code_sha256": hashlib.sha256(b"right").hexdigest()})
     return Code(job, tmp_path, tmp_path / "none")
 
 

@@ -38,7 +38,7 @@ class Running:
         with socket.create_server(("127.0.0.1", 0)) as free:
             tensorflow = free.getsockname()[1]
         config = {
-            "job": "j", "cluster": {"worker": [f"127.0.0.1:{tensorflow}"]}, "agents": {"worker": [f"127.0.0.1:{self.port}"]},
+            "job": "j", "roles": {"worker": 1}, "coordinator_address": f"127.0.0.1:{self.port}",
             "script": "script.py", "args": [], "command_file": False, "original_script_path": False, "code_sha256": digest,
             "collect": [], "start_timeout_s": 60, "timeout_s": None, "hold_s": 60, "legacy_keras": False, "needs_tf_keras": False,
         }  # fmt: skip
@@ -52,6 +52,10 @@ class Running:
             "worker",
             "--root",
             folder / "root",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(tensorflow),
             "--fd",
             str(listener.fileno()),
         ]

@@ -10,16 +10,22 @@ ABORTED = b"x\nCollective ops is aborted by: recvmsg\ntensorflow.python.framewor
 
 
 def make_gang(roles=None, **config) -> Gang:
-    cluster = {role: [f"{role}{i}:1" for i in range(count)] for role, count in (roles or {"worker": 3}).items()}
-    return Gang(
-        Job({"job": "j", "cluster": cluster, "agents": cluster, "start_timeout_s": 60, "timeout_s": None, **config})
-    )
+    return Gang(Job({"job": "j", "roles": roles or {"worker": 3}, "start_timeout_s": 60, "timeout_s": None, **config}))
 
 
 def report(gang: Gang, replica: str, state: str, **news) -> None:
     gang.report(
         replica,
-        {"replica": replica, "state": state, "since": time.time(), "message": "", "finished": time.time(), **news},
+        {
+            "replica": replica,
+            "state": state,
+            "since": time.time(),
+            "message": "",
+            "finished": time.time(),
+            "address": f"{replica}:2222",
+            "agent": f"{replica}:7117",
+            **news,
+        },
     )
 
 
@@ -44,8 +50,20 @@ def test_the_gang_runs_once_all_are_ready():
     report(gang, "worker-0", "ready")
     report(gang, "worker-1", "ready")
     assert gang.phase == "forming"
+    report(gang, "worker-2", "getting the code")
+    assert gang.phase == "meeting"
     report(gang, "worker-2", "ready")
     assert gang.phase == "running"
+
+
+def test_the_addresses_are_in_the_order_of_roles_and_indices_however_they_came():
+    gang = make_gang({"chief": 1, "worker": 11})
+    for replica in reversed(gang.job.replicas):
+        report(gang, replica, "starting")
+    cluster = gang.cluster()
+    assert cluster["tensorflow"]["chief"] == ["chief-0:2222"]
+    assert cluster["tensorflow"]["worker"] == [f"worker-{index}:2222" for index in range(11)]
+    assert cluster["agents"] == {replica: f"{replica}:7117" for replica in gang.job.replicas}
 
 
 def test_it_succeeds_when_all_have():
@@ -130,13 +148,23 @@ def test_a_replica_that_is_silent_is_lost():
 
 def test_who_did_not_come_in_time_is_named():
     gang = make_gang()
-    report(gang, "worker-0", "ready")
-    report(gang, "worker-2", "meeting", message="worker-1 (worker1 does not resolve)")
+    report(gang, "worker-0", "meeting")
+    report(gang, "worker-2", "meeting")
     gang.formed_at -= 61
     gang.tick()
     assert gang.result == "timeout"
-    assert "missing: worker-1" in gang.cause["message"]
-    assert "worker-2 waits for worker-1 (worker1 does not resolve)" in gang.cause["message"]
+    assert gang.cause["message"] == "did not start within 60 s (missing: worker-1)"
+
+
+def test_who_cannot_reach_a_peer_in_time_is_named_with_it():
+    gang = make_gang()
+    report(gang, "worker-0", "ready")
+    report(gang, "worker-1", "ready")
+    report(gang, "worker-2", "meeting", message="worker-1 (10.0.0.1:7117: timed out)")
+    gang.formed_at -= 61
+    gang.tick()
+    assert gang.result == "timeout"
+    assert "(missing: worker-2); worker-2 waits for worker-1 (10.0.0.1:7117: timed out)" in gang.cause["message"]
 
 
 def test_a_job_over_its_time_is_stopped():

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..client import AgentClient
-from ..cluster_spec import ClusterSpec
 from ..errors import ConfigurationError, NotFoundError
 from ..spec import JobSpec, is_name
 
@@ -56,8 +55,8 @@ class Backend(Protocol):
 
     name: str
 
-    def cluster(self, spec: JobSpec, job: str) -> ClusterSpec:
-        """The addresses that the replicas of such a job will have."""
+    def coordinator_address(self, spec: JobSpec, job: str) -> str:
+        """Where the coordinator's agent will listen, "host:port": all that the other replicas have to know."""
 
     def check(self, spec: JobSpec) -> list[str]:
         """Raises what would stop a launch, before anything is created; returns warnings."""

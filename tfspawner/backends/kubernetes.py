@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import agent
 from ..agent import AGENT_MARK
 from ..client import AgentClient
-from ..cluster_spec import ClusterSpec
 from ..diagnose import LOST_POD, explain_failed_create, job_condition, observe, observe_event
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from ..keras import wheel_for
 from ..render import ID, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest, travels_in_configmap
-from ..spec import AGENT_PORT, DEFAULT_PORT, JobSpec
+from ..spec import JobSpec
 from . import JobSummary, Observation
 from .kubernetes_api import Api, Conflict
 
@@ -56,13 +56,9 @@ class KubernetesBackend:
     def namespace(self) -> str:
         return self.api.namespace
 
-    def cluster(self, spec: JobSpec, job: str) -> ClusterSpec:
-        hosts = {role: [f"{job}-{role}-{index}.{job}" for index in range(count)] for role, count in spec.roles.items()}
-        port = spec.port or DEFAULT_PORT
-        return ClusterSpec(
-            cluster={role: [f"{host}:{port}" for host in names] for role, names in hosts.items()},
-            agents={role: [f"{host}:{AGENT_PORT}" for host in names] for role, names in hosts.items()},
-        )
+    def coordinator_address(self, spec: JobSpec, job: str) -> str:
+        """The Service's name, behind which there is the coordinator's pod alone."""
+        return f"{job}:{agent.PORT}"
 
     def check(self, spec: JobSpec) -> list[str]:
         """One request: what may this user do here? It also shows that the API server answers."""
@@ -164,7 +160,7 @@ class KubernetesBackend:
             raise AgentUnreachable(f"{replica} has no pod")
         if job not in self.tokens:
             self.tokens[job] = self._token(job)
-        url = f"{self.api.host}/api/v1/namespaces/{self.namespace}/pods/{pod}:{AGENT_PORT}/proxy"
+        url = f"{self.api.host}/api/v1/namespaces/{self.namespace}/pods/{pod}:{agent.PORT}/proxy"
         return AgentClient(
             replica=replica, url=url, token=self.tokens[job], pool=self.api.pool, headers=self.api.headers
         )

@@ -22,7 +22,6 @@ import urllib3
 
 from .. import agent
 from ..client import AgentClient
-from ..cluster_spec import ClusterSpec
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from ..spec import JobSpec, is_name
 from . import JobSummary, Observation
@@ -52,29 +51,23 @@ class LocalBackend:
         self.listeners: dict[str, socket.socket] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def cluster(self, spec: JobSpec, job: str) -> ClusterSpec:
-        """TensorFlow's ports from --port on, or free ones; the agents' sockets are bound here and inherited."""
-        ports = iter(_free_ports(sum(spec.roles.values()), spec.port))
-        cluster = {role: [f"{HOST}:{next(ports)}" for _ in range(count)] for role, count in spec.roles.items()}
-        agents: dict[str, list[str]] = {}
-        for role, count in spec.roles.items():
-            for index in range(count):
-                try:
-                    listener = socket.create_server((HOST, 0))
-                except OSError as error:
-                    raise ClusterError(
-                        f"{role}-{index} gets no socket on this machine: {error.strerror}",
-                        hint="fewer replicas, or: ulimit -n 4096",
-                    ) from None
-                self.listeners[f"{role}-{index}"] = listener
-                agents.setdefault(role, []).append(f"{HOST}:{listener.getsockname()[1]}")
-        return ClusterSpec(cluster=cluster, agents=agents)
+    def coordinator_address(self, spec: JobSpec, job: str) -> str:
+        """All agents' sockets are bound here, and are inherited at launch."""
+        for replica in spec.replicas:
+            try:
+                self.listeners[replica] = socket.create_server((HOST, 0))
+            except OSError as error:
+                raise ClusterError(
+                    f"{replica} gets no socket on this machine: {error.strerror}",
+                    hint="fewer replicas, or: ulimit -n 4096",
+                ) from None
+        return _address(self.listeners[spec.replicas[0]])
 
     def check(self, spec: JobSpec) -> list[str]:
         if spec.name and (self.folder / spec.name).exists():
             raise _name_in_use(spec.name)
         if spec.gpus:
-            _check_gpus(spec.gpus * sum(spec.roles.values()))
+            _check_gpus(spec.gpus * len(spec.replicas))
         return []
 
     def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
@@ -90,6 +83,7 @@ class LocalBackend:
 
     def launch(self, plan: Plan) -> None:
         folder = self.folder / plan.job
+        ports = _free_ports(len(plan.spec.replicas), plan.spec.port)
         try:
             folder.mkdir(parents=True, mode=0o700)
         except FileExistsError:
@@ -102,8 +96,8 @@ class LocalBackend:
             self._write(plan, folder)
             pids: dict[str, list[int]] = {}
             _write_json(folder / "pids.json", pids)
-            for number, replica in enumerate(plan.cluster.replicas):
-                pids[replica] = self._start(plan, folder, replica, number)
+            for number, replica in enumerate(plan.spec.replicas):
+                pids[replica] = self._start(plan, folder, replica, number, ports[number])
                 _write_json(folder / "pids.json", pids)
         except BaseException:
             self.delete(plan.job, 10, plan.id)
@@ -118,7 +112,6 @@ class LocalBackend:
                 raise NotFoundError(f"there is no job {job!r} on this machine", hint="tf-spawner list") from None
             created = (self.folder / job).stat().st_mtime  # killed while it was made
             return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created, state="incomplete")
-        roles = {role: len(hosts) for role, hosts in config["cluster"].items()}
         states = {self._state(job, replica)[0] for replica in self._pids(job)}
         state = "running" if "running" in states else "succeeded" if states == {"succeeded"} else "failed"
         return JobSummary(
@@ -126,7 +119,7 @@ class LocalBackend:
             on="local",
             namespace="",
             tag=meta["tag"],
-            roles=roles,
+            roles=config["roles"],
             created=meta["created"],
             state=state,
             id=meta["id"],
@@ -154,13 +147,11 @@ class LocalBackend:
     def agent(self, job: str, replica: str) -> AgentClient:
         folder = self.folder / job
         try:
-            config = json.loads((folder / "job.json").read_text())
+            address = json.loads((folder / "meta.json").read_text())["agents"][replica]
             token = (folder / "token").read_text()
         except OSError:
             raise AgentUnreachable(f"{replica}'s agent is not there any more") from None
-        role, _, index = replica.rpartition("-")
-        return AgentClient(replica=replica, url=f"http://{config['agents'][role][int(index)]}", token=token,
-                           pool=self.pool, headers=dict)  # fmt: skip
+        return AgentClient(replica=replica, url=f"http://{address}", token=token, pool=self.pool, headers=dict)
 
     def last_output(self, job: str, replica: str) -> bytes | None:
         try:
@@ -197,9 +188,13 @@ class LocalBackend:
         descriptor = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(plan.token)
-        _write_json(folder / "meta.json", {"id": plan.id, "created": time.time(), "tag": plan.spec.tag or ""})
+        agents = {replica: _address(listener) for replica, listener in self.listeners.items()}
+        _write_json(
+            folder / "meta.json",
+            {"id": plan.id, "created": time.time(), "tag": plan.spec.tag or "", "agents": agents},
+        )
 
-    def _start(self, plan: Plan, folder: Path, replica: str, number: int) -> list[int]:
+    def _start(self, plan: Plan, folder: Path, replica: str, number: int, port: int) -> list[int]:
         role, _, index = replica.rpartition("-")
         root = folder / replica
         root.mkdir()
@@ -215,7 +210,7 @@ class LocalBackend:
             first = number * plan.spec.gpus
             env["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + i) for i in range(plan.spec.gpus))
         command = [sys.executable, agent.__file__, "--config", str(folder), "--role", role, "--index", index,
-                   "--root", str(root), "--fd", str(listener.fileno())]  # fmt: skip
+                   "--root", str(root), "--host", HOST, "--port", str(port), "--fd", str(listener.fileno())]  # fmt: skip
         with listener, open(root / "agent.log", "wb") as output:
             process = subprocess.Popen(
                 command, env=env, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output,
@@ -287,6 +282,10 @@ def _strays(folder: Path) -> Iterator[int]:
                 yield int(environment.parent.name)
         except OSError:
             continue
+
+
+def _address(listener: socket.socket) -> str:
+    return agent.address(*listener.getsockname()[:2])
 
 
 def _name_in_use(job: str) -> ConfigurationError:

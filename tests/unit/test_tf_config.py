@@ -1,13 +1,13 @@
 """TF_CONFIG, for any job."""
 
 import json
+import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfspawner.agent import tf_config
-from tfspawner.cluster_spec import ClusterSpec
+from tfspawner.agent import address, listen_on, reach, split_address, tf_config
 from tfspawner.errors import ConfigurationError
 
 COUNTS = st.fixed_dictionaries(
@@ -39,14 +39,22 @@ def test_the_training_replicas_agree_on_the_cluster_and_each_knows_itself(counts
     assert len(seen) == 1
 
 
-def test_replicas_are_named_by_role_and_index():
-    cluster = addresses({"chief": 1, "worker": 2})
-    assert ClusterSpec(cluster=cluster, agents=cluster).replicas == ["chief-0", "worker-0", "worker-1"]
+def test_a_tf_config_that_linux_cannot_pass_is_refused_with_its_size(make_fixed_plan):
+    make_fixed_plan("j", workers=5000)
+    with pytest.raises(ConfigurationError, match=r"6001 replicas would take 1\d\d,\d\d\d bytes; Linux allows 131,071"):
+        make_fixed_plan("j", workers=6000, chief=True)
 
 
-def test_a_tf_config_that_linux_cannot_pass_is_refused_with_its_size():
-    cluster = addresses({"worker": 2000})
-    long = {"worker": ["x" * 60 + host for host in cluster["worker"]]}
-    ClusterSpec(cluster=cluster, agents=cluster)
-    with pytest.raises(ConfigurationError, match=r"2000 replicas would take 1\d\d,\d\d\d bytes; Linux allows 131,071"):
-        ClusterSpec(cluster=long, agents=cluster)
+@pytest.mark.parametrize(("host", "written"), [("10.1.2.3", "10.1.2.3:2222"), ("fd00::7", "[fd00::7]:2222")])
+def test_an_address_is_written_as_tensorflow_reads_it(host, written):
+    assert address(host, 2222) == written
+    assert split_address(written) == (host, 2222)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=pytest.mark.skipif(
+    not socket.has_dualstack_ipv6(), reason="this machine has no IPv6"))])  # fmt: skip
+def test_an_agent_is_reached_over_ipv4_and_ipv6_until_it_ends(host):
+    with listen_on(0) as listener:
+        agent = address(host, listener.getsockname()[1])
+        assert reach(agent) is None
+    assert "refused" in reach(agent)
