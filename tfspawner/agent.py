@@ -26,7 +26,6 @@ import glob
 import hashlib
 import hmac
 import http.client
-import io
 import json
 import os
 import queue
@@ -84,9 +83,9 @@ PEER_LOST_ERROR = re.compile(
 
 # ---- Keras's own output -------------------------------------------------------------------------
 
-ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\x08+")
+ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][0-9AB]|\x08+")
 EPOCH = re.compile(r"^Epoch (\d+)/(\d+)\s*$")
-STEP = re.compile(r"^\s*(\d+)/(\d+|Unknown)\s+(\[[=>.]*\]|[━]+|-(?=\s\d+s\b))\s?(.*)$")
+STEP = re.compile(r"^\s*(\d+)/(\d+|Unknown)\s+(\[[=>.]*\]|[━]+|-(?=\s\d+s\b)|(?<=Unknown\s)(?=\d+s\s))\s?(.*)$")
 METRIC = re.compile(r"(\w+): (-?(?:\d+\.?\d*(?:e[+-]?\d+)?|nan|inf))")
 
 
@@ -281,7 +280,7 @@ class Gang:
 
     def fail_if_one_failed(self) -> bool:
         """Stops the gang for the failure that came first; a replica that lost a peer waits for that peer's word."""
-        failed = [r for r in self.reports.values() if r["state"] == "failed"]
+        failed = [r for r in self.reports.values() if r["state"] in ("failed", "stopped")]  # none was told to stop
         own = [r for r in failed if not r.get("peer_lost")]
         outstanding = any(self.reports.get(r, {}).get("state") not in FINISHED for r in self.job.replicas)
         lost = [name for name in self.job.replicas if self.is_lost(name)]
@@ -317,8 +316,8 @@ class Gang:
 
     def decide_end(self) -> None:
         now = time.monotonic()
-        if self.job.timeout_s and now - self.phase_since > self.job.timeout_s:
-            still = [r for r in self.job.replicas if self.reports[r]["state"] not in FINISHED]
+        still = [r for r in self.job.replicas if self.reports[r]["state"] not in FINISHED]
+        if still and self.job.timeout_s and now - self.phase_since > self.job.timeout_s:
             message = f"was still running when the job's time-out of {self.job.timeout_s:g} s had passed"
             self.enter("stopping", "timeout", {"replica": still[0], "message": message, "exit_code": None})
             return
@@ -389,6 +388,12 @@ def ask_json(host: str, token: str, method: str, path: str, body: Any = None, ti
         raise OSError(f"{method} {path} at {host}: {error!r}") from None
 
 
+def whole_number(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a whole number")
+    return value
+
+
 def reach(agent: str) -> Optional[str]:
     """Why an agent's address cannot be reached; None where it can."""
     try:
@@ -410,10 +415,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         agent = self.server.agent
-        url = urlsplit(self.path)
-        query = {key: values[0] for key, values in parse_qs(url.query).items()}
         if not hmac.compare_digest(self.headers.get(TOKEN_HEADER, "").encode("latin-1"), agent.token.encode()):
             return self.refuse(401, "the job's token is missing or wrong")
+        try:
+            url = urlsplit(self.path)
+        except ValueError as error:
+            return self.refuse(400, f"bad request: {error!r}")
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
         name = f"{self.command.lower()}_{url.path.strip('/').split('/')[0]}"
         handle = getattr(self, name, None)
         if handle is None:
@@ -423,7 +431,7 @@ class Handler(BaseHTTPRequestHandler):
                 handle(agent, url.path, query)
         except (BrokenPipeError, ConnectionError):
             self.close_connection = True
-        except (KeyError, ValueError, TypeError, OSError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
             self.refuse(400, f"bad request: {error!r}")
 
     do_GET = do_POST = do_PUT = handle_any
@@ -518,32 +526,37 @@ class Handler(BaseHTTPRequestHandler):
         self.reply_json(agent.files.manifest())
 
     def post_files(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        wanted = self.body()
+        wanted = [(str(name), whole_number(offset), whole_number(size)) for name, offset, size in self.body()]
         self.begin_stream()
-        small = io.BufferedWriter(self.wfile, CHUNK)  # many small files make few packets
+        small = bytearray()  # many small files make few packets
         for name, offset, size in wanted:
             source = agent.files.open(name, size)
-            if source is None:
-                small.write(json.dumps({"path": name, "missing": True}).encode() + b"\n")
+            if source is None or offset > size:
+                small += json.dumps({"path": name, "missing": True}).encode() + b"\n"
                 continue
             left = size - offset
             with source:
-                small.write(json.dumps({"path": name, "offset": offset, "size": left}).encode() + b"\n")
+                small += json.dumps({"path": name, "offset": offset, "size": left}).encode() + b"\n"
                 if left <= SMALL:
                     source.seek(offset)
-                    small.write(source.read(left))
-                    continue
-                small.flush()
-                if self.connection.sendfile(source, offset, left) != left:
-                    return  # the file shrank: the stream ends without its end
-        small.flush()
+                    small += source.read(left)
+                else:
+                    self.wfile.write(small)
+                    small.clear()
+                    if self.connection.sendfile(source, offset, left) != left:
+                        return  # the file shrank: the stream ends without its end
+            if len(small) > CHUNK:
+                self.wfile.write(small)
+                small.clear()
+        self.wfile.write(small)
         self.frame({"end": True})
 
     def post_stream(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        offsets = self.body()["offsets"]
+        asked = self.body()["offsets"]
+        offsets = {r: whole_number(asked.get(r, 0)) for r in agent.job.replicas}
         self.gang()
         self.begin_stream()
-        stream = Stream(agent, {r: int(offsets.get(r, 0)) for r in agent.job.replicas}, self.alive)
+        stream = Stream(agent, offsets, self.alive)
         try:
             for head, data in stream.frames():
                 self.frame(head, data)
@@ -721,19 +734,21 @@ class Code:
             raise ValueError("the code is here already")
         part = self.archive.with_name(f"code.{threading.get_ident()}.part")
         digest = hashlib.sha256()
-        with open(part, "wb") as file:
-            left = size
-            while left:
-                data = source.read(min(CHUNK, left))
-                if not data:
-                    raise ValueError(f"the code's archive broke off {left} bytes before its end")
-                digest.update(data)
-                file.write(data)
-                left -= len(data)
-        if digest.hexdigest() != self.job.code_sha256:
-            part.unlink()
-            raise ValueError("the code's archive has another SHA-256 than the job names")
-        part.replace(self.archive)
+        try:
+            with open(part, "wb") as file:
+                left = size
+                while left:
+                    data = source.read(min(CHUNK, left))
+                    if not data:
+                        raise ValueError(f"the code's archive broke off {left} bytes before its end")
+                    digest.update(data)
+                    file.write(data)
+                    left -= len(data)
+            if digest.hexdigest() != self.job.code_sha256:
+                raise ValueError("the code's archive has another SHA-256 than the job names")
+            part.replace(self.archive)
+        finally:
+            part.unlink(missing_ok=True)
         self.arrived.set()
 
     def get(self, host: str, token: str, is_coordinator: bool, stopped: threading.Event) -> None:
@@ -824,6 +839,8 @@ class Files:
                     if digest is None:
                         self.unreadable.append(OSError(errno.EACCES, "", name))
                         continue
+                    while name in files:  # another file of the same name, from another folder
+                        name += ".1"
                     files[name] = {"path": name, "size": status.st_size, "sha256": digest}
                     self.sources[name] = source
             unreadable = [str(error.filename) for error in self.unreadable]
@@ -1057,6 +1074,8 @@ class Agent:
             TFSPAWNER_OUTPUT=str(self.root / "output"),
             PYTHONUNBUFFERED="1",
         )
+        if not os.access(env.get("HOME") or "/", os.W_OK):  # a container's may be read-only
+            env["HOME"] = str(self.root / "home")
         env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # without TensorFlow's dozens of informational lines a replica
         if self.job.legacy_keras:
             env.setdefault("TF_USE_LEGACY_KERAS", "1")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import urllib3
 
 from .agent import CHUNK, TOKEN_HEADER
+from .code import Code
 from .errors import AgentUnreachable
 
+LONGEST_HEAD = 64 << 20  # bytes of a frame's head: the reports of all replicas
 Frame = tuple[dict[str, Any], "Body"]
 
 
@@ -32,8 +33,13 @@ class AgentClient:
         return status
 
     def manifest(self, timeout_s: float = 300.0) -> dict[str, Any]:
-        """{"files": [{path, size, sha256}], "folders": [path], "skipped": [path]}."""
+        """{"files": [{path, size, sha256}]}, and paths: "folders", "skipped" (links, devices), "unreadable"."""
         manifest: dict[str, Any] = self._json("GET", "/files", timeout_s=timeout_s)
+        lists = isinstance(manifest, dict) and [
+            manifest.get(key) for key in ("files", "folders", "skipped", "unreadable")
+        ]
+        if not lists or not all(isinstance(found, list) for found in lists):
+            raise AgentUnreachable(f"{self.replica}'s agent sent no list of files")
         return manifest
 
     def log(self, offset: int) -> tuple[bytes, bool]:
@@ -46,11 +52,10 @@ class AgentClient:
         """Lets all replicas of the job end (to be asked of the coordinator)."""
         self._json("POST", "/release", timeout_s=5.0)
 
-    def send_code(self, archive: Path) -> None:
-        with archive.open("rb") as file:
-            size = str(archive.stat().st_size)
-            with self._request("PUT", "/code", file, {"Content-Length": size}, timeout_s=60) as reply:
-                self._read(reply)
+    def send_code(self, code: Code) -> None:
+        size = str(code.size_bytes)
+        with self._request("PUT", "/code", code.open(), {"Content-Length": size}, timeout_s=60) as reply:
+            self._read(reply)
 
     def stream(self, offsets: Mapping[str, int], idle_s: float = 15.0) -> Iterator[Frame]:
         """Frames with every replica's output from its offset on, and the gang's news, until the job's end."""
@@ -69,7 +74,9 @@ class AgentClient:
             head = source.line()
             if head.get("end"):
                 return
-            source.left = int(head.get("size", 0))
+            source.left = head.get("size", 0)
+            if type(source.left) is not int or source.left < 0:
+                raise AgentUnreachable(f"{self.replica}'s agent sent no frame")
             yield head, source
             source.skip()
 
@@ -86,7 +93,7 @@ class AgentClient:
         except urllib3.exceptions.HTTPError as error:
             raise AgentUnreachable(f"{self.replica}'s agent broke off: {error}") from None
 
-    def _request(self, method: str, path: str, body: bytes | BinaryIO | None = None,
+    def _request(self, method: str, path: str, body: bytes | IO[bytes] | None = None,
                  headers: Mapping[str, str] | None = None, *, timeout_s: float) -> urllib3.BaseHTTPResponse:  # fmt: skip
         try:
             reply = self.pool.request(
@@ -110,11 +117,12 @@ class Body:
         self.reply, self.replica, self.left, self._buffer = reply, replica, 0, b""
 
     def line(self) -> dict[str, Any]:
-        while b"\n" not in self._buffer:
-            self._buffer += self._more(65536)
-            if len(self._buffer) > 64 * CHUNK:
+        pieces = [self._buffer]
+        while b"\n" not in pieces[-1]:
+            pieces.append(self._more(65536))
+            if len(pieces) > LONGEST_HEAD // 65536:
                 raise AgentUnreachable(f"{self.replica}'s agent sent no frame")
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        line, _, self._buffer = b"".join(pieces).partition(b"\n")
         try:
             head = json.loads(line)
         except ValueError:

@@ -33,10 +33,10 @@ class Code:
     size_bytes: int
     file_count: int
 
-    @property
-    def path(self) -> Path:
-        """Where to open the archive as long as this object lives."""
-        return Path(f"/proc/self/fd/{self.archive.fileno()}")
+    def open(self) -> IO[bytes]:
+        """The archive, from its beginning: for one reader at a time."""
+        self.archive.seek(0)
+        return self.archive
 
 
 def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = ()) -> Code:
@@ -74,7 +74,8 @@ def _ignored(folder: Path) -> GitIgnoreSpec:
 
     lines = list(ALWAYS_IGNORED)
     if (folder / IGNORE_FILE).is_file():
-        lines += (folder / IGNORE_FILE).read_text().splitlines()
+        text = (folder / IGNORE_FILE).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        lines += text.splitlines()
     return GitIgnoreSpec.from_lines(lines)
 
 

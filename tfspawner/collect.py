@@ -86,7 +86,8 @@ def collect_one(agent: AgentClient, folder: Path, progress: Callable[[int], None
             time.sleep(0.2 * 2**tries)
     for name in manifest["folders"]:
         if is_safe(name):
-            _below(folder, name).mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError, NotADirectoryError):  # a file has that name
+                _below(folder, name).mkdir(parents=True, exist_ok=True)
     shutil.rmtree(parts, ignore_errors=True)
     with suppress(OSError):  # others' parts are there still, or there were none
         parts.parent.rmdir()
@@ -101,18 +102,22 @@ def checked_files(manifest: dict[str, Any], folder: Path, replica: str) -> tuple
     files: list[dict[str, Any]] = []
     refused: list[str] = []
     seen: set[str] = set()
-    folds = _folds_case(folder)
+    key = str.casefold if _folds_case(folder) else str
     for entry in manifest["files"]:
-        name, size, digest = entry["path"], entry["size"], entry["sha256"]
-        if not isinstance(size, int) or size < 0 or not isinstance(digest, str) or len(digest) != 64:
+        try:
+            name, size, digest = entry["path"], entry["size"], entry["sha256"]
+        except (KeyError, TypeError):
+            raise ArtifactError(f"{replica} describes a file wrongly: {str(entry)[:200]}") from None
+        if type(size) is not int or size < 0 or not isinstance(digest, str) or len(digest) != 64:
             raise ArtifactError(f"{replica} describes its file {name!r} wrongly")
-        key = str(name).casefold() if folds else str(name)
-        if not is_safe(name) or key in seen:
+        if not is_safe(name) or key(name) in seen:
             refused.append(str(name))
             continue
-        seen.add(key)
+        seen.add(key(name))
         files.append({"path": name, "size": size, "sha256": digest})
-    return files, refused
+    folders = {key(str(parent)) for file in files for parent in PurePosixPath(file["path"]).parents}
+    refused += [file["path"] for file in files if key(file["path"]) in folders]  # a file that is a folder, too
+    return [file for file in files if key(file["path"]) not in folders], refused
 
 
 def is_safe(name: object) -> bool:
@@ -201,8 +206,8 @@ def _part(parts: Path, file: dict[str, Any]) -> Path:
 def _receive_one(agent: AgentClient, file: dict[str, Any], head: dict[str, Any], pieces: Iterator[bytes], folder: Path,
                  part: Path) -> Iterator[int]:  # fmt: skip
     """Writes one file's bytes behind what part has of it, and puts it in place; yields each number of bytes."""
-    offset = head["offset"]
-    if offset + head["size"] != file["size"]:
+    offset = head.get("offset")
+    if type(offset) is not int or offset + head.get("size", 0) != file["size"]:
         raise _NoProgress(f"{file['path']} changed while it was collected")
     digest = _sha256(part) if offset else hashlib.sha256()
     with open(part, "ab" if offset else "wb") as target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from .backends import Observation
@@ -13,6 +14,7 @@ MOUNT_PATIENCE_S = 60.0
 LOST_POD = "lost its pod: it was deleted"
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_CREATE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _JOB_REASONS = {
     "DeadlineExceeded": "passed its deadline (activeDeadlineSeconds)",
     "BackoffLimitExceeded": "lost too many pods",
@@ -24,6 +26,9 @@ def observe(replica: str, pod: dict[str, Any]) -> Observation:
     """The replica's state, from its pod as the API server gives it."""
     status, spec = pod.get("status", {}), pod.get("spec", {})
     node = spec.get("nodeName", "")
+    early = _failed_init(replica, node, status, spec)
+    if early:
+        return early
     container = _container(status)
     state: dict[str, Any] = container.get("state", {})
     if "terminated" in state:
@@ -37,9 +42,11 @@ def observe(replica: str, pod: dict[str, Any]) -> Observation:
         return Observation(replica=replica, state="running", node=node)
     waiting = state.get("waiting", {})
     if waiting:
-        return _waiting(replica, node, waiting, spec)
+        return _waiting(replica, node, waiting, _image(spec, "containers", container["name"]))
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            if condition.get("reason") == "SchedulingGated":
+                return Observation(replica=replica, state="pending", message="is held by a scheduling gate")
             return _unschedulable(replica, condition, spec)
     return Observation(replica=replica, state="starting" if node else "pending", node=node)
 
@@ -92,6 +99,28 @@ def _container(status: dict[str, Any]) -> dict[str, Any]:
     return next((s for s in statuses if s["name"] == "tensorflow"), statuses[0] if statuses else {})
 
 
+def _failed_init(replica: str, node: str, status: dict[str, Any], spec: dict[str, Any]) -> Observation | None:
+    """An init container of --pod-file that keeps the replica from starting, named; None where there is none."""
+    for found in status.get("initContainerStatuses") or []:
+        name, state = found["name"], found.get("state", {})
+        ended, waiting = state.get("terminated", {}), state.get("waiting", {})
+        if ended.get("exitCode"):
+            return Observation(
+                replica=replica, state="failed", node=node,
+                message=f"did not start: its init container {name} ended with exit code {ended['exitCode']}",
+                hint="check --pod-file's initContainers",
+            )  # fmt: skip
+        if waiting.get("reason") in (*_PULL, *_CREATE):
+            told = _waiting(replica, node, waiting, _image(spec, "initContainers", name))
+            return replace(told, message=f"{told.message} (init container {name})")
+    return None
+
+
+def _image(spec: dict[str, Any], kind: str, name: str) -> str:
+    containers = spec.get(kind) or [{}]
+    return str(next((c for c in containers if c.get("name") == name), containers[0]).get("image", ""))
+
+
 def _terminated(replica: str, node: str, ended: dict[str, Any], pod: dict[str, Any]) -> Observation:
     code, reason = ended.get("exitCode"), ended.get("reason", "")
     if code == 0:
@@ -111,9 +140,8 @@ def _terminated(replica: str, node: str, ended: dict[str, Any], pod: dict[str, A
     return Observation(replica=replica, state="failed", node=node, message=message, hint=hint)
 
 
-def _waiting(replica: str, node: str, waiting: dict[str, Any], spec: dict[str, Any]) -> Observation:
+def _waiting(replica: str, node: str, waiting: dict[str, Any], image: str) -> Observation:
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    image = next((c["image"] for c in spec.get("containers", [])), "")
     if reason in _PULL:
         never = reason in ("InvalidImageName", "ErrImageNeverPull")
         return Observation(
@@ -122,7 +150,7 @@ def _waiting(replica: str, node: str, waiting: dict[str, Any], spec: dict[str, A
             message=f"cannot pull its image {image}: {_short(message) or reason}",
             hint="check the image's name, and --image-pull-secret for a private registry",
         )  # fmt: skip
-    if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+    if reason in _CREATE:
         return Observation(replica=replica, state="starting", node=node, fatal=True, patience_s=START_PATIENCE_S / 2,
                            message=f"cannot start: {_short(message) or reason}",
                            hint="check the names in --pod-file and --template-dir")  # fmt: skip

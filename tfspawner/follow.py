@@ -8,12 +8,12 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from .agent import LOST, STARTING, TERMINATED
 from .backends import Backend, Observation
 from .client import AgentClient
+from .code import Code
 from .errors import AgentUnreachable, ClusterError, SpawnerError, TimedOut
 from .plan import DEFAULT_START_TIMEOUT_S
 from .record import Record
@@ -70,7 +70,7 @@ class Follower:
     """Runs two threads, the backend's watch and the coordinator's stream, and reads both from one queue."""
 
     def __init__(self, backend: Backend, job: str, replicas: list[str], record: Record | None, view: View, *,
-                 start_timeout_s: float | None, upload: Path | None = None) -> None:  # fmt: skip
+                 start_timeout_s: float | None, upload: Code | None = None) -> None:  # fmt: skip
         self.backend, self.record, self.view, self.upload = backend, record, view, upload
         self.state = JobState(job=job, replicas={r: ReplicaState(replica=r, since=time.time()) for r in replicas})
         self.start_timeout_s = start_timeout_s

@@ -294,7 +294,7 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
         _describe(plan, record)
         follower = Follower(
             backend, plan.job, plan.spec.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s,
-            upload=plan.code.path if backend.must_upload(plan) else None,
+            upload=plan.code if backend.must_upload(plan) else None,
         )  # fmt: skip
         try:
             state = follower.follow()
@@ -353,7 +353,7 @@ def _upload(backend: Backend, plan: Plan) -> None:
     deadline = time.monotonic() + (plan.spec.start_timeout_s or 600)
     while True:
         try:
-            backend.agent(plan.job, coordinator).send_code(plan.code.path)
+            backend.agent(plan.job, coordinator).send_code(plan.code)
             return
         except AgentUnreachable as error:
             if time.monotonic() > deadline:

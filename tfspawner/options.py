@@ -86,7 +86,7 @@ def read_job_file(path: Path) -> dict[str, Any]:
         stored = yaml.load(path.read_text(), Loader=_loader())
     except OSError as error:
         raise ConfigurationError(f"-f {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"-f {path} is not YAML: {error}") from None
     if not isinstance(stored, dict):
         raise ConfigurationError(f"-f {path} must hold options, like 'workers: 4'")
@@ -104,16 +104,21 @@ def read_job_file(path: Path) -> dict[str, Any]:
 
 
 def _loader() -> Any:
-    """YAML in which on, off, yes and no are words: `on: kubernetes` is one of our keys."""
+    """YAML in which a value is the text that stands there, unless it is null, true, false or a whole number.
+
+    So `on: kubernetes` is one of our keys, `tag: 1.10` keeps its zero, and `0010` is no octal number.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers = {
-            first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
+        yaml_implicit_resolvers = {}
 
-    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+    for tag, pattern, first in (
+        ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", "[-+]?(?:0|[1-9][0-9]*)$", list("-+0123456789")),
+    ):
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
     return Loader
 
 
@@ -126,13 +131,19 @@ def _stored_value(name: str, value: Any, path: Path, key: str) -> Any:
         return Path(value) if name == "out" else path.parent / Path(value).expanduser()
     if name in _LISTS:
         values = value if isinstance(value, list) else [value]
-        if any(isinstance(item, dict | list) for item in values):
+        if not all(map(_is_scalar, values)):
             raise wrong
-        return tuple(path.parent / str(item) if name == "env_files" else str(item) for item in values)
+        return tuple(path.parent / _scalar(item) if name == "env_files" else _scalar(item) for item in values)
     if name in _PAIRS:
         if isinstance(value, dict):
-            return {str(k): _scalar(v) for k, v in value.items()}
-        return tuple(value) if isinstance(value, list) else (value,)
+            for k, v in value.items():  # without the value: it may be a secret
+                if not (_is_scalar(k) and _is_scalar(v)):
+                    raise ConfigurationError(f"-f {path}: {key}: {k} must have a text", hint='the empty one is ""')
+            return {_scalar(k): _scalar(v) for k, v in value.items()}
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str) for item in values):
+            raise ConfigurationError(f"-f {path}: {key} must be a mapping, or a list of KEY=VALUE")
+        return tuple(values)
     if name in _DURATIONS:
         try:
             return duration(value)
@@ -142,11 +153,19 @@ def _stored_value(name: str, value: Any, path: Path, key: str) -> Any:
         raise wrong
     if name in _NUMBERS and (isinstance(value, bool) or not isinstance(value, int)):
         raise wrong
-    return str(value) if name in _TEXTS else value
+    if name in _TEXTS:
+        if not _is_scalar(value):
+            raise wrong
+        return _scalar(value)
+    return value
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str | int | float)
 
 
 def _scalar(value: Any) -> str:
-    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _pairs(key: str, words: Any) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from . import agent
@@ -21,6 +21,7 @@ from .spec import DEFAULT_IMAGE, DEFAULT_PORT
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 ID = "tf-spawner/id"
+TOKEN = "TFSPAWNER_TOKEN"
 JOB_LABEL = "tf-spawner/job"
 DEFAULT_TTL_S = 24 * 3600
 RESERVED_PATHS = ("/", "/work", "/tmp", "/tf-spawner", "/script", "/dev/shm")
@@ -39,8 +40,7 @@ def render(plan: Plan) -> list[Manifest]:
     others = [
         _manifest(environment, "service.yaml", **common, role=next(iter(plan.spec.roles))),
         _manifest(environment, "configmap.yaml", **common, **_configmap_files(plan)),
-        _manifest(environment, "secret.yaml", **common, secret="token", values={"token": plan.token}),
-        _manifest(environment, "secret.yaml", **common, secret="env", values=dict(plan.spec.env)),
+        _manifest(environment, "secret.yaml", **common, values={**plan.spec.env, TOKEN: plan.token}),
         _manifest(environment, "networkpolicy.yaml", **common),
     ]
     manifests = [*jobs, *others]
@@ -136,8 +136,8 @@ def _manifest(environment: ImmutableSandboxedEnvironment, template: str, **value
     try:
         text = environment.get_template(template).render(**values)
         documents = [document for document in yaml.load_all(text, Loader=_Loader) if document]
-    except (TemplateError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigurationError(f"template {template}: {error}") from None
+    except Exception as error:  # a template is a program of the user's
+        raise ConfigurationError(f"template {template}: {type(error).__name__}: {error}") from None
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise ConfigurationError(f"template {template} must give one manifest, and gives {len(documents)} documents")
     metadata = documents[0].get("metadata")
@@ -159,11 +159,25 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
         ttl_s=DEFAULT_TTL_S if spec.ttl_s is None else spec.ttl_s, active_deadline_s=_active_deadline_s(plan),
         volumes=[volume for volume, _ in pairs], volume_mounts=[mount for _, mount in pairs],
     )  # fmt: skip
+    metadata = manifest["metadata"]
+    if not (
+        common["labels"].items() <= (metadata.get("labels") or {}).items() and ID in (metadata.get("annotations") or {})
+    ):
+        raise ConfigurationError(
+            f"template job.yaml must keep tf-spawner's labels and its annotation {ID}",
+            hint="without them, tf-spawner list and delete would not find the job",
+        )
     if spec.queue:
         manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = spec.queue
     if spec.pod_file:
-        template = manifest["spec"]["template"]
-        manifest["spec"]["template"] = merge_pod(template, _read_pod(spec.pod_file), plan)
+        pod = _read_pod(spec.pod_file)
+        try:
+            manifest["spec"]["template"] = merge_pod(manifest["spec"]["template"], pod, plan)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ConfigurationError(
+                f"template job.yaml: --pod-file does not fit into it: {error!r}",
+                hint="it needs spec.template with metadata, and spec.containers with env, envFrom, volumeMounts",
+            ) from None
     return manifest
 
 
@@ -179,7 +193,7 @@ def _configmap_files(plan: Plan) -> dict[str, dict[str, str]]:
     """Text as text; other bytes in base64, since the API server would replace what is no UTF-8."""
     files = {"agent.py": agent_source(), **plan.files}
     if travels_in_configmap(plan):
-        files["code.tar.gz"] = plan.code.path.read_bytes()
+        files["code.tar.gz"] = plan.code.open().read()
     size = sum(map(len, files.values()))
     if size > CONFIGMAP_BYTES:
         raise ConfigurationError(
@@ -234,14 +248,15 @@ def _toleration(text: str) -> Manifest:
 def _read_pod(path: Path) -> Manifest:
     try:
         documents = [document for document in yaml.load_all(path.read_text(), Loader=_Loader) if document]
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"--pod-file {path} is not YAML: {error}") from None
     if len(documents) != 1 or not isinstance(documents[0], dict) or documents[0].get("kind") != "Pod":
         raise ConfigurationError(f"--pod-file {path} must hold one manifest of kind Pod")
+    _check_types(path, documents[0], {"metadata": dict, "spec": dict})
     containers = (documents[0].get("spec") or {}).get("containers")
     if not isinstance(containers, list) or not containers or not all(isinstance(c, dict) for c in containers):
         raise ConfigurationError(f"--pod-file {path}: the Pod has no containers")
-    _check_types(path, documents[0], {"metadata": dict})
+    _check_types(path, documents[0].get("metadata") or {}, {"labels": dict, "annotations": dict})
     _check_types(
         path,
         documents[0]["spec"],
@@ -268,7 +283,7 @@ def merge_pod(template: Manifest, pod: Manifest, plan: Plan) -> Manifest:
     chosen, mine = _replica_container(base["containers"]), ours["containers"][0]
     container = _given(chosen)
     merged = {**mine, **{k: v for k, v in container.items() if k not in ("command", "args", "workingDir", "name")}}
-    for key in ("env", "envFrom", "volumeMounts", "ports"):
+    for key in ("env", "envFrom", "volumeMounts"):
         merged[key] = [*container.get(key, []), *mine[key]]
     if plan.spec.image:
         merged["image"] = plan.spec.image

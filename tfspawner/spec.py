@@ -125,7 +125,7 @@ class JobSpec:
         for name in _NUMBERS:
             self._convert(name, "a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool), int)
         for name in _SECONDS:
-            self._convert(name, "a number of seconds", lambda v: isinstance(v, int | float) and math.isfinite(v), float)
+            self._convert(name, "a number of seconds", _is_seconds, float)
         for name in _TEXTS:
             self._convert(name, "a text", lambda v: isinstance(v, str), str)
         for name in _SWITCHES:
@@ -215,17 +215,8 @@ class JobSpec:
                 raise ConfigurationError(f"{key!r} is not a name for an environment variable")
             if key in _RESERVED_ENV or key.startswith("TFSPAWNER_"):
                 raise ConfigurationError(f"the environment variable {key} is set by tf-spawner itself; leave it out")
-            size = len(f"{key}={self.env[key]}".encode())
-            if "\0" in self.env[key] or size > MAX_ENV_BYTES:
-                raise ConfigurationError(
-                    f"the environment variable {key} cannot be passed on: "
-                    + (
-                        f"it has {size:,} bytes, and {MAX_ENV_BYTES:,} are possible"
-                        if size > MAX_ENV_BYTES
-                        else "it holds a NUL"
-                    )
-                )
-        if self.on == "kubernetes" and sum(map(len, self.env.values())) > MAX_SECRET_BYTES:
+            _check_env_value(key, self.env[key])
+        if self.on == "kubernetes" and sum(len(value.encode()) for value in self.env.values()) > MAX_SECRET_BYTES:
             raise ConfigurationError("the environment variables are more than a Secret holds, 1 MiB")
         if any("\0" in arg for arg in self.args):
             raise ConfigurationError("an argument of the script holds a NUL")
@@ -249,6 +240,12 @@ def _are_texts(values: Iterable[object]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
+def _is_seconds(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e12 and math.isfinite(value)
+
+
 def is_name(text: object) -> bool:
     """Whether a job can have this name."""
     return isinstance(text, str) and len(text) <= 63 and bool(_NAME.fullmatch(text))
@@ -264,10 +261,23 @@ def _check_match(pattern: re.Pattern[str], name: str, value: str | None, rule: s
         raise ConfigurationError(f"{name} is {value!r}; it must be {rule}")
 
 
+def _check_env_value(key: str, value: str) -> None:
+    """Says what is wrong with a value without showing it: it may be a secret."""
+    try:
+        size = len(f"{key}={value}".encode())
+    except UnicodeEncodeError:
+        why = "it is not UTF-8"
+    else:
+        if size <= MAX_ENV_BYTES and "\0" not in value:
+            return
+        why = "it holds a NUL" if "\0" in value else f"it has {size:,} bytes, and {MAX_ENV_BYTES:,} are possible"
+    raise ConfigurationError(f"the environment variable {key} cannot be passed on: {why}")
+
+
 def _check_quantity(name: str, value: str) -> None:
     try:
         number = quantity(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         number = 0
     if not number:
         raise ConfigurationError(

@@ -48,7 +48,9 @@ class Lines:
     def feed(self, replica: str, data: bytes) -> list[str]:
         """The lines that end in data; what follows them is kept, up to LONGEST_LINE bytes of it."""
         *lines, rest = (self.rest.get(replica, b"") + data).split(b"\n")
-        rest = b"\r".join(rest.rsplit(b"\r", 2)[-2:])  # what was drawn before is drawn over
+        *drawn, rest = rest.split(b"\r")
+        last = next((part for part in reversed(drawn) if part.strip(b"\x08 ")), None)
+        rest = rest if last is None else last + b"\r" + rest  # what was drawn before is drawn over
         while len(rest) > LONGEST_LINE:
             lines.append(rest[:LONGEST_LINE])
             rest = rest[LONGEST_LINE:]

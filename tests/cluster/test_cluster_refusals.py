@@ -221,7 +221,7 @@ def test_render_needs_no_right_and_no_cluster(cluster_place):
 def test_objects_of_others_that_have_the_names_are_left_alone(cluster_place):
     for words in (
         ("configmap", "precious", "--from-literal=a=b"),
-        ("secret", "generic", "precious-env", "--from-literal=a=b"),
+        ("secret", "generic", "precious", "--from-literal=a=b"),
         ("service", "clusterip", "precious", "--tcp=80"),
     ):
         cluster_place.kubectl("-n", cluster_place.namespace, "create", *words)

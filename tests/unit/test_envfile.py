@@ -16,15 +16,26 @@ from tfspawner.errors import ConfigurationError
         ("A=b=c==", {"A": "b=c=="}),
         ("A=", {"A": ""}),
         ("export A=1", {"A": "1"}),
+        ("  export\tA=1\nexported=2", {"A": "1", "exported": "2"}),
+        ("A.b-c_1=x", {"A.b-c_1": "x"}),
         ("A = spaced out ", {"A": "spaced out"}),
         ("A=x # a comment", {"A": "x"}),
         ("A=x#no comment", {"A": "x#no comment"}),
         ("A=# all comment", {"A": ""}),
         ('A="x # y" # z', {"A": "x # y"}),
+        ("A='x # y' # z", {"A": "x # y"}),
+        ("A='  kept  '", {"A": "  kept  "}),
+        ("A=\"\"\nB=''", {"A": "", "B": ""}),
+        ('A=it\'s\nB=say "hi"', {"A": "it's", "B": 'say "hi"'}),
+        ("A=${HOME}$(id)`id`", {"A": "${HOME}$(id)`id`"}),
+        (r"A=C:\new", {"A": r"C:\new"}),
         (r'A="a\nb\t\"c\" \\ \$"', {"A": 'a\nb\t"c" \\ $'}),
         (r"A='a\nb'", {"A": r"a\nb"}),
         ("A=1\r\nB=2\r\n", {"A": "1", "B": "2"}),
+        ("A=1\rB=2", {"A": "1", "B": "2"}),
+        ('A="1"\r\n# c\r\n\r\nB=2', {"A": "1", "B": "2"}),
         ("\ufeffA=1", {"A": "1"}),
+        ("", {}),
         ("A=x\u2028y\u0085z", {"A": "x\u2028y\u0085z"}),
     ],
 )
@@ -38,10 +49,16 @@ def test_a_file_is_read_as_it_is_meant(tmp_path, text, env):
     ("text", "words"),
     [
         ("A=1\n\ncanary value", "line 3: this is no KEY=VALUE"),
+        ("# A\r\n\r\nexport canary", "line 3: this is no KEY=VALUE"),
+        ("A=1\rA B=canary", "line 2: this is no KEY=VALUE"),
+        ("A=1\n\ufeffB=canary", "line 2: this is no KEY=VALUE"),
         ("1A=canary", "line 1: this is no KEY=VALUE"),
         ("=canary", "line 1: this is no KEY=VALUE"),
         ('A="canary', "line 1: the quotes"),
         ("A='canary' more", "line 1: the quotes"),
+        ("A='canary\n'", "line 1: the quotes"),
+        ('A="canary\\"', "line 1: the quotes"),
+        ("A='canary\"", "line 1: the quotes"),
         ("A=1\nA=canary", "line 2: A is set a second time"),
     ],
 )
@@ -75,3 +92,32 @@ def test_any_value_survives_double_quotes(tmp_path_factory, env):
     }
     path.write_text("".join(f'{key}="{value}"\n' for key, value in quoted.items()), encoding="utf-8", newline="")
     assert read_env_file(path) == env
+
+
+ONE_LINE = st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0")
+
+
+@given(st.text(ONE_LINE), st.sampled_from(["", "  ", ' # it\'s "so"']))
+def test_any_line_survives_single_quotes_as_it_stands(tmp_path_factory, value, rest):
+    value = value.replace("'", "")
+    path = tmp_path_factory.getbasetemp() / "env"
+    path.write_text(f"export KEY = '{value}'{rest}\r\nNEXT=1", encoding="utf-8", newline="")
+    assert read_env_file(path) == {"KEY": value, "NEXT": "1"}
+
+
+@given(st.text(ONE_LINE).map(str.strip).filter(lambda value: "#" not in value and value[:1] not in {"'", '"'}))
+def test_any_line_without_quotes_is_taken_as_it_stands(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "env"
+    path.write_text(f"KEY={value}\nNEXT=1", encoding="utf-8", newline="")
+    assert read_env_file(path) == {"KEY": value, "NEXT": "1"}
+
+
+@given(st.text(ONE_LINE, min_size=1))
+def test_any_line_is_read_or_refused_with_its_number(tmp_path_factory, line):
+    path = tmp_path_factory.getbasetemp() / "env"
+    path.write_text(f"A=1\n{line}", encoding="utf-8", newline="")
+    try:
+        outcome = read_env_file(path)["A"]
+    except ConfigurationError as error:
+        outcome = error.message.removeprefix(f"env-file {path}, ")[:7]
+    assert outcome in ("1", "line 2:")

@@ -38,6 +38,57 @@ def test_paths_are_relative_to_the_file(job_file, tmp_path, monkeypatch):
     assert spec.env == {"KEY": "from-file", "BOTH": "file"}
 
 
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("workdir", "workdir"), ("template-dir", "template_dir"), ("command", "command_file"), ("pod-file", "pod_file"), ("kubeconfig", "kubeconfig")],
+)  # fmt: skip
+def test_every_path_but_out_is_relative_to_the_file(job_file, tmp_path, monkeypatch, key, name):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "there").touch()
+    word = "." if key in ("workdir", "template-dir") else "below/../there"
+    path = job_file(f"on: kubernetes\nout: results\n{key}: {word}\n")
+    monkeypatch.chdir(tmp_path / "below")
+    spec = spec_of(path)
+    assert getattr(spec, name) == tmp_path / word
+    assert spec.out == Path("results")
+
+
+def test_paths_on_the_command_line_are_relative_to_the_users_folder(job_file, tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/other.py").touch()
+    (tmp_path / "below/s3.env").write_text("KEY=here")
+    monkeypatch.chdir(tmp_path / "below")
+    spec = spec_of(job_file("env-file: s3.env\n"), script=Path("other.py"), env_files=(Path("s3.env"),))
+    assert (spec.script, spec.env) == (Path("other.py"), {"KEY": "here"})
+
+
+@pytest.mark.parametrize("text", ["{A: b=c, D: ''}", "[A=b=c, D=]", '\n  A: "b=c"\n  D: ""'])
+@pytest.mark.parametrize(("key", "name"), [("env", "env"), ("node-selector", "node_selector")])
+def test_pairs_are_a_mapping_or_a_list(job_file, key, name, text):
+    spec = spec_of(job_file(f"on: kubernetes\n{key}: {text}\n"))
+    assert getattr(spec, name) == {"A": "b=c", "D": ""}
+
+
+def test_one_pair_and_one_word_need_no_list(job_file):
+    spec = spec_of(job_file("env: A=b\ncollect: /tmp/m*\nargs: --fast\n"))
+    assert (spec.env, spec.collect, spec.args) == ({"A": "b"}, ("/tmp/m*",), ("--fast",))
+
+
+def test_a_flags_pair_joins_the_files(job_file):
+    path = job_file("on: kubernetes\nnode-selector: {pool: gpu, zone: a}\n")
+    assert spec_of(path, node_selector_pairs=("zone=b",)).node_selector == {"pool": "gpu", "zone": "b"}
+
+
+def test_a_flags_list_replaces_the_files(job_file):
+    path = job_file("on: kubernetes\nvolume: [a:/a, b:/b]\n")
+    assert spec_of(path, volumes=("c:/c",)).volumes == ("c:/c",)
+    assert spec_of(path, volumes=()).volumes == ("a:/a", "b:/b")
+
+
+def test_a_key_with_nothing_behind_it_is_as_if_left_out(job_file):
+    assert spec_of(job_file("workers:\ntimeout:\nenv:\n")) == spec_of(job_file(""))
+
+
 def test_env_comes_from_files_then_job_yaml_then_flags(job_file):
     path = job_file("env-file: s3.env\nenv: {BOTH: yaml, N: 10, T: true, W: on}\n")
     assert spec_of(path).env == {"KEY": "from-file", "BOTH": "yaml", "N": "10", "T": "true", "W": "on"}
@@ -75,6 +126,19 @@ def test_arguments_on_the_command_line_replace_the_files(job_file):
         ("wrokers: 3\n", "there is no option 'wrokers'"),
         ("workers: many\n", "workers is 'many'"),
         ("workers: true\n", "workers is True"),
+        ("workers: 1.5\n", "workers is '1.5'"),
+        ("port: '80'\n", "port is '80'"),
+        ("keep: yes\n", "keep is 'yes'"),
+        ("on: true\n", "on is 'true'"),
+        ("on: kubernetes\ncontext: [a]\n", "context is ['a']"),
+        ("on: kubernetes\nqueue: {a: b}\n", "queue is {'a': 'b'}"),
+        ("env: {A: [1]}\n", "env: A"),
+        ("env: {A: }\n", "env: A"),
+        ("args: [a, null]\n", "args is ['a', None]"),
+        ("workers: !!int many\n", "is not YAML"),
+        ("node-selector: {a: b}\nenv: ['=b']\n", "'' is not KEY=VALUE"),
+        ("env-file: none.env\n", "none.env: No such file"),
+        ("1: 2\n", "there is no option 1"),
         ("chief: 1\n", "chief is 1"),
         ("timeout: soon\n", "'soon' is not a duration"),
         ("env: [A]\n", "'A' is not KEY=VALUE"),
@@ -87,6 +151,33 @@ def test_nonsense_in_the_file_is_named(job_file, text, words):
     with pytest.raises(ConfigurationError) as error:
         spec_of(job_file(text))
     assert words in error.value.message
+
+
+@pytest.mark.parametrize("text", ["", "- workers", "workers 3", "# nothing"])
+def test_a_file_without_options_is_told(tmp_path, text):
+    (tmp_path / "job.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match="must hold options"):
+        spec_of(tmp_path / "job.yaml")
+
+
+def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"-f .*none.yaml: No such file"):
+        spec_of(tmp_path / "none.yaml")
+    (tmp_path / "job.yaml").write_bytes(b"tag: \xff")
+    with pytest.raises(ConfigurationError, match="is not YAML"):
+        spec_of(tmp_path / "job.yaml")
+
+
+def test_a_secret_in_the_files_env_is_not_shown_by_an_error(job_file):
+    with pytest.raises(ConfigurationError) as error:
+        spec_of(job_file("env: ['=canary']\n"))
+    assert "canary" not in error.value.message
+
+
+@pytest.mark.parametrize("key", ["timeout", "start-timeout", "hold", "ttl", "start_timeout"])
+def test_every_time_is_a_duration_in_the_file(job_file, key):
+    name = key.replace("-", "_") + "_s"
+    assert getattr(spec_of(job_file(f"on: kubernetes\n{key}: 1.5h\n")), name) == 5400
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 def names(code):
     """The archive's names; the code is kept alive meanwhile, since its file has no other name."""
-    with tarfile.open(code.path) as archive:
+    with tarfile.open(fileobj=code.open()) as archive:
         return sorted(archive.getnames())
 
 
@@ -55,20 +55,6 @@ def test_links_are_followed_and_loops_end(folder, tmp_path):
     assert names(packed(folder)) == ["data/x.bin", "lib/a.py", "linked/shared.py", "train.py"]
 
 
-def test_a_folder_and_a_link_to_it_both_travel(folder):
-    (folder / "current").symlink_to("lib")
-    (folder / "z-link").symlink_to("lib")
-    assert {"current/a.py", "lib/a.py", "z-link/a.py"} <= set(names(packed(folder)))
-
-
-def test_links_in_a_ring_end(folder):
-    for one, other in (("a", "b"), ("b", "a")):
-        (folder / one).mkdir()
-        (folder / one / f"{one}.py").touch()
-        (folder / one / "link").symlink_to(folder / other)
-    assert {"a/a.py", "a/link/b.py", "b/b.py", "b/link/a.py"} <= set(names(packed(folder)))
-
-
 def test_code_that_lies_where_the_runs_go_travels_without_them(folder):
     (folder / "old-job").mkdir()
     (folder / "old-job/.job-id").touch()
@@ -78,18 +64,112 @@ def test_code_that_lies_where_the_runs_go_travels_without_them(folder):
     assert not [name for name in found if name.startswith("old-job")]
 
 
-def test_the_same_files_make_the_same_bytes(folder):
+@pytest.mark.parametrize("link", ["a-link", "z-link"])
+def test_a_folder_and_a_link_to_it_both_travel(folder, link):
+    (folder / link).symlink_to("lib")
+    assert names(packed(folder)) == sorted(["data/x.bin", "lib/a.py", f"{link}/a.py", "train.py"])
+
+
+def test_links_that_lead_round_in_a_ring_end(folder):
+    (folder / "data/to-lib").symlink_to("../lib")
+    (folder / "lib/to-data").symlink_to("../data")
+    (folder / "self").symlink_to("self")
+    (folder / "train-too.py").symlink_to("train.py")
+    found = names(packed(folder))
+    assert {"data/x.bin", "lib/a.py", "train.py", "train-too.py"} <= set(found)
+    assert len(found) < 20
+
+
+def test_what_is_no_file_and_odd_names_do_no_harm(folder):
+    os.mkfifo(folder / "pipe")
+    odd = ["a b", "n\nl", "\u96ea.py", os.fsdecode(b"\xff.py"), "-x", "x" * 200]
+    for name in odd:
+        (folder / name).write_text(name, errors="surrogateescape")
+    code = packed(folder)
+    assert code.file_count == 9
+    with tarfile.open(fileobj=code.open()) as archive:
+        assert {name: archive.extractfile(name).read() for name in odd} == {name: os.fsencode(name) for name in odd}
+
+
+def test_an_ignored_link_to_a_folder_stays_here(folder):
+    (folder / ".tfspawnerignore").write_text("data\nlink/\n")
+    (folder / "link").symlink_to("lib")
+    assert names(packed(folder)) == [".tfspawnerignore", "lib/a.py", "train.py"]
+
+
+@pytest.mark.parametrize("data", [b"data\r\nlib\r\n", b"\xef\xbb\xbfdata\nlib\n", b"data\nlib\n# \xff\n"])
+def test_tfspawnerignore_may_come_from_any_editor(folder, data):
+    (folder / ".tfspawnerignore").write_bytes(data)
+    assert names(packed(folder)) == [".tfspawnerignore", "train.py"]
+
+
+@pytest.mark.parametrize("out", ["lib", "data/../lib", "link"])
+def test_the_out_folder_stays_here_under_any_name(folder, out):
+    (folder.parent / "link").symlink_to(folder / "lib")
+    found = names(packed(folder, out=folder.parent / "link" if out == "link" else folder / out))
+    assert found == ["data/x.bin", "runs/old/report.json", "train.py"]
+
+
+def test_the_out_folder_stays_here_where_a_link_leads_to_it(folder, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/old.h5").touch()
+    (folder / "results").symlink_to(tmp_path / "results")
+    assert "results/old.h5" not in names(packed(folder, out=tmp_path / "results"))
+
+
+def test_a_script_at_a_virtual_environments_top_travels(folder):
+    (folder / "pyvenv.cfg").touch()
+    assert "train.py" in names(packed(folder))
+
+
+def test_files_are_packed_in_the_order_of_their_names(folder):
+    for name in "hbgcfdea":
+        (folder / "lib" / f"{name}.py").touch()
+    code = packed(folder)
+    with tarfile.open(fileobj=code.open()) as archive:
+        assert [name for name in archive.getnames() if name[:4] == "lib/"] == [f"lib/{name}.py" for name in "abcdefgh"]
+
+
+def test_code_beside_its_runs_travels(folder):
+    assert "train.py" in names(packed(folder, out=folder))
+    assert "train.py" in names(packed(folder, out=folder.parent))
+
+
+def test_the_same_files_make_the_same_bytes(folder, tmp_path):
+    for name in ("lib/b.py", "lib/c.py"):
+        (folder / name).write_text(name)
     first = packed(folder)
+    assert first.open().read()[4:8] == bytes(4)  # gzip's time of packing
     os.utime(folder / "train.py", (1, 1))
+    (folder / "train.py").chmod(0o640)
     assert packed(folder).sha256 == first.sha256
+    other = tmp_path / "elsewhere"
+    for name in ("train.py", "lib/c.py", "lib/b.py", "lib/a.py", "data/x.bin"):  # in another order and place
+        (other / name).parent.mkdir(parents=True, exist_ok=True)
+        (other / name).write_text(name)
+    again = packed(other)
+    assert (again.sha256, again.open().read()) == (first.sha256, first.open().read())
+    assert (again.size_bytes, again.file_count) == (len(first.open().read()), 5)
     (folder / "train.py").write_text("other")
+    assert packed(folder).sha256 != first.sha256
+
+
+@pytest.mark.parametrize("change", ["name", "mode", "more"])
+def test_any_change_of_the_files_changes_the_bytes(folder, change):
+    first = packed(folder)
+    if change == "name":
+        (folder / "lib/a.py").rename(folder / "lib/b.py")
+    elif change == "mode":
+        (folder / "lib/a.py").chmod(0o755)
+    else:
+        (folder / "lib/empty.py").touch()
     assert packed(folder).sha256 != first.sha256
 
 
 def test_an_executable_stays_one(folder):
     (folder / "train.py").chmod(0o755)
     code = packed(folder)
-    with tarfile.open(code.path) as archive:
+    with tarfile.open(fileobj=code.open()) as archive:
         assert {member.name: member.mode for member in archive}["train.py"] == 0o755
         assert archive.getmember("lib/a.py").mode == 0o644
 
@@ -100,6 +180,8 @@ def test_a_huge_folder_travels_only_when_it_was_named(folder):
     with pytest.raises(ConfigurationError, match=r"holds 0\.5 GiB") as error:
         packed(folder)
     assert ".tfspawnerignore" in error.value.hint
+    assert f"--workdir {folder}" in error.value.hint
+    assert "huge" in names(packed(folder, asked=True))
     (folder / ".tfspawnerignore").write_text("huge\n")
     assert "huge" not in names(packed(folder))
 
@@ -114,7 +196,7 @@ def test_an_archive_leaves_nothing_in_tmp(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     code = packed(folder)
-    assert code.path.read_bytes()
+    assert code.open().read()
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

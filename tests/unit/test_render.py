@@ -1,5 +1,6 @@
 """The manifests: golden files, quoting, and what users may put in."""
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,22 @@ def test_the_configmap_holds_the_agent_as_it_is(make_fixed_plan):
 
 
 def test_no_secret_value_stands_in_what_is_shown(make_fixed_plan):
-    text = to_yaml(redacted(render(make_fixed_plan("j", env={"KEY": "canary-value"}))))
-    assert "canary-value" not in text
-    assert "the-token" not in text
+    manifests = render(make_fixed_plan("j", env={"KEY": "canary-value"}))
+    whole, text = to_yaml(manifests), to_yaml(redacted(manifests))
+    for secret in ("canary-value", "the-token"):
+        assert secret in whole  # what was rendered is left as it is
+        assert secret not in text
+        assert base64.b64encode(secret.encode()).decode() not in text
     assert "redacted: 12 characters" in text
+    for one, other in zip(manifests, redacted(manifests), strict=True):
+        assert {**one, "stringData": 0} == {**other, "stringData": 0}
+
+
+def test_a_secrets_value_stands_in_no_other_object(make_fixed_plan):
+    for manifest in render(make_fixed_plan("j", env={"KEY": "canary-value"}, workers=1, ps=1, evaluator=True)):
+        if manifest["kind"] != "Secret":
+            assert "canary-value" not in str(manifest)
+            assert "the-token" not in str(manifest)
 
 
 HOSTILE = ['x"\n    privileged: true', "{{ 7*7 }}", "{% raw %}", "a: b", "- a", "yes", "null", "0123", "1:30", "\U0001f600 \\ud83d", "\x7f\x85\u2028", "# c", "---\nkind: X"]  # fmt: skip
@@ -82,8 +95,8 @@ HOSTILE = ['x"\n    privileged: true', "{{ 7*7 }}", "{% raw %}", "a: b", "- a", 
 def test_a_value_adds_nothing_but_itself(value, make_fixed_plan):
     plain = render(make_fixed_plan("j", env={"A": "x"}, args=("x",), node_selector={"k": "x"}))
     manifests = render(make_fixed_plan("j", env={"A": value}, args=(value,), node_selector={"k": value}))
-    secret = next(m for m in manifests if m["metadata"]["name"] == "j-env")
-    assert secret["stringData"] == {"A": value}
+    secret = next(m for m in manifests if m["metadata"]["name"] == "j" and m["kind"] == "Secret")
+    assert secret["stringData"] == {"A": value, "TFSPAWNER_TOKEN": "the-token"}
     assert manifests[0]["spec"]["template"]["spec"]["nodeSelector"] == {"k": value}
     manifests[0]["spec"]["template"]["spec"]["nodeSelector"] = {"k": "x"}
     assert manifests[0] == plain[0]
@@ -91,30 +104,13 @@ def test_a_value_adds_nothing_but_itself(value, make_fixed_plan):
 
 @given(st.text() | st.text(alphabet='\\ud83de00{}"%\U0001f600\x7f'))
 def test_any_text_comes_back_from_yaml(text):
-    assert yaml.safe_load(to_yaml_string(text)) == text
+    quoted = to_yaml_string(text)
+    assert (yaml.safe_load(quoted), quoted.isascii(), quoted.isprintable()) == (text, True, True)
 
 
-def test_a_template_cannot_reach_python(make_fixed_plan, tmp_path):
-    (tmp_path / "templates").mkdir()
-    (tmp_path / "templates/service.yaml").write_text("kind: {{ ''.__class__.__mro__[1].__subclasses__() }}")
-    with pytest.raises(ConfigurationError, match=r"template service\.yaml"):
-        render(make_fixed_plan("j", template_dir=tmp_path / "templates"))
-
-
-def test_one_template_of_the_users_leaves_the_others(make_fixed_plan, tmp_path):
-    (tmp_path / "templates").mkdir()
-    mine = "apiVersion: v1\nkind: Service\nmetadata: {name: {{ job | tojson }}, annotations: {mine: yes-it-is}}\n"
-    (tmp_path / "templates/service.yaml").write_text(mine)
-    plain, changed = render(make_fixed_plan("j")), render(make_fixed_plan("j", template_dir=tmp_path / "templates"))
-    different = [one["kind"] for one, other in zip(plain, changed, strict=True) if one != other]
-    assert different == ["Service"]
-
-
-@pytest.mark.parametrize("text", ["kind: A\n---\nkind: B", "[1]", "kind: Service", "a: b: c", "{{ nothing }}"])
-def test_a_template_that_gives_no_manifest_is_named(text, make_fixed_plan, tmp_path):
-    (tmp_path / "service.yaml").write_text(text)
-    with pytest.raises(ConfigurationError, match=r"template service\.yaml"):
-        render(make_fixed_plan("j", template_dir=tmp_path))
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_comes_back_from_what_is_shown(text):
+    assert yaml.safe_load(to_yaml([{"key": text}])) == {"key": text}
 
 
 def test_a_pod_file_keeps_what_it_says_and_becomes_the_replica(make_fixed_plan, pod_file):
@@ -124,7 +120,7 @@ def test_a_pod_file_keeps_what_it_says_and_becomes_the_replica(make_fixed_plan, 
     assert (replica["name"], replica["image"]) == ("tensorflow", "theirs")
     assert replica["command"][1] == "/tf-spawner/agent.py"
     assert [variable["name"] for variable in replica["env"]][:2] == ["THEIRS", "SECRET"]
-    assert {"TFSPAWNER_TOKEN", "HOME"} <= {variable["name"] for variable in replica["env"]}
+    assert {"TFSPAWNER_HOST", "TFSPAWNER_NODE"} <= {variable["name"] for variable in replica["env"]}
     assert {"name": "eos", "hostPath": {"path": "/eos"}} in spec["volumes"]
     assert replica["resources"] == {"limits": {"memory": "1Gi"}}
     assert spec["affinity"] == {"podAntiAffinity": {}}
@@ -141,7 +137,18 @@ def test_flags_win_over_the_pod_file(make_fixed_plan, pod_file):
     ("text", "words"),
     [
         ("kind: Deployment", "one manifest of kind Pod"),
+        ("", "one manifest of kind Pod"),
+        ("kind: Pod\n---\nkind: Pod", "one manifest of kind Pod"),
+        ("[Pod]", "one manifest of kind Pod"),
+        ("kind: Pod", "has no containers"),
         ("kind: Pod\nspec: {}", "has no containers"),
+        ("kind: Pod\nspec: [a]", "pod.yaml"),
+        ("kind: Pod\nspec: {containers: {name: a}}", "has no containers"),
+        ("kind: Pod\nmetadata: {labels: [a]}\nspec: {containers: [{name: a}]}", "labels must be a mapping"),
+        ("kind: Pod\nmetadata: {annotations: a}\nspec: {containers: [{name: a}]}", "annotations must be a mapping"),
+        ("kind: Pod\nspec: {nodeSelector: [a], containers: [{name: a}]}", "nodeSelector must be a mapping"),
+        ("kind: Pod\nspec: {containers: [{name: a}, {name: b, volumeMounts: a}]}", "volumeMounts must be a list"),
+        ("kind: Pod\nspec: {containers: [{name: a, date: 2024-13-45}]}", "is not YAML"),
         ("kind: Pod\nspec: {containers: [a]}", "has no containers"),
         ("kind: Pod\nmetadata: [a]\nspec: {containers: [{name: a}]}", "metadata must be a mapping"),
         ("kind: Pod\nspec: {volumes: {}, containers: [{name: a}]}", "volumes must be a list"),
@@ -157,16 +164,80 @@ def test_a_pod_file_that_is_none_is_told(text, words, make_fixed_plan, tmp_path)
     assert words in error.value.message
 
 
+@pytest.mark.parametrize("where", ["container", "spec", "metadata"])
+def test_a_pod_file_with_nothing_behind_a_key_is_as_without_it(where, make_fixed_plan, tmp_path):
+    empty = {
+        "container": "{name: a, image: , env: , envFrom: , volumeMounts: , ports: , resources: , securityContext: }",
+        "spec": "{name: a}\n  volumes:\n  tolerations:\n  imagePullSecrets:\n  nodeSelector:\n  securityContext:",
+        "metadata": "{name: a}\nmetadata: {labels: , annotations: }",
+    }
+    found = []
+    for container in ("{name: a}", empty[where]):
+        (tmp_path / "pod.yaml").write_text(f"kind: Pod\nspec:\n  containers:\n  - {container}")
+        found.append(render(make_fixed_plan("j", pod_file=tmp_path / "pod.yaml"))[0])
+    assert found[0] == found[1]
+
+
+def test_flags_join_the_pod_files_lists(make_fixed_plan, pod_file):
+    pod_file.write_text(POD + "  tolerations: [{key: a}]\n  imagePullSecrets: [{name: s}]\n")
+    plan = make_fixed_plan("j", pod_file=pod_file, tolerations=("b",), image_pull_secrets=("t",), volumes=("c:/c:ro",),
+                           node_selector={"pool": "gpu"}, tag="night")  # fmt: skip
+    template = render(plan)[0]["spec"]["template"]
+    spec = template["spec"]
+    assert [toleration["key"] for toleration in spec["tolerations"]] == ["a", "b"]
+    assert spec["imagePullSecrets"] == [{"name": "s"}, {"name": "t"}]
+    assert {"name": "volume-0", "mountPath": "/c", "readOnly": True} in spec["containers"][0]["volumeMounts"]
+    assert {"name": "volume-0", "persistentVolumeClaim": {"claimName": "c"}} in spec["volumes"]
+    assert spec["nodeSelector"] == {"pool": "gpu"}
+    assert template["metadata"]["labels"]["team"] == "physics"
+    assert template["metadata"]["labels"]["tf-spawner/tag"] == "night"
+
+
 @pytest.mark.parametrize(
-    "text",
-    ["data", "data:relative", ":/x", "data:/x:rwx", "data:/work", "/x:/tmp/", "/x://tmp", "/x:/a/../work", "/x:/"],
+    ("text", "source", "read_only"),
+    [
+        ("data:/data", {"persistentVolumeClaim": {"claimName": "data"}}, False),
+        ("data:/data:rw", {"persistentVolumeClaim": {"claimName": "data"}}, False),
+        ("/eos:/data:ro", {"hostPath": {"path": "/eos"}}, True),
+    ],
 )
+def test_a_volume_is_a_claim_or_a_folder_of_the_host(text, source, read_only, make_fixed_plan):
+    for manifest in render(make_fixed_plan("j", ps=1, volumes=(text,)))[:3]:
+        spec = manifest["spec"]["template"]["spec"]
+        assert spec["volumes"][-1] == {"name": "volume-0", **source}
+        mount = {"name": "volume-0", "mountPath": "/data", "readOnly": read_only}
+        assert spec["containers"][0]["volumeMounts"][-1] == mount
+
+
+@pytest.mark.parametrize(
+    ("text", "toleration"),
+    [
+        ("a", {"key": "a", "operator": "Exists"}),
+        ("x.io/a:NoExecute", {"key": "x.io/a", "operator": "Exists", "effect": "NoExecute"}),
+        ("a=b", {"key": "a", "operator": "Equal", "value": "b"}),
+        ("a=:NoSchedule", {"key": "a", "operator": "Equal", "value": "", "effect": "NoSchedule"}),
+    ],
+)
+def test_a_toleration_is_in_kubectls_notation(text, toleration, make_fixed_plan):
+    assert render(make_fixed_plan("j", tolerations=(text,)))[0]["spec"]["template"]["spec"]["tolerations"] == [
+        toleration
+    ]
+
+
+def test_parameter_servers_get_no_gpus(make_fixed_plan):
+    jobs = {m["metadata"]["name"]: str(m) for m in render(make_fixed_plan("j", ps=1, gpus=2)) if m["kind"] == "Job"}
+    assert [name for name, text in jobs.items() if "nvidia.com/gpu" in text] == ["j-chief", "j-worker"]
+
+
+@pytest.mark.parametrize(
+    "text", ["data", "data:relative", ":/x", "data:/x:rwx", "data:/x:ro:ro", "data:/", "data:/work", "/x:/tmp/", "/x://tmp", "/x:/a/../tmp"]
+)  # fmt: skip
 def test_a_volume_that_is_none_is_told(text, make_fixed_plan):
     with pytest.raises(ConfigurationError, match="--volume"):
         render(make_fixed_plan("j", volumes=(text,)))
 
 
-@pytest.mark.parametrize("text", ["", "a b", "a:Sometimes", "=b"])
+@pytest.mark.parametrize("text", ["", "a b", "a:Sometimes", "=b", "a=b=c", "a:", "a\n"])
 def test_a_toleration_that_is_none_is_told(text, make_fixed_plan):
     with pytest.raises(ConfigurationError, match="--toleration"):
         render(make_fixed_plan("j", tolerations=(text,)))

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfspawner.agent import PORT
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan import job_name
-from tfspawner.spec import KUBERNETES_ONLY, JobSpec, flag_of, is_name, quantity
+from tfspawner.spec import KUBERNETES_ONLY, MAX_ENV_BYTES, JobSpec, flag_of, is_name, quantity
 
 LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -38,26 +39,54 @@ def test_parameter_servers_bring_a_chief(script):
         ({"workers": -1}, "workers is -1"),
         ({"workers": "2"}, "workers is '2'"),
         ({"workers": True}, "workers is True"),
+        ({"workers": 1.0}, "workers is 1.0"),
+        ({"ps": -1}, "ps is -1"),
+        ({"gpus": -1}, "gpus is -1"),
+        ({"chief": 1}, "chief is 1"),
+        ({"cpu": 4, "on": "kubernetes"}, "cpu is 4"),
+        ({"out": 5}, "out is 5"),
         ({"workers": 0, "ps": 1}, "parameter servers need workers"),
         ({"memory": "4 GB", "on": "kubernetes"}, "memory is '4 GB'"),
         ({"memory": "4", "on": "kubernetes"}, "which is 4 bytes"),
         ({"cpu": "0", "on": "kubernetes"}, "cpu is '0'"),
+        ({"cpu": "four", "on": "kubernetes"}, "cpu is 'four'"),
+        ({"memory": "1e400", "on": "kubernetes"}, "memory is '1e400'"),
         ({"name": "Train"}, "name is 'Train'"),
+        ({"name": "1st"}, "name is '1st'"),
+        ({"name": "end-"}, "name is 'end-'"),
+        ({"name": "a\n"}, "name is 'a\\n'"),
         ({"tag": "a b"}, "tag is 'a b'"),
+        ({"tag": "a" * 64}, f"tag is '{'a' * 64}'"),
         ({"image": "UPPER case", "on": "kubernetes"}, "image is 'UPPER case'"),
         ({"port": 80}, "port is 80"),
         ({"port": 65535, "workers": 2}, "port is 65535"),
         ({"port": 7117, "on": "kubernetes"}, "port 7117"),
+        ({"port": -1}, "port is -1"),
         ({"timeout_s": -1}, "timeout_s is -1"),
+        ({"start_timeout_s": -0.5}, "start_timeout_s is -0.5"),
+        ({"hold_s": -2}, "hold_s is -2"),
+        ({"ttl_s": -3, "on": "kubernetes"}, "ttl_s is -3"),
+        ({"timeout_s": "5"}, "timeout_s is '5'"),
+        ({"timeout_s": True}, "timeout_s is True"),
+        ({"timeout_s": 10**400}, "timeout_s is 1"),
         ({"timeout_s": float("nan")}, "timeout_s is nan"),
         ({"hold_s": None}, "hold_s is None"),
         ({"collect": "/tmp/x*"}, "collect is '/tmp/x*'"),
         ({"args": [1]}, "args is [1]"),
         ({"env": {"A": 1}}, "env is {'A': 1}"),
         ({"env": {"A B": "1"}}, "'A B' is not a name"),
+        ({"env": {"A\n": "1"}}, "'A\\n' is not a name"),
+        ({"env": {"TFSPAWNER_TOKEN": "x"}}, "TFSPAWNER_TOKEN is set by tf-spawner"),
         ({"env": {"TF_CONFIG": "{}"}}, "TF_CONFIG is set by tf-spawner"),
         ({"env": {"A": "x\0"}}, "A cannot be passed on: it holds a NUL"),
         ({"env": {"A": "x" * 131072}}, "131,074 bytes"),
+        ({"env": {f"A{i}": "x" * 131000 for i in range(9)}, "on": "kubernetes"}, "more than a Secret holds, 1 MiB"),
+        ({"env": {f"A{i}": "é" * 65500 for i in range(9)}, "on": "kubernetes"}, "more than a Secret holds, 1 MiB"),
+        ({"args": ["a\0b"]}, "argument of the script holds a NUL"),
+        ({"node_selector": ["a=b"], "on": "kubernetes"}, "node_selector is ['a=b']"),
+        ({"command_file": "/"}, "command file / is a folder"),
+        ({"pod_file": "/no/pod.yaml", "on": "kubernetes"}, "pod file /no/pod.yaml does not exist"),
+        ({"template_dir": "/nowhere", "on": "kubernetes"}, "--template-dir /nowhere is not a folder"),
         ({"on": "mars"}, "on is 'mars'"),
         ({"workdir": "/nowhere"}, "/nowhere is not a folder"),
     ],
@@ -68,9 +97,21 @@ def test_an_error_names_the_value(script, values, words):
     assert words in error.value.message
 
 
-def test_an_env_values_error_does_not_show_it(script):
-    with pytest.raises(ConfigurationError) as error:
-        JobSpec(script=script, env={"KEY": "canary\0"})
+@pytest.mark.parametrize("values", [
+    {"workers": 0, "chief": True}, {"port": 1024}, {"port": 65534}, {"port": 65535, "on": "kubernetes"}, {"port": PORT},
+    {"timeout_s": 0}, {"name": "a"}, {"name": "a--1"}, {"tag": "A" * 63}, {"env": {"A": "x" * (MAX_ENV_BYTES - 2)}},
+    {"memory": "16Mi", "on": "kubernetes"}, {"image": "registry:5000/a/b:1@sha256:" + "0" * 64, "on": "kubernetes"},
+    {"env": {f"A{i}": "x" * 131000 for i in range(9)}},
+])  # fmt: skip
+def test_what_stands_at_a_bound_is_accepted(script, values):
+    spec = JobSpec(script=script, **values)
+    assert {name: getattr(spec, name) for name in values} == values
+
+
+@pytest.mark.parametrize("value", ["canary\0", "canary\udcff", "canary" * 30000])
+def test_an_env_values_error_does_not_show_it(script, value):
+    with pytest.raises(ConfigurationError, match="variable KEY") as error:
+        JobSpec(script=script, env={"KEY": value})
     assert "canary" not in error.value.message
 
 
@@ -110,16 +151,45 @@ def test_quantities_are_kubernetess(text, number):
     assert quantity(text) == number
 
 
-@given(st.text(alphabet=string.printable.replace("/", ""), min_size=1, max_size=80), st.integers(1, 2000))
-def test_a_made_name_is_a_dns_label_for_every_replica(tmp_path_factory, stem, workers):
+STEMS = st.text(alphabet=string.printable.replace("/", ""), min_size=1, max_size=80) | st.text(
+    alphabet=st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=50
+)
+
+
+@given(STEMS, st.integers(1, 2000), st.booleans())
+def test_a_made_name_is_a_dns_label_for_every_replica(tmp_path_factory, stem, workers, evaluator):
     folder = tmp_path_factory.getbasetemp() / "names"
     folder.mkdir(exist_ok=True)
     script = folder / f"{stem}.py"
     script.touch()
-    spec = JobSpec(script=script, workers=workers)
+    spec = JobSpec(script=script, workers=workers, evaluator=evaluator)
     name = job_name(spec)
     assert is_name(name)
-    assert LABEL.fullmatch(f"{name}-worker-{workers - 1}")
+    for role, count in spec.roles.items():
+        assert LABEL.fullmatch(f"{name}-{role}-{count - 1}")
+
+
+@pytest.mark.parametrize(
+    ("path", "start"),
+    [
+        ("mnist/fit.py", "fit"),
+        ("mnist/train.py", "mnist"),
+        ("My Models/main.py", "my-models"),
+        ("_nets_/main.py", "nets"),
+        ("a/Deep_Net.v2.py", "deep-net-v2"),
+        ("a/3d.py", "job-3d"),
+        ("a/雪.py", "job"),
+        ("雪/train.py", "job"),
+        (f"a/{'x' * 40}.py", "x" * 24),
+        (f"a/{'x' * 23}-y.py", "x" * 23),
+    ],
+)
+def test_a_made_name_begins_with_the_scripts_and_ends_at_random(tmp_path, path, start):
+    (tmp_path / path).parent.mkdir()
+    (tmp_path / path).touch()
+    names = {job_name(JobSpec(script=tmp_path / path)) for _ in range(3)}
+    assert len(names) == 3
+    assert all(re.fullmatch(re.escape(start) + "-[a-z0-9]{5}", name) for name in names)
 
 
 def test_a_name_too_long_for_the_last_replica_is_refused(script):
@@ -127,6 +197,12 @@ def test_a_name_too_long_for_the_last_replica_is_refused(script):
     assert job_name(JobSpec(script=script, name="a" * 54, workers=10)) == "a" * 54
     with pytest.raises(ConfigurationError, match="at most 53"):
         job_name(JobSpec(script=script, name="a" * 54, workers=11))
+
+
+@pytest.mark.parametrize("text", ["", "2 Gi", "-1", "1e-3", "Gi", "2gi", "2KI", "1Gi\n", "٣", "nan"])
+def test_what_is_no_quantity_is_refused(text):
+    with pytest.raises(ValueError, match="not a Kubernetes quantity"):
+        quantity(text)
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", "/tmp", "a/b", "A", "a" * 64, None, "a\n"])

@@ -19,7 +19,7 @@ from ..client import AgentClient
 from ..diagnose import LOST_POD, explain_failed_create, job_condition, observe, observe_event
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from ..keras import wheel_for
-from ..render import ID, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest, travels_in_configmap
+from ..render import ID, JOB_LABEL, MANAGED_BY, TOKEN, Manifest, render, role_manifest, travels_in_configmap
 from ..spec import JobSpec
 from . import JobSummary, Observation
 from .kubernetes_api import Api, Conflict
@@ -34,7 +34,7 @@ KINDS = {  # kind -> (its API, its plural)
     "Secret": ("api/v1", "secrets"),
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
 }
-PARTS = (("Service", ""), ("ConfigMap", ""), ("Secret", "-token"), ("Secret", "-env"), ("NetworkPolicy", ""))
+PARTS = ("Service", "ConfigMap", "Secret", "NetworkPolicy")  # each has the job's name
 
 
 class KubernetesBackend:
@@ -183,8 +183,8 @@ class KubernetesBackend:
         owners = {manifest["metadata"]["uid"] for manifest in jobs}
         for manifest in sorted(jobs, key=lambda j: "ownerReferences" in j["metadata"]):
             self._delete(self._path("Job", manifest["metadata"]["name"]), manifest["metadata"]["uid"])
-        for kind, ending in PARTS if jobs else ():
-            self._delete_part(self._path(kind, job + ending), owners)
+        for kind in PARTS if jobs else ():
+            self._delete_part(self._path(kind, job), owners)
         if jobs and not self._pods_go(selector, owners, timeout_s):
             raise ClusterError(
                 f"pods of job {job} are still there after {timeout_s:g} s",
@@ -292,10 +292,10 @@ class KubernetesBackend:
 
     def _token(self, job: str) -> str:
         try:
-            secret = self.api.request("GET", self._path("Secret", f"{job}-token"))
+            secret = self.api.request("GET", self._path("Secret", job))
         except NotFoundError:
             raise AgentUnreachable(f"job {job} has no token: it was not launched whole") from None
-        return base64.b64decode(secret["data"]["token"]).decode()
+        return base64.b64decode(secret["data"][TOKEN]).decode()
 
     def _pod_of(self, job: str, replica: str) -> str | None:
         if replica not in self.pods.get(job, {}):

@@ -184,7 +184,8 @@ class LocalBackend:
     def _write(self, plan: Plan, folder: Path) -> None:
         for name, data in plan.files.items():
             (folder / name).write_bytes(data)
-        shutil.copyfile(plan.code.path, folder / "code.tar.gz")
+        with open(folder / "code.tar.gz", "wb") as archive:
+            shutil.copyfileobj(plan.code.open(), archive)
         descriptor = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(plan.token)
