@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -96,11 +97,10 @@ class Follower:
             thread.start()
         try:
             while not self.finished:
-                try:
-                    kind, value = self.news.get(timeout=0.25)
-                except queue.Empty:
-                    kind, value = "tick", None
-                self._take(kind, value)
+                self._take_all()
+                if not self.finished:
+                    self._judge()
+                self.view.show(self.state)
                 if deadline and time.monotonic() > deadline and not self.finished:
                     raise TimedOut(f"job {self.state.job} has not ended in this time; it is {self.state.phase}")
         finally:
@@ -155,6 +155,15 @@ class Follower:
 
     # -- the one reader
 
+    def _take_all(self) -> None:
+        """What has come meanwhile, in one go: to judge and show after each would cost replicas times news."""
+        with suppress(queue.Empty):
+            self._take(*self.news.get(timeout=0.25))
+            for _ in range(self.news.maxsize):
+                if self.finished:
+                    return
+                self._take(*self.news.get_nowait())
+
     def _take(self, kind: str, value: Any) -> None:
         if kind == "seen":
             self.observe(value)
@@ -167,9 +176,6 @@ class Follower:
             self._explain_lost()
         elif kind == "error":
             raise value
-        if not self.finished:
-            self._judge()
-        self.view.show(self.state)
 
     def _log(self, replica: str, offset: int, data: bytes) -> None:
         if self.record:

@@ -119,22 +119,22 @@ class KubernetesBackend:
         return self._summaries(f"{MANAGED_BY}=tf-spawner")
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
-        """Three watches, whatever the number of replicas: pods, the Jobs, and the namespace's events."""
+        """Three watches, whatever the number of replicas: pods, the Jobs, and the namespace's warnings."""
         news: queue.Queue[tuple[str, Manifest] | ClusterError] = queue.Queue()
-        selector = f"{JOB_LABEL}={job}"
+        ours = f"labelSelector={JOB_LABEL}={job}"
         namespace = f"/api/v1/namespaces/{self.namespace}"
 
-        def follow(kind: str, path: str, labels: str) -> None:
+        def follow(kind: str, path: str, which: str) -> None:
             try:
-                for event in self.api.watch(path, labels, stop):
+                for event in self.api.watch(path, which, stop):
                     news.put((kind, event))
             except ClusterError as error:
                 news.put(error)
 
         for kind, path, labels in (
-            ("pod", f"{namespace}/pods", selector),
-            ("job", self._path("Job"), selector),
-            ("event", f"{namespace}/events", ""),
+            ("pod", f"{namespace}/pods", ours),
+            ("job", self._path("Job"), ours),
+            ("event", f"{namespace}/events", "fieldSelector=type=Warning"),
         ):
             threading.Thread(target=follow, args=(kind, path, labels), daemon=True).start()
         reader = _News(job, self.pods.setdefault(job, {}))
@@ -244,7 +244,7 @@ class KubernetesBackend:
         left: set[str] = set()
         try:
             for event in self.api.watch(
-                f"/api/v1/namespaces/{self.namespace}/pods", selector, over, int(timeout_s) + 1
+                f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={selector}", over, int(timeout_s) + 1
             ):
                 metadata = event["object"].get("metadata", {})
                 if event["type"] == "DELETED":

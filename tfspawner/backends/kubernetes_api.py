@@ -87,19 +87,17 @@ class Api:
         items: list[dict[str, Any]] = self.request("GET", f"{path}?labelSelector={selector}")["items"]
         return items
 
-    def watch(
-        self, path: str, selector: str, stop: threading.Event, watch_s: int = WATCH_S
-    ) -> Iterator[dict[str, Any]]:
+    def watch(self, path: str, which: str, stop: threading.Event, watch_s: int = WATCH_S) -> Iterator[dict[str, Any]]:
         """ADDED, MODIFIED and DELETED events from the objects' present state on, until stop is set; SYNCED after each list.
 
-        Broken connections, expired versions and a restarting server are met by a new list; what was
+        `which` objects is said by a labelSelector= or fieldSelector=. Broken connections, expired versions and a restarting server are met by a new list; what was
         deleted meanwhile is told then. Raises ClusterError only for a refusal that stays.
         """
         known: dict[str, dict[str, Any]] = {}
         failures = 0
         while not stop.is_set():
             try:
-                listing = self.request("GET", f"{path}?labelSelector={selector}")
+                listing = self.request("GET", f"{path}?{which}")
                 failures = 0
                 items = {item["metadata"]["uid"]: item for item in listing["items"]}
                 for uid in known.keys() - items.keys():
@@ -114,7 +112,7 @@ class Api:
                 yield {"type": "SYNCED", "object": listing}
                 version = listing["metadata"]["resourceVersion"]
                 while not stop.is_set():
-                    for event in self._watch_once(path, selector, version, watch_s):
+                    for event in self._watch_once(path, which, version, watch_s):
                         version = event["object"]["metadata"]["resourceVersion"]
                         if event["type"] == "BOOKMARK":
                             continue
@@ -130,9 +128,9 @@ class Api:
                 failures += 1
                 stop.wait(min(5.0, 0.2 * 2**failures) * random.uniform(0.5, 1))
 
-    def _watch_once(self, path: str, selector: str, version: str, watch_s: int) -> Iterator[dict[str, Any]]:
+    def _watch_once(self, path: str, which: str, version: str, watch_s: int) -> Iterator[dict[str, Any]]:
         query = f"watch=1&allowWatchBookmarks=true&timeoutSeconds={watch_s}&resourceVersion={version}"
-        reply = self._send("GET", f"{path}?labelSelector={selector}&{query}", None, {}, read_s=watch_s + 15)
+        reply = self._send("GET", f"{path}?{which}&{query}", None, {}, read_s=watch_s + 15)
         buffer = b""
         with reply:
             try:
