@@ -90,8 +90,9 @@ class Api:
     def watch(self, path: str, which: str, stop: threading.Event, watch_s: int = WATCH_S) -> Iterator[dict[str, Any]]:
         """ADDED, MODIFIED and DELETED events from the objects' present state on, until stop is set; SYNCED after each list.
 
-        `which` objects is said by a labelSelector= or fieldSelector=. Broken connections, expired versions and a restarting server are met by a new list; what was
-        deleted meanwhile is told then. Raises ClusterError only for a refusal that stays.
+        Which objects, a labelSelector= or fieldSelector= says. Broken connections, expired versions and a restarting
+        server are met by a new list; what was deleted meanwhile is told then. Raises ClusterError only for a refusal
+        that stays.
         """
         known: dict[str, dict[str, Any]] = {}
         failures = 0
