@@ -17,7 +17,7 @@ RUN python -m venv /opt/venv \
 COPY setup.cfg pyproject.toml README.md LICENSE /src/
 COPY tfspawner /src/tfspawner
 COPY templates /src/templates
-RUN pip install /src && rm -rf /src/build && useradd --uid 1000 --create-home trainer
+RUN pip install "/src[data]" && rm -rf /src/build && useradd --uid 1000 --create-home trainer
 
 USER 1000
 WORKDIR /home/trainer

@@ -32,7 +32,7 @@ $(VENV)/train: setup.cfg
 	@touch $@
 
 $(VENV)/test: $(VENV)/train
-	$(BIN)/pip install -q -e '.[train,test,dev]'
+	$(BIN)/pip install -q -e '.[train,data,test,dev]'
 	@touch $@
 
 clean:

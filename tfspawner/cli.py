@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from . import __version__
+from .data.commands import data
 from .errors import ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
 
 if TYPE_CHECKING:
@@ -180,6 +181,9 @@ class RunCommand(click.Command):
             args, rest = args[:cut], args[cut + 1 :]
             ctx.meta["script_args"] = tuple(rest)
         return super().parse_args(ctx, args)
+
+
+cli.add_command(data)
 
 
 @cli.command(cls=RunCommand, context_settings={"max_content_width": 110})

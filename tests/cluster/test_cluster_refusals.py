@@ -74,9 +74,9 @@ def test_a_quota_that_wants_requests_says_which_flags_give_them(cluster_place):
 
 
 def test_a_quota_of_objects_is_told_and_what_was_created_is_removed(cluster_place):
-    quota(cluster_place, **{"count/secrets": "1"})
+    quota(cluster_place, **{"count/secrets": "0"})
     done = cluster_place.run(cluster_place.script(HI))
-    assert_refused(cluster_place, done, 3, "quota", "count/secrets=1")
+    assert_refused(cluster_place, done, 3, "quota", "count/secrets=0")
 
 
 def test_a_limit_range_is_told_with_its_bound(cluster_place):

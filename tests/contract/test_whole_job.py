@@ -17,7 +17,7 @@ TRAINERS = ["chief-0", "worker-0", "worker-1"]
 SECRET_BY_FILE, SECRET_BY_FLAG = "s3cret=of the file #1", "s3cret-of-the-flag"
 BAR = b" 3/10 [========>.....................] - ETA: 1s - loss: 0.5000"
 SCRIPT = r"""
-import hashlib, json, os, sys, time
+import hashlib, json, os, socket, sys, time
 config = json.loads(os.environ["TF_CONFIG"])
 role, index = config["task"]["type"], config["task"]["index"]
 me = f"{role}-{index}".encode()
@@ -35,6 +35,8 @@ def command_line(pid):
 seen = {
     "env": dict(os.environ),
     "args": sys.argv[1:],
+    "host": socket.gethostname(),
+    "ip": socket.gethostbyname(socket.gethostname()),
     "argv": command_line("self") + command_line(os.getppid()),
     "here": sorted(os.path.relpath(os.path.join(top, name)) for top, _, names in os.walk(".") for name in names),
 }
@@ -179,7 +181,8 @@ def test_tensorflows_own_resolver_reads_the_right_cluster_from_tf_config(whole, 
     addresses = [host for hosts in cluster.values() for host in hosts]
     assert len(set(addresses)) == 4
     if whole.place.on == "kubernetes":
-        assert cluster["worker"] == ["whole-worker-0.whole:2222", "whole-worker-1.whole:2222"]
+        assert whole.seen(replica)["host"] == f"whole-{replica}"
+        assert cluster[role][int(index)] == f"{whole.seen(replica)['ip']}:2222"
     assert json.loads(whole.seen("ps-0")["env"]["TF_CONFIG"])["cluster"] == cluster
 
 

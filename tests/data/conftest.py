@@ -1,0 +1,86 @@
+"""A real S3 server, versitygw, on this machine's loopback."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+KEY, SECRET = "the-access-key", "the-secret-key-of-the-tests"
+
+
+@dataclass
+class S3Server:
+    """Files put below `folder` are objects; the first level are buckets."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen | None = None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+        }
+
+    def start(self, gateway: Path) -> None:
+        self.process = subprocess.Popen(
+            [gateway, "--port", f"127.0.0.1:{self.port}", "--quiet", "--keep-alive", "posix", self.folder],
+            env={**os.environ, "ROOT_ACCESS_KEY_ID": KEY, "ROOT_SECRET_ACCESS_KEY": SECRET},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", self.port)).close()
+            except OSError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Path:
+    """versitygw's binary, built by Go from tests/tools; a minute or two for the first time."""
+    if not shutil.which("go"):
+        pytest.skip("the S3 server of the tests needs Go to be built")
+    binary = TOOLS / "bin/versitygw"
+    subprocess.run(["go", "build", "-o", binary, "github.com/versity/versitygw/cmd/versitygw"], cwd=TOOLS, check=True)
+    return binary
+
+
+@pytest.fixture(scope="session")
+def s3_server(gateway, tmp_path_factory) -> Iterator[S3Server]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = S3Server(tmp_path_factory.mktemp("s3"), port)
+    (server.folder / "bucket").mkdir()
+    server.start(gateway)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch) -> S3Server:
+    """The server, with this process's variables set for it."""
+    from tfspawner.data.filesystems import SCHEMES, S3Files
+
+    for name, value in s3_server.variables.items():
+        monkeypatch.setenv(name, value)
+    SCHEMES["s3"].cache_clear()
+    assert SCHEMES["s3"].__wrapped__ is S3Files
+    yield s3_server
+    SCHEMES["s3"].cache_clear()

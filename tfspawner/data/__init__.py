@@ -1,0 +1,23 @@
+"""Training data from S3, the web, mounts such as /eos and disks: read as fast as the link allows, each record once.
+
+Usable without the launcher. Importing it imports neither TensorFlow nor pyarrow: each comes when it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .dataset import tfrecords
+    from .filesystems import File, list_files
+
+__all__ = ["File", "list_files", "tfrecords"]
+
+_HOMES = {"File": "filesystems", "list_files": "filesystems", "tfrecords": "dataset"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

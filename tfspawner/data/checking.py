@@ -1,0 +1,123 @@
+"""Reads shards whole, and says of each what it holds or what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..errors import ConfigurationError, DataError
+from .example import schema_of
+from .filesystems import File
+from .reading import CHUNK_BYTES, is_gzipped, read_records
+from .sharding import Part, divide
+
+PARALLEL = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """What one file holds; `error` where it cannot be read to its end."""
+
+    uri: str
+    size: int
+    records: int = 0
+    schema: dict[str, str] = field(default_factory=dict)  # of the first record
+    error: str | None = None
+
+
+def check_shard(file: File, progress: Callable[[int], None] = lambda _: None) -> Shard:
+    """Reads one shard: every checksum, and the schema of the first record of each 8 MiB; progress is told records' bytes."""
+    records, schema = 0, None
+    try:
+        part = Part(file, 0, file.size)
+        for found in read_records([part], gzipped=is_gzipped(file), window_bytes=2 * CHUNK_BYTES):
+            here = _schema(file, found[0], records)
+            if schema is None:
+                schema = here
+            elif here != schema:
+                raise DataError(f"record {records} has {_words(here)}, and the first has {_words(schema)}")
+            records += len(found)
+            progress(sum(map(len, found)))
+    except DataError as error:
+        return Shard(uri=file.uri, size=file.size, records=records, schema=schema or {}, error=error.message)
+    return Shard(uri=file.uri, size=file.size, records=records, schema=schema or {})
+
+
+def check_shards(files: Iterable[File], progress: Callable[[int], None], done: Path | None = None) -> Iterator[Shard]:
+    """Checks the files, some at once; those that `done` lists as sound, with the same size, are taken from there."""
+    known = {shard.uri: shard for shard in _read_done(done)}
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        futures = []
+        for file in files:
+            before = known.get(file.uri)
+            if before and before.size == file.size:
+                yield before
+                progress(file.size)
+            else:
+                futures.append(pool.submit(check_shard, file, progress))
+        try:
+            for future in futures:
+                shard = future.result()
+                if done and not shard.error:
+                    with done.open("a") as lines:
+                        lines.write(json.dumps(asdict(shard)) + "\n")
+                yield shard
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def disagreements(shards: list[Shard], manifest: dict[str, int] | None = None) -> list[str]:
+    """What does not fit among sound shards: another schema than most have, another count than the manifest's."""
+    found = []
+    schemas = [json.dumps(shard.schema) for shard in shards if shard.records]
+    usual = max(set(schemas), key=schemas.count, default="")
+    for shard in shards:
+        if shard.records and json.dumps(shard.schema) != usual:
+            found.append(f"{shard.uri} has {_words(shard.schema)}, and most have {_words(json.loads(usual))}")
+    names = {shard.uri.rsplit("/", 1)[-1]: shard for shard in shards}
+    for name, count in (manifest or {}).items():
+        if name not in names:
+            found.append(f"{name} is in the manifest, and is not there")
+        elif names[name].records != count and not names[name].error:
+            found.append(f"{names[name].uri} has {names[name].records} records, and {count} in the manifest")
+    return found
+
+
+def balance(files: list[File], workers: int) -> list[int]:
+    """Each worker's bytes."""
+    splittable = not is_gzipped(files[0])
+    return [sum(part.size for part in share) for share in divide(files, workers, splittable=splittable)]
+
+
+def read_manifest(path: Path) -> dict[str, int]:
+    """{file's name: number of records} from a JSON file."""
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"--manifest {path}: {error}") from None
+    if not isinstance(manifest, dict) or not all(type(count) is int for count in manifest.values()):
+        raise ConfigurationError(f"--manifest {path} must be a mapping of files' names to numbers of records")
+    return manifest
+
+
+def _read_done(done: Path | None) -> list[Shard]:
+    if done is None or not done.exists():
+        return []
+    try:
+        return [Shard(**json.loads(line)) for line in done.read_text().splitlines() if line.endswith("}")]
+    except (ValueError, TypeError):
+        raise ConfigurationError(f"--done {done} is not what this command writes", hint="name another file") from None
+
+
+def _schema(file: File, record: bytes, number: int) -> dict[str, str]:
+    try:
+        return schema_of(record)
+    except ValueError as error:
+        raise DataError(f"record {number}: {error}") from None
+
+
+def _words(schema: dict[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in schema.items()) or "no features"

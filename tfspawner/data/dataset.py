@@ -1,0 +1,188 @@
+"""From URIs to a tf.data.Dataset."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError, DataError
+from .filesystems import File, LocalFiles, filesystem_of, list_files, local_path
+from .reading import CHUNK_BYTES, WINDOW_BYTES, is_gzipped, read_records
+from .records import HEADER, OVERHEAD, boundaries, is_header
+from .sharding import Part, divide, shuffled, worker_from
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+LOCAL_BUFFER_BYTES = 256 << 10  # larger ones leave the processor's cache: half as fast at 4 MiB
+LOCAL_FILES_AT_ONCE = 4
+TAIL_BYTES = 1 << 20
+
+
+def tfrecords(
+    uris: str | Iterable[str],
+    features: Mapping[str, Any],
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    shuffle_records: int = 0,
+    first_epoch: int = 0,
+    worker: int | None = None,
+    workers: int | None = None,
+    drop_remainder: bool = False,
+    window_bytes: int = WINDOW_BYTES,
+) -> tf.data.Dataset:
+    """TFRecord files as batches of parsed examples, each worker's share of them.
+
+    Args:
+        uris: s3://, https://, paths and mounts; patterns such as s3://bucket/train/part-r-*; folders.
+        features: what tf.io.parse_example takes, such as {"x": tf.io.FixedLenFeature([14], tf.float32)}.
+        batch_size: records a batch, of this worker.
+        seed: shuffles the files, anew in each epoch; the order follows from seed and epoch alone.
+        shuffle_records: records in the buffer from which each next one is drawn, by the same seed (0 if none is given).
+        first_epoch: the epoch that the first pass is, where training goes on from a checkpoint.
+        worker, workers: this worker's number and how many share the files; else from TF_CONFIG.
+        drop_remainder: leaves out a last batch that is not full.
+        window_bytes: bytes of files in memory at most, read ahead and not yet cut into records.
+
+    Returns:
+        A dataset of {name: tensor of shape (batch_size, ...)}. Each pass over it is an epoch. Every record comes to
+        exactly one worker an epoch; shares differ by one record's bytes, or by 2 % where that spares a file from
+        being split. Files that are gzipped are not split.
+
+    Raises DataError (from the dataset: an InvalidArgumentError or UnknownError with its text) for what cannot be
+    read or is damaged. Both checksums of each record are looked at.
+    """
+    import tensorflow as tf
+
+    if batch_size < 1:
+        raise ConfigurationError(f"batch_size is {batch_size}; it must be 1 or more")
+    if workers is None:
+        worker, workers = worker_from(os.environ)
+    if worker is None or not 0 <= worker < workers:
+        raise ConfigurationError(f"worker is {worker}; it must be 0 to {workers - 1}")
+    files = [file for file in list_files(uris) if file.size]
+    if not files:
+        raise DataError(f"{uris}: all files there are empty")
+    gzipped = is_gzipped(files[0])
+    local = all(isinstance(filesystem_of(file.uri), LocalFiles) for file in files)
+    if local and not gzipped:
+        for file in files:
+            check_end(file)
+    passes = itertools.count(first_epoch)
+
+    def parts_of(epoch: int) -> list[Part]:
+        ordered = files if seed is None else shuffled(files, seed, epoch)
+        return divide(ordered, workers, splittable=not gzipped)[worker]
+
+    def read(epoch: Any) -> Iterator[list[bytes]]:
+        chunk_bytes = min(CHUNK_BYTES, max(1, window_bytes // 2))
+        yield from read_records(
+            parts_of(int(epoch)), gzipped=gzipped, window_bytes=window_bytes, chunk_bytes=chunk_bytes
+        )
+
+    def stretches(epoch: Any) -> Iterator[tuple[str, int, int]]:
+        for part in parts_of(int(epoch)):
+            yield local_path(part.file.uri), *_whole_records(part)
+
+    def from_disk(epoch: tf.Tensor) -> tf.data.Dataset:
+        spec = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.int64))
+        parts = tf.data.Dataset.from_generator(stretches, args=(epoch,), output_signature=spec)
+        return parts.interleave(
+            lambda path, offset, count: _native(path, offset, "GZIP" if gzipped else "").take(count),
+            cycle_length=LOCAL_FILES_AT_ONCE, num_parallel_calls=LOCAL_FILES_AT_ONCE, deterministic=True,
+        )  # fmt: skip
+
+    def from_afar(epoch: tf.Tensor) -> tf.data.Dataset:
+        lists = tf.data.Dataset.from_generator(read, args=(epoch,), output_signature=tf.TensorSpec((None,), tf.string))
+        return lists.unbatch()
+
+    def records(epoch: tf.Tensor) -> tf.data.Dataset:
+        found = from_disk(epoch) if local else from_afar(epoch)
+        if shuffle_records:
+            return found.shuffle(shuffle_records, seed=(seed or 0) + epoch, reshuffle_each_iteration=False)
+        return found
+
+    epochs = tf.data.Dataset.from_generator(lambda: iter([next(passes)]), output_signature=tf.TensorSpec((), tf.int64))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return (
+        epochs.flat_map(records)
+        .batch(batch_size, drop_remainder=drop_remainder)
+        .map(lambda batch: tf.io.parse_example(batch, dict(features)), num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(2)
+        .with_options(options)
+    )
+
+
+def _native(path: tf.Tensor, offset: tf.Tensor, compression: str) -> tf.data.Dataset:
+    """TensorFlow's own reader of a local file, from a record's first byte on."""
+    import tensorflow as tf
+
+    source = tf.raw_ops.TFRecordDatasetV2(
+        filenames=[path], compression_type=compression, buffer_size=LOCAL_BUFFER_BYTES, byte_offsets=[offset]
+    )
+    return tf.data.experimental.from_variant(source, tf.TensorSpec((), tf.string))
+
+
+def _whole_records(part: Part) -> tuple[int, int]:
+    """(first record's byte, number of records; -1 for all to the file's end) of a part of a local file."""
+    if part.end == part.file.size and part.start == 0:
+        return 0, -1
+    with open(local_path(part.file.uri), "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        here, count = _first_record(data, part.start, part.file), 0
+        first = here
+        while here < part.end:
+            here += _length_at(data, here, part.file)
+            count += 1
+        return first, count
+
+
+def _length_at(data: Any, here: int, file: File) -> int:
+    header = data[here : here + HEADER.size]
+    if len(header) < HEADER.size:
+        raise DataError(
+            f"{file.uri} is cut off: the record at byte {here} ends after {len(header)} bytes",
+            hint="copy the file again",
+        )
+    if not is_header(header):
+        raise DataError(f"{file.uri} is damaged: no record begins at byte {here}", hint="tf-spawner data check")
+    return OVERHEAD + int(HEADER.unpack(header)[0])
+
+
+def _first_record(data: Any, start: int, file: File) -> int:
+    """The first byte from start on where a record begins; the file's size where none does."""
+    if start == 0:
+        return 0
+    for low in range(start, file.size, TAIL_BYTES):
+        for place in boundaries(data[low : low + TAIL_BYTES + HEADER.size - 1]):
+            end = low + place + OVERHEAD + HEADER.unpack_from(data, low + place)[0]
+            if end == file.size or (end < file.size and is_header(data[end : end + HEADER.size])):
+                return low + int(place)
+    return file.size
+
+
+def check_end(file: File) -> None:
+    """Raises DataError where a local file is cut off: TensorFlow takes a cut inside a record's header for the end."""
+    size = file.size
+    with open(local_path(file.uri), "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        reach = TAIL_BYTES
+        while True:
+            start = max(0, size - reach)
+            here = _first_record(data, start, file)
+            if here < size or start == 0:
+                break
+            reach *= 8
+        while here < size:
+            last, here = here, here + _length_at(data, here, file)
+        if here > size:
+            raise DataError(
+                f"{file.uri} is cut off: the record at byte {last} should reach to byte {here}, and the file has {size}",
+                hint="copy the file again",
+            )
+
+
+__all__ = ["check_end", "tfrecords"]

@@ -1,0 +1,198 @@
+"""Reads parts of files as a stream of records: a window of ranged reads in parallel, put back into order."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ..errors import DataError
+from .filesystems import File, FileSystem, filesystem_of
+from .records import GZIP_MAGIC, HEADER, OVERHEAD, Cutter, boundaries, is_header, masked_crc
+from .sharding import Part
+
+CHUNK_BYTES = 8 << 20
+WINDOW_BYTES = 64 << 20
+TRIES = 6
+RETRY_FOR_S = 60.0
+
+Chunk = tuple[Part, int, bytes]
+
+
+def read_records(parts: Iterable[Part], *, gzipped: bool = False, window_bytes: int = WINDOW_BYTES,
+                 chunk_bytes: int = CHUNK_BYTES) -> Generator[list[bytes]]:  # fmt: skip
+    """The parts' records in order, as lists of those that came together.
+
+    At most window_bytes are in memory before they are cut, and one record above them. Raises DataError for
+    damage, with the file, the byte and the record.
+    """
+    part, cutter = None, Cutter("")
+    finder: _Finder | None = None
+    for now, offset, data in read_chunks(parts, window_bytes=window_bytes, chunk_bytes=chunk_bytes):
+        if now is not part:
+            if part is not None:
+                yield from _end(part, cutter, finder)
+            part = now
+            finder = _Finder(now) if now.start and not gzipped else None
+            cutter = _GzipCutter(now.file.uri) if gzipped else Cutter(now.file.uri, offset)
+        if finder:
+            found = finder.feed(data)
+            if found is None:
+                continue
+            cutter, data, finder = Cutter(now.file.uri, found[0]), found[1], None
+        until = None if now.end == now.file.size or gzipped else now.end
+        records = list(cutter.feed(data, until))
+        if records:
+            yield records
+    if part is not None:
+        yield from _end(part, cutter, finder)
+
+
+def _end(part: Part, cutter: Cutter, finder: _Finder | None) -> Iterator[list[bytes]]:
+    """The record that begins before the part's end and reaches over it."""
+    if finder:
+        found = finder.at_end()
+        if found is None:
+            return
+        cutter = Cutter(part.file.uri, found[0])
+        records = list(cutter.feed(found[1], part.end))
+        if records:
+            yield records
+    while part.end < part.file.size and cutter.offset < part.end and cutter.lacking:
+        data = read_exactly(part.file, cutter.offset + cutter.held, cutter.lacking)
+        records = list(cutter.feed(data, part.end))
+        if records:
+            yield records
+    if part.end == part.file.size:
+        cutter.finish()
+
+
+class _GzipCutter(Cutter):
+    """Cuts what a gzip stream holds; its offsets are those of the unpacked bytes."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.unpack = zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    def feed(self, data: bytes, until: int | None = None) -> Iterator[bytes]:
+        while data:
+            try:
+                plain = self.unpack.decompress(data, CHUNK_BYTES)
+            except zlib.error as error:
+                raise DataError(
+                    f"{self.uri} is damaged: its gzip stream breaks after record {self.count}: {error}"
+                ) from None
+            data = self.unpack.unconsumed_tail
+            if self.unpack.eof:
+                data = self.unpack.unused_data
+                self.unpack = zlib.decompressobj(zlib.MAX_WBITS | 16) if data else self.unpack
+            yield from super().feed(plain)
+
+    def finish(self) -> None:
+        if not self.unpack.eof:
+            raise DataError(f"{self.uri} is cut off: its gzip stream has no end after record {self.count}")
+        super().finish()
+
+
+class _Finder:
+    """Looks for the first record that begins in a part that starts in the midst of a file."""
+
+    def __init__(self, part: Part) -> None:
+        self.part, self.data = part, b""
+        self.searched = 0
+
+    def feed(self, data: bytes) -> tuple[int, bytes] | None:
+        """(the record's byte in the file, the bytes from there on), once it is sure."""
+        self.data += data
+        return self._search(last=False)
+
+    def at_end(self) -> tuple[int, bytes] | None:
+        """As feed, when the part has no more bytes: a header may begin in it and reach over its end."""
+        self._extend(self.part.end + HEADER.size - 1)
+        return self._search(last=True)
+
+    def _extend(self, end: int) -> None:
+        """Reads on in the file, up to that byte of it."""
+        here = self.part.start + len(self.data)
+        self.data += read_exactly(self.part.file, here, max(0, min(end, self.part.file.size) - here))
+
+    def _search(self, last: bool) -> tuple[int, bytes] | None:
+        file, start = self.part.file, self.part.start
+        for place in boundaries(self.data[self.searched :]):
+            place += self.searched
+            if start + place >= self.part.end:
+                return None
+            length = HEADER.unpack_from(self.data, place)[0]
+            end = place + OVERHEAD + length
+            if start + end > file.size:
+                continue
+            if end + HEADER.size > len(self.data) and start + len(self.data) < file.size:
+                if not last:
+                    self.searched = place
+                    return None  # the next bytes will tell
+                self._extend(start + end + HEADER.size)
+            footer = int.from_bytes(self.data[end - 4 : end], "little")
+            next_one = self.data[end : end + HEADER.size]
+            if masked_crc(self.data[place + HEADER.size : end - 4]) == footer and (
+                start + end == file.size or is_header(next_one)
+            ):
+                return start + place, self.data[place:]
+        self.searched = max(0, len(self.data) - HEADER.size + 1)
+        return None
+
+
+def read_chunks(parts: Iterable[Part], *, window_bytes: int, chunk_bytes: int) -> Iterator[Chunk]:
+    """(part, offset, bytes) in order, with window_bytes of reads under way at most."""
+    pieces = (
+        (part, at, min(chunk_bytes, part.end - at)) for part in parts for at in range(part.start, part.end, chunk_bytes)
+    )
+    depth = max(1, window_bytes // chunk_bytes)
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(depth, thread_name_prefix="tfspawner-read")
+    waiting: deque[tuple[Part, int, Future[bytes]]] = deque()
+    try:
+        for part, at, size in pieces:
+            waiting.append((part, at, pool.submit(read_exactly, part.file, at, size, stop)))
+            if len(waiting) == depth:
+                done, offset, future = waiting.popleft()
+                yield done, offset, future.result()
+        while waiting:
+            done, offset, future = waiting.popleft()
+            yield done, offset, future.result()
+    finally:
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def read_exactly(file: File, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
+    """That many bytes; what may pass is tried again, with growing pauses. Raises DataError."""
+    filesystem: FileSystem = filesystem_of(file.uri)
+    began, data, tries = time.monotonic(), b"", 0
+    while len(data) < size:
+        try:
+            more = filesystem.read(file.uri, offset + len(data), size - len(data))
+        except OSError as error:
+            tries += 1
+            if tries == TRIES or time.monotonic() - began > RETRY_FOR_S or (stop and stop.is_set()):
+                raise DataError(
+                    f"{file.uri}: bytes from {offset + len(data)} on cannot be read after {tries} tries: {error}"
+                ) from None
+            time.sleep(0.1 * 2**tries * random.uniform(0.5, 1.0))
+            continue
+        if not more:
+            raise DataError(
+                f"{file.uri} ends at byte {offset + len(data)}, and was listed with {file.size}",
+                hint="it was changed meanwhile: begin again",
+            )
+        data = data + more if data else more
+    return data
+
+
+def is_gzipped(file: File) -> bool:
+    """Whether the file is a gzip stream; a plain TFRecord file may begin with the same two bytes."""
+    head = read_exactly(file, 0, min(HEADER.size, file.size)) if file.size else b""
+    return head.startswith(GZIP_MAGIC) and not is_header(head)
