@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-COMMANDS = ("", "run", "logs", "fetch", "delete")
+COMMANDS = ("", "run", "logs", "fetch", "delete", "data", "data check")
 
 
 def help_text() -> str:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,27 +21,28 @@ class S3Server:
     """Files put below `folder` are objects; the first level are buckets."""
 
     folder: Path
+    host: str
     port: int
     process: subprocess.Popen | None = None
 
     @property
     def variables(self) -> dict[str, str]:
         return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ENDPOINT_URL": f"http://{self.host}:{self.port}",
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
         }
 
     def start(self, gateway: Path) -> None:
         self.process = subprocess.Popen(
-            [gateway, "--port", f"127.0.0.1:{self.port}", "--quiet", "--keep-alive", "posix", self.folder],
+            [gateway, "--port", f"{self.host}:{self.port}", "--quiet", "--keep-alive", "posix", self.folder],
             env={**os.environ, "ROOT_ACCESS_KEY_ID": KEY, "ROOT_SECRET_ACCESS_KEY": SECRET},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         deadline = time.monotonic() + 30
         while True:
             try:
-                return socket.create_connection(("127.0.0.1", self.port)).close()
+                return socket.create_connection((self.host, self.port)).close()
             except OSError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
                     raise
@@ -62,15 +64,33 @@ def gateway() -> Path:
     return binary
 
 
+@contextmanager
+def serving(gateway: Path, folder: Path, host: str) -> Iterator[S3Server]:
+    """An S3 server with one bucket, called bucket."""
+    (folder / "bucket").mkdir(parents=True)
+    with socket.create_server((host, 0)) as free:
+        server = S3Server(folder, host, free.getsockname()[1])
+    server.start(gateway)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def s3_server(gateway, tmp_path_factory) -> Iterator[S3Server]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = S3Server(tmp_path_factory.mktemp("s3"), port)
-    (server.folder / "bucket").mkdir()
-    server.start(gateway)
-    yield server
-    server.stop()
+    with serving(gateway, tmp_path_factory.mktemp("s3"), "127.0.0.1") as server:
+        yield server
+
+
+@pytest.fixture
+def reachable_s3(place, gateway, tmp_path) -> Iterator[S3Server]:
+    """A server that the place's replicas reach."""
+    host = "127.0.0.1" if place.on == "local" else os.environ.get("TFSPAWNER_TEST_HOST", "")
+    if not host:
+        pytest.skip("needs TFSPAWNER_TEST_HOST, an address of this machine that the cluster's pods reach")
+    with serving(gateway, tmp_path / "s3", host) as server:
+        yield server
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def tfrecords(
     Args:
         uris: s3://, https://, paths and mounts; patterns such as s3://bucket/train/part-r-*; folders.
         features: what tf.io.parse_example takes, such as {"x": tf.io.FixedLenFeature([14], tf.float32)}.
-        batch_size: records a batch, of this worker.
+        batch_size: records a batch, of this worker; a strategy's fit takes it as the global one, and divides it.
         seed: shuffles the files, anew in each epoch; the order follows from seed and epoch alone.
         shuffle_records: records in the buffer from which each next one is drawn, by the same seed (0 if none is given).
         first_epoch: the epoch that the first pass is, where training goes on from a checkpoint.
