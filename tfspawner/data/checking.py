@@ -29,7 +29,7 @@ class Shard:
 
 
 def check_shard(file: File, progress: Callable[[int], None] = lambda _: None) -> Shard:
-    """Reads one shard: every checksum, and the schema of the first record of each 8 MiB; progress is told records' bytes."""
+    """Reads one shard: every checksum, and the schema of the first record of each 4 MiB; progress is told records' bytes."""
     records, schema = 0, None
     try:
         part = Part(file, 0, file.size)

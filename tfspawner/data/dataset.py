@@ -79,10 +79,18 @@ def tfrecords(
         return divide(ordered, workers, splittable=not gzipped)[worker]
 
     def read(epoch: Any) -> Iterator[list[bytes]]:
+        """The records in lists of batch_size."""
         chunk_bytes = min(CHUNK_BYTES, max(1, window_bytes // 2))
-        yield from read_records(
+        batch: list[bytes] = []
+        for records in read_records(
             parts_of(int(epoch)), gzipped=gzipped, window_bytes=window_bytes, chunk_bytes=chunk_bytes
-        )
+        ):
+            batch += records
+            while len(batch) >= batch_size:
+                yield batch[:batch_size]
+                del batch[:batch_size]
+        if batch:
+            yield batch
 
     def stretches(epoch: Any) -> Iterator[tuple[str, int, int]]:
         for part in parts_of(int(epoch)):
@@ -97,25 +105,26 @@ def tfrecords(
         )  # fmt: skip
 
     def from_afar(epoch: tf.Tensor) -> tf.data.Dataset:
-        lists = tf.data.Dataset.from_generator(read, args=(epoch,), output_signature=tf.TensorSpec((None,), tf.string))
-        return lists.unbatch()
+        return tf.data.Dataset.from_generator(read, args=(epoch,), output_signature=tf.TensorSpec((None,), tf.string))
 
-    def records(epoch: tf.Tensor) -> tf.data.Dataset:
-        found = from_disk(epoch) if local else from_afar(epoch)
+    def batches(epoch: tf.Tensor) -> tf.data.Dataset:
+        if not local and not shuffle_records:  # as they come: to take them apart and together again costs much
+            whole = from_afar(epoch)
+            return whole.filter(lambda batch: tf.size(batch) == batch_size) if drop_remainder else whole
+        records = from_disk(epoch) if local else from_afar(epoch).unbatch()
         if shuffle_records:
-            return found.shuffle(shuffle_records, seed=(seed or 0) + epoch, reshuffle_each_iteration=False)
-        return found
+            records = records.shuffle(shuffle_records, seed=(seed or 0) + epoch, reshuffle_each_iteration=False)
+        return records.batch(batch_size, drop_remainder=drop_remainder)
+
+    def parse(batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        if drop_remainder:
+            batch = tf.ensure_shape(batch, (batch_size,))
+        return tf.io.parse_example(batch, dict(features))  # type: ignore[no-any-return]
 
     epochs = tf.data.Dataset.from_generator(lambda: iter([next(passes)]), output_signature=tf.TensorSpec((), tf.int64))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return (
-        epochs.flat_map(records)
-        .batch(batch_size, drop_remainder=drop_remainder)
-        .map(lambda batch: tf.io.parse_example(batch, dict(features)), num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(2)
-        .with_options(options)
-    )
+    return epochs.flat_map(batches).map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2).with_options(options)
 
 
 def _native(path: tf.Tensor, offset: tf.Tensor, compression: str) -> tf.data.Dataset:

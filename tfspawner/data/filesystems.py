@@ -9,6 +9,7 @@ import posixpath
 import re
 import threading
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -96,7 +97,7 @@ class S3Files:
     def __init__(self) -> None:
         self.settings = s3_settings(os.environ)
         self.fs = _arrow_s3(self.settings)
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, Future[Any]] = {}
         self._lock = threading.Lock()
 
     def list(self, uri: str) -> list[File]:
@@ -136,10 +137,20 @@ class S3Files:
             raise self._explain(error, uri) from None
 
     def _opened(self, uri: str) -> Any:
+        """The object, opened once whoever asks first: it takes a request to the server."""
         with self._lock:
-            if uri not in self._open:
-                self._open[uri] = self.fs.open_input_file(uri.removeprefix("s3://"))
-            return self._open[uri]
+            opened = self._open.get(uri)
+            first = opened is None
+            if opened is None:
+                opened = self._open[uri] = Future()
+        if first:
+            try:
+                opened.set_result(self.fs.open_input_file(uri.removeprefix("s3://")))
+            except BaseException as error:
+                with self._lock:
+                    del self._open[uri]
+                opened.set_exception(error)
+        return opened.result()
 
     def _must_have_bucket(self, uri: str, bucket: str) -> None:
         from pyarrow.fs import FileType

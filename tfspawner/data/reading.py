@@ -15,8 +15,9 @@ from .filesystems import File, FileSystem, filesystem_of
 from .records import GZIP_MAGIC, HEADER, OVERHEAD, Cutter, boundaries, is_header, masked_crc
 from .sharding import Part
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 4 << 20
 WINDOW_BYTES = 64 << 20
+FIRST_CHUNKS = 8  # so many times smaller than the others
 TRIES = 6
 RETRY_FOR_S = 60.0
 
@@ -145,12 +146,21 @@ class _Finder:
         return None
 
 
+def _pieces(parts: Iterable[Part], chunk_bytes: int, depth: int) -> Iterator[tuple[Part, int, int]]:
+    """(part, offset, size): the first window's are small, so that the first records come soon."""
+    count = 0
+    for part in parts:
+        at = part.start
+        while at < part.end:
+            size = min(chunk_bytes if count >= depth else max(1, chunk_bytes // FIRST_CHUNKS), part.end - at)
+            yield part, at, size
+            at, count = at + size, count + 1
+
+
 def read_chunks(parts: Iterable[Part], *, window_bytes: int, chunk_bytes: int) -> Iterator[Chunk]:
     """(part, offset, bytes) in order, with window_bytes of reads under way at most."""
-    pieces = (
-        (part, at, min(chunk_bytes, part.end - at)) for part in parts for at in range(part.start, part.end, chunk_bytes)
-    )
     depth = max(1, window_bytes // chunk_bytes)
+    pieces = _pieces(parts, chunk_bytes, depth)
     stop = threading.Event()
     pool = ThreadPoolExecutor(depth, thread_name_prefix="tfspawner-read")
     waiting: deque[tuple[Part, int, Future[bytes]]] = deque()

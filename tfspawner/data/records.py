@@ -48,8 +48,18 @@ class Cutter:
 
     def feed(self, data: bytes, until: int | None = None) -> Iterator[bytes]:
         """The records that end in data; only those that begin before `until`. Raises DataError for a damaged one."""
-        buffer = self._rest + data if self._rest else data
         here = 0
+        if self._rest:  # the record under way is completed by itself: to put it before all of data would copy that
+            while here < len(data) and (need := self.lacking):
+                self._rest += data[here : here + need]
+                here += need
+            begun, self._rest = self._rest, b""
+            yield from self._cut(begun, 0, until)
+            if self._rest:
+                return
+        yield from self._cut(data, here, until)
+
+    def _cut(self, buffer: bytes, here: int, until: int | None) -> Iterator[bytes]:
         while until is None or self.offset < until:
             if len(buffer) - here < HEADER.size:
                 break

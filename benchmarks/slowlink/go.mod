@@ -1,0 +1,3 @@
+module tf-spawner/benchmarks/slowlink
+
+go 1.22
