@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, DataError
@@ -96,23 +96,28 @@ def tfrecords(
         for part in parts_of(int(epoch)):
             yield local_path(part.file.uri), *_whole_records(part)
 
-    def from_disk(epoch: tf.Tensor) -> tf.data.Dataset:
+    def generated(of_epoch: Callable[[Any], Iterator[Any]], epoch: tf.Tensor | None, spec: Any) -> tf.data.Dataset:
+        if epoch is None:
+            return tf.data.Dataset.from_generator(lambda: of_epoch(next(passes)), output_signature=spec)
+        return tf.data.Dataset.from_generator(of_epoch, args=(epoch,), output_signature=spec)
+
+    def from_disk(epoch: tf.Tensor | None) -> tf.data.Dataset:
         spec = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.int64))
-        parts = tf.data.Dataset.from_generator(stretches, args=(epoch,), output_signature=spec)
+        parts = generated(stretches, epoch, spec)
         return parts.interleave(
             lambda path, offset, count: _native(path, offset, "GZIP" if gzipped else "").take(count),
             cycle_length=LOCAL_FILES_AT_ONCE, num_parallel_calls=LOCAL_FILES_AT_ONCE, deterministic=True,
         )  # fmt: skip
 
-    def from_afar(epoch: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.from_generator(read, args=(epoch,), output_signature=tf.TensorSpec((None,), tf.string))
+    def from_afar(epoch: tf.Tensor | None) -> tf.data.Dataset:
+        return generated(read, epoch, tf.TensorSpec((None,), tf.string))
 
-    def batches(epoch: tf.Tensor) -> tf.data.Dataset:
+    def batches(epoch: tf.Tensor | None) -> tf.data.Dataset:
         if not local and not shuffle_records:  # as they come: to take them apart and together again costs much
             whole = from_afar(epoch)
             return whole.filter(lambda batch: tf.size(batch) == batch_size) if drop_remainder else whole
         records = from_disk(epoch) if local else from_afar(epoch).unbatch()
-        if shuffle_records:
+        if epoch is not None:
             records = records.shuffle(shuffle_records, seed=(seed or 0) + epoch, reshuffle_each_iteration=False)
         return records.batch(batch_size, drop_remainder=drop_remainder)
 
@@ -121,10 +126,16 @@ def tfrecords(
             batch = tf.ensure_shape(batch, (batch_size,))
         return tf.io.parse_example(batch, dict(features))  # type: ignore[no-any-return]
 
-    epochs = tf.data.Dataset.from_generator(lambda: iter([next(passes)]), output_signature=tf.TensorSpec((), tf.int64))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return epochs.flat_map(batches).map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2).with_options(options)
+    if shuffle_records:  # shuffle() has to know the epoch
+        epochs = tf.data.Dataset.from_generator(
+            lambda: iter([next(passes)]), output_signature=tf.TensorSpec((), tf.int64)
+        )
+        found = epochs.flat_map(batches)
+    else:
+        found = batches(None)
+    return found.map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2).with_options(options)
 
 
 def _native(path: tf.Tensor, offset: tf.Tensor, compression: str) -> tf.data.Dataset:
