@@ -20,11 +20,15 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import settings
 
 KINDS = ("jobs", "pods", "services", "configmaps", "secrets", "networkpolicies")
 DEADLINE_S = 120.0
 
 Kubectl = Callable[..., str]
+
+settings.register_profile("any-machine", deadline=None)  # a slow example is no failure
+settings.load_profile("any-machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

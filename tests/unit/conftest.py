@@ -4,15 +4,11 @@ import gzip
 import tempfile
 
 import pytest
-from hypothesis import settings
 
 from tfspawner.backends.kubernetes import KubernetesBackend
 from tfspawner.code import Code
 from tfspawner.plan import Plan, make_plan
 from tfspawner.spec import JobSpec
-
-settings.register_profile("any-machine", deadline=None)  # a slow example is no failure
-settings.load_profile("any-machine")
 
 
 @pytest.fixture

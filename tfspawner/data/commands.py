@@ -30,7 +30,9 @@ def data() -> None:
         import google_crc32c  # noqa: F401
         import numpy  # noqa: F401
     except ImportError as error:
-        raise ConfigurationError(f"{error.name} is missing here", hint="pip install 'tf-spawner[data]'") from None
+        raise ConfigurationError(
+            f"{error.name} is missing here", hint="pip install google-crc32c numpy pyarrow"
+        ) from None
 
 
 @data.command("ls")
@@ -54,7 +56,7 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
         click.echo(f"{human_bytes(shard.size):>10}{count}  {shard.uri}" + (f"  {shard.error}" if shard.error else ""))
     total = human_bytes(sum(shard.size for shard in shards))
     count = f", {sum(shard.records for shard in shards):,} records" if records else ""
-    click.echo(f"{len(shards)} files, {total}{count}")
+    click.echo(f"{_files(shards)}, {total}{count}")
     if records and shards[0].schema:
         click.echo("each record: " + ", ".join(f"{name} {kind}" for name, kind in shards[0].schema.items()))
 
@@ -89,7 +91,7 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
         for words in wrong:
             click.echo(f"wrong: {words}")
         total = human_bytes(sum(shard.size for shard in shards))
-        click.echo(f"{len(shards)} files, {total}, {sum(shard.records for shard in shards):,} records")
+        click.echo(f"{_files(shards)}, {total}, {sum(shard.records for shard in shards):,} records")
         if shares:
             click.echo(f"{workers} workers: {human_bytes(min(shares))} to {human_bytes(max(shares))} each")
     if wrong:
@@ -143,14 +145,19 @@ def _checked(files: list[Any], done: Path | None) -> list[Any]:
 
     from .checking import check_shards
 
+    console = Console(stderr=True)
     bar = Progress(
         BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
+        console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
     with bar:
         task = bar.add_task("", total=sum(file.size for file in files))
         progress: Callable[[int], None] = lambda size: bar.advance(task, size)  # noqa: E731
         return list(check_shards(files, progress, done))
+
+
+def _files(shards: list[Any]) -> str:
+    return f"{len(shards)} file" + "s" * (len(shards) != 1)
 
 
 def _values(values: list[Any]) -> list[Any]:

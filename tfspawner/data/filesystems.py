@@ -226,7 +226,7 @@ def _arrow_s3(settings: dict[str, Any]) -> Any:
     try:
         from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
     except ImportError:
-        raise ConfigurationError("s3:// needs pyarrow here", hint="pip install 'tf-spawner[data]'") from None
+        raise ConfigurationError("s3:// needs pyarrow here", hint="pip install pyarrow") from None
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # else it looks for a cloud's own credentials for long
     return S3FileSystem(
         **settings, anonymous="access_key" not in settings and "AWS_PROFILE" not in os.environ, background_writes=False,
