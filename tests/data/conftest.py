@@ -23,6 +23,7 @@ class S3Server:
     folder: Path
     host: str
     port: int
+    options: tuple[object, ...] = ()
     process: subprocess.Popen | None = None
 
     @property
@@ -35,7 +36,7 @@ class S3Server:
 
     def start(self, gateway: Path) -> None:
         self.process = subprocess.Popen(
-            [gateway, "--port", f"{self.host}:{self.port}", "--quiet", "--keep-alive", "posix", self.folder],
+            [gateway, "--port", f"{self.host}:{self.port}", "--quiet", "--keep-alive", *self.options, "posix", self.folder],
             env={**os.environ, "ROOT_ACCESS_KEY_ID": KEY, "ROOT_SECRET_ACCESS_KEY": SECRET},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -65,16 +66,28 @@ def gateway() -> Path:
 
 
 @contextmanager
-def serving(gateway: Path, folder: Path, host: str) -> Iterator[S3Server]:
+def serving(gateway: Path, folder: Path, host: str, *options: object) -> Iterator[S3Server]:
     """An S3 server with one bucket, called bucket."""
     (folder / "bucket").mkdir(parents=True)
     with socket.create_server((host, 0)) as free:
-        server = S3Server(folder, host, free.getsockname()[1])
+        server = S3Server(folder, host, free.getsockname()[1], options)
     server.start(gateway)
     try:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def s3_over_tls(gateway, tmp_path) -> Iterator[tuple[S3Server, Path]]:
+    """A server called localhost, and its certificate, which signs itself."""
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate], check=True, capture_output=True,
+    )  # fmt: skip
+    with serving(gateway, tmp_path / "s3", "127.0.0.1", "--cert", certificate, "--key", key) as server:
+        yield server, certificate
 
 
 @pytest.fixture(scope="session")

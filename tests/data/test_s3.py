@@ -1,15 +1,17 @@
 """Reading from a real S3 server, and what is said when it cannot be done."""
 
+import random
 import socket
 import time
 
 import pytest
 
-from tfspawner.data.filesystems import SCHEMES, File, list_files, s3_settings
+from tfspawner.data.filesystems import SCHEMES, File, list_files
 from tfspawner.data.reading import read_exactly, read_records
 from tfspawner.data.records import frame
 from tfspawner.data.sharding import divide
 from tfspawner.errors import ConfigurationError, DataError
+from tfspawner.s3 import S3, S3Error, Settings, settings_from, split_uri
 
 RECORDS = [bytes([number]) * (number * 997 % 5000) for number in range(256)]
 
@@ -75,7 +77,7 @@ BAD = [
         "refuses the secret of access key the-access-key",
     ),
     ({"AWS_ACCESS_KEY_ID": "nobody"}, "s3://bucket/train/*", "does not know the access key nobody"),
-    ({}, "s3://no-such-bucket/train/*", "there is no such bucket"),
+    ({}, "s3://no-such-bucket/train/*", "there is no bucket 'no-such-bucket'"),
     ({}, "s3://bucket/none/part*", "there is no such file"),
     ({}, "s3://bucket/train/part-x", "there is no such file"),
     ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "s3://bucket/train/*", "http://127.0.0.1:9 does not answer"),
@@ -131,24 +133,150 @@ def test_an_object_that_shrank_meanwhile_is_told(shards):
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({"AWS_ENDPOINT_URL": "https://s3.cern.ch/"}, {"scheme": "https", "endpoint_override": "s3.cern.ch"}),
-        ({"S3_ENDPOINT": "s3.cern.ch"}, {"scheme": "https", "endpoint_override": "s3.cern.ch"}),
-        ({"S3_ENDPOINT": "host:9000", "S3_USE_HTTPS": "0"}, {"scheme": "http", "endpoint_override": "host:9000"}),
-        (
-            {"AWS_ENDPOINT_URL_S3": "http://a", "AWS_ENDPOINT_URL": "http://b"},
-            {"scheme": "http", "endpoint_override": "a"},
-        ),
+        ({"AWS_ENDPOINT_URL": "https://s3.cern.ch/"}, {"endpoint": "https://s3.cern.ch"}),
+        ({"S3_ENDPOINT": "s3.cern.ch"}, {"endpoint": "https://s3.cern.ch"}),
+        ({"S3_ENDPOINT": "host:9000", "S3_USE_HTTPS": "0"}, {"endpoint": "http://host:9000"}),
+        ({"AWS_ENDPOINT_URL_S3": "http://a", "AWS_ENDPOINT_URL": "http://b"}, {"endpoint": "http://a"}),
         ({"S3_ACCESS_KEY": "k", "S3_SECRET_KEY": "s"}, {"access_key": "k", "secret_key": "s"}),
         ({"AWS_ACCESS_KEY_ID": "a", "S3_ACCESS_KEY": "k"}, {"access_key": "a"}),
         ({"AWS_DEFAULT_REGION": "eu-west-1"}, {"region": "eu-west-1"}),
-        ({"AWS_CA_BUNDLE": "/ca.pem"}, {"tls_ca_file_path": "/ca.pem"}),
+        ({"AWS_CA_BUNDLE": "/ca.pem"}, {"ca_file": "/ca.pem"}),
+        ({}, {"endpoint": None, "access_key": None, "region": "us-east-1"}),
     ],
 )
-def test_the_usual_variables_are_understood(variables, expected):
-    settings = s3_settings(variables)
-    assert {key: settings.get(key) for key in expected} == expected
+def test_the_usual_variables_are_understood(variables, expected, tmp_path):
+    settings = settings_from({"HOME": str(tmp_path), **variables})
+    assert {key: getattr(settings, key) for key in expected} == expected
 
 
-def test_an_endpoint_that_is_none_is_told():
+@pytest.fixture
+def home(tmp_path):
+    """A home folder with AWS's two files."""
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws/credentials").write_text(
+        "[default]\naws_access_key_id = one\naws_secret_access_key = sone%\n"
+        "[other]\naws_access_key_id = two\naws_secret_access_key = stwo\naws_session_token = t\n"
+    )
+    (tmp_path / ".aws/config").write_text("[profile other]\nregion = eu-north-1\nendpoint_url = http://gw:9\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, Settings(access_key="one", secret_key="sone%")),
+        ({"AWS_PROFILE": "other"}, Settings(endpoint="http://gw:9", region="eu-north-1", access_key="two",
+                                            secret_key="stwo", session_token="t")),
+        ({"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_PROFILE": "other"},
+         Settings(endpoint="http://gw:9", region="eu-north-1", access_key="k", secret_key="s")),
+    ],
+)  # fmt: skip
+def test_a_profile_in_awss_own_files_is_understood(home, variables, expected):
+    assert settings_from({"HOME": str(home), **variables}) == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"AWS_ENDPOINT_URL": "ftp://x"}, "the S3 endpoint is 'ftp://x'"),
+        ({"AWS_ENDPOINT_URL": "http://host/path"}, "the S3 endpoint is 'http://host/path'"),
+        ({"AWS_PROFILE": "none"}, "AWS_PROFILE is 'none'"),
+    ],
+)
+def test_settings_that_are_none_are_told(home, variables, words):
+    with pytest.raises(S3Error, match=words):
+        settings_from({"HOME": str(home), **variables})
+
+
+def test_such_settings_end_a_listing_with_exit_code_2(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "ftp://x")
+    SCHEMES["s3"].cache_clear()
     with pytest.raises(ConfigurationError, match="the S3 endpoint is 'ftp://x'"):
-        s3_settings({"AWS_ENDPOINT_URL": "ftp://x"})
+        list_files("s3://bucket/x")
+
+
+@pytest.fixture
+def client(s3) -> S3:
+    return SCHEMES["s3"]().s3
+
+
+NAMES = ["plain", "with blank", "plus+and%25", "ünïcode/deep", "a=b&c;d", "quote'\"s", "tilde~(1)!*"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_key_is_put_listed_read_and_deleted(client, tmp_path, name):
+    (tmp_path / "file").write_bytes(b"content of " + name.encode())
+    client.put("bucket", f"names/{name}", str(tmp_path / "file"))
+    assert f"names/{name}" in [found.key for found in client.list("bucket", "names/")]
+    assert client.read("bucket", f"names/{name}", 11, 100) == name.encode()
+    assert client.head("bucket", f"names/{name}")["content-length"] == str(11 + len(name.encode()))
+    client.delete("bucket", f"names/{name}")
+    assert client.head("bucket", f"names/{name}") is None
+
+
+@pytest.mark.parametrize("size", [0, 1, (16 << 20), (16 << 20) + 1, 40_000_001])
+def test_a_file_is_put_whole_in_parts_where_it_is_large(client, s3, tmp_path, size):
+    path = tmp_path / "file"
+    path.write_bytes(random.Random(size).randbytes(size))
+    client.put("bucket", "put/it", str(path), {"x-amz-meta-sha256": "of it"})
+    assert (s3.folder / "bucket/put/it").read_bytes() == path.read_bytes()
+    assert client.head("bucket", "put/it")["x-amz-meta-sha256"] == "of it"
+
+
+def test_what_breaks_off_leaves_nothing_behind(client, s3, tmp_path, monkeypatch):
+    """The third part cannot be read: no object appears, and no parts stay on the server."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(50_000_000))
+    ask = client._ask_once
+
+    def broken(method, bucket, key, query, *rest):
+        if query.get("partNumber") == "3":
+            raise OSError("a fault")
+        return ask(method, bucket, key, query, *rest)
+
+    monkeypatch.setattr(client, "_ask_once", broken)
+    with pytest.raises(OSError, match="a fault"):
+        client.put("bucket", "broken/it", str(path))
+    assert client.head("bucket", "broken/it") is None
+    uploads = client._xml(client._ask("GET", "bucket", query={"uploads": ""}))
+    assert uploads.find("{*}Upload") is None
+
+
+def test_more_than_one_page_is_listed(client, s3):
+    folder = s3.folder / "bucket/many"
+    folder.mkdir()
+    for number in range(2345):
+        (folder / f"{number:05}").touch()
+    assert [found.key for found in client.list("bucket", "many/")] == [f"many/{n:05}" for n in range(2345)]
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_no_error(client, s3, gateway):
+    (s3.folder / "bucket/kept").write_bytes(b"kept")
+    assert client.read("bucket", "kept", 0, 9) == b"kept"
+    s3.stop()
+    s3.start(gateway)
+    assert client.read("bucket", "kept", 0, 9) == b"kept"
+
+
+def test_whoever_has_no_keys_is_refused_with_words(shards, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    SCHEMES["s3"].cache_clear()
+    with pytest.raises(DataError, match=r"no access key \(AWS_ACCESS_KEY_ID is not set\)"):
+        list_files("s3://bucket/train/*")
+
+
+def test_a_certificate_that_cannot_be_verified_is_named(s3_over_tls):
+    server, certificate = s3_over_tls
+    (server.folder / "bucket/x").write_bytes(b"over TLS")
+    endpoint = f"https://localhost:{server.port}"
+    found = settings_from({**server.variables, "AWS_ENDPOINT_URL": endpoint, "HOME": str(certificate.parent)})
+    with pytest.raises(S3Error, match=r"the certificate of https://localhost:.* cannot be verified"):
+        list(S3(found).list("bucket"))
+    assert S3(found._replace(ca_file=str(certificate))).read("bucket", "x", 0, 100) == b"over TLS"
+
+
+def test_a_uri_is_a_bucket_and_a_key():
+    assert split_uri("s3://bucket/a/b c") == ("bucket", "a/b c")
+    assert split_uri("s3://bucket") == ("bucket", "")

@@ -30,9 +30,7 @@ def data() -> None:
         import google_crc32c  # noqa: F401
         import numpy  # noqa: F401
     except ImportError as error:
-        raise ConfigurationError(
-            f"{error.name} is missing here", hint="pip install google-crc32c numpy pyarrow"
-        ) from None
+        raise ConfigurationError(f"{error.name} is missing here", hint="pip install google-crc32c numpy") from None
 
 
 @data.command("ls")

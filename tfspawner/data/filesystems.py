@@ -1,4 +1,4 @@
-"""Where data lie: one table of file systems, each of which lists URIs and reads ranges of bytes."""
+"""Where data lie: one table of file systems, each of which lists URIs, reads ranges of bytes and takes whole files."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import glob
 import os
 import posixpath
 import re
-import threading
-from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
+import shutil
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from .. import s3
 from ..errors import ConfigurationError, DataError
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 6.0
-NO_ANSWER = "NETWORK_CONNECTION|curlCode: (6|7|28)"  # host not found, refused, silent
+COPY_BYTES = 1 << 20
 HIDDEN = ("_", ".")  # Spark's _SUCCESS and the like are no data
 
 
@@ -32,13 +33,16 @@ class File:
 
 
 class FileSystem(Protocol):
-    """What is needed of a place where data lie. Both methods raise DataError; reading may be asked from many threads."""
+    """What is needed of a place where data lie. All methods raise DataError, and may be called from many threads."""
 
     def list(self, uri: str) -> list[File]:
         """The file of that URI, the files that its pattern matches, or those of the folder that it names."""
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         """size bytes from offset on; fewer where the file ends. Raises OSError for what may pass."""
+
+    def put(self, path: str, uri: str) -> None:
+        """Puts a local file there, under its name only when it is whole."""
 
 
 def filesystem_of(uri: str) -> FileSystem:
@@ -86,106 +90,81 @@ class LocalFiles:
             file.seek(offset)
             return file.read(size)
 
+    def put(self, path: str, uri: str) -> None:
+        target = local_path(uri)
+        folder = os.path.dirname(target) or "."
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.NamedTemporaryFile(prefix=f".{os.path.basename(target)}.", dir=folder, delete=False) as part:
+                try:
+                    with open(path, "rb") as source:
+                        shutil.copyfileobj(source, part, COPY_BYTES)
+                    os.fchmod(part.fileno(), 0o666 & ~_umask())
+                    os.replace(part.name, target)
+                except BaseException:
+                    os.unlink(part.name)
+                    raise
+        except OSError as error:
+            raise DataError(f"{uri}: {error.strerror}") from None
+
 
 def local_path(uri: str) -> str:
     return uri.removeprefix("file://")
 
 
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
 class S3Files:
-    """s3://bucket/key, by pyarrow; credentials and endpoint from the usual variables."""
+    """s3://bucket/key; endpoint and keys from the usual variables."""
 
     def __init__(self) -> None:
-        self.settings = s3_settings(os.environ)
-        self.fs = _arrow_s3(self.settings)
-        self._open: dict[str, Future[Any]] = {}
-        self._lock = threading.Lock()
+        try:
+            self.s3 = s3.S3(s3.settings_from(os.environ))
+        except s3.S3Error as error:
+            raise ConfigurationError(error.message, hint=error.hint) from None
+
+    def _listed(self, uri: str, bucket: str, path: str, prefix: str, *, deep: bool) -> list[File]:
+        try:
+            objects = list(self.s3.list(bucket, prefix, deep=deep))
+        except s3.S3Error as error:
+            raise DataError(f"{uri}: {error.message}", hint=error.hint) from None
+        return [
+            File(f"s3://{bucket}/{found.key}", found.size)
+            for found in objects
+            if not found.key.endswith("/")
+            and (found.key == path if prefix == path and path else matches(found.key, path))
+        ]
 
     def list(self, uri: str) -> list[File]:
-        from pyarrow.fs import FileSelector, FileType
-
-        path = uri.removeprefix("s3://").rstrip("/")
-        fixed = path.split("/")
-        while has_pattern("/".join(fixed)):
-            fixed.pop()
-        try:
-            if len(fixed) == path.count("/") + 1 and len(fixed) > 1:  # no pattern: a key, or else a folder
-                info = self.fs.get_file_info(path)
-                if info.type == FileType.File:
-                    return [File(uri, info.size)]
-            found = self.fs.get_file_info(
-                FileSelector("/".join(fixed), recursive=path.count("/") > len(fixed), allow_not_found=False)
-            )
-        except FileNotFoundError:
-            self._must_have_bucket(uri, fixed[0])
-            return []
-        except OSError as error:
-            raise self._explain(error, uri) from None
-        return [
-            File(f"s3://{info.path}", info.size)
-            for info in found
-            if info.type == FileType.File and matches(info.path, path)
-        ]
+        bucket, path = s3.split_uri(uri.rstrip("/"))
+        if has_pattern(bucket) or not bucket:
+            raise ConfigurationError(f"{uri}: a bucket must be named", hint="write like s3://bucket/folder/part-*")
+        if has_pattern(path):
+            fixed = path[: re.search(r"[*?\[]", path).start()]  # type: ignore[union-attr]
+            return self._listed(uri, bucket, path, fixed, deep="/" in path[len(fixed) :])
+        if path and not uri.endswith("/"):  # a key, or else a folder
+            found = self._listed(uri, bucket, path, path, deep=False)
+            if found:
+                return found
+        return self._listed(uri, bucket, path, f"{path}/" if path else "", deep=False)
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         try:
-            return bytes(self._opened(uri).read_at(size, offset))
-        except FileNotFoundError:
-            raise DataError(f"{uri}: it is not there any more") from None
-        except OSError as error:
-            if re.search(NO_ANSWER, str(error)):
-                raise OSError(f"{self.where} does not answer") from None
-            raise self._explain(error, uri) from None
+            return self.s3.read(*s3.split_uri(uri), offset, size)
+        except s3.S3Error as error:
+            if error.passing:
+                raise
+            raise DataError(f"{uri}: {error.message}", hint=error.hint) from None
 
-    def _opened(self, uri: str) -> Any:
-        """The object, opened once whoever asks first: it takes a request to the server."""
-        with self._lock:
-            opened = self._open.get(uri)
-            first = opened is None
-            if opened is None:
-                opened = self._open[uri] = Future()
-        if first:
-            try:
-                opened.set_result(self.fs.open_input_file(uri.removeprefix("s3://")))
-            except BaseException as error:
-                with self._lock:
-                    del self._open[uri]
-                opened.set_exception(error)
-        return opened.result()
-
-    def _must_have_bucket(self, uri: str, bucket: str) -> None:
-        from pyarrow.fs import FileType
-
-        if self.fs.get_file_info(bucket).type == FileType.NotFound:
-            raise DataError(
-                f"{uri}: there is no bucket {bucket!r} at {self.where}", hint="check its name and the endpoint"
-            )
-
-    @property
-    def where(self) -> str:
-        endpoint = self.settings.get("endpoint_override")
-        return f"{self.settings.get('scheme', 'https')}://{endpoint}" if endpoint else f"AWS, {self.settings['region']}"
-
-    def _explain(self, error: OSError, uri: str) -> Exception:
-        """AWS's words in the user's; what may pass stays an OSError."""
-        text = str(error)
-        key = self.settings.get("access_key")
-        who = f"access key {key}" if key else "no access key (AWS_ACCESS_KEY_ID is not set)"
-        for pattern, message, hint in (
-            (NO_ANSWER, f"{self.where} does not answer", "check AWS_ENDPOINT_URL"),
-            ("SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch", f"{self.where} refuses the secret of {who}",
-             "check AWS_SECRET_ACCESS_KEY"),
-            ("INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|UserNotFound|INVALID_CLIENT_TOKEN", f"{self.where} does not know the {who}",
-             "check AWS_ACCESS_KEY_ID"),
-            ("EXPIRED_TOKEN|ExpiredToken", f"the session token for {self.where} has expired", "get a new AWS_SESSION_TOKEN"),
-            ("NO_SUCH_BUCKET|NoSuchBucket", f"there is no such bucket at {self.where}", "check its name and the endpoint"),
-            ("ACCESS_DENIED|HTTP Status Code: 403|HTTP status 403", f"{self.where} refuses access with {who}",
-             "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"),
-            ("PermanentRedirect|HTTP Status Code: 301|AuthorizationHeaderMalformed", f"the bucket is not in region {self.settings['region']}",
-             "set AWS_REGION"),
-        ):  # fmt: skip
-            if re.search(pattern, text):
-                return DataError(f"{uri}: {message}", hint=hint)
-        return OSError(f"{uri}: {text.split('. Detail:')[0][:300]}")
+    def put(self, path: str, uri: str) -> None:
+        try:
+            self.s3.put(*s3.split_uri(uri), path)
+        except s3.S3Error as error:
+            raise DataError(f"{uri}: {error.message}", hint=error.hint) from None
 
 
 def matches(path: str, pattern: str) -> bool:
@@ -196,43 +175,6 @@ def matches(path: str, pattern: str) -> bool:
     if not has_pattern(pattern):
         return posixpath.dirname(path) == pattern
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
-
-
-def s3_settings(env: Mapping[str, str]) -> dict[str, Any]:
-    """pyarrow's S3FileSystem options from AWS's variables, or the older ones of TensorFlow and the original tf-spawner."""
-
-    def first(*names: str) -> str | None:
-        return next((env[name] for name in names if env.get(name)), None)
-
-    settings: dict[str, Any] = {
-        "access_key": first("AWS_ACCESS_KEY_ID", "S3_ACCESS_KEY"),
-        "secret_key": first("AWS_SECRET_ACCESS_KEY", "S3_SECRET_KEY"),
-        "session_token": first("AWS_SESSION_TOKEN"),
-        "region": first("AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1",
-        "tls_ca_file_path": first("AWS_CA_BUNDLE", "SSL_CERT_FILE"),
-    }
-    endpoint = first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT")
-    if endpoint:
-        scheme, separator, rest = endpoint.partition("://")
-        plain = env.get("S3_USE_HTTPS", "1").lower() in ("0", "false")
-        settings["scheme"] = scheme if separator else "http" if plain else "https"
-        settings["endpoint_override"] = (rest if separator else endpoint).rstrip("/")
-        if settings["scheme"] not in ("http", "https"):
-            raise ConfigurationError(f"the S3 endpoint is {endpoint!r}", hint="write like https://s3.example.org")
-    return {key: value for key, value in settings.items() if value is not None}
-
-
-def _arrow_s3(settings: dict[str, Any]) -> Any:
-    try:
-        from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
-    except ImportError:
-        raise ConfigurationError("s3:// needs pyarrow here", hint="pip install pyarrow") from None
-    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # else it looks for a cloud's own credentials for long
-    return S3FileSystem(
-        **settings, anonymous="access_key" not in settings and "AWS_PROFILE" not in os.environ, background_writes=False,
-        connect_timeout=CONNECT_TIMEOUT_S, request_timeout=READ_TIMEOUT_S,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=2),
-    )  # fmt: skip
 
 
 class WebFiles:
@@ -261,6 +203,9 @@ class WebFiles:
         if reply.status != 206:
             raise DataError(f"{uri}: the server does not send parts of a file")
         return bytes(reply.data)
+
+    def put(self, path: str, uri: str) -> None:
+        raise ConfigurationError(f"{uri}: nothing can be put on a web server", hint="give a path or s3://")
 
     def _ask(self, method: str, uri: str, headers: dict[str, str]) -> Any:
         import urllib3

@@ -1,0 +1,389 @@
+"""S3 with Python 3.9's standard library alone, so that it works in any image: the agent takes it along.
+
+Requests are signed by AWS Signature Version 4; see "Signing AWS API requests" and the S3 API Reference.
+"""
+
+from __future__ import annotations
+
+import configparser
+import datetime
+import hashlib
+import hmac
+import http.client
+import os
+import re
+import socket
+import ssl
+import threading
+import time
+import xml.etree.ElementTree as xml
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote_plus, urlsplit
+
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 6.0
+WRITE_TIMEOUT_S = 60.0  # a server takes its time to put a large object's parts together
+TRIES = 4
+PART_BYTES = 16 << 20
+MOST_PARTS = 9000
+PARALLEL_PARTS = 4
+IDLE_CONNECTIONS = 64
+EMPTY_SHA256 = hashlib.sha256().hexdigest()
+SHA256 = "x-amz-meta-sha256"  # where put() leaves what the object holds
+
+
+class S3Error(OSError):
+    """What went wrong, in words that name the server and never the secret; `passing` where it may not last."""
+
+    def __init__(self, message: str, *, hint: str | None = None, code: str = "", passing: bool = False) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.code, self.passing = message, hint, code, passing
+
+
+class Object(NamedTuple):
+    """One object of a listing."""
+
+    key: str
+    size: int
+
+
+class Settings(NamedTuple):
+    """Where the server is and who asks; `endpoint` None is AWS itself, `access_key` None is nobody."""
+
+    endpoint: str | None = None
+    region: str = "us-east-1"
+    access_key: str | None = None
+    secret_key: str = ""
+    session_token: str | None = None
+    ca_file: str | None = None
+
+
+def settings_from(env: Mapping[str, str]) -> Settings:
+    """From AWS's variables, or the older ones of TensorFlow and the original tf-spawner, or AWS's own files.
+
+    Raises S3Error for an endpoint that is none, or a profile that is not there.
+    """
+
+    def first(*names: str) -> str | None:
+        return next((env[name] for name in names if env.get(name)), None)
+
+    profile = _profile(env)
+    in_env = bool(first("AWS_ACCESS_KEY_ID", "S3_ACCESS_KEY"))
+    endpoint = first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT") or profile.get("endpoint_url")
+    if endpoint and "://" not in endpoint:
+        plain = env.get("S3_USE_HTTPS", "1").lower() in ("0", "false")
+        endpoint = f"{'http' if plain else 'https'}://{endpoint}"
+    if endpoint and not re.fullmatch(r"https?://[^/\s]+/?", endpoint):
+        raise S3Error(f"the S3 endpoint is {endpoint!r}", hint="write like https://s3.example.org")
+    return Settings(
+        endpoint=endpoint.rstrip("/") if endpoint else None,
+        region=first("AWS_REGION", "AWS_DEFAULT_REGION") or profile.get("region") or "us-east-1",
+        access_key=first("AWS_ACCESS_KEY_ID", "S3_ACCESS_KEY") or profile.get("aws_access_key_id"),
+        secret_key=(first("AWS_SECRET_ACCESS_KEY", "S3_SECRET_KEY") if in_env else profile.get("aws_secret_access_key"))
+        or "",
+        session_token=first("AWS_SESSION_TOKEN") if in_env else profile.get("aws_session_token"),
+        ca_file=first("AWS_CA_BUNDLE", "SSL_CERT_FILE"),
+    )
+
+
+def _profile(env: Mapping[str, str]) -> dict[str, str]:
+    """What ~/.aws/config and ~/.aws/credentials say of AWS_PROFILE, or of "default"."""
+    name = env.get("AWS_PROFILE") or "default"
+    home = os.path.join(env.get("HOME") or os.path.expanduser("~"), ".aws")
+    found: dict[str, str] = {}
+    for path, section in (
+        (env.get("AWS_CONFIG_FILE") or os.path.join(home, "config"), name if name == "default" else f"profile {name}"),
+        (env.get("AWS_SHARED_CREDENTIALS_FILE") or os.path.join(home, "credentials"), name),
+    ):
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read(path)
+        except (configparser.Error, UnicodeDecodeError):
+            raise S3Error(f"{path} is not in AWS's format", hint="mend it, or set AWS_ACCESS_KEY_ID") from None
+        if parser.has_section(section):
+            found.update(parser.items(section))
+    if env.get("AWS_PROFILE") and not found:
+        raise S3Error(f"AWS_PROFILE is {name!r}, and {home} has no such profile", hint="aws configure list-profiles")
+    return found
+
+
+class S3:
+    """One server, asked from any number of threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._idle: dict[str, list[http.client.HTTPConnection]] = {}
+        self._lock = threading.Lock()
+        self._signing_key: tuple[str, bytes] = ("", b"")
+        self._tls = ssl.create_default_context(cafile=settings.ca_file) if self._scheme == "https" else None
+
+    @property
+    def where(self) -> str:
+        return self.settings.endpoint or f"AWS, {self.settings.region}"
+
+    @property
+    def _scheme(self) -> str:
+        return urlsplit(self.settings.endpoint).scheme if self.settings.endpoint else "https"
+
+    # -- what may be asked. All raise S3Error.
+
+    def list(self, bucket: str, prefix: str = "", *, deep: bool = True) -> Iterator[Object]:
+        """The objects whose keys begin with prefix, in order; unless deep, only up to the next "/".
+
+        What lies below such a "/" is told as one object whose key ends with it, of size -1.
+        """
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
+        if not deep:
+            query["delimiter"] = "/"
+        while True:
+            page = self._xml(self._ask("GET", bucket, query=query))
+            plain = unquote_plus if _text(page, "EncodingType") == "url" else str
+            objects = [Object(plain(_text(o, "Key")), int(_text(o, "Size"))) for o in page.iterfind("{*}Contents")]
+            folders = [Object(plain(_text(f, "Prefix")), -1) for f in page.iterfind("{*}CommonPrefixes")]
+            yield from sorted(objects + folders)
+            if _text(page, "IsTruncated") != "true":
+                return
+            query["continuation-token"] = _text(page, "NextContinuationToken")
+
+    def head(self, bucket: str, key: str) -> dict[str, str] | None:
+        """The object's headers, their names in lower case; None where there is no such object."""
+        try:
+            headers, _ = self._ask("HEAD", bucket, key)
+        except S3Error as error:
+            if error.code == "404":
+                return None
+            raise
+        return headers
+
+    def read(self, bucket: str, key: str, offset: int, size: int) -> bytes:
+        """size bytes from offset on, fewer where the object ends; one try."""
+        if size <= 0:
+            return b""
+        try:
+            headers = {"range": f"bytes={offset}-{offset + size - 1}"}
+            return self._ask("GET", bucket, key, headers=headers, tries=1)[1]
+        except S3Error as error:
+            if error.code == "InvalidRange":
+                return b""
+            raise
+
+    def put(self, bucket: str, key: str, path: str, headers: dict[str, str] | None = None) -> None:
+        """Makes the file an object, which appears when it is whole; each part is sent with its SHA-256."""
+        size = os.path.getsize(path)
+        if size <= PART_BYTES:
+            with open(path, "rb") as file:
+                self._ask("PUT", bucket, key, body=file.read(), headers=headers, timeout_s=WRITE_TIMEOUT_S)
+            return
+        reply = self._xml(self._ask("POST", bucket, key, query={"uploads": ""}, headers=headers))
+        upload = {"uploadId": _text(reply, "UploadId")}
+        try:
+            self._put_parts(bucket, key, path, size, upload)
+        except BaseException:
+            try:
+                self._ask("DELETE", bucket, key, query=upload, tries=2)
+            except S3Error:
+                pass  # the first error is the one to tell
+            raise
+
+    def _put_parts(self, bucket: str, key: str, path: str, size: int, upload: dict[str, str]) -> None:
+        part_bytes = max(PART_BYTES, -(-size // MOST_PARTS))
+
+        def put_part(offset: int) -> str:
+            with open(path, "rb") as file:
+                file.seek(offset)
+                data = file.read(part_bytes)
+            query = dict(upload, partNumber=str(offset // part_bytes + 1))
+            return self._ask("PUT", bucket, key, query=query, body=data, timeout_s=WRITE_TIMEOUT_S)[0]["etag"]
+
+        with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
+            futures = [pool.submit(put_part, offset) for offset in range(0, size, part_bytes)]
+            try:
+                etags = [future.result() for future in futures]
+            finally:
+                for future in futures:
+                    future.cancel()
+        root = xml.Element("CompleteMultipartUpload")
+        for number, etag in enumerate(etags, 1):
+            part = xml.SubElement(root, "Part")
+            xml.SubElement(part, "PartNumber").text = str(number)
+            xml.SubElement(part, "ETag").text = etag
+        reply = self._ask("POST", bucket, key, query=upload, body=xml.tostring(root), timeout_s=WRITE_TIMEOUT_S)
+        if self._xml(reply).tag.endswith("Error"):  # sent with status 200, after a wait
+            raise self._refused(200, reply[1], {}, bucket)
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Removes the object, if there is one."""
+        self._ask("DELETE", bucket, key)
+
+    # -- how it is asked
+
+    def _ask(self, method: str, bucket: str, key: str = "", *, query: dict[str, str] | None = None,
+             headers: dict[str, str] | None = None, body: bytes = b"", tries: int = TRIES,
+             timeout_s: float = READ_TIMEOUT_S) -> tuple[dict[str, str], bytes]:  # fmt: skip
+        """(the reply's headers, its body); what may pass is tried again, if it did not take too long."""
+        began = time.monotonic()
+        while True:
+            try:
+                return self._ask_once(method, bucket, key, query or {}, headers or {}, body, timeout_s)
+            except S3Error as error:
+                tries -= 1
+                if not error.passing or not tries or time.monotonic() - began > timeout_s:
+                    raise
+                time.sleep(0.2 * 2 ** (TRIES - tries))
+
+    def _ask_once(self, method: str, bucket: str, key: str, query: dict[str, str], headers: dict[str, str], body: bytes,
+                  timeout_s: float) -> tuple[dict[str, str], bytes]:  # fmt: skip
+        host, path = self._address(bucket, key)
+        words = "&".join(f"{quote(k, safe='-_.~')}={quote(v, safe='-_.~')}" for k, v in sorted(query.items()))
+        signed = self._sign(method, host, path, words, headers, body)
+        target = f"{path}?{words}" if words else path
+        with self._connection(host, timeout_s) as connection:
+            for name in ("first", "again"):
+                fresh = connection.sock is None
+                try:
+                    connection.request(method, target, body or None, signed)
+                    reply = connection.getresponse()
+                    break
+                except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                    connection.close()
+                    if fresh or name == "again":  # else the server closed a connection that had long been idle
+                        raise
+            data = reply.read()
+        found = {name.lower(): value for name, value in reply.getheaders()}
+        if reply.status // 100 == 2:
+            return found, data
+        raise self._refused(reply.status, data, found, bucket)
+
+    def _address(self, bucket: str, key: str) -> tuple[str, str]:
+        """(host, path): at AWS a bucket has a host of its own, unless a certificate would not fit its name."""
+        path = "/" + quote(key, safe="/-_.~")
+        if self.settings.endpoint:
+            return urlsplit(self.settings.endpoint).netloc, f"/{quote(bucket)}{path}"
+        host = f"s3.{self.settings.region}.amazonaws.com"
+        return (host, f"/{bucket}{path}") if "." in bucket else (f"{bucket}.{host}", path)
+
+    def _sign(
+        self, method: str, host: str, path: str, query: str, headers: dict[str, str], body: bytes
+    ) -> dict[str, str]:
+        digest = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
+        settings = self.settings
+        sent = dict(headers, host=host)
+        sent["x-amz-content-sha256"] = digest
+        if body and "content-type" not in sent:
+            sent["content-type"] = "application/octet-stream"
+        if settings.access_key is None:
+            return sent
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+        sent["x-amz-date"] = now
+        if settings.session_token:
+            sent["x-amz-security-token"] = settings.session_token
+        names = ";".join(sorted(sent))
+        canonical = "".join(f"{name}:{sent[name].strip()}\n" for name in sorted(sent))
+        request = "\n".join((method, path, query, canonical, names, digest))
+        scope = f"{now[:8]}/{settings.region}/s3/aws4_request"
+        text = "\n".join(("AWS4-HMAC-SHA256", now, scope, hashlib.sha256(request.encode()).hexdigest()))
+        signature = hmac.new(self._key_of(now[:8]), text.encode(), "sha256").hexdigest()
+        sent["authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={settings.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
+        )
+        return sent
+
+    def _key_of(self, day: str) -> bytes:
+        known, key = self._signing_key
+        if known != day:
+            key = f"AWS4{self.settings.secret_key}".encode()
+            for word in (day, self.settings.region, "s3", "aws4_request"):
+                key = hmac.new(key, word.encode(), "sha256").digest()
+            self._signing_key = (day, key)
+        return key
+
+    @contextmanager
+    def _connection(self, host: str, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
+        """A connection that nobody else uses meanwhile; kept for the next request if all goes well."""
+        with self._lock:
+            idle = self._idle.setdefault(host, [])
+            connection = idle.pop() if idle else None
+        if connection is None:
+            if self._tls:
+                connection = http.client.HTTPSConnection(host, timeout=CONNECT_TIMEOUT_S, context=self._tls)
+            else:
+                connection = http.client.HTTPConnection(host, timeout=CONNECT_TIMEOUT_S)
+        try:
+            if connection.sock is None:
+                connection.connect()
+            connection.sock.settimeout(timeout_s)
+            yield connection
+        except ssl.SSLCertVerificationError as error:
+            raise S3Error(f"the certificate of {self.where} cannot be verified: {error.verify_message}",
+                          hint="set AWS_CA_BUNDLE to its authority's certificate") from None  # fmt: skip
+        except http.client.IncompleteRead:
+            connection.close()
+            raise S3Error(f"{self.where} broke off its answer", passing=True) from None
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise S3Error(f"{self.where} does not answer: {_reason(error)}", hint="check AWS_ENDPOINT_URL",
+                          code="NoAnswer", passing=True) from None  # fmt: skip
+        except BaseException:
+            connection.close()
+            raise
+        with self._lock:
+            if connection.sock is not None and len(idle) < IDLE_CONNECTIONS:
+                idle.append(connection)
+                return
+        connection.close()
+
+    def _refused(self, status: int, data: bytes, headers: Mapping[str, str], bucket: str) -> S3Error:
+        """The server's error in the user's words."""
+        try:
+            reply = xml.fromstring(data)
+            code, told = _text(reply, "Code"), _text(reply, "Message")
+        except xml.ParseError:
+            code, told = str(status), http.client.responses.get(status, "")
+        key, where = self.settings.access_key, self.where
+        who = f"access key {key}" if key else "no access key (AWS_ACCESS_KEY_ID is not set)"
+        region = headers.get("x-amz-bucket-region")
+        if status in (500, 502, 503, 504, 429) or code in ("RequestTimeout", "SlowDown"):
+            return S3Error(f"{where} is busy: {status} {code}", code=code, passing=True)
+        for codes, message, hint in (
+            ("SignatureDoesNotMatch", f"{where} refuses the secret of {who}", "check AWS_SECRET_ACCESS_KEY"),
+            ("InvalidAccessKeyId|.*UserNotFound|InvalidClientTokenId|NotSignedUp", f"{where} does not know the {who}",
+             "check AWS_ACCESS_KEY_ID"),
+            ("ExpiredToken|InvalidToken", f"{where} does not take the session token, or not any more",
+             "get a new AWS_SESSION_TOKEN"),
+            ("RequestTimeTooSkewed", f"{where} says that the clock here is wrong", "set this machine's clock"),
+            ("NoSuchBucket", f"there is no bucket {bucket!r} at {where}", "check its name and the endpoint"),
+            ("NoSuchKey|404", f"there is no such object at {where}", None),
+            ("PermanentRedirect|AuthorizationHeaderMalformed|TemporaryRedirect|30[17]",
+             f"the bucket {bucket!r} is not in region {self.settings.region}",
+             f"set AWS_REGION{'=' + region if region else ''}"),
+            ("AccessDenied|403|401", f"{where} refuses access with {who}",
+             "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"),
+        ):  # fmt: skip
+            if re.fullmatch(codes, code):
+                return S3Error(message, hint=hint, code=code)
+        return S3Error(f"{where} answers {status} {code}: {told[:200]}", code=code)
+
+    def _xml(self, reply: tuple[dict[str, str], bytes]) -> xml.Element:
+        try:
+            return xml.fromstring(reply[1])
+        except xml.ParseError:
+            raise S3Error(f"{self.where} does not answer as S3 does", hint="check AWS_ENDPOINT_URL") from None
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """(bucket, key) of s3://bucket/key."""
+    bucket, _, key = uri[len("s3://") :].partition("/")
+    return bucket, key
+
+
+def _text(element: Any, name: str) -> str:
+    return element.findtext(f"{{*}}{name}") or ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, socket.timeout):
+        return "no answer in time"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
