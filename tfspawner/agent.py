@@ -38,13 +38,15 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import parse_qs, urlsplit
 
 PORT = 7117  # where an agent listens that is given no socket
@@ -56,7 +58,10 @@ COORDINATOR_LOST_AFTER_S = 6.0
 ROOT_CAUSE_WAIT_S = 5.0  # a replica that died of a lost peer waits so long for that peer's own report
 EVALUATOR_GRACE_S = 30.0  # the evaluator may go on so long after training has ended
 COLLECTING_PAUSE_S = 2.0  # between two requests of one who collects
-FAILED_HOLD_S = 600.0  # a failed gang holds its files at most so long
+SHORT_HOLD_S = 600.0  # a failed gang holds its files at most so long, and one whose files are in a bucket
+STORE_FOR_S = 600.0  # so long a bucket may be out of reach
+STORE_FAILED_FOR_S = 30.0  # and so long if training has failed, and someone waits to hear why
+STORE_AT_ONCE = 4
 PR_SET_PDEATHSIG = 1
 CGROUP = Path("/sys/fs/cgroup")
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
@@ -266,10 +271,15 @@ class Gang:
                 self.decide_start()
             elif self.phase == "running":
                 self.decide_end()
-        if self.phase == "stopping":
-            states = [self.reports.get(r, {}).get("state") in FINISHED for r in self.job.replicas]
-            if all(states) or time.monotonic() - self.phase_since > STOP_GRACE_S + LOST_AFTER_S:
-                self.enter("ended")
+        if self.phase == "stopping" and not any(map(self.is_ending, self.job.replicas)):
+            self.enter("ended")
+
+    def is_ending(self, replica: str) -> bool:
+        """Whether a replica of a gang that stops is to be waited for: its script, or what it puts into a bucket."""
+        now, report = time.monotonic(), self.reports.get(replica, {})
+        if report.get("state") not in FINISHED:
+            return now - self.phase_since <= STOP_GRACE_S + LOST_AFTER_S
+        return bool(report.get("storing")) and now - self.seen.get(replica, now) <= LOST_AFTER_S
 
     def is_lost(self, replica: str) -> bool:
         """Whether a replica that was here is not heard of any more."""
@@ -856,6 +866,10 @@ class Files:
         except OSError:
             return None
 
+    def paths(self) -> List[Tuple[str, str, int, str]]:
+        """(name, path, size, SHA-256) of all files that are there now."""
+        return [(f["path"], self.sources[f["path"]], f["size"], f["sha256"]) for f in self.manifest()["files"]]
+
     def open(self, name: str, size: int) -> Any:
         """The file of that name in the last manifest, or None where it is gone or shorter than size."""
         try:
@@ -881,6 +895,60 @@ def sha256_of(path: str, size: int) -> str:
     return digest.hexdigest()
 
 
+class Store:
+    """Where --artifacts puts what the replicas leave: a bucket's folder of the job's name, laid out as a run's record."""
+
+    def __init__(self, uri: str, job: str, env: Mapping[str, str]) -> None:
+        import s3  # type: ignore[import-not-found] # travels beside this file with such a job
+
+        bucket, prefix = s3.split_uri(uri)
+        self.s3 = s3.S3(s3.settings_from(env))
+        self.sha256 = s3.SHA256
+        self.bucket, self.prefix = bucket, "".join(f"{part}/" for part in (*filter(None, prefix.split("/")), job))
+        self.uri = f"s3://{bucket}/{self.prefix}"
+
+    def check(self) -> None:
+        """Raises OSError where nothing can be put, or another job's files are there."""
+        if next(self.s3.list(self.bucket, self.prefix), None):
+            raise FileExistsError(f"{self.uri} holds files already; give another --name")
+        with tempfile.NamedTemporaryFile() as probe:
+            self.s3.put(self.bucket, self.prefix + ".tf-spawner", probe.name)
+        self.s3.delete(self.bucket, self.prefix + ".tf-spawner")
+
+    def put(self, name: str, path: str, size: int, sha256: str) -> None:
+        """Makes a file an object, unless it is there already. Raises OSError."""
+        if not self.has(name, size, sha256):
+            self.s3.put(self.bucket, self.prefix + name, path, {self.sha256: sha256})
+            if not self.has(name, size, sha256):
+                raise OSError(f"{self.uri}{name} is not what was sent")
+
+    def has(self, name: str, size: int, sha256: str) -> bool:
+        found = self.s3.head(self.bucket, self.prefix + name) or {}
+        return (found.get("content-length"), found.get(self.sha256)) == (str(size), sha256)
+
+    def put_all(
+        self, files: List[Tuple[str, str, int, str]], stop: threading.Event, patience_s: float = STORE_FOR_S
+    ) -> Optional[str]:
+        """Puts (name, path, size, SHA-256), some at once; what may pass is tried again. Returns why it is not all there."""
+        waiting, error, progress_at = list(files), "", time.monotonic()
+        pause_s = 0.5
+        while waiting and not stop.is_set():
+            with ThreadPoolExecutor(STORE_AT_ONCE) as pool:
+                tried = [(file, pool.submit(self.put, *file)) for file in waiting]
+            left = [(file, future.exception()) for file, future in tried if future.exception()]
+            if len(left) < len(waiting):
+                progress_at, pause_s = time.monotonic(), 0.5
+            waiting = [file for file, _ in left]
+            if left:
+                error = str(left[0][1])
+                passing = all(getattr(reason, "passing", False) for _, reason in left)
+                if not passing or time.monotonic() - progress_at > patience_s:
+                    return f"{len(left)} of {len(files)} files: {error}"
+                stop.wait(pause_s)
+                pause_s = min(2 * pause_s, 15.0)
+        return f"{len(waiting)} of {len(files)} files: the replica was told to end" if waiting else None
+
+
 # ---- one replica --------------------------------------------------------------------------------
 
 
@@ -899,6 +967,7 @@ class Agent:
         self.log = Log(root / "log")
         self.code = Code(job, root, config_dir / "code.tar.gz")
         self.files = Files(root, job.collect)
+        self.store: Optional[Store] = None
         self.config_dir = config_dir
         self.child: Optional[subprocess.Popen[bytes]] = None
         self.pump: Optional[threading.Thread] = None
@@ -918,6 +987,8 @@ class Agent:
         """Sends this replica's report; a lost one is made good by the next or by heartbeat()."""
         if state and state != self.report["state"]:
             news = dict(news, state=state, since=time.time())
+            if self.store and state in FINISHED:
+                news.update(storing=True)
         self.report = dict(self.report, progress=self.log.progress, log_size=self.log.size,
                            last_output=self.log.last_output, **news)  # fmt: skip
         if self.gang:
@@ -984,6 +1055,11 @@ class Agent:
             say(f"{type(error).__name__}: {error}")
             code = self.fail(1, f"tf-spawner's agent failed: {type(error).__name__}: {error}")
         self.log.end()
+        if self.store and not self.terminated.is_set():
+            storing = threading.Thread(target=self.store_all, args=(self.store,), daemon=True)
+            storing.start()
+            while storing.is_alive() and not self.terminated.is_set():
+                storing.join(0.2)
         if not self.terminated.is_set():
             self.hold()
         (self.root / "exit.json").write_text(json.dumps({"code": code, "message": self.report["message"]}))
@@ -1004,6 +1080,15 @@ class Agent:
             missing = self.missing_tf_keras(environment)
             if missing:
                 return self.fail(EXIT_CONFIGURATION, missing)
+            store = None
+            if self.job.artifacts:
+                try:
+                    store = Store(self.job.artifacts, self.job.name, os.environ)
+                    if self.is_coordinator:
+                        store.check()
+                except OSError as error:
+                    self.report["hint"] = getattr(error, "hint", None)
+                    return self.fail(EXIT_CONFIGURATION, f"cannot put artifacts into {self.job.artifacts}: {error}")
             self.place_original_script()
             self.files.begin()
             self.tell("ready", message="")
@@ -1014,6 +1099,7 @@ class Agent:
         if self.stop.is_set():
             self.tell("stopped", finished=time.time(), exit_code=None)
             return EXIT_PEER_LOST
+        self.store = store
         return self.run(environment)
 
     def fail(self, code: int, message: str) -> int:
@@ -1155,6 +1241,24 @@ class Agent:
                 sys.stdout.buffer.write(data)
                 sys.stdout.buffer.flush()
 
+    def store_all(self, store: Store) -> None:
+        """Puts this replica's files and log into the bucket, and reports how it went."""
+        files = [(f"files/{self.replica}/{name}", path, size, sha) for name, path, size, sha in self.files.paths()]
+        log = (
+            f"logs/{self.replica}.log",
+            str(self.log.path),
+            self.log.size,
+            sha256_of(str(self.log.path), self.log.size),
+        )
+        size = sum(size for _, _, size, _ in [*files, log])
+        self.tell(message=f"putting {len(files)} files into {store.uri}")
+        patience_s = STORE_FOR_S if self.report["state"] == "succeeded" else STORE_FAILED_FOR_S
+        failure = store.put_all([*files, log], self.terminated, patience_s)
+        if failure:
+            say(f"{store.uri}: {failure}")
+        stored = {"uri": store.uri, "files": len(files), "size": size, "failure": failure}
+        self.tell(message="", storing=False, stored=stored)
+
     def wait_for_child(self) -> int:
         """Reaps whatever ends, as the first process of a container must, until the script itself has ended."""
         assert self.child
@@ -1209,8 +1313,8 @@ class Agent:
                 break
             if order["phase"] == "ended" or (self.stop.is_set() and order["phase"] != "stopping"):
                 hold_s = self.job.hold_s
-                if order.get("result") != "succeeded":
-                    hold_s = min(hold_s, FAILED_HOLD_S)
+                if order.get("result") != "succeeded" or (self.store and not self.report["stored"]["failure"]):
+                    hold_s = min(hold_s, SHORT_HOLD_S)
                 deadline = deadline or time.monotonic() + hold_s
                 if time.monotonic() > deadline:
                     break

@@ -121,6 +121,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("-t", "--tag", help="A tag to list and delete jobs by."),
         click.option("--workdir", type=PATH, help="Folder that travels to the replicas, without what its .tfspawnerignore names.  [default: the script's]"),
         click.option("--collect", multiple=True, metavar="GLOB", help="More files to bring back, like '/tmp/mymodel*'."),
+        click.option("--artifacts", metavar="s3://BUCKET/FOLDER", help="Put logs and files into FOLDER/JOB of a bucket, too; keys from --env-file."),
         click.option("--out", type=PATH, help="Where runs are recorded.  [default: runs]"),
         click.option("--timeout", "timeout_s", type=DURATION, help="End the job if it trains for longer, like 2h."),
         click.option("--start-timeout", "start_timeout_s", type=DURATION, help="End the job if not all replicas are there by then.  [default: 10m; 30s for pods that fit on no node]"),
@@ -350,12 +351,13 @@ def fetch(job: str, out: Path, keep: bool, output: str, **target: Any) -> None:
 @output_option
 def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
     """Wait for a job to end; exits with 0 if it succeeded, 125 if it failed."""
-    from .job import raise_for
+    from .job import raise_for, raise_for_artifacts
 
     state = _attach(job, target).wait(timeout_s=timeout_s)
     if output == "json":
         _print_json(_state_json(state))
     raise_for(state, None)
+    raise_for_artifacts(state, f"the job still holds them: tf-spawner fetch {job}")
     if output == "text":
         click.echo(f"{job}: {_state_words(state)}")
 
@@ -475,7 +477,7 @@ def _print_outcome(outcome: Outcome, output: str) -> None:
     files = {replica.replica: [file["path"] for file in replica.files] for replica in outcome.collected}
     if output == "json":
         _print_json({"job": outcome.job, "result": outcome.result, "folder": str(outcome.folder), "files": files,
-                     "seconds": round(outcome.seconds, 3)})  # fmt: skip
+                     "seconds": round(outcome.seconds, 3), "artifacts": outcome.artifacts})  # fmt: skip
         return
     from .view import age, human_bytes
 
@@ -490,6 +492,8 @@ def _print_outcome(outcome: Outcome, output: str) -> None:
         click.echo(f"files: {outcome.folder / 'files'} ({len(found)} files, {total})", err=True)
     else:
         click.echo("files: " + "\n       ".join(f"{path}  {human_bytes(size)}" for path, size in found), err=True)
+    if outcome.artifacts:
+        click.echo(f"       {outcome.artifacts}", err=True)
 
 
 def _state_words(state: JobState) -> str:
@@ -503,7 +507,8 @@ def _state_words(state: JobState) -> str:
 def _state_json(state: JobState) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return asdict(state) | {"replicas": [asdict(line) for line in state.replicas.values()]}
+    replicas = [asdict(line) for line in state.replicas.values()]
+    return asdict(state) | {"replicas": replicas, "gone": sorted(state.gone)}
 
 
 def _summary_json(summary: JobSummary) -> dict[str, Any]:

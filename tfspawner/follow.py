@@ -38,6 +38,8 @@ class ReplicaState:
     message: str = ""
     progress: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
+    storing: bool = False
+    stored: dict[str, Any] | None = None  # with --artifacts: uri, files, size, failure
 
     @property
     def role(self) -> str:
@@ -201,6 +203,7 @@ class Follower:
             line.message = report.get("message", "")
             line.progress = report.get("progress") or {}
             line.exit_code = report.get("exit_code")
+            line.storing, line.stored = bool(report.get("storing")), report.get("stored")
             if line.message == LOST:
                 self.state.gone.add(replica)
 

@@ -63,6 +63,7 @@ class Outcome:
     cause: Mapping[str, Any] | None
     collected: list[Collected] = field(default_factory=list)
     seconds: float = 0.0
+    artifacts: str | None = None  # the URI of the folder that --artifacts filled
 
     def file(self, name: str) -> Path:
         """The path of a collected file, from the first replica that has it. Raises ArtifactError."""
@@ -252,11 +253,12 @@ def write_report(record: Record, state: JobState, collected: list[Collected]) ->
     """Writes report.json, and gives the same as an Outcome."""
     seconds = state.times.get("ended", time.time()) - state.times["forming"] if "forming" in state.times else 0.0
     outcome = Outcome(job=state.job, result=state.result or state.phase, folder=record.folder, cause=state.cause,
-                      collected=collected, seconds=seconds)  # fmt: skip
+                      collected=collected, seconds=seconds,
+                      artifacts=next((line.stored["uri"] for line in state.replicas.values() if line.stored), None))  # fmt: skip
     record.write_json("report.json", {
         "job": state.job, "result": outcome.result, "cause": state.cause, "seconds": round(seconds, 3),
         "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
-        "files": {replica.replica: replica.files for replica in collected},
+        "files": {replica.replica: replica.files for replica in collected}, "artifacts": outcome.artifacts,
     })  # fmt: skip
     return outcome
 
@@ -278,6 +280,15 @@ def raise_for(state: JobState, record: Record | None) -> None:
         error = JobFailed(text, hint=cause.get("hint"))
         error.lines = [f"{replica} | {line}" for line in lines]
     raise error
+
+
+def raise_for_artifacts(state: JobState, where: str) -> None:
+    """Raises ArtifactError where a replica's files did not come into the bucket that --artifacts names."""
+    for line in state.replicas.values():
+        failure = line.stored["failure"] if line.stored else "its agent was lost meanwhile" if line.storing else None
+        if failure:
+            uri = line.stored["uri"] if line.stored else "--artifacts"
+            raise ArtifactError(f"{line.replica} could not put all into {uri}: {failure}", hint=where)
 
 
 def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
@@ -312,6 +323,7 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
             backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
             record.event("deleted")
     raise_for(state, record)
+    raise_for_artifacts(state, f"all is here: {record.folder}")
     return outcome
 
 

@@ -25,7 +25,19 @@ _DURATIONS = ("timeout_s", "start_timeout_s", "hold_s", "ttl_s")
 _PATHS = ("script", "workdir", "command_file", "pod_file", "template_dir", "kubeconfig", "out")
 _FLAGS = ("chief", "evaluator", "keep", "detach", "legacy_keras")
 _NUMBERS = ("workers", "ps", "gpus", "port")
-_TEXTS = ("on", "name", "tag", "cpu", "memory", "image", "namespace", "context", "queue", "service_account")
+_TEXTS = (
+    "on",
+    "name",
+    "tag",
+    "artifacts",
+    "cpu",
+    "memory",
+    "image",
+    "namespace",
+    "context",
+    "queue",
+    "service_account",
+)
 
 
 def duration(value: object) -> float:

@@ -8,7 +8,9 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from . import s3
 from .agent import tf_config
 from .code import Code
 from .errors import ConfigurationError
@@ -84,6 +86,7 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         "original_script_path": spec.on == "kubernetes",
         "code_sha256": code.sha256,
         "collect": list(spec.collect),
+        "artifacts": spec.artifacts,
         "start_timeout_s": DEFAULT_START_TIMEOUT_S if spec.start_timeout_s is None else spec.start_timeout_s,
         "timeout_s": spec.timeout_s,
         "hold_s": spec.hold_s,
@@ -91,6 +94,8 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         "needs_tf_keras": needs_tf_keras,
     }
     files = {"job.json": json.dumps(config, separators=(",", ":")).encode()}
+    if spec.artifacts:
+        files["s3.py"] = Path(s3.__file__).read_bytes()
     if spec.command_file:
         files["command"] = spec.command_file.read_bytes()
     return Plan(job=job, spec=spec, code=code, token=secrets.token_urlsafe(24), files=files,

@@ -25,6 +25,7 @@ _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi|e[0-9]
 _IMAGE = re.compile(
     r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[a-f0-9]{64})?"
 )
+_S3_FOLDER = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(?:/[^\x00-\x1f\x7f*?\[]*)?")
 _RESERVED_ENV = ("TF_CONFIG", "WORKER_NUMBER", "TOT_WORKERS")
 _FACTORS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15} | {
     f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTP", 1)
@@ -52,7 +53,19 @@ _LISTS = ("args", "collect", "tolerations", "image_pull_secrets", "volumes")
 _MAPPINGS = ("env", "node_selector")
 _NUMBERS = ("workers", "ps", "gpus", "port", "ttl_s")
 _SECONDS = ("timeout_s", "start_timeout_s", "hold_s")
-_TEXTS = ("on", "name", "tag", "cpu", "memory", "image", "namespace", "context", "queue", "service_account")
+_TEXTS = (
+    "on",
+    "name",
+    "tag",
+    "artifacts",
+    "cpu",
+    "memory",
+    "image",
+    "namespace",
+    "context",
+    "queue",
+    "service_account",
+)
 _SWITCHES = ("chief", "evaluator", "keep", "detach", "legacy_keras")
 
 
@@ -81,6 +94,7 @@ class JobSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     port: int | None = None
     collect: tuple[str, ...] = ()
+    artifacts: str | None = None
     out: Path = Path("runs")
     timeout_s: float | None = None
     start_timeout_s: float | None = None
@@ -196,6 +210,7 @@ class JobSpec:
     def _check_values(self) -> None:
         _check_match(_NAME, "name", self.name, "lower-case letters, digits and '-', beginning with a letter")
         _check_match(_LABEL, "tag", self.tag, "letters, digits, '.', '_' and '-', at most 63")
+        _check_match(_S3_FOLDER, "artifacts", self.artifacts, "like s3://bucket/folder")
         _check_match(_IMAGE, "image", self.image, "like registry/name:tag")
         for name in ("cpu", "memory"):
             value = getattr(self, name)
