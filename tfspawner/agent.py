@@ -988,7 +988,7 @@ class Agent:
         if state and state != self.report["state"]:
             news = dict(news, state=state, since=time.time())
             if self.store and state in FINISHED:
-                news.update(storing=True)
+                news.update(storing=self.store.uri)
         self.report = dict(self.report, progress=self.log.progress, log_size=self.log.size,
                            last_output=self.log.last_output, **news)  # fmt: skip
         if self.gang:
@@ -1076,6 +1076,7 @@ class Agent:
             cluster = self.meet()
         if not self.stop.is_set():
             site = self.code.site()
+            self.files.begin()
             environment = self.environment(cluster, site)
             missing = self.missing_tf_keras(environment)
             if missing:
@@ -1090,7 +1091,6 @@ class Agent:
                     self.report["hint"] = getattr(error, "hint", None)
                     return self.fail(EXIT_CONFIGURATION, f"cannot put artifacts into {self.job.artifacts}: {error}")
             self.place_original_script()
-            self.files.begin()
             self.tell("ready", message="")
             with self.ordered:
                 self.ordered.wait_for(lambda: self.order["phase"] not in STARTING or self.stop.is_set())
@@ -1251,13 +1251,12 @@ class Agent:
             sha256_of(str(self.log.path), self.log.size),
         )
         size = sum(size for _, _, size, _ in [*files, log])
-        self.tell(message=f"putting {len(files)} files into {store.uri}")
         patience_s = STORE_FOR_S if self.report["state"] == "succeeded" else STORE_FAILED_FOR_S
         failure = store.put_all([*files, log], self.terminated, patience_s)
         if failure:
             say(f"{store.uri}: {failure}")
         stored = {"uri": store.uri, "files": len(files), "size": size, "failure": failure}
-        self.tell(message="", storing=False, stored=stored)
+        self.tell(storing="", stored=stored)
 
     def wait_for_child(self) -> int:
         """Reaps whatever ends, as the first process of a container must, until the script itself has ended."""

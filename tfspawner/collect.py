@@ -22,6 +22,7 @@ from .errors import AgentUnreachable, ArtifactError
 
 TRIES_WITHOUT_PROGRESS = 5
 PARALLEL = 4
+PARTS = ".parts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ def collect(
     """
     with ThreadPoolExecutor(PARALLEL) as pool:
         futures = [pool.submit(collect_one, agent, folder / agent.replica, progress) for agent in agents]
+    with suppress(OSError):  # what did not come whole has left its parts there
+        (folder / PARTS).rmdir()
     collected, errors = [], []
     for future in futures:
         error = future.exception()
@@ -65,7 +68,7 @@ def collect(
 
 def collect_one(agent: AgentClient, folder: Path, progress: Callable[[int], None]) -> Collected:
     """Collects one replica's files into folder."""
-    parts = folder.parent / ".parts" / agent.replica
+    parts = folder.parent / PARTS / agent.replica
     tries = 0
     while True:
         try:
@@ -89,8 +92,6 @@ def collect_one(agent: AgentClient, folder: Path, progress: Callable[[int], None
             with suppress(FileExistsError, NotADirectoryError):  # a file has that name
                 _below(folder, name).mkdir(parents=True, exist_ok=True)
     shutil.rmtree(parts, ignore_errors=True)
-    with suppress(OSError):  # others' parts are there still, or there were none
-        parts.parent.rmdir()
     refused += [str(name) for name in manifest["unreadable"]]
     return Collected(
         replica=agent.replica, files=files, refused=refused, skipped=[str(name) for name in manifest["skipped"]]

@@ -38,8 +38,13 @@ class ReplicaState:
     message: str = ""
     progress: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
-    storing: bool = False
+    storing: str = ""  # where it puts its files just now
     stored: dict[str, Any] | None = None  # with --artifacts: uri, files, size, failure
+
+    @property
+    def word(self) -> str:
+        """Its state as it is shown: one that has ended may still put its files into a bucket."""
+        return "storing" if self.storing else self.state
 
     @property
     def role(self) -> str:
@@ -203,7 +208,7 @@ class Follower:
             line.message = report.get("message", "")
             line.progress = report.get("progress") or {}
             line.exit_code = report.get("exit_code")
-            line.storing, line.stored = bool(report.get("storing")), report.get("stored")
+            line.storing, line.stored = report.get("storing", ""), report.get("stored")
             if line.message == LOST:
                 self.state.gone.add(replica)
 

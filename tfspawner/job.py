@@ -287,7 +287,7 @@ def raise_for_artifacts(state: JobState, where: str) -> None:
     for line in state.replicas.values():
         failure = line.stored["failure"] if line.stored else "its agent was lost meanwhile" if line.storing else None
         if failure:
-            uri = line.stored["uri"] if line.stored else "--artifacts"
+            uri = line.stored["uri"] if line.stored else line.storing
             raise ArtifactError(f"{line.replica} could not put all into {uri}: {failure}", hint=where)
 
 

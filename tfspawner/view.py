@@ -109,9 +109,9 @@ class PlainView:
     def show(self, state: JobState) -> None:
         changed: dict[str, list[ReplicaState]] = {}
         for line in state.replicas.values():
-            if self.states.get(line.replica) != line.state and line.state not in PASSING:
-                self.states[line.replica] = line.state
-                changed.setdefault(line.state, []).append(line)
+            if self.states.get(line.replica) != line.word and line.word not in PASSING:
+                self.states[line.replica] = line.word
+                changed.setdefault(line.word, []).append(line)
         for word, lines in changed.items():
             self.note(_sum_up(word, lines))
         first = next(iter(state.replicas.values()))
@@ -235,7 +235,7 @@ def replica_table(state: JobState) -> Table:
     lines = list(state.replicas.values())
     for line in lines[:TABLE_ROWS]:
         epoch, step, metrics = describe_progress(line.progress)
-        table.add_row(line.replica, Text(line.state, STYLES.get(line.state, "")), line.node,
+        table.add_row(line.replica, Text(line.word, STYLES.get(line.state, "")), line.node,
                       age(time.time() - line.since) if line.since else "", epoch, step, harmless(line.message) or metrics)  # fmt: skip
     if len(lines) > TABLE_ROWS:
         counts = Counter(line.state for line in lines[TABLE_ROWS:])
@@ -251,7 +251,7 @@ def _sum_up(word: str, lines: list[ReplicaState]) -> str:
     for line in lines:
         node = f" on {line.node}" if line.node and word in ("starting", "getting the code") else ""
         named.append(f"{line.replica}{node}")
-    message = next((f": {line.message}" for line in lines if line.message), "")
+    message = next((f": {line.storing or line.message}" for line in lines if line.storing or line.message), "")
     return f"{', '.join(named)}: {word}{message}"
 
 

@@ -115,7 +115,7 @@ def test_a_server_that_is_away_for_a_while_gets_all_in_the_end(place, reachable_
     running.prints("waits")
     reachable_s3.stop()
     place.open_gate("away")
-    running.prints("putting 2 files into s3://bucket/away/", stream="stderr")
+    running.prints("worker-0: storing: s3://bucket/away/", stream="stderr")
     reachable_s3.start(gateway)
     done = running.done()
     assert done.code == 0, done.err

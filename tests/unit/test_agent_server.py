@@ -41,6 +41,7 @@ class Running:
             "job": "j", "roles": {"worker": 1}, "coordinator_address": f"127.0.0.1:{self.port}",
             "script": "script.py", "args": [], "command_file": False, "original_script_path": False, "code_sha256": digest,
             "collect": [], "start_timeout_s": 60, "timeout_s": None, "hold_s": 60, "legacy_keras": False, "needs_tf_keras": False,
+            "artifacts": None,
         }  # fmt: skip
         (folder / "job.json").write_text(json.dumps(config))
         command = [
@@ -138,12 +139,13 @@ def test_files_come_as_frames_and_unknown_ones_are_missing(running):
     )
 
 
-def test_the_agent_is_one_file_of_standard_library_for_python_3_9():
-    tree = ast.parse(SOURCE.read_text(), feature_version=(3, 9))
+@pytest.mark.parametrize(("name", "beside"), [("agent.py", {"s3"}), ("s3.py", set())])
+def test_what_runs_in_replicas_needs_the_standard_library_of_python_3_9_alone(name, beside):
+    tree = ast.parse((SOURCE.parent / name).read_text(), feature_version=(3, 9))
     found = {
         (node.module if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    assert found <= sys.stdlib_module_names
+    assert found <= sys.stdlib_module_names | beside

@@ -195,20 +195,20 @@ def test_an_end_is_classified(returncode, tail, ended):
 def test_a_gang_ends_once_its_files_are_in_the_bucket():
     gang = running_gang()
     for replica in gang.job.replicas:
-        report(gang, replica, "succeeded", storing=True)
+        report(gang, replica, "succeeded", storing="s3://bucket/j/")
     gang.phase_since -= 3600  # however long it takes
     gang.tick()
     assert (gang.phase, gang.result) == ("stopping", "succeeded")
     for replica in gang.job.replicas:
-        report(gang, replica, "succeeded", storing=False, stored={})
+        report(gang, replica, "succeeded", storing="", stored={})
     assert gang.phase == "ended"
 
 
 def test_a_replica_lost_while_it_puts_its_files_is_not_waited_for():
     gang = running_gang()
-    report(gang, "worker-0", "succeeded", storing=False)
-    report(gang, "worker-1", "succeeded", storing=False)
-    report(gang, "worker-2", "succeeded", storing=True)
+    report(gang, "worker-0", "succeeded", storing="")
+    report(gang, "worker-1", "succeeded", storing="")
+    report(gang, "worker-2", "succeeded", storing="s3://bucket/j/")
     gang.tick()
     assert gang.phase == "stopping"
     gang.seen["worker-2"] -= 3600
