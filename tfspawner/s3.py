@@ -48,6 +48,7 @@ class Object(NamedTuple):
 
     key: str
     size: int
+    etag: str = ""
 
 
 class Settings(NamedTuple):
@@ -141,7 +142,10 @@ class S3:
         while True:
             page = self._xml(self._ask("GET", bucket, query=query))
             plain = unquote_plus if _text(page, "EncodingType") == "url" else str
-            objects = [Object(plain(_text(o, "Key")), int(_text(o, "Size"))) for o in page.iterfind("{*}Contents")]
+            objects = [
+                Object(plain(_text(o, "Key")), int(_text(o, "Size")), _text(o, "ETag"))
+                for o in page.iterfind("{*}Contents")
+            ]
             folders = [Object(plain(_text(f, "Prefix")), -1) for f in page.iterfind("{*}CommonPrefixes")]
             yield from sorted(objects + folders)
             if _text(page, "IsTruncated") != "true":

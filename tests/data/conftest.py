@@ -79,6 +79,13 @@ def serving(gateway: Path, folder: Path, host: str, *options: object) -> Iterato
 
 
 @pytest.fixture
+def s3_with_a_log(gateway, tmp_path) -> Iterator[tuple[S3Server, Path]]:
+    """A server, and the file in which it logs every request."""
+    with serving(gateway, tmp_path / "s3", "127.0.0.1", "--access-log", tmp_path / "requests") as server:
+        yield server, tmp_path / "requests"
+
+
+@pytest.fixture
 def s3_over_tls(gateway, tmp_path) -> Iterator[tuple[S3Server, Path]]:
     """A server called localhost, and its certificate, which signs itself."""
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"

@@ -6,9 +6,11 @@ import itertools
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, DataError
+from .cache import Cache
 from .filesystems import File, LocalFiles, filesystem_of, list_files, local_path
 from .reading import CHUNK_BYTES, WINDOW_BYTES, is_gzipped, read_records
 from .records import HEADER, OVERHEAD, boundaries, is_header
@@ -34,6 +36,8 @@ def tfrecords(
     workers: int | None = None,
     drop_remainder: bool = False,
     window_bytes: int = WINDOW_BYTES,
+    cache: str | Path | None = None,
+    cache_bytes: int = 64 << 30,
 ) -> tf.data.Dataset:
     """TFRecord files as batches of parsed examples, each worker's share of them.
 
@@ -47,6 +51,9 @@ def tfrecords(
         worker, workers: this worker's number and how many share the files; else from TF_CONFIG.
         drop_remainder: leaves out a last batch that is not full.
         window_bytes: bytes of files in memory at most, read ahead and not yet cut into records.
+        cache: a folder on this machine's disk that keeps what comes from afar, for the next pass and for the other
+            processes here that name the same folder. Kept by version where the place tells one, as S3 does.
+        cache_bytes: what the folder holds at most; a full one keeps what it has.
 
     Returns:
         A dataset of {name: tensor of shape (batch_size, ...)}. Each pass over it is an epoch. Every record comes to
@@ -72,6 +79,7 @@ def tfrecords(
     if local and not gzipped:
         for file in files:
             check_end(file)
+    through = Cache(Path(cache), cache_bytes, files).read if cache and not local else None
     passes = itertools.count(first_epoch)
 
     def parts_of(epoch: int) -> list[Part]:
@@ -83,7 +91,7 @@ def tfrecords(
         chunk_bytes = min(CHUNK_BYTES, max(1, window_bytes // 2))
         batch: list[bytes] = []
         for records in read_records(
-            parts_of(int(epoch)), gzipped=gzipped, window_bytes=window_bytes, chunk_bytes=chunk_bytes
+            parts_of(int(epoch)), gzipped=gzipped, window_bytes=window_bytes, chunk_bytes=chunk_bytes, read=through
         ):
             batch += records
             while len(batch) >= batch_size:

@@ -26,10 +26,11 @@ HIDDEN = ("_", ".")  # Spark's _SUCCESS and the like are no data
 
 @dataclass(frozen=True, slots=True, order=True)
 class File:
-    """One file, as a listing gives it."""
+    """One file, as a listing gives it; another version is told where the place tells it."""
 
     uri: str
     size: int
+    version: str = ""
 
 
 class FileSystem(Protocol):
@@ -133,7 +134,7 @@ class S3Files:
         except s3.S3Error as error:
             raise DataError(f"{uri}: {error.message}", hint=error.hint) from None
         return [
-            File(f"s3://{bucket}/{found.key}", found.size)
+            File(f"s3://{bucket}/{found.key}", found.size, found.etag)
             for found in objects
             if not found.key.endswith("/")
             and (found.key == path if prefix == path and path else matches(found.key, path))
@@ -196,7 +197,8 @@ class WebFiles:
         reply = self._ask("HEAD", uri, {})
         if "Content-Length" not in reply.headers:
             raise DataError(f"{uri}: the server does not tell its size")
-        return [File(uri, int(reply.headers["Content-Length"]))]
+        version = reply.headers.get("ETag") or reply.headers.get("Last-Modified") or ""
+        return [File(uri, int(reply.headers["Content-Length"]), version)]
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         reply = self._ask("GET", uri, {"Range": f"bytes={offset}-{offset + size - 1}"})

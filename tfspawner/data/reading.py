@@ -7,7 +7,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ..errors import DataError
@@ -22,10 +22,11 @@ TRIES = 6
 RETRY_FOR_S = 60.0
 
 Chunk = tuple[Part, int, bytes]
+Reader = Callable[[File, int, int, threading.Event], bytes]  # read_exactly, or something before it
 
 
 def read_records(parts: Iterable[Part], *, gzipped: bool = False, window_bytes: int = WINDOW_BYTES,
-                 chunk_bytes: int = CHUNK_BYTES) -> Generator[list[bytes]]:  # fmt: skip
+                 chunk_bytes: int = CHUNK_BYTES, read: Reader | None = None) -> Generator[list[bytes]]:  # fmt: skip
     """The parts' records in order, as lists of those that came together.
 
     At most window_bytes are in memory before they are cut, and one record above them. Raises DataError for
@@ -33,7 +34,7 @@ def read_records(parts: Iterable[Part], *, gzipped: bool = False, window_bytes: 
     """
     part, cutter = None, Cutter("")
     finder: _Finder | None = None
-    for now, offset, data in read_chunks(parts, window_bytes=window_bytes, chunk_bytes=chunk_bytes):
+    for now, offset, data in read_chunks(parts, window_bytes=window_bytes, chunk_bytes=chunk_bytes, read=read):
         if now is not part:
             if part is not None:
                 yield from _end(part, cutter, finder)
@@ -157,7 +158,9 @@ def _pieces(parts: Iterable[Part], chunk_bytes: int, depth: int) -> Iterator[tup
             at, count = at + size, count + 1
 
 
-def read_chunks(parts: Iterable[Part], *, window_bytes: int, chunk_bytes: int) -> Iterator[Chunk]:
+def read_chunks(
+    parts: Iterable[Part], *, window_bytes: int, chunk_bytes: int, read: Reader | None = None
+) -> Iterator[Chunk]:
     """(part, offset, bytes) in order, with window_bytes of reads under way at most."""
     depth = max(1, window_bytes // chunk_bytes)
     pieces = _pieces(parts, chunk_bytes, depth)
@@ -166,7 +169,7 @@ def read_chunks(parts: Iterable[Part], *, window_bytes: int, chunk_bytes: int) -
     waiting: deque[tuple[Part, int, Future[bytes]]] = deque()
     try:
         for part, at, size in pieces:
-            waiting.append((part, at, pool.submit(read_exactly, part.file, at, size, stop)))
+            waiting.append((part, at, pool.submit(read or read_exactly, part.file, at, size, stop)))
             if len(waiting) == depth:
                 done, offset, future = waiting.popleft()
                 yield done, offset, future.result()
