@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .dataset import tfrecords
+    from .dataset import parquet, tfrecords
     from .filesystems import File, list_files
 
-__all__ = ["File", "list_files", "tfrecords"]
+__all__ = ["File", "list_files", "parquet", "tfrecords"]
 
-_HOMES = {"File": "filesystems", "list_files": "filesystems", "tfrecords": "dataset"}
+_HOMES = {"File": "filesystems", "list_files": "filesystems", "parquet": "dataset", "tfrecords": "dataset"}
 
 
 def __getattr__(name: str) -> Any:

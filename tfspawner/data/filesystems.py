@@ -7,6 +7,7 @@ import glob
 import os
 import posixpath
 import re
+import shutil
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
@@ -32,13 +33,16 @@ class File:
 
 
 class FileSystem(Protocol):
-    """What is needed of a place where data lie. Both methods raise DataError; reading may be asked from many threads."""
+    """What is needed of a place where data lie. All methods raise DataError; reading may be asked from many threads."""
 
     def list(self, uri: str) -> list[File]:
         """The file of that URI, the files that its pattern matches, or those of the folder that it names."""
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         """size bytes from offset on; fewer where the file ends. Raises OSError for what may pass."""
+
+    def put(self, path: str, uri: str) -> None:
+        """Puts a local file there, whole or not at all; what was there is replaced."""
 
 
 def filesystem_of(uri: str) -> FileSystem:
@@ -60,6 +64,21 @@ def list_files(uris: str | Iterable[str]) -> list[File]:
             raise DataError(f"{uri}: there is no such file", hint="tf-spawner data ls shows what is there")
         found.update(files)
     return sorted(found)
+
+
+def incomplete(files: Iterable[File], uris: str | Iterable[str]) -> list[str]:
+    """What is missing among files named like part-00003-of-00008, unless they are named one by one."""
+    named = {uris} if isinstance(uris, str) else set(uris)
+    sets: dict[tuple[str, ...], set[int]] = {}
+    for file in files:
+        match = re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})([^/]*)", file.uri)
+        if match and file.uri not in named:
+            sets.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
+    return [
+        f"{first}{number:05}-of-{count}{last} is missing: {len(found)} of {int(count)} such files are there"
+        for (first, count, last), found in sets.items()
+        if (number := next((n for n in range(int(count)) if n not in found), None)) is not None
+    ]
 
 
 def has_pattern(path: str) -> bool:
@@ -85,6 +104,17 @@ class LocalFiles:
         with open(local_path(uri), "rb", buffering=0) as file:
             file.seek(offset)
             return file.read(size)
+
+    def put(self, path: str, uri: str) -> None:
+        place = local_path(uri)
+        unfinished = f"{place}.{os.getpid()}.tmp"
+        try:
+            shutil.copyfile(path, unfinished)
+            os.replace(unfinished, place)
+        except OSError as error:
+            if os.path.exists(unfinished):
+                os.unlink(unfinished)
+            raise DataError(f"{uri}: {error.strerror}") from None
 
 
 def local_path(uri: str) -> str:
@@ -135,6 +165,14 @@ class S3Files:
             if re.search(NO_ANSWER, str(error)):
                 raise OSError(f"{self.where} does not answer") from None
             raise self._explain(error, uri) from None
+
+    def put(self, path: str, uri: str) -> None:
+        try:
+            with open(path, "rb") as file, self.fs.open_output_stream(uri.removeprefix("s3://")) as out:
+                shutil.copyfileobj(file, out, 8 << 20)
+        except OSError as error:
+            explained = self._explain(error, uri)
+            raise explained if isinstance(explained, DataError) else DataError(str(explained)) from None
 
     def _opened(self, uri: str) -> Any:
         """The object, opened once whoever asks first: it takes a request to the server."""
@@ -261,6 +299,9 @@ class WebFiles:
         if reply.status != 206:
             raise DataError(f"{uri}: the server does not send parts of a file")
         return bytes(reply.data)
+
+    def put(self, path: str, uri: str) -> None:
+        raise ConfigurationError(f"{uri}: nothing can be written there", hint="name a path or s3://…")
 
     def _ask(self, method: str, uri: str, headers: dict[str, str]) -> Any:
         import urllib3
