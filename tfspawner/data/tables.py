@@ -77,7 +77,7 @@ class Table:
             if self.form == "parquet":
                 import pyarrow.parquet as pq
 
-                self.parquet = pq.ParquetFile(_source(file), pre_buffer=True)
+                self.parquet = pq.ParquetFile(_source(file), pre_buffer=True, page_checksum_verification=True)
                 self.schema = self.parquet.schema_arrow
                 self.rows = self.parquet.metadata.num_rows
                 self.groups = self.parquet.num_row_groups
@@ -299,7 +299,7 @@ class TableWriter:
             if self.form == "parquet":
                 import pyarrow.parquet as pq
 
-                self.writer = pq.ParquetWriter(self.path, schema, compression="zstd")
+                self.writer = pq.ParquetWriter(self.path, schema, compression="zstd", write_page_checksum=True)
             else:
                 self.writer = pa.ipc.new_file(self.path, schema)
         arrays = []
