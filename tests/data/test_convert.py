@@ -154,7 +154,7 @@ def test_cerns_tables_of_doubles_become_the_published_records(tmp_path):
     said = converted(tmp_path / "events.parquet", tmp_path / "out", "--shards", "2")
     assert "changed" not in said  # they were float32 before
     assert raw(tmp_path / "out") == [write_example(event) for event in events]
-    assert {len(content) for content in raw(tmp_path / "out")} == {61033}
+    assert {len(frame(content)) for content in raw(tmp_path / "out")} == {61033}
 
 
 def test_doubles_that_lose_are_told(tmp_path):
@@ -294,7 +294,7 @@ def test_shards_that_are_missing_are_noticed(published, tmp_path):
     (tmp_path / "out/part-00002-of-00004.tfrecord").unlink()
     features = {"HLF_input": tf.io.FixedLenFeature([14], tf.float32)}
     for uri in (tmp_path / "out", tmp_path / "out/part-*"):
-        with pytest.raises(DataError, match="part-00002-of-00004.tfrecord is missing: 3 of 4"):
+        with pytest.raises(DataError, match=r"part-00002-of-00004\.tfrecord is missing: 3 of 4"):
             tfrecords(str(uri), features, 4)
         assert "part-00002-of-00004.tfrecord is missing" in data("check", uri).stdout
     assert len(list(tfrecords(str(tmp_path / "out/part-00000-of-00004.tfrecord"), features, 4))) == 3
@@ -312,18 +312,18 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("form", ["tfrecord", "parquet", "arrow"])
 def test_memory_does_not_grow_with_the_files(tmp_path, form):
-    """320 MB may take 120 MiB more than 1 MB does."""
+    """320 MB take as much as 40 MB do, and both less than 300 MiB."""
     (tmp_path / "peak.py").write_text(PEAK)
     some = b"".join(frame(write_example(record(number))) for number in range(20))
-    (tmp_path / "small").write_bytes(some)
-    with open(tmp_path / "large", "wb") as large:
-        for _ in range(262):
-            large.write(some)
+    for size, times in (("small", 32), ("large", 262)):
+        with open(tmp_path / size, "wb") as file:
+            file.writelines([some] * times)
     peaks = []
     for size in ("small", "large"):
         command = [sys.executable, tmp_path / "peak.py", tmp_path / size, tmp_path / f"out-{size}", form]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout))
-    assert peaks[1] - peaks[0] < 120, peaks
+    assert peaks[1] - peaks[0] < 50, peaks
+    assert peaks[1] < 300, peaks
 
 
 @pytest.mark.parametrize(

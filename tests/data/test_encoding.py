@@ -103,10 +103,10 @@ def test_a_value_that_becomes_infinite_is_an_error_unless_asked_for():
 
 @pytest.mark.parametrize(
     ("features", "words"),
-    [({}, "x is not there"), ({"x": np.float32([1, 2, 3])}, r"x is float32\[3\]"), ({"x": np.arange(4)}, r"x is int64\[4\]")],
+    [({}, "there is no feature x; there are none"), ({"x": np.float32([1, 2, 3])}, r"x is float32\[3\]; to be encoded as 2x2 it must be"), ({"x": np.arange(4)}, r"x is int64\[4\]; to be")],
 )  # fmt: skip
 def test_what_does_not_fit_the_encoding_is_told(features, words):
-    with pytest.raises(DataError, match=f"record 3: {words}; to be encoded as 2x2 it must be"):
+    with pytest.raises(DataError, match=f"record 3: {words}"):
         Encoder([Encoding(name="x", rows=2, width=2)]).encode(features, "record 3")
 
 

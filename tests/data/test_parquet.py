@@ -1,7 +1,7 @@
 """tfspawner.data.parquet: each row once an epoch, in an order that can be had again, from Parquet and Arrow files."""
 
 from collections import Counter
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_the_workers_together_see_each_row_once_in_every_epoch(uri, workers, shu
     ]
     for _ in range(2):
         found = [numbers(share) for share in shares]
-        assert Counter(sum(found, [])) == Counter(range(COUNT))
+        assert Counter(chain.from_iterable(found)) == Counter(range(COUNT))
         assert max(map(len, found)) - min(map(len, found)) <= 0.04 * COUNT / workers + 1
 
 

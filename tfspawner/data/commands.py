@@ -162,8 +162,8 @@ def convert_(
     """Write data in another format, smaller, or in another number of files.
 
     DESTINATION is a folder, or one file ending in .tfrecord, .parquet or .arrow. Files written to a local folder get
-    their names when all are whole. Encoded files are read with the same features as before. Each process takes about
-    100 MB and, of Parquet and Arrow files, a group of rows.
+    their names when all are whole. Encoded files are read with the same features as before. Each process takes up to
+    300 MB and, of Parquet and Arrow files, a group of rows.
     """
     from ..view import human_bytes
     from .convert import Options, convert, destination_of, parse_shapes

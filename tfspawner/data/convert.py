@@ -228,7 +228,7 @@ def _stage(destination: str) -> Iterator[Path]:
 def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with this one, however it ends."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_child)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_child, initargs=(os.getpid(),))
     try:
         yield pool
     except BaseException:
@@ -239,9 +239,12 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _child() -> None:
+def _child(parent: int) -> None:
+    """Ctrl-C is the parent's; when that is gone, so is this process, also where it was killed before."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _is_local(uri: str) -> bool:

@@ -83,26 +83,30 @@ class Encoder:
 
     def encode(self, record: Mapping[str, Array], where: str) -> dict[str, Array]:
         """The record with its encoded features. Raises DataError for one that is missing or of another size."""
-        found = dict(record)
-        for encoding in self.encodings:
-            values = found.pop(encoding.name, None)
-            if values is None or values.dtype != np.float32 or len(values) != encoding.rows * encoding.width:
-                has = "is not there" if values is None else f"is {kind_of(values)}[{len(values)}]"
-                raise DataError(
-                    f"{where}: {encoding.name} {has}; to be encoded as {encoding.rows}x{encoding.width}"
-                    f" it must be float32[{encoding.rows * encoding.width}]"
-                )
-            rows = values.reshape(encoding.rows, encoding.width)
-            index, count = longest_run(rows)
-            kept = np.concatenate((rows[: index + 1], rows[index + count :]))
-            stored = narrow(kept, encoding.stored)
-            if encoding.stored != "float32":
-                self._look(kept, widen(stored, encoding.stored), encoding, where)
-            content = np.empty(1, object)
-            content[0] = stored.tobytes()
-            found[encoding.values_key] = content
-            found[encoding.run_key] = np.array([index, count], np.int64)
+        by_name = {encoding.name: encoding for encoding in self.encodings}
+        found: dict[str, Array] = {}
+        for name, values in record.items():
+            encoding = by_name.pop(name, None)
+            found |= self._encoded(values, encoding, where) if encoding else {name: values}
+        for encoding in by_name.values():
+            raise DataError(f"{where}: there is no feature {encoding.name}; there are {', '.join(record) or 'none'}")
         return found
+
+    def _encoded(self, values: Array, encoding: Encoding, where: str) -> dict[str, Array]:
+        if values.dtype != np.float32 or len(values) != encoding.rows * encoding.width:
+            raise DataError(
+                f"{where}: {encoding.name} is {kind_of(values)}[{len(values)}]; to be encoded as"
+                f" {encoding.rows}x{encoding.width} it must be float32[{encoding.rows * encoding.width}]"
+            )
+        rows = values.reshape(encoding.rows, encoding.width)
+        index, count = longest_run(rows)
+        kept = np.concatenate((rows[: index + 1], rows[index + count :]))
+        stored = narrow(kept, encoding.stored)
+        if encoding.stored != "float32":
+            self._look(kept, widen(stored, encoding.stored), encoding, where)
+        content = np.empty(1, object)
+        content[0] = stored.tobytes()
+        return {encoding.values_key: content, encoding.run_key: np.array([index, count], np.int64)}
 
     def _look(self, before: Array, after: Array, encoding: Encoding, where: str) -> None:
         lost = self.loss.infinite

@@ -20,7 +20,7 @@ from .sharding import Part
 
 MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 READ_AHEAD_BYTES = 1 << 20
-ROWS_AT_ONCE_BYTES = 32 << 20  # of a row group that is written
+ROWS_AT_ONCE_BYTES = 16 << 20  # of a row group that is written
 
 
 def form_of(file: File) -> str:
@@ -266,7 +266,7 @@ def _without_nulls(
 
 
 class TableWriter:
-    """Writes records to a local Parquet or Arrow file, a list of values a feature; row groups of about 32 MiB."""
+    """Writes records to a local Parquet or Arrow file, a list of values a feature; row groups of about 16 MiB."""
 
     def __init__(self, path: str, form: str) -> None:
         self.path, self.form = path, form
