@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LOCAL_BUFFER_BYTES = 256 << 10  # larger ones leave the processor's cache: half as fast at 4 MiB
 LOCAL_FILES_AT_ONCE = 4
+LOCAL_BLOCK = 16  # records in turn of each file: one by one, small records take a quarter longer
 TAIL_BYTES = 1 << 20
 FOOTERS_AT_ONCE = 16
 GROUPS_AHEAD = 4
@@ -105,7 +106,7 @@ def tfrecords(
         parts = passes.generated(stretches, epoch, spec)
         return parts.interleave(
             lambda path, offset, count: _native(path, offset, "GZIP" if gzipped else "").take(count),
-            cycle_length=LOCAL_FILES_AT_ONCE, num_parallel_calls=LOCAL_FILES_AT_ONCE, deterministic=True,
+            block_length=LOCAL_BLOCK, cycle_length=LOCAL_FILES_AT_ONCE, num_parallel_calls=LOCAL_FILES_AT_ONCE, deterministic=True,
         )  # fmt: skip
 
     def from_afar(epoch: tf.Tensor | None) -> tf.data.Dataset:
