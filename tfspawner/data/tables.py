@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ from .reading import read_exactly
 from .sharding import Part
 
 MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow"}
-READ_AHEAD_BYTES = 1 << 20
+PIECE_BYTES = 1 << 20
+PIECES_AT_ONCE = 8
 ROWS_AT_ONCE_BYTES = 16 << 20  # of a row group that is written
 
 
@@ -49,10 +51,20 @@ class RangedFile(io.RawIOBase):
         return self.at
 
     def readinto(self, buffer: Any) -> int:
-        data = read_exactly(self.file, self.at, max(0, min(len(buffer), self.file.size - self.at)))
-        buffer[: len(data)] = data
-        self.at += len(data)
-        return len(data)
+        size = max(0, min(len(buffer), self.file.size - self.at))
+        starts = range(0, size, PIECE_BYTES)
+
+        def fill(start: int) -> None:
+            end = min(start + PIECE_BYTES, size)
+            buffer[start:end] = read_exactly(self.file, self.at + start, end - start)
+
+        if len(starts) > 1:
+            with ThreadPoolExecutor(min(PIECES_AT_ONCE, len(starts))) as pool:
+                list(pool.map(fill, starts))
+        elif size:
+            fill(0)
+        self.at += size
+        return size
 
 
 @dataclass(frozen=True, slots=True)
