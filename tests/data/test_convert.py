@@ -218,6 +218,8 @@ def test_what_is_there_is_not_overwritten_unless_asked_for(published, tmp_path):
     done = data("convert", published, tmp_path / "out")
     assert (done.returncode, "has part-00000-of-00004.tfrecord already" in done.stderr) == (2, True)
     converted(published, tmp_path / "out", "--overwrite")
+    done = data("convert", tmp_path / "out", tmp_path / "out", "--overwrite")
+    assert (done.returncode, "part-00000-of-00004.tfrecord is read, and would be written" in done.stderr) == (2, True)
     done = data("convert", published, tmp_path / "out", "--shards", "2", "--overwrite")
     assert (done.returncode, "would be read together with the new files" in done.stderr) == (2, True)
 

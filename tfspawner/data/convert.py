@@ -146,6 +146,9 @@ def convert(
     """
     sizes = {file.uri: file.size for file in files}
     planned = plan(files, name, shards, options)
+    both = [shard.name for shard in planned if posixpath.join(destination, shard.name) in sizes]
+    if both:
+        raise ConfigurationError(f"{destination}: {both[0]} is read, and would be written", hint="name another folder")
     _room(destination, [shard.name for shard in planned], alone=name is None, overwrite=overwrite)
     total = Done()
     with _stage(destination) as stage, _pool(jobs) as pool:
