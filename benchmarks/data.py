@@ -2,6 +2,7 @@
 
 Makes 3,200 records as published (HLF_input 14, GRU_input 801 x 19, encoded_label 3: 61,033 bytes) in 8 shards, and
 one shard with all of them; serves them by versitygw, through slowlink (+10 ms, 36 MB/s a connection, 250 MB/s in all).
+The same records are also read as `tf-spawner data convert` makes them smaller, and from Parquet.
 Each measurement is a process of its own: a pass, and three that are timed. Needs Go. With
 
     python benchmarks/data.py --tfio VENV/bin/python
@@ -25,6 +26,12 @@ from common import compare, until
 HERE = Path(__file__).parent
 ROUNDS = 5
 SHARDS, RECORDS, RECORD_BYTES = 8, 3200, 61_033
+ENCODE = ["--encode", "GRU_input=801x19"]
+CONVERTED = {
+    "lossless": ENCODE,
+    "float16": [*ENCODE, "--dtype", "float16"],
+    "parquet": ["--to", "parquet"],
+}
 KEYS = {"AWS_ACCESS_KEY_ID": "bench-key", "AWS_SECRET_ACCESS_KEY": "bench-secret-key"}
 
 FEATURES = """
@@ -47,6 +54,7 @@ print(sum(times) / 3, sum(firsts) / 3, counts[0], flush=True)
 os._exit(0)  # tensorflow-io aborts at the end
 """
 OURS = FEATURES + "from tfspawner.data import tfrecords\ndataset = tfrecords(sys.argv[1], FEATURES, 128)\n" + TIMED
+PARQUET = OURS.replace("tfrecords", "parquet")
 RECIPE = (
     FEATURES
     + """
@@ -142,6 +150,11 @@ def main() -> None:
                 check=True,
                 capture_output=True,
             )
+        for name, options in CONVERTED.items():
+            subprocess.run(
+                [sys.executable, "-m", "tfspawner", "data", "convert", folder / "s3/eight", folder / "s3" / name, *options],
+                check=True,
+            )  # fmt: skip
         gateway = {
             **os.environ,
             "ROOT_ACCESS_KEY_ID": KEYS["AWS_ACCESS_KEY_ID"],
@@ -160,6 +173,12 @@ def main() -> None:
                 "bare parallel GETs": (sys.executable, BARE, remote, env),
                 "tfspawner.data, one shard of 195 MB": (sys.executable, OURS, "s3://single/part-r-*", env),
                 "tfspawner.data, local": (sys.executable, OURS, local, {}),
+                "lossless, distant S3": (sys.executable, OURS, "s3://lossless/", env),
+                "float16, distant S3": (sys.executable, OURS, "s3://float16/", env),
+                "Parquet, distant S3": (sys.executable, PARQUET, "s3://parquet/", env),
+                "lossless, local": (sys.executable, OURS, str(folder / "s3/lossless"), {}),
+                "float16, local": (sys.executable, OURS, str(folder / "s3/float16"), {}),
+                "Parquet, local": (sys.executable, PARQUET, str(folder / "s3/parquet"), {}),
                 "the recipe, local": (sys.executable, RECIPE, local, {}),
             }
             if args.tfio:
@@ -178,7 +197,9 @@ def main() -> None:
     passed &= against("tfspawner.data, distant S3", "bare parallel GETs", 1 / 0.9)
     if args.tfio:
         passed &= against("tfspawner.data, distant S3", "TensorFlow 2.16's native s3://", 1 / 2.7)
+        passed &= against("float16, distant S3", "TensorFlow 2.16's native s3://", 1 / 10)
     passed &= against("tfspawner.data, local", "the recipe, local", 1 / 1.75)
+    passed &= against("float16, local", "the recipe, local", 1 / 2.3)
     title = "tfspawner.data, one shard of 195 MB"
     passed &= compare("the first batch of 128", {title: first[title], "bound of 0.5 s": [0.5]}, 1.0)
     print(

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-COMMANDS = ("", "run", "logs", "fetch", "delete", "data", "data check")
+COMMANDS = ("", "run", "logs", "fetch", "delete", "data", "data check", "data convert", "data stats")
 
 
 def help_text() -> str:

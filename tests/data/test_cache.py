@@ -17,7 +17,6 @@ from tfspawner.data.records import frame
 from tfspawner.data.sharding import divide
 from tfspawner.errors import ConfigurationError
 
-
 URI = "s3://bucket/train/part-*"
 READER = """
 import hashlib, sys
@@ -141,7 +140,9 @@ def test_a_disk_that_is_full_is_no_failure(logged, tmp_path, monkeypatch):
     assert records(cache) == records()
 
 
-@pytest.mark.parametrize(("folder", "size", "words"), [("x", 100, "cache_bytes is 100"), ("file/x", 1 << 30, "cache .*file/x")])
+@pytest.mark.parametrize(
+    ("folder", "size", "words"), [("x", 100, "cache_bytes is 100"), ("file/x", 1 << 30, "cache .*file/x")]
+)
 def test_what_can_be_no_cache_is_refused(tmp_path, folder, size, words):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=words):

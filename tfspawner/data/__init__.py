@@ -9,12 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .columnar import parquet
     from .dataset import tfrecords
     from .filesystems import File, list_files
 
-__all__ = ["File", "list_files", "tfrecords"]
+__all__ = ["File", "list_files", "parquet", "tfrecords"]
 
-_HOMES = {"File": "filesystems", "list_files": "filesystems", "tfrecords": "dataset"}
+_HOMES = {"File": "filesystems", "list_files": "filesystems", "parquet": "columnar", "tfrecords": "dataset"}
 
 
 def __getattr__(name: str) -> Any:

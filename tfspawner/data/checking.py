@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigurationError, DataError
+from .encoding import encodings_in
 from .example import schema_of
 from .filesystems import File
 from .reading import CHUNK_BYTES, is_gzipped, read_records
 from .sharding import Part, divide
+from .tables import Table, form_of
 
 PARALLEL = 4
 
@@ -32,6 +34,8 @@ def check_shard(file: File, progress: Callable[[int], None] = lambda _: None) ->
     """Reads one shard: every checksum, and the schema of the first record of each 4 MiB; progress is told records' bytes."""
     records, schema = 0, None
     try:
+        if file.size and form_of(file) != "tfrecord":
+            return _check_table(file, progress)
         part = Part(file, 0, file.size)
         for found in read_records([part], gzipped=is_gzipped(file), window_bytes=2 * CHUNK_BYTES):
             here = _schema(file, found[0], records)
@@ -44,6 +48,28 @@ def check_shard(file: File, progress: Callable[[int], None] = lambda _: None) ->
     except DataError as error:
         return Shard(uri=file.uri, size=file.size, records=records, schema=schema or {}, error=error.message)
     return Shard(uri=file.uri, size=file.size, records=records, schema=schema or {})
+
+
+def _check_table(file: File, progress: Callable[[int], None]) -> Shard:
+    """Reads every group of rows of a Parquet or Arrow file."""
+    with Table(file) as table:
+        schema = table.words()
+        records = 0
+        for group in range(table.groups):
+            records += table.group(group).num_rows
+            progress(file.size // table.groups)
+        if records != table.rows:
+            raise DataError(f"{file.uri}: {records} rows are there, and {table.rows} in its footer")
+    return Shard(uri=file.uri, size=file.size, records=records, schema=schema)
+
+
+def glance(file: File) -> Shard | None:
+    """Rows and schema of a Parquet or Arrow file, from its footer; None for TFRecord files, which do not tell."""
+    if not file.size or form_of(file) == "tfrecord":
+        return None
+    with Table(file) as table:
+        schema = table.words()
+        return Shard(uri=file.uri, size=file.size, records=table.rows, schema=schema)
 
 
 def check_shards(files: Iterable[File], progress: Callable[[int], None], done: Path | None = None) -> Iterator[Shard]:
@@ -88,7 +114,7 @@ def disagreements(shards: list[Shard], manifest: dict[str, int] | None = None) -
 
 def balance(files: list[File], workers: int) -> list[int]:
     """Each worker's bytes."""
-    splittable = not is_gzipped(files[0])
+    splittable = form_of(files[0]) != "tfrecord" or not is_gzipped(files[0])
     return [sum(part.size for part in share) for share in divide(files, workers, splittable=splittable)]
 
 
@@ -114,7 +140,11 @@ def _read_done(done: Path | None) -> list[Shard]:
 
 def _schema(file: File, record: bytes, number: int) -> dict[str, str]:
     try:
-        return schema_of(record)
+        schema = schema_of(record)
+        for encoding in encodings_in(schema, f"{file.uri}: record {number}").values():
+            del schema[encoding.values_key], schema[encoding.run_key]
+            schema[encoding.name] = f"float32[{encoding.rows}x{encoding.width}] stored as {encoding.stored} runs"
+        return dict(sorted(schema.items()))
     except ValueError as error:
         raise DataError(f"record {number}: {error}") from None
 

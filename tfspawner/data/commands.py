@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ SHOWN_VALUES = 6
 
 @click.group("data", context_settings={"help_option_names": ["-h", "--help"]})
 def data() -> None:
-    """Look at TFRecord files on S3, the web, mounts and disks.
+    """Look at training data on S3, the web, mounts and disks, and write them anew: TFRecord, Parquet, Arrow.
 
     A URI is a path, s3://BUCKET/KEY or https://…, may hold the patterns * ? [ ], and may name a folder. S3's
     endpoint and keys come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on.
@@ -39,21 +41,26 @@ def data() -> None:
 @OUTPUT
 def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
     """List files and their sizes."""
-    from .checking import Shard
+    from .checking import Shard, glance
     from .filesystems import list_files
 
     files = list_files(uris)
-    shards = _checked(files, None) if records else [Shard(uri=file.uri, size=file.size) for file in files]
+    if records:
+        glances = {file: glance(file) for file in files}
+        read = iter(_checked([file for file in files if not glances[file]], None))
+        shards = [glances[file] or next(read) for file in files]
+    else:
+        shards = [Shard(uri=file.uri, size=file.size) for file in files]
     if output == "json":
         keys = ("uri", "size", "records", "schema", "error") if records else ("uri", "size")
         return _print_json([{key: asdict(shard)[key] for key in keys} for shard in shards])
     from ..view import human_bytes
 
     for shard in shards:
-        count = f"  {shard.records:>9,} records" if records else ""
+        count = f"  {shard.records:>9,} record{'s' * (shard.records != 1)}" if records else ""
         click.echo(f"{human_bytes(shard.size):>10}{count}  {shard.uri}" + (f"  {shard.error}" if shard.error else ""))
     total = human_bytes(sum(shard.size for shard in shards))
-    count = f", {sum(shard.records for shard in shards):,} records" if records else ""
+    count = f", {_counted(sum(shard.records for shard in shards))}" if records else ""
     click.echo(f"{_files(shards)}, {total}{count}")
     if records and shards[0].schema:
         click.echo("each record: " + ", ".join(f"{name} {kind}" for name, kind in shards[0].schema.items()))
@@ -73,12 +80,13 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
     Both checksums of each record are looked at. Exit code 4 if anything is wrong.
     """
     from .checking import balance, disagreements, read_manifest
-    from .filesystems import list_files
+    from .filesystems import incomplete, list_files
 
     files = list_files(uris)
     expected = read_manifest(manifest) if manifest else None
     shards = _checked(files, done)
     wrong = [str(shard.error) for shard in shards if shard.error]
+    wrong += incomplete(files, uris)
     wrong += disagreements([shard for shard in shards if not shard.error], expected)
     shares = balance([file for file in files if file.size], workers) if workers else []
     if output == "json":
@@ -89,7 +97,7 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
         for words in wrong:
             click.echo(f"wrong: {words}")
         total = human_bytes(sum(shard.size for shard in shards))
-        click.echo(f"{_files(shards)}, {total}, {sum(shard.records for shard in shards):,} records")
+        click.echo(f"{_files(shards)}, {total}, {_counted(sum(shard.records for shard in shards))}")
         if shares:
             click.echo(f"{workers} workers: {human_bytes(min(shares))} to {human_bytes(max(shares))} each")
     if wrong:
@@ -104,29 +112,15 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
 @OUTPUT
 def head(uri: str, count: int, output: str) -> None:
     """Show the first records of a file."""
-    from .example import parse_example
-    from .filesystems import list_files
-    from .reading import is_gzipped, read_records
-    from .sharding import Part
+    from itertools import chain, islice
 
-    found: list[bytes] = []
-    for file in list_files(uri):
-        reading = read_records(
-            [Part(file, 0, file.size)], gzipped=is_gzipped(file), window_bytes=1 << 20, chunk_bytes=1 << 18
-        )
-        for records in reading:
-            found += records[: count - len(found)]
-            if len(found) == count:
-                break
-        reading.close()
-        if len(found) == count:
-            break
-    shown = []
-    for record in found:
-        try:
-            shown.append({name: _values(values) for name, (_, values) in sorted(parse_example(record).items())})
-        except ValueError as error:
-            raise DataError(f"{uri}: record {len(shown)}: {error}") from None
+    from .filesystems import list_files
+    from .statistics import records_of
+
+    records = chain.from_iterable(records_of(file, 1 << 18) for file in list_files(uri))
+    shown = [
+        {name: _values(values.tolist()) for name, values in sorted(record.items())} for record in islice(records, count)
+    ]
     if output == "json":
         return _print_json(shown)
     for number, values in enumerate(shown):
@@ -136,12 +130,147 @@ def head(uri: str, count: int, output: str) -> None:
             click.echo(f"  {name}: {', '.join(map(_short, items[:SHOWN_VALUES]))}{more}")
 
 
+@data.command("convert")
+@click.argument("uris", nargs=-1, required=True, metavar="SOURCE... DESTINATION")
+@click.option(
+    "--to", type=click.Choice(["tfrecord", "parquet", "arrow"]), help="Format; else by DESTINATION's name, or TFRecord."
+)
+@click.option(
+    "-e", "--encode", multiple=True, metavar="NAME=ROWSxWIDTH|none",
+    help="Store a float feature's longest run of one repeated row once, such as GRU_input=801x19; repeatable. "
+    "none: as plain features again.",
+)  # fmt: skip
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True,
+    help="How encoded features' values are stored; the loss is printed.",
+)  # fmt: skip
+@click.option("--overflow", is_flag=True, help="Let values that --dtype cannot hold become infinite.")
+@click.option("--shards", type=click.IntRange(1), help="How many files to write; else as many as are read.")
+@click.option("--gzip", is_flag=True, help="Compress TFRecord files.")
+@click.option(
+    "--nulls", type=click.Choice(["error", "empty"]), default="error", show_default=True,
+    help="What a null in a table becomes.",
+)  # fmt: skip
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at once; else one a processor.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+def convert_(
+    uris: tuple[str, ...], to: str | None, encode: tuple[str, ...], dtype: str, overflow: bool, shards: int | None,
+    gzip: bool, nulls: str, jobs: int | None, overwrite: bool,
+) -> None:  # fmt: skip
+    """Write data in another format, smaller, or in another number of files.
+
+    DESTINATION is a folder, or one file ending in .tfrecord, .parquet or .arrow. Files written to a local folder get
+    their names when all are whole. Encoded files are read with the same features as before. Each process takes up to
+    300 MB and, of Parquet and Arrow files, a group of rows.
+    """
+    from ..view import human_bytes
+    from .convert import Options, convert, destination_of, parse_shapes
+    from .dataset import filled
+    from .encoding import Encoding
+
+    *sources, destination = uris
+    if not sources:
+        raise click.UsageError("give one or more sources and, last, a destination")
+    folder, name, form = destination_of(destination, to)
+    shapes = parse_shapes([word for word in encode if word != "none"], "--encode")
+    encodings = tuple(
+        Encoding(name=feature, rows=rows, width=width, stored=dtype) for feature, (rows, width) in shapes.items()
+    )
+    if "none" in encode and shapes:
+        raise ConfigurationError("--encode none goes with no other --encode")
+    if dtype != "float32" and not shapes:
+        raise ConfigurationError(f"--dtype {dtype} is for encoded features", hint="--encode NAME=ROWSxWIDTH")
+    gzip = gzip or destination.endswith(".gz")
+    if form != "tfrecord" and (shapes or gzip):
+        raise ConfigurationError(f"--encode and --gzip are for TFRecord files, and these become {form}")
+    files = filled(sources)
+    before = sum(file.size for file in files)
+    with _bar(before) as progress:
+        done = convert(
+            files, folder, name=name, shards=shards, jobs=jobs or os.cpu_count() or 1, overwrite=overwrite,
+            options=Options(form=form, encodings=encodings, plain="none" in encode, gzip=gzip, overflow=overflow,
+                            nulls=nulls),
+            progress=progress,
+        )  # fmt: skip
+    click.echo(
+        f"{_files(files)}, {_counted(done.records)}, {human_bytes(before)} became {done.files} file"
+        f"{'s' * (done.files != 1)}, {human_bytes(done.size)}: {done.size / before:.3g} of the size"
+        + _lost(done.loss, dtype) + _lost(done.doubles, "float32")
+    )  # fmt: skip
+
+
+def _lost(loss: Any, dtype: str) -> str:
+    if not (loss.absolute or loss.infinite):
+        return ""
+    infinite = f", {loss.infinite} values became infinite" if loss.infinite else ""
+    return f"; {dtype} changed values by {loss.absolute:.3g} or {loss.relative:.3g} of the value at most{infinite}"
+
+
+@data.command("stats")
+@URIS
+@click.option(
+    "--shape", multiple=True, metavar="NAME=ROWSxWIDTH", help="A feature's shape, to count its padding; repeatable."
+)
+@OUTPUT
+def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
+    """Show each feature's range, mean, padding and classes: reads every file whole.
+
+    Padding is the part of the rows that lies in a record's longest run of one repeated row.
+    """
+    from .convert import parse_shapes
+    from .filesystems import list_files
+    from .statistics import summarize
+
+    shapes = parse_shapes(shape, "--shape")
+    files = list_files(uris)
+    with _bar(sum(file.size for file in files)) as progress:
+        found = {name: summary.words() for name, summary in sorted(summarize(files, shapes, progress).items())}
+    unknown = sorted(shapes.keys() - found.keys())
+    if unknown:
+        raise DataError(f"there is no feature {unknown[0]}; there are {', '.join(found) or 'none'}")
+    if output == "json":
+        return _print_json(found)
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("feature", "records", "values each", "min", "max", "mean", "deviation", "nan", "inf", "padding"):
+        table.add_column(title, justify="left" if title == "feature" else "right", no_wrap=True)
+    for name, words in found.items():
+        low, high = words["shape"]
+        numbers = [_number(words[key]) for key in ("minimum", "maximum", "mean", "deviation")]
+        padding = "" if words["padding"] is None else f"{100 * words['padding']:.1f} %"
+        table.add_row(
+            f"{name} {words['kind']}", f"{words['records']:,}", f"{low}" if low == high else f"{low} to {high}",
+            *numbers, str(words["nan"]), str(words["infinite"]), padding,
+        )  # fmt: skip
+    console = Console()
+    if not console.is_terminal:  # nothing is left out there
+        console = Console(width=200)
+    console.print(table)
+    for name, words in found.items():
+        if words["classes"]:
+            click.echo(f"{name}: " + ", ".join(f"{label}: {count:,}" for label, count in words["classes"].items()))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
+
+
 def _checked(files: list[Any], done: Path | None) -> list[Any]:
     """The files' shards, with a progress bar on a terminal."""
+    from .checking import check_shards
+
+    with _bar(sum(file.size for file in files)) as progress:
+        return list(check_shards(files, progress, done))
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, to be told the bytes that are done."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    from .checking import check_shards
 
     console = Console(stderr=True)
     bar = Progress(
@@ -149,13 +278,16 @@ def _checked(files: list[Any], done: Path | None) -> list[Any]:
         console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
     with bar:
-        task = bar.add_task("", total=sum(file.size for file in files))
-        progress: Callable[[int], None] = lambda size: bar.advance(task, size)  # noqa: E731
-        return list(check_shards(files, progress, done))
+        task = bar.add_task("", total=total)
+        yield lambda size: bar.advance(task, size)
 
 
 def _files(shards: list[Any]) -> str:
     return f"{len(shards)} file" + "s" * (len(shards) != 1)
+
+
+def _counted(records: int) -> str:
+    return f"{records:,} record" + "s" * (records != 1)
 
 
 def _values(values: list[Any]) -> list[Any]:

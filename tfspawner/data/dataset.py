@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, DataError
 from .cache import Cache
-from .filesystems import File, LocalFiles, filesystem_of, list_files, local_path
-from .reading import CHUNK_BYTES, WINDOW_BYTES, is_gzipped, read_records
+from .encoding import encodings_of, expand, stored_features
+from .filesystems import File, LocalFiles, filesystem_of, incomplete, list_files, local_path
+from .reading import CHUNK_BYTES, WINDOW_BYTES, first_record, read_records
 from .records import HEADER, OVERHEAD, boundaries, is_header
 from .sharding import Part, divide, shuffled, worker_from
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 LOCAL_BUFFER_BYTES = 256 << 10  # larger ones leave the processor's cache: half as fast at 4 MiB
 LOCAL_FILES_AT_ONCE = 4
+LOCAL_BLOCK = 16  # records in turn of each file: one by one, small records take a quarter longer
 TAIL_BYTES = 1 << 20
 
 
@@ -60,27 +62,23 @@ def tfrecords(
         exactly one worker an epoch; shares differ by one record's bytes, or by 2 % where that spares a file from
         being split. Files that are gzipped are not split.
 
+    Files that `tf-spawner data convert` encoded are known by their first record, and restored.
+
     Raises DataError (from the dataset: an InvalidArgumentError or UnknownError with its text) for what cannot be
     read or is damaged. Both checksums of each record are looked at.
     """
     import tensorflow as tf
 
-    if batch_size < 1:
-        raise ConfigurationError(f"batch_size is {batch_size}; it must be 1 or more")
-    if workers is None:
-        worker, workers = worker_from(os.environ)
-    if worker is None or not 0 <= worker < workers:
-        raise ConfigurationError(f"worker is {worker}; it must be 0 to {workers - 1}")
-    files = [file for file in list_files(uris) if file.size]
-    if not files:
-        raise DataError(f"{uris}: all files there are empty")
-    gzipped = is_gzipped(files[0])
+    worker, workers = checked(batch_size, worker, workers)
+    files = filled(uris)
+    gzipped, first = first_record(files[0])
+    encodings = encodings_of(first, files[0].uri)
+    wanted = stored_features(features, encodings) if encodings else dict(features)
     local = all(isinstance(filesystem_of(file.uri), LocalFiles) for file in files)
     if local and not gzipped:
         for file in files:
             check_end(file)
     through = Cache(Path(cache), cache_bytes, files).read if cache and not local else None
-    passes = itertools.count(first_epoch)
 
     def parts_of(epoch: int) -> list[Part]:
         ordered = files if seed is None else shuffled(files, seed, epoch)
@@ -104,21 +102,16 @@ def tfrecords(
         for part in parts_of(int(epoch)):
             yield local_path(part.file.uri), *_whole_records(part)
 
-    def generated(of_epoch: Callable[[Any], Iterator[Any]], epoch: tf.Tensor | None, spec: Any) -> tf.data.Dataset:
-        if epoch is None:
-            return tf.data.Dataset.from_generator(lambda: of_epoch(next(passes)), output_signature=spec)
-        return tf.data.Dataset.from_generator(of_epoch, args=(epoch,), output_signature=spec)
-
     def from_disk(epoch: tf.Tensor | None) -> tf.data.Dataset:
         spec = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.int64))
-        parts = generated(stretches, epoch, spec)
+        parts = passes.generated(stretches, epoch, spec)
         return parts.interleave(
             lambda path, offset, count: _native(path, offset, "GZIP" if gzipped else "").take(count),
-            cycle_length=LOCAL_FILES_AT_ONCE, num_parallel_calls=LOCAL_FILES_AT_ONCE, deterministic=True,
+            block_length=LOCAL_BLOCK, cycle_length=LOCAL_FILES_AT_ONCE, num_parallel_calls=LOCAL_FILES_AT_ONCE, deterministic=True,
         )  # fmt: skip
 
     def from_afar(epoch: tf.Tensor | None) -> tf.data.Dataset:
-        return generated(read, epoch, tf.TensorSpec((None,), tf.string))
+        return passes.generated(read, epoch, tf.TensorSpec((None,), tf.string))
 
     def batches(epoch: tf.Tensor | None) -> tf.data.Dataset:
         if not local and not shuffle_records:  # as they come: to take them apart and together again costs much
@@ -132,18 +125,71 @@ def tfrecords(
     def parse(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         if drop_remainder:
             batch = tf.ensure_shape(batch, (batch_size,))
-        return tf.io.parse_example(batch, dict(features))  # type: ignore[no-any-return]
+        parsed = tf.io.parse_example(batch, wanted)
+        return expand(parsed, features, encodings) if encodings else parsed
+
+    passes = Passes(first_epoch)
+    found = passes.dataset(batches, knows_epoch=bool(shuffle_records))
+    return found.map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2).with_options(unsharded())
+
+
+class Passes:
+    """Counts the passes over a dataset, each of which is an epoch, and makes datasets that know which it is."""
+
+    def __init__(self, first_epoch: int) -> None:
+        self.count = itertools.count(first_epoch)
+
+    def generated(
+        self, of_epoch: Callable[[Any], Iterator[Any]], epoch: tf.Tensor | None, spec: Any
+    ) -> tf.data.Dataset:
+        """What of_epoch yields for that epoch, or else for the next."""
+        import tensorflow as tf
+
+        if epoch is None:
+            return tf.data.Dataset.from_generator(lambda: of_epoch(next(self.count)), output_signature=spec)
+        return tf.data.Dataset.from_generator(of_epoch, args=(epoch,), output_signature=spec)
+
+    def dataset(self, batches: Callable[[tf.Tensor | None], tf.data.Dataset], *, knows_epoch: bool) -> tf.data.Dataset:
+        """The dataset of batches(epoch); of batches(None) where only the generator has to know it."""
+        import tensorflow as tf
+
+        if not knows_epoch:
+            return batches(None)
+        epochs = tf.data.Dataset.from_generator(
+            lambda: iter([next(self.count)]), output_signature=tf.TensorSpec((), tf.int64)
+        )
+        return epochs.flat_map(batches)
+
+
+def checked(batch_size: int, worker: int | None, workers: int | None) -> tuple[int, int]:
+    """(worker, workers), from TF_CONFIG where they are not given. Raises ConfigurationError for nonsense."""
+    if batch_size < 1:
+        raise ConfigurationError(f"batch_size is {batch_size}; it must be 1 or more")
+    if workers is None:
+        worker, workers = worker_from(os.environ)
+    if worker is None or not 0 <= worker < workers:
+        raise ConfigurationError(f"worker is {worker}; it must be 0 to {workers - 1}")
+    return worker, workers
+
+
+def filled(uris: str | Iterable[str]) -> list[File]:
+    """The files of the URIs that are not empty. Raises DataError for none."""
+    files = [file for file in list_files(uris) if file.size]
+    missing = incomplete(files, uris)
+    if missing:
+        raise DataError(missing[0], hint="run tf-spawner data convert again; or name the files that are to be read")
+    if not files:
+        raise DataError(f"{uris}: all files there are empty")
+    return files
+
+
+def unsharded() -> tf.data.Options:
+    """TensorFlow does not divide the data over workers again."""
+    import tensorflow as tf
 
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    if shuffle_records:  # shuffle() has to know the epoch
-        epochs = tf.data.Dataset.from_generator(
-            lambda: iter([next(passes)]), output_signature=tf.TensorSpec((), tf.int64)
-        )
-        found = epochs.flat_map(batches)
-    else:
-        found = batches(None)
-    return found.map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2).with_options(options)
+    return options
 
 
 def _native(path: tf.Tensor, offset: tf.Tensor, compression: str) -> tf.data.Dataset:
@@ -211,6 +257,3 @@ def check_end(file: File) -> None:
                 f"{file.uri} is cut off: the record at byte {last} should reach to byte {here}, and the file has {size}",
                 hint="copy the file again",
             )
-
-
-__all__ = ["check_end", "tfrecords"]

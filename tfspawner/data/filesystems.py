@@ -67,6 +67,21 @@ def list_files(uris: str | Iterable[str]) -> list[File]:
     return sorted(found)
 
 
+def incomplete(files: Iterable[File], uris: str | Iterable[str]) -> list[str]:
+    """What is missing among files named like part-00003-of-00008, unless they are named one by one."""
+    named = {uris} if isinstance(uris, str) else set(uris)
+    sets: dict[tuple[str, ...], set[int]] = {}
+    for file in files:
+        match = re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})([^/]*)", file.uri)
+        if match and file.uri not in named:
+            sets.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
+    return [
+        f"{first}{number:05}-of-{count}{last} is missing: {len(found)} of {int(count)} such files are there"
+        for (first, count, last), found in sets.items()
+        if (number := next((n for n in range(int(count)) if n not in found), None)) is not None
+    ]
+
+
 def has_pattern(path: str) -> bool:
     return bool(re.search(r"[*?\[]", path))
 

@@ -18,6 +18,7 @@ from .sharding import Part
 CHUNK_BYTES = 4 << 20
 WINDOW_BYTES = 64 << 20
 FIRST_CHUNKS = 8  # so many times smaller than the others
+HEAD_BYTES = 64 << 10  # holds a published record
 TRIES = 6
 RETRY_FOR_S = 60.0
 
@@ -207,5 +208,24 @@ def read_exactly(file: File, offset: int, size: int, stop: threading.Event | Non
 
 def is_gzipped(file: File) -> bool:
     """Whether the file is a gzip stream; a plain TFRecord file may begin with the same two bytes."""
-    head = read_exactly(file, 0, min(HEADER.size, file.size)) if file.size else b""
+    return _gzip_head(read_exactly(file, 0, min(HEADER.size, file.size)))
+
+
+def first_record(file: File) -> tuple[bool, bytes]:
+    """(whether the file is a gzip stream, its first record; b"" if it has none), by one read for most records."""
+    head = read_exactly(file, 0, min(HEAD_BYTES, file.size))
+    gzipped = _gzip_head(head[: HEADER.size])
+    cutter = _GzipCutter(file.uri) if gzipped else Cutter(file.uri)
+    at = 0
+    while head:
+        for record in cutter.feed(head):
+            return gzipped, record
+        at += len(head)
+        wanted = HEAD_BYTES if gzipped else cutter.lacking
+        head = read_exactly(file, at, min(wanted, file.size - at))
+    cutter.finish()
+    return gzipped, b""
+
+
+def _gzip_head(head: bytes) -> bool:
     return head.startswith(GZIP_MAGIC) and not is_header(head)

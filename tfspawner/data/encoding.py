@@ -1,0 +1,270 @@
+"""Smaller records: a feature of rows, most of them one repeated row, is stored with that row once.
+
+An encoded feature NAME of shape [rows, width] is two features of the Example. One holds the rows' bytes,
+little-endian, with the longest run of one repeated row as a single row; its own name says all that is needed to read
+it, such as "tf-spawner/1/run/float16/801x19/GRU_input". The other, "tf-spawner/run/GRU_input", holds where that row is
+and how often it stands there. So the description travels with each record, files of two encodings cannot be mixed up
+(the feature would be missing), and a version that is not known here is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigurationError, DataError
+from .example import Array, read_example
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+MARK = "tf-spawner/"
+VERSION = 1
+STORED = {"float32": 4, "float16": 2, "bfloat16": 2}  # bytes of a value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """How one feature of shape [rows, width] is stored."""
+
+    name: str
+    rows: int
+    width: int
+    stored: str = "float32"
+
+    @property
+    def values_key(self) -> str:
+        return f"{MARK}{VERSION}/run/{self.stored}/{self.rows}x{self.width}/{self.name}"
+
+    @property
+    def run_key(self) -> str:
+        return f"{MARK}run/{self.name}"
+
+
+@dataclass(slots=True)
+class Loss:
+    """What smaller numbers lost: the largest differences, and how many became infinite."""
+
+    absolute: float = 0.0
+    relative: float = 0.0
+    infinite: int = 0
+
+    def add(self, other: Loss) -> None:
+        self.absolute = max(self.absolute, other.absolute)
+        self.relative = max(self.relative, other.relative)
+        self.infinite += other.infinite
+
+    def measure(self, before: Array, after: Array) -> None:
+        """Takes in the differences of two arrays; values that were infinite or no number before count as kept."""
+        real = np.isfinite(before)
+        lost = real & ~np.isfinite(after)
+        self.infinite += int(lost.sum())
+        real &= ~lost
+        difference = np.abs(after[real].astype(np.float64) - before[real])
+        if difference.size:
+            self.absolute = max(self.absolute, float(difference.max()))
+            size = np.abs(before[real].astype(np.float64))
+            self.relative = max(
+                self.relative, float(np.divide(difference, size, out=np.zeros_like(size), where=size > 0).max())
+            )
+
+
+@dataclass(slots=True)
+class Encoder:
+    """Encodes records' features; `loss` is of all records so far."""
+
+    encodings: Iterable[Encoding]
+    overflow: bool = False  # whether values may become infinite
+    loss: Loss = field(default_factory=Loss)
+
+    def encode(self, record: Mapping[str, Array], where: str) -> dict[str, Array]:
+        """The record with its encoded features. Raises DataError for one that is missing or of another size."""
+        by_name = {encoding.name: encoding for encoding in self.encodings}
+        found: dict[str, Array] = {}
+        for name, values in record.items():
+            encoding = by_name.pop(name, None)
+            found |= self._encoded(values, encoding, where) if encoding else {name: values}
+        for encoding in by_name.values():
+            raise DataError(f"{where}: there is no feature {encoding.name}; there are {', '.join(record) or 'none'}")
+        return found
+
+    def _encoded(self, values: Array, encoding: Encoding, where: str) -> dict[str, Array]:
+        if values.dtype != np.float32 or len(values) != encoding.rows * encoding.width:
+            raise DataError(
+                f"{where}: {encoding.name} is {kind_of(values)}[{len(values)}]; to be encoded as"
+                f" {encoding.rows}x{encoding.width} it must be float32[{encoding.rows * encoding.width}]"
+            )
+        rows = values.reshape(encoding.rows, encoding.width)
+        index, count = longest_run(rows)
+        kept = np.concatenate((rows[: index + 1], rows[index + count :]))
+        stored = narrow(kept, encoding.stored)
+        if encoding.stored != "float32":
+            self._look(kept, widen(stored, encoding.stored), encoding, where)
+        content = np.empty(1, object)
+        content[0] = stored.tobytes()
+        return {encoding.values_key: content, encoding.run_key: np.array([index, count], np.int64)}
+
+    def _look(self, before: Array, after: Array, encoding: Encoding, where: str) -> None:
+        lost = self.loss.infinite
+        self.loss.measure(before, after)
+        if self.loss.infinite > lost and not self.overflow:
+            value = before[np.isfinite(before) & ~np.isfinite(after)][0]
+            raise DataError(
+                f"{where}: {encoding.name} has {value:g}, which becomes infinite in {encoding.stored}",
+                hint="--dtype bfloat16 or float32; or --overflow, to let such values become infinite",
+            )
+
+
+def longest_run(rows: Array) -> tuple[int, int]:
+    """(first row, number of rows) of the longest run of one repeated row, bit for bit; (0, 1) if none repeats."""
+    bits = np.ascontiguousarray(rows).view(np.uint32)
+    same = np.zeros(len(rows) + 1, np.int8)
+    same[1:-1] = (bits[1:] == bits[:-1]).all(axis=1)
+    edges = np.flatnonzero(np.diff(same))
+    if not len(edges):
+        return 0, 1
+    lengths = edges[1::2] - edges[::2]
+    longest = int(lengths.argmax())
+    return int(edges[2 * longest]), int(lengths[longest]) + 1
+
+
+def narrow(values: Array, stored: str) -> Array:
+    """float32 values as they are stored, rounded to nearest, ties to even."""
+    if stored == "float32":
+        return values.astype("<f4", copy=False)
+    if stored == "float16":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values.astype("<f2")
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
+    return np.where(np.isnan(values), (bits >> 16) | np.uint32(0x40), rounded).astype("<u2")
+
+
+def widen(values: Array, stored: str) -> Array:
+    """Stored values as float32."""
+    if stored == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def encodings_in(names: Iterable[str], where: str) -> dict[str, Encoding]:
+    """{feature: its encoding} that a record's feature names tell; empty for a plain record.
+
+    Raises DataError for an encoding that this version does not know.
+    """
+    found = {}
+    for name in names:
+        if not name.startswith(MARK) or name.startswith(MARK + "run/"):
+            continue
+        match = re.fullmatch(rf"{MARK}{VERSION}/run/(\w+)/(\d+)x(\d+)/(.*)", name, re.DOTALL)
+        if not match or match[1] not in STORED:
+            raise DataError(f"{where} has the encoding {name!r}, which is not known here", hint="a newer tf-spawner")
+        found[match[4]] = Encoding(name=match[4], rows=int(match[2]), width=int(match[3]), stored=match[1])
+    return found
+
+
+def encodings_of(record: bytes, uri: str) -> dict[str, Encoding]:
+    """As encodings_in, of the first record of a file; what is no Example has none."""
+    try:
+        return encodings_in(read_example(record), uri) if MARK.encode() in record else {}
+    except ValueError:
+        return {}
+
+
+def decode(record: Mapping[str, Array], where: str) -> dict[str, Array]:
+    """The record with its encoded features restored, each at the place of its bytes. Raises DataError."""
+    encodings = {e.values_key: e for e in encodings_in(record, where).values()}
+    if not encodings:
+        return dict(record)
+    runs = {e.run_key for e in encodings.values()}
+    return {
+        (encodings[name].name if name in encodings else name): (
+            _restore(record, encodings[name], where) if name in encodings else values
+        )
+        for name, values in record.items()
+        if name not in runs
+    }
+
+
+def _restore(record: Mapping[str, Array], encoding: Encoding, where: str) -> Array:
+    values, run = record[encoding.values_key], record.get(encoding.run_key, np.empty(0, np.int64))
+    kind = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[encoding.stored]
+    index, count = run if len(run) == 2 else (-1, 0)
+    kept = encoding.rows - count + 1
+    size = kept * encoding.width * STORED[encoding.stored]
+    if not (0 <= index < kept <= encoding.rows) or len(values) != 1 or len(values[0]) != size:
+        raise DataError(f"{where}: {encoding.name} is not as its encoding says: a run {run.tolist()}")
+    rows = widen(np.frombuffer(values[0], kind).reshape(kept, encoding.width), encoding.stored)
+    before, after = rows[:index], rows[index + 1 :]
+    return np.concatenate((before, np.broadcast_to(rows[index], (count, encoding.width)), after)).ravel()
+
+
+def read_record(data: bytes, where: str) -> dict[str, Array]:
+    """A record's features, restored. Raises DataError for what is no Example."""
+    try:
+        record = read_example(data)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+    return decode(record, where)
+
+
+def kind_of(values: Array) -> str:
+    return "bytes" if values.dtype == object else str(values.dtype)
+
+
+def stored_features(features: Mapping[str, Any], encodings: Mapping[str, Encoding]) -> dict[str, Any]:
+    """What tf.io.parse_example has to look for, so that expand can give what `features` asks for."""
+    import tensorflow as tf
+
+    found = dict(features)
+    for name, encoding in encodings.items():
+        spec = found.pop(name, None)
+        if spec is None:
+            continue
+        size = encoding.rows * encoding.width
+        shape = tf.TensorShape(spec.shape) if isinstance(spec, tf.io.FixedLenFeature) else None
+        if shape is None or spec.dtype != tf.float32 or shape.num_elements() != size:
+            raise ConfigurationError(
+                f"the feature {name} is encoded as {encoding.rows}x{encoding.width}, and {spec} is asked for",
+                hint=f"tf.io.FixedLenFeature([{encoding.rows}, {encoding.width}], tf.float32)",
+            )
+        found[encoding.values_key] = tf.io.FixedLenFeature([], tf.string)
+        found[encoding.run_key] = tf.io.FixedLenFeature([2], tf.int64)
+    return found
+
+
+def expand(parsed: Mapping[str, Any], features: Mapping[str, Any], encodings: Mapping[str, Encoding]) -> dict[str, Any]:
+    """A parsed batch with its encoded features restored, by TensorFlow's operations."""
+    found = {name: tensor for name, tensor in parsed.items() if not name.startswith(MARK)}
+    for name, encoding in encodings.items():
+        if name in features:
+            found[name] = _expanded(
+                parsed[encoding.values_key], parsed[encoding.run_key], encoding, list(features[name].shape)
+            )
+    return found
+
+
+def _expanded(values: tf.Tensor, run: tf.Tensor, encoding: Encoding, shape: list[int]) -> tf.Tensor:
+    """float32 of (batch, *shape) from strings of (batch,) and runs of (batch, 2).
+
+    Row r is kept row max(min(r, index), r - count + 1): all before the run, the run's row, all after it.
+    """
+    import tensorflow as tf
+
+    kind = {"float32": tf.float32, "float16": tf.float16, "bfloat16": tf.uint16}[encoding.stored]
+    run = tf.cast(run, tf.int32)
+    index, less = run[:, :1], run[:, 1:] - 1
+    sizes = (encoding.rows - less[:, 0]) * (encoding.width * STORED[encoding.stored])
+    tf.debugging.assert_equal(tf.strings.length(values), sizes, f"{encoding.name} is not as its encoding says")
+    flat = tf.io.decode_raw(tf.strings.reduce_join(values), kind)
+    if encoding.stored == "bfloat16":
+        flat = tf.bitcast(flat, tf.bfloat16)
+    rows = tf.reshape(tf.cast(flat, tf.float32), [-1, encoding.width])
+    first = tf.cumsum(encoding.rows - less, exclusive=True)
+    row = tf.range(encoding.rows)[tf.newaxis]
+    place = tf.maximum(tf.minimum(row, index), row - less) + first
+    return tf.reshape(tf.gather(rows, place), [-1, *shape])
