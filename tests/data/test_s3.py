@@ -56,6 +56,19 @@ def test_workers_read_each_record_once(shards, workers):
     assert found == RECORDS
 
 
+def test_two_workers_read_each_byte_once_between_them(shards, monkeypatch):
+    """Where a file is split, the record at the edge is read by both: a record's size, and a header to find it."""
+    sizes = []
+    read = S3.read
+    monkeypatch.setattr(S3, "read", lambda self, b, k, at, size: sizes.append(size) or read(self, b, k, at, size))
+    files = list_files("s3://bucket/train/part-r-*")
+    for share in divide(files, 2):
+        for _ in read_records(share):
+            pass
+    total = sum(file.size for file in files)
+    assert total <= sum(sizes) <= total + 2 * max(map(len, RECORDS))
+
+
 def test_the_window_bounds_what_is_read_ahead(shards, monkeypatch):
     """After the first chunk was taken, no more than the window's others are under way."""
     asked = []

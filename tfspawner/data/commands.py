@@ -258,6 +258,38 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.5g}"
 
 
+@data.command("cp")
+@click.argument("uris", nargs=-1, required=True, metavar="SOURCE... DESTINATION")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there already and are others.")
+@OUTPUT
+def cp(uris: tuple[str, ...], overwrite: bool, output: str) -> None:
+    """Copy files from anywhere to anywhere, four at once, and compare what arrived.
+
+    DESTINATION is a folder if it ends with a slash, is one of this machine, or takes several files. Each file has its
+    name only when it is whole. Files that are there already and are equal are not sent again: broken off, it goes on.
+    """
+    from ..view import human_bytes
+    from .copying import copy_all, is_folder, plan
+    from .filesystems import list_files
+
+    *sources, destination = uris
+    if not sources:
+        raise click.UsageError("give one or more sources and, last, a destination")
+    files = list_files(sources)
+    copies = plan(files, destination, into=len(files) > 1 or is_folder(destination))
+    with _bar(sum(file.size for file in files)) as progress:
+        before = [was_there for _, was_there in copy_all(copies, progress, overwrite=overwrite)]
+    if output == "json":
+        return _print_json(
+            [
+                {"source": copy.source.uri, "target": copy.target, "size": copy.source.size, "sent": not was_there}
+                for copy, was_there in zip(copies, before, strict=True)
+            ]
+        )
+    there = f", {sum(before)} of them there already" if any(before) else ""
+    click.echo(f"{_files(files)}, {human_bytes(sum(file.size for file in files))}, copied and compared{there}")
+
+
 def _checked(files: list[Any], done: Path | None) -> list[Any]:
     """The files' shards, with a progress bar on a terminal."""
     from .checking import check_shards

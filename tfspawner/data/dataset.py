@@ -52,7 +52,8 @@ def tfrecords(
         first_epoch: the epoch that the first pass is, where training goes on from a checkpoint.
         worker, workers: this worker's number and how many share the files; else from TF_CONFIG.
         drop_remainder: leaves out a last batch that is not full.
-        window_bytes: bytes of files in memory at most, read ahead and not yet cut into records.
+        window_bytes: bytes of files in memory at most, read ahead and not yet cut into records. The process grows by
+            up to twice that, whatever the files' sizes.
         cache: a folder on this machine's disk that keeps what comes from afar, for the next pass and for the other
             processes here that name the same folder. Kept by version where the place tells one, as S3 does.
         cache_bytes: what the folder holds at most; a full one keeps what it has.

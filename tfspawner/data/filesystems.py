@@ -8,8 +8,9 @@ import os
 import posixpath
 import re
 import shutil
-import tempfile
+import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -20,7 +21,6 @@ from ..errors import ConfigurationError, DataError
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 6.0
-COPY_BYTES = 1 << 20
 HIDDEN = ("_", ".")  # Spark's _SUCCESS and the like are no data
 
 
@@ -43,7 +43,7 @@ class FileSystem(Protocol):
         """size bytes from offset on; fewer where the file ends. Raises OSError for what may pass."""
 
     def put(self, path: str, uri: str) -> None:
-        """Puts a local file there, under its name only when it is whole."""
+        """Puts a local file there, under its name only when it is whole; the file itself may be moved."""
 
 
 def filesystem_of(uri: str) -> FileSystem:
@@ -108,30 +108,26 @@ class LocalFiles:
 
     def put(self, path: str, uri: str) -> None:
         target = local_path(uri)
-        folder = os.path.dirname(target) or "."
+        folder, name = os.path.split(target)
         try:
-            os.makedirs(folder, exist_ok=True)
-            with tempfile.NamedTemporaryFile(prefix=f".{os.path.basename(target)}.", dir=folder, delete=False) as part:
-                try:
-                    with open(path, "rb") as source:
-                        shutil.copyfileobj(source, part, COPY_BYTES)
-                    os.fchmod(part.fileno(), 0o666 & ~_umask())
-                    os.replace(part.name, target)
-                except BaseException:
-                    os.unlink(part.name)
-                    raise
+            if folder:
+                os.makedirs(folder, exist_ok=True)
+            if os.stat(path).st_dev == os.stat(folder or ".").st_dev:
+                return os.replace(path, target)
+            part = os.path.join(folder, f".{name}.{os.getpid()}-{threading.get_ident()}.part")
+            try:
+                shutil.copyfile(path, part)
+                os.replace(part, target)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(part)
+                raise
         except OSError as error:
             raise DataError(f"{uri}: {error.strerror}") from None
 
 
 def local_path(uri: str) -> str:
     return uri.removeprefix("file://")
-
-
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
 
 
 class S3Files:
