@@ -12,6 +12,7 @@ RUN_NAME = demo-$(shell date +%H%M%S)
 demo: $(VENV)/train
 	$(BIN)/tf-spawner run examples/digits/train.py -w 2 --name $(RUN_NAME)
 	@$(BIN)/python examples/digits/evaluate.py runs/$(RUN_NAME)/files/worker-0/model.keras 2>/dev/null
+	@echo "your own: $(BIN)/tf-spawner run train.py -w 2; logs and files are in runs/"
 
 test: lint
 	$(BIN)/python -m pytest

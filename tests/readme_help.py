@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-COMMANDS = ("", "run", "logs", "fetch", "delete", "data", "data check", "data convert", "data stats")
+COMMANDS = (
+    "", "run", "render", "list", "status", "logs", "wait", "fetch", "delete", "rbac", "completion",
+    "data", "data ls", "data head", "data check", "data stats", "data convert", "data cp",
+)  # fmt: skip
 
 
 def help_text() -> str:

@@ -86,6 +86,8 @@ PEER_LOST_ERROR = re.compile(
     rb"^tensorflow\.python\.framework\.errors_impl\.(Unavailable|DeadlineExceeded|Aborted|Cancelled)Error", re.M
 )
 
+MISSING_MODULE = re.compile(rb"^ModuleNotFoundError: No module named '([\w.]+)'\s*\Z", re.M)
+
 # ---- Keras's own output -------------------------------------------------------------------------
 
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][0-9AB]|\x08+")
@@ -1232,6 +1234,14 @@ class Agent:
         if returncode == -signal.SIGKILL and kills > kills_before:
             message = "was killed: out of memory" + (f" (limit {limit // 1024**2}Mi)" if limit else "")
             self.report["hint"] = "give it more: --memory" + (f" {2 * limit // 1024**2}Mi" if limit else "")
+        missing = MISSING_MODULE.search(self.log.tail)
+        if missing:
+            there = (
+                ("the image", "name another: -i")
+                if self.job.original_script_path
+                else (sys.executable, "pip install it")
+            )
+            self.report["hint"] = f"{there[0]} has no {missing[1].decode()}: {there[1]}"
         return self.fail(code, message)
 
     def keep_output(self, read_end: int) -> None:

@@ -125,7 +125,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--out", type=PATH, help="Where runs are recorded.  [default: runs]"),
         click.option("--timeout", "timeout_s", type=DURATION, help="End the job if it trains for longer, like 2h."),
         click.option("--start-timeout", "start_timeout_s", type=DURATION, help="End the job if not all replicas are there by then.  [default: 10m; 30s for pods that fit on no node]"),
-        click.option("--hold", "hold_s", type=DURATION, help="How long an ended job waits to be collected.  [default: 24h]"),
+        click.option("--hold", "hold_s", type=DURATION, help="How long an ended job waits to be collected.  [default: 24h; a failed or stored one at most 10m]"),
         click.option("--ttl", "ttl_s", type=DURATION, help="How long Kubernetes keeps an ended job's objects.  [default: 24h]"),
         click.option("--queue", help="Kueue's LocalQueue that admits the job."),
         click.option("--node-selector", "node_selector_pairs", multiple=True, metavar="KEY=VALUE", help="Run on nodes with this label."),

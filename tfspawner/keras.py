@@ -9,6 +9,8 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .code import mentions
@@ -41,22 +43,34 @@ def warnings(spec: JobSpec) -> list[str]:
     return []
 
 
-def wheel_for(image: str | None, cache: Path | None = None) -> Path | None:
-    """tf-keras's wheel for a stock TensorFlow image, from the package index or the cache; None for other images.
+def wheel_for(image: str | None) -> Path | None:
+    """tf-keras's wheel for a stock TensorFlow image; None for other images. Raises OSError as wheel() does."""
+    match = _STOCK_IMAGE.fullmatch(image or DEFAULT_IMAGE)
+    return wheel(match[1]) if match else None
 
-    The wheel is pure Python (about 2 MB) and travels with the code; tf-keras that an image has comes first.
+
+def installed_tensorflow() -> str | None:
+    """The version of this machine's TensorFlow, whichever of its packages it came with; None where there is none."""
+    for package in ("tensorflow", "tensorflow-cpu"):
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return None
+
+
+def wheel(tensorflow: str | None, cache: Path | None = None) -> Path:
+    """tf-keras's wheel for a version of TensorFlow, or the newest, from the package index or the cache.
+
+    It is pure Python (about 2 MB) and travels with the code; tf-keras that is there already comes first. It is not
+    installed, since it depends on the package tensorflow, and would bring that beside tensorflow-cpu.
     Raises OSError when it cannot be downloaded.
     """
-    match = _STOCK_IMAGE.fullmatch(image or DEFAULT_IMAGE)
-    if not match:
-        return None
-    version = f"=={match[1]}.*" if match[1] else ""
+    wanted = f"=={'.'.join(tensorflow.split('.')[:2])}.*" if tensorflow else ""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = (cache or Path(base) / "tf-spawner") / f"tf-keras{version.replace('==', '-').rstrip('.*')}"
+    folder = (cache or Path(base) / "tf-spawner") / f"tf-keras{wanted.replace('==', '-').rstrip('.*')}"
     if not list(folder.glob("*.whl")):
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
-        done = subprocess.run([*command, f"tf-keras{version}"], capture_output=True, text=True)
+        done = subprocess.run([*command, f"tf-keras{wanted}"], capture_output=True, text=True)
         if done.returncode:
             raise OSError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip download failed")
     return max(folder.glob("*.whl"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -215,3 +216,10 @@ def test_json_output_is_one_document_with_the_result(place):
     assert done.code == 0, done.err
     assert (done.json["job"], done.json["result"]) == ("told", "succeeded")
     assert done.json["folder"] == str(place.runs / "told")
+
+
+def test_a_module_that_is_missing_is_named_with_the_next_step(place):
+    done = place.run(place.script("import no_such_module\n"), "-w", "1")
+    assert done.code == 125
+    where = "the image" if place.on == "kubernetes" else sys.executable
+    assert f"hint: {where} has no no_such_module: " in done.err

@@ -23,6 +23,7 @@ import urllib3
 from .. import agent
 from ..client import AgentClient
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
+from ..keras import installed_tensorflow, wheel
 from ..spec import JobSpec, is_name
 from . import JobSummary, Observation
 
@@ -71,12 +72,17 @@ class LocalBackend:
         return []
 
     def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
-        if find_spec("tensorflow") and not find_spec("tf_keras"):
+        if not find_spec("tensorflow") or find_spec("tf_keras"):
+            return (), []
+        found = installed_tensorflow()
+        try:
+            return (wheel(found),), []
+        except OSError as error:
             raise ConfigurationError(
-                "the script uses Keras on several workers, which Keras 3 cannot do, and tf-keras, which can, is missing",
-                hint="pip install --no-deps tf-keras  (the same minor version as TensorFlow's)",
-            )
-        return (), []
+                "the script uses Keras on several workers, which Keras 3 cannot do, and tf-keras, which can, "
+                f"could not be downloaded: {error}",
+                hint=f"pip install --no-deps 'tf-keras=={found or ''}'  (its minor version is TensorFlow's)",
+            ) from None
 
     def must_upload(self, plan: Plan) -> bool:
         return False
