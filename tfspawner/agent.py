@@ -1167,9 +1167,21 @@ class Agent:
         env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # without TensorFlow's dozens of informational lines a replica
         if self.job.legacy_keras:
             env.setdefault("TF_USE_LEGACY_KERAS", "1")
+        if (self.config_dir / "gfile.py").exists():
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(self.place_s3()), env.get("PYTHONPATH")]))
         if site:  # behind all that the image has
             env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), str(site)]))
         return env
+
+    def place_s3(self) -> Path:
+        """A folder for the beginning of PYTHONPATH, with what gives TensorFlow s3://."""
+        first = self.root / "s3"
+        package = first / "tfspawner_s3"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__init__.py").touch()
+        for name, folder in (("s3.py", package), ("gfile.py", package), ("sitecustomize.py", first)):
+            shutil.copy(self.config_dir / name, folder / name)
+        return first
 
     def missing_tf_keras(self, env: Dict[str, str]) -> Optional[str]:
         if not self.job.needs_tf_keras or env.get("TF_USE_LEGACY_KERAS") != "1":

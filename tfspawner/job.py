@@ -14,7 +14,7 @@ from typing import Any
 from . import keras
 from .agent import STARTING
 from .backends import Backend, JobSummary, backend_for, backend_of
-from .code import pack
+from .code import mentions, pack
 from .collect import Collected, collect
 from .errors import (
     AgentUnreachable,
@@ -215,7 +215,15 @@ def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
         warnings += more
     code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels)
     return backend, make_plan(
-        spec, name, backend.coordinator_address(spec, name), code, tuple(warnings), needs_tf_keras=needed
+        spec, name, backend.coordinator_address(spec, name), code, tuple(warnings), needs_tf_keras=needed,
+        speaks_of_s3=_speaks_of_s3(spec),
+    )  # fmt: skip
+
+
+def _speaks_of_s3(spec: JobSpec) -> bool:
+    """Whether s3:// stands in the code, the arguments or the variables, so that TensorFlow is given it."""
+    return any("s3://" in word for word in (*spec.args, *spec.env.values())) or bool(
+        mentions(spec.folder, "s3://", out=spec.out)
     )
 
 

@@ -73,7 +73,7 @@ def _check_tf_config(spec: JobSpec) -> None:
 
 
 def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, warnings: tuple[str, ...] = (), *,
-              needs_tf_keras: bool) -> Plan:  # fmt: skip
+              needs_tf_keras: bool, speaks_of_s3: bool = False) -> Plan:  # fmt: skip
     """Puts together what the agents have to know; does no I/O but for reading the command file."""
     _check_tf_config(spec)
     config = {
@@ -94,8 +94,11 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         "needs_tf_keras": needs_tf_keras,
     }
     files = {"job.json": json.dumps(config, separators=(",", ":")).encode()}
-    if spec.artifacts:
+    if spec.artifacts or speaks_of_s3:
         files["s3.py"] = Path(s3.__file__).read_bytes()
+    if speaks_of_s3:
+        for name in ("gfile.py", "sitecustomize.py"):
+            files[name] = Path(s3.__file__).with_name(name).read_bytes()
     if spec.command_file:
         files["command"] = spec.command_file.read_bytes()
     return Plan(job=job, spec=spec, code=code, token=secrets.token_urlsafe(24), files=files,

@@ -200,7 +200,7 @@ def _configmap_files(plan: Plan) -> dict[str, dict[str, str]]:
             f"the job's description takes {size:,} bytes; a ConfigMap holds {CONFIGMAP_BYTES:,}",
             hint="use a smaller --command file",
         )
-    texts = {name: data.decode() for name, data in files.items() if name in ("agent.py", "s3.py", "job.json")}
+    texts = {name: data.decode() for name, data in files.items() if name.endswith((".py", ".json"))}
     binaries = {name: base64.b64encode(data).decode() for name, data in files.items() if name not in texts}
     return {"texts": texts, "binaries": binaries}
 

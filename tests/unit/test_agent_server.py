@@ -139,11 +139,19 @@ def test_files_come_as_frames_and_unknown_ones_are_missing(running):
     )
 
 
-@pytest.mark.parametrize(("name", "beside"), [("agent.py", {"s3"}), ("s3.py", set())])
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        ("agent.py", {"s3"}),
+        ("s3.py", set()),
+        ("gfile.py", {"s3", "tensorflow"}),
+        ("sitecustomize.py", {"tfspawner_s3"}),
+    ],
+)
 def test_what_runs_in_replicas_needs_the_standard_library_of_python_3_9_alone(name, beside):
     tree = ast.parse((SOURCE.parent / name).read_text(), feature_version=(3, 9))
     found = {
-        (node.module if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
+        ((node.module or alias.name) if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names

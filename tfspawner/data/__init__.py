@@ -9,13 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..gfile import register
     from .columnar import parquet
     from .dataset import tfrecords
     from .filesystems import File, list_files
 
-__all__ = ["File", "list_files", "parquet", "tfrecords"]
+__all__ = ["File", "list_files", "parquet", "register", "tfrecords"]
 
-_HOMES = {"File": "filesystems", "list_files": "filesystems", "parquet": "columnar", "tfrecords": "dataset"}
+_HOMES = {
+    "register": ".gfile",
+    "File": "filesystems",
+    "list_files": "filesystems",
+    "parquet": "columnar",
+    "tfrecords": "dataset",
+}
 
 
 def __getattr__(name: str) -> Any:
