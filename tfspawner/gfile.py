@@ -32,7 +32,7 @@ BLOCK_BYTES = 4 << 20
 LEAST_BLOCK_BYTES = 256 << 10
 MOST_BLOCKS_AHEAD = 16
 READS_AT_ONCE = 32
-RECORDS_BUFFER_BYTES = 133169152  # what tf.data.TFRecordDataset asks for of s3:// (tf_record_dataset_op.cc)
+RECORDS_BUFFER_BYTES = 133169152  # what TFRecordDataset asks for of s3:// (tf_record_dataset_op.cc); it takes less
 TRIES = 6
 EXIT_WAIT_S = 10.0
 
@@ -225,7 +225,7 @@ class ReadFile:
         self.lock = threading.Lock()
         self.blocks: deque[tuple[int, int, Future[bytes]]] = deque()  # (offset, size, bytes), without gaps
         self.next = 0
-        self.depth = 1
+        self.begun = 0  # blocks since the last jump: the first are small, so that the first records come soon
         self.closed = False
         with reading.lock:
             reading.files += 1
@@ -237,23 +237,22 @@ class ReadFile:
         with self.reading.lock:
             self.reading.files -= 1
 
-    def read(self, offset: int, size: int) -> bytes:
-        """size bytes from offset on; fewer where the object ends."""
+    def read(self, offset: int, size: int, *, some: bool = False) -> bytes:
+        """size bytes from offset on; fewer where the object ends, or if `some` will do."""
         with self.lock:
             end = min(offset + size, self.size)
             pieces = []
             while offset < end:
                 self.look_ahead(offset)
-                start, length, future = self.blocks[0]
+                start, _, future = self.blocks[0]
                 data = future.result()
                 piece = data[offset - start : end - start]
                 if not piece:
                     raise Failure(NOT_FOUND, "it ends before the size that it had when it was opened")
                 pieces.append(piece)
                 offset += len(piece)
-                if offset == start + length:
-                    self.drop(offset)
-                    self.depth = min(2 * self.depth, MOST_BLOCKS_AHEAD)
+                if some:
+                    break
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def look_ahead(self, offset: int) -> None:
@@ -261,13 +260,15 @@ class ReadFile:
         self.drop(offset)
         if not self.blocks or offset < self.blocks[0][0]:
             self.drop(self.size + 1)
-            self.next, self.depth = offset, 1 if offset != self.next else self.depth
-        while len(self.blocks) < self.depth and self.next < self.size:
-            size = min(self.reading.block_bytes() if self.next else LEAST_BLOCK_BYTES, self.size - self.next)
+            if offset != self.next:
+                self.next, self.begun = offset, 0
+        while len(self.blocks) < min(self.begun + 4, MOST_BLOCKS_AHEAD) and self.next < self.size:
+            size = min(self.reading.block_bytes(), LEAST_BLOCK_BYTES << self.begun // 2, self.size - self.next)
             if not self.reading.take(size, first=not self.blocks):
                 break
             self.blocks.append((self.next, size, self.reading.pool.submit(self.fetch, self.next, size)))
             self.next += size
+            self.begun += 1
 
     def drop(self, offset: int) -> None:
         while self.blocks and self.blocks[0][0] + self.blocks[0][1] <= offset:
@@ -533,11 +534,9 @@ class FileSystem:
 
     def read(self, file: Any, offset: int, size: int, buffer: int, status: Any) -> int:
         handle = self.handles[file[0]]
-        if size == RECORDS_BUFFER_BYTES:  # its reader takes less, and goes on; so the first record comes sooner
-            size = BLOCK_BYTES - offset % BLOCK_BYTES
 
         def work() -> int:
-            data = handle.read(offset, size)
+            data = handle.read(offset, size, some=size == RECORDS_BUFFER_BYTES)
             ctypes.memmove(buffer, data, len(data))
             return len(data)
 
