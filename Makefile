@@ -33,7 +33,7 @@ $(VENV)/train: setup.cfg
 	@touch $@
 
 $(VENV)/test: $(VENV)/train
-	$(BIN)/pip install -q -e '.[train,data,test,dev]'
+	$(BIN)/pip install -q -e '.[train,data,eos,test,dev]'
 	@touch $@
 
 clean:

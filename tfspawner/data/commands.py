@@ -25,7 +25,7 @@ SHOWN_VALUES = 6
 def data() -> None:
     """Look at training data on S3, the web, mounts and disks, and write them anew: TFRecord, Parquet, Arrow.
 
-    A URI is a path, s3://BUCKET/KEY or https://…, may hold the patterns * ? [ ], and may name a folder. S3's
+    A URI is a path, s3://BUCKET/KEY, root://HOST//PATH or https://…, may hold the patterns * ? [ ], and may name a folder. S3's
     endpoint and keys come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on.
     """
     try:

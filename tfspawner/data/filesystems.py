@@ -238,10 +238,17 @@ class WebFiles:
         return reply
 
 
+def _xrootd() -> Any:
+    from .xrootd import XRootDFiles
+
+    return XRootDFiles()
+
+
 SCHEMES: dict[str, Any] = {
     "": cache(LocalFiles),
     "file": cache(LocalFiles),
     "s3": cache(S3Files),
+    "root": cache(_xrootd),
     "https": cache(WebFiles),
     "http": cache(WebFiles),
 }
