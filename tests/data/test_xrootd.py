@@ -279,3 +279,87 @@ except SpawnerError as error:
     print(json.dumps(error.message))
 """
     assert server.run(code).startswith("root://localhost//eos/damaged is damaged: record 4 at byte 4064")
+
+
+KRB5 = """
+[libdefaults]
+  default_realm = TEST.LOCAL
+  dns_lookup_kdc = false
+  dns_lookup_realm = false
+  dns_canonicalize_hostname = false
+  rdns = false
+[realms]
+  TEST.LOCAL = {{
+    kdc = 127.0.0.1:8888
+    database_name = {folder}/principal
+    key_stash_file = {folder}/stash
+    acl_file = {folder}/acl
+    kdc_listen = 127.0.0.1:8888
+    kdc_tcp_listen = 127.0.0.1:8888
+  }}
+"""
+
+
+@pytest.fixture
+def kerberos(server, tmp_path) -> Iterator[dict[str, str]]:
+    """The server takes Kerberos alone; the variables of someone who has a ticket."""
+    if not all(map(shutil.which, ("krb5kdc", "kdb5_util", "kadmin.local", "kinit"))):
+        pytest.skip("needs Debian's krb5-kdc, krb5-admin-server and krb5-user")
+    folder = server.folder / "krb5"
+    folder.mkdir(exist_ok=True)
+    (folder / "krb5.conf").write_text(KRB5.format(folder=folder))
+    (folder / "acl").touch()
+    variables = {"KRB5_CONFIG": str(folder / "krb5.conf"), "KRB5_KDC_PROFILE": str(folder / "krb5.conf"),
+                 "KRB5CCNAME": f"FILE:{tmp_path}/ticket"}  # fmt: skip
+    env = {**os.environ, **variables}
+
+    def must(*command: object) -> None:
+        done = subprocess.run(server.command(*command), env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    must("kdb5_util", "create", "-s", "-P", "of the test", "-r", "TEST.LOCAL")
+    for principal, keytab in (("xrootd/localhost", "server.keytab"), ("alice", "alice.keytab")):
+        must("kadmin.local", "-q", f"addprinc -randkey {principal}")
+        must("kadmin.local", "-q", f"ktadd -k {folder}/{keytab} {principal}")
+    subprocess.run(["chown", "nobody", folder / "server.keytab"], check=True)
+    kdc = subprocess.Popen(
+        server.command("krb5kdc", "-n"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    server.stop()
+    os.environ.update(KRB5_CONFIG=variables["KRB5_CONFIG"])
+    server.start(
+        "xrootd.seclib libXrdSec.so\n"
+        f"sec.protocol krb5 {folder}/server.keytab xrootd/localhost@TEST.LOCAL\nsec.protbind * only krb5\n"
+    )
+    try:
+        deadline = time.monotonic() + 20
+        ticket = ["kinit", "-kt", folder / "alice.keytab", "alice"]
+        while subprocess.run(server.command(*ticket), env=env, capture_output=True).returncode:
+            assert time.monotonic() < deadline
+            assert kdc.poll() is None
+        yield variables
+    finally:
+        del os.environ["KRB5_CONFIG"]
+        kdc.kill()
+        kdc.wait()
+        server.stop()
+        server.start()
+
+
+TICKET = """
+import tensorflow
+try:
+    print(json.dumps(len(list_files(URI + "/part-*"))))
+except SpawnerError as error:
+    print(json.dumps([error.message, error.hint]))
+"""
+
+
+def test_a_kerberos_ticket_opens_and_nothing_else_does(server, kerberos, tmp_path):
+    pytest.importorskip("tensorflow")
+    assert server.run(TICKET, **kerberos) == 3
+    (tmp_path / "junk").write_bytes(b"junk")
+    for cache in (tmp_path / "none", tmp_path / "junk"):
+        message, hint = server.run(TICKET, **{**kerberos, "KRB5CCNAME": f"FILE:{cache}"})
+        assert message == "root://localhost//eos/data/part-*: localhost takes none of the credentials that are here"
+        assert "kinit" in hint
