@@ -84,6 +84,12 @@ def test_seed_and_epoch_determine_the_order(uri):
     assert epochs(2, 0, 1)[0] not in three
 
 
+def test_a_worker_for_whom_nothing_is_left_gets_nothing(tmp_path):
+    (tmp_path / "one").write_bytes(frame(example(1)))
+    shares = [numbers(tfrecords(str(tmp_path / "one"), FEATURES, 4, worker=w, workers=200)) for w in range(200)]
+    assert sorted(shares, reverse=True)[:2] == [[1], []]
+
+
 def test_a_workers_share_comes_from_tf_config(uri, monkeypatch):
     seen = []
     for index in (0, 1):
