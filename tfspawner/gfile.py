@@ -36,7 +36,7 @@ RECORDS_BUFFER_BYTES = 133169152  # what TFRecordDataset asks for of s3:// (tf_r
 TRIES = 6
 EXIT_WAIT_S = 10.0
 
-OK, CANCELLED, UNKNOWN, INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED = 0, 1, 2, 3, 5, 7
+OK, UNKNOWN, INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED = 0, 2, 3, 5, 7
 FAILED_PRECONDITION, OUT_OF_RANGE, UNAVAILABLE = 9, 11, 14
 
 # ---- the shared library -------------------------------------------------------------------------
