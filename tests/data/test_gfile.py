@@ -183,8 +183,8 @@ def test_what_goes_wrong_is_tensorflows_error_in_our_words(s3_server, uri, varia
 def test_damage_is_found_by_tensorflow_itself(s3_server):
     data = bytearray(frame(b"a" * 1000) * 10)
     data[5000] ^= 1
-    (s3_server.folder / "bucket/damaged").write_bytes(data)
-    code = "try: list(tf.data.TFRecordDataset('s3://bucket/damaged'))\nexcept tf.errors.DataLossError: print('found')"
+    (s3_server.folder / "bucket/harmed").write_bytes(data)
+    code = "try: list(tf.data.TFRecordDataset('s3://bucket/harmed'))\nexcept tf.errors.DataLossError: print('found')"
     assert printed(code, s3_server) == "found\n"
 
 
