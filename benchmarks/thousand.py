@@ -18,7 +18,7 @@ from typing import Any
 
 from common import TF_SPAWNER, call, compare, namespace, until, write_script
 
-ROUNDS = 4
+ROUNDS = 7
 POD: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "Pod",

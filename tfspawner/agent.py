@@ -981,7 +981,7 @@ class Agent:
         self.terminated = threading.Event()  # this replica was sent SIGTERM
         self.report: Dict[str, Any] = {"replica": self.replica, "state": "starting", "message": "",
                                        "address": address(host, port), "agent": address(host, agent_port),
-                                       "host": os.environ.get("TFSPAWNER_NODE", ""), "since": time.time()}  # fmt: skip
+                                       "since": time.time()}  # fmt: skip
 
     # -- talking to the coordinator
 

@@ -202,9 +202,8 @@ class Follower:
             self.told.add(replica)
             if line.state != report["state"] and self.record:
                 self.record.event("replica", replica=replica, state=report["state"], message=report.get("message"),
-                                  exit_code=report.get("exit_code"), host=report.get("host"))  # fmt: skip
+                                  exit_code=report.get("exit_code"))  # fmt: skip
             line.state, line.since = report["state"], report["since"]
-            line.node = report.get("host") or line.node
             line.message = report.get("message", "")
             line.progress = report.get("progress") or {}
             line.exit_code = report.get("exit_code")

@@ -120,7 +120,7 @@ def test_a_pod_file_keeps_what_it_says_and_becomes_the_replica(make_fixed_plan, 
     assert (replica["name"], replica["image"]) == ("tensorflow", "theirs")
     assert replica["command"][1] == "/tf-spawner/agent.py"
     assert [variable["name"] for variable in replica["env"]][:2] == ["THEIRS", "SECRET"]
-    assert {"TFSPAWNER_HOST", "TFSPAWNER_NODE"} <= {variable["name"] for variable in replica["env"]}
+    assert {"TFSPAWNER_HOST"} <= {variable["name"] for variable in replica["env"]}
     assert {"name": "eos", "hostPath": {"path": "/eos"}} in spec["volumes"]
     assert replica["resources"] == {"limits": {"memory": "1Gi"}}
     assert spec["affinity"] == {"podAntiAffinity": {}}

@@ -35,6 +35,9 @@ KINDS = {  # kind -> (its API, its plural)
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
 }
 PARTS = ("Service", "ConfigMap", "Secret", "NetworkPolicy")  # each has the job's name
+MANY = 100  # replicas: from here on, not every pod's first steps are watched
+MANY_START_S = 10.0
+FIRST_INDEX = "batch.kubernetes.io/job-completion-index=0"
 
 
 class KubernetesBackend:
@@ -46,6 +49,7 @@ class KubernetesBackend:
         self._target = (kubeconfig, context, namespace)
         self.tokens: dict[str, str] = {}
         self.pods: dict[str, dict[str, str]] = {}  # job -> replica -> pod
+        self.starting: set[str] = set()  # jobs of many replicas that were launched here and are not yet watched
 
     @cached_property
     def api(self) -> Api:
@@ -99,6 +103,8 @@ class KubernetesBackend:
                 for manifest in manifests[: len(plan.spec.roles)]:
                     self.api.patch(self._path("Job", manifest["metadata"]["name"]), {"spec": {"suspend": False}})
             self.tokens[plan.job] = plan.token
+            if len(plan.spec.replicas) > MANY:
+                self.starting.add(plan.job)
         except BaseException:
             self.delete(plan.job, 30, plan.id)
             raise
@@ -119,13 +125,22 @@ class KubernetesBackend:
         return self._summaries(f"{MANAGED_BY}=tf-spawner")
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
-        """Three watches, whatever the number of replicas: pods, the Jobs, and the namespace's warnings."""
+        """Three watches, whatever the number of replicas: pods, the Jobs, and the namespace's warnings.
+
+        Of many that were just launched, each role's first pod stands for all at first: the news of a thousand
+        pods coming up would take the API server as much work as starting them.
+        """
         news: queue.Queue[tuple[str, Manifest] | ClusterError] = queue.Queue()
         ours = f"labelSelector={JOB_LABEL}={job}"
         namespace = f"/api/v1/namespaces/{self.namespace}"
 
         def follow(kind: str, path: str, which: str) -> None:
             try:
+                if kind == "pod" and job in self.starting:
+                    self.starting.discard(job)
+                    for event in self.api.watch(path, f"{which},{FIRST_INDEX}", stop, MANY_START_S):
+                        if event["type"] != "SYNCED":
+                            news.put((kind, event))
                 for event in self.api.watch(path, which, stop):
                     news.put((kind, event))
             except ClusterError as error:
@@ -237,24 +252,16 @@ class KubernetesBackend:
 
     def _pods_go(self, selector: str, owners: set[str], timeout_s: float) -> bool:
         """Waits by one watch until no pod of these owners is left; False if some are after timeout_s."""
-        over = threading.Event()
-        timer = threading.Timer(timeout_s, over.set)
-        timer.daemon = True
-        timer.start()
         left: set[str] = set()
-        try:
-            for event in self.api.watch(
-                f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={selector}", over, int(timeout_s) + 1
-            ):
-                metadata = event["object"].get("metadata", {})
-                if event["type"] == "DELETED":
-                    left.discard(metadata["uid"])
-                elif owners & {owner["uid"] for owner in metadata.get("ownerReferences", [])}:
-                    left.add(metadata["uid"])
-                if not left and event["type"] in ("SYNCED", "DELETED"):
-                    return True
-        finally:
-            timer.cancel()
+        pods = f"/api/v1/namespaces/{self.namespace}/pods"
+        for event in self.api.watch(pods, f"labelSelector={selector}", threading.Event(), timeout_s):
+            metadata = event["object"].get("metadata", {})
+            if event["type"] == "DELETED":
+                left.discard(metadata["uid"])
+            elif owners & {owner["uid"] for owner in metadata.get("ownerReferences", [])}:
+                left.add(metadata["uid"])
+            if not left and event["type"] in ("SYNCED", "DELETED"):
+                return True
         return False
 
     def _jobs(self, selector: str) -> list[Manifest]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 import time
@@ -87,8 +88,10 @@ class Api:
         items: list[dict[str, Any]] = self.request("GET", f"{path}?labelSelector={selector}")["items"]
         return items
 
-    def watch(self, path: str, which: str, stop: threading.Event, watch_s: int = WATCH_S) -> Iterator[dict[str, Any]]:
-        """ADDED, MODIFIED and DELETED events from the objects' present state on, until stop is set; SYNCED after each list.
+    def watch(self, path: str, which: str, stop: threading.Event, for_s: float = math.inf) -> Iterator[dict[str, Any]]:
+        """ADDED, MODIFIED and DELETED events from the objects' present state on; SYNCED after each list.
+
+        Until stop is set, or for_s seconds are over.
 
         Which objects, a labelSelector= or fieldSelector= says. Broken connections, expired versions and a restarting
         server are met by a new list; what was deleted meanwhile is told then. Raises ClusterError only for a refusal
@@ -96,7 +99,12 @@ class Api:
         """
         known: dict[str, dict[str, Any]] = {}
         failures = 0
-        while not stop.is_set():
+        deadline = time.monotonic() + for_s
+
+        def left_s() -> float:
+            return 0.0 if stop.is_set() else max(0.0, deadline - time.monotonic())
+
+        while left_s():
             try:
                 listing = self.request("GET", f"{path}?{which}")
                 failures = 0
@@ -112,8 +120,8 @@ class Api:
                 known = items
                 yield {"type": "SYNCED", "object": listing}
                 version = listing["metadata"]["resourceVersion"]
-                while not stop.is_set():
-                    for event in self._watch_once(path, which, version, watch_s):
+                while left := left_s():
+                    for event in self._watch_once(path, which, version, math.ceil(min(WATCH_S, left))):
                         version = event["object"]["metadata"]["resourceVersion"]
                         if event["type"] == "BOOKMARK":
                             continue

@@ -211,7 +211,6 @@ class LocalBackend:
             **plan.spec.env,
             OUTPUT: str(root / "output"),
             "TFSPAWNER_TOKEN": plan.token,
-            "TFSPAWNER_NODE": socket.gethostname(),
         }
         if plan.spec.gpus:
             first = number * plan.spec.gpus
