@@ -192,11 +192,16 @@ def filled(uris: str | Iterable[str]) -> list[File]:
 
 
 def unsharded() -> tf.data.Options:
-    """TensorFlow does not divide the data over workers again."""
+    """TensorFlow does not divide the data over workers again, nor tune what is set already.
+
+    Its tuner sleeps twice as long each time, up to a minute, and a pass that ends meanwhile may wait for its waking:
+    one in five did here.
+    """
     import tensorflow as tf
 
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.autotune.enabled = False
     return options
 
 
