@@ -11,6 +11,7 @@ when the gang meets, runs, stops and has ended. Whoever shows the job's token ma
     POST /stream {offsets}       at the coordinator: frames with all replicas' output and status, until the end
     GET  /files                  what the replica wrote: paths, sizes, SHA-256
     POST /files [[path, offset, size]] those files' bytes from offset up to size, as frames
+    GET  /checkpoints, POST /checkpoints  the same of the newest checkpoint: the coordinator's, or the copy of it
     PUT  /code, GET /code        the script's folder, as a gzipped tar archive
     POST /release                at the coordinator: all is collected, the replicas may end
 
@@ -43,7 +44,7 @@ import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
@@ -64,6 +65,8 @@ STORE_FAILED_FOR_S = 30.0  # and so long if training has failed, and someone wai
 STORE_AT_ONCE = 4
 PR_SET_PDEATHSIG = 1
 CGROUP = Path("/sys/fs/cgroup")
+MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first
+PORT_WAIT_S = 5.0  # so long a killed script's port may stay taken
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
 CHUNK = 1 << 20
 SMALL = 1 << 16
@@ -73,11 +76,15 @@ LOST = "was lost: its agent is not heard of any more"
 EXIT_PEER_LOST = 75
 EXIT_CONFIGURATION = 2
 EXIT_TERMINATED = 143
+EXITS_OF_LOST = (137, 143)  # after these, Kubernetes gives a job with restarts another pod
+EXIT_PREEMPTED = 42  # TensorFlow's PreemptionCheckpointHandler saved and left
+FROZEN = "fell silent: its peers heard no more of it, as of a process that is frozen or cut off"
 PEER_LOST_MESSAGE = (
     "lost a peer in a collective operation: a replica died, or had fewer batches and ended before the others"
 )
 TERMINATED = "was told to end (SIGTERM)"
 FINISHED = ("succeeded", "failed", "stopped")
+TRAINERS = ("chief", "worker")
 STARTING = ("forming", "meeting")
 
 # What TensorFlow 2.21 prints on a survivor: both must stand in its last output.
@@ -85,6 +92,9 @@ PEER_LOST = re.compile(rb"Collective ops is aborted by|unhealthy \(stopped sendi
 PEER_LOST_ERROR = re.compile(
     rb"^tensorflow\.python\.framework\.errors_impl\.(Unavailable|DeadlineExceeded|Aborted|Cancelled)Error", re.M
 )
+
+# Whom a survivor blames: the peer that fell silent.
+UNHEALTHY = re.compile(rb"stopped sending heartbeats\): /job:(\w+)/replica:\d+/task:(\d+)")
 
 MISSING_MODULE = re.compile(rb"^ModuleNotFoundError: No module named '([\w.]+)'\s*\Z", re.M)
 
@@ -183,35 +193,66 @@ class Gang:
     """All replicas' reports and what follows from them.
 
     Phases: forming (some have not reported yet), meeting (all try to reach each other), running, stopping, ended.
+    A gang that may be restarted goes from stopping to forming, as its next generation: the replicas start their
+    scripts again. A coordinator that is new itself learns the generation from the others.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.changed = threading.Condition()
-        self.version = 0
+        self.version = time.time_ns() // 1_000_000  # no version of a former coordinator's
+        self.generation = 0
+        self.restarting: Optional[Dict[str, Any]] = None  # the cause for which the gang stops, to start again
+        self.restarts: List[Dict[str, Any]] = []
         self.phase = "forming"
         self.result: Optional[str] = None  # succeeded, failed or timeout
         self.cause: Optional[Dict[str, Any]] = None
         self.released = False
         self.formed_at = time.monotonic()
         self.phase_since = self.formed_at
+        self.running_since: Optional[float] = None
         self.trained_at: Optional[float] = None
         self.times: Dict[str, float] = {"forming": time.time()}
         self.reports: Dict[str, Dict[str, Any]] = {}
+        self.revisions: Dict[str, int] = {}
         self.seen: Dict[str, float] = {}
         self.hung_up: Dict[str, float] = {}  # replicas whose connection closed, and when
 
     def report(self, replica: str, report: Dict[str, Any]) -> None:
         with self.changed:
-            before = self.reports.get(replica, {})
-            if before.get("state") in FINISHED and report["state"] not in FINISHED:
-                return  # another incarnation of a replica that has ended: the gang ends without it
-            report["revision"] = before.get("revision", 0) + 1
-            self.reports[replica] = report
-            self.seen[replica] = time.monotonic()
-            self.hung_up.pop(replica, None)
+            self.take(replica, report)
             self.decide()
             self.changed.notify_all()
+
+    def take(self, replica: str, report: Dict[str, Any]) -> None:
+        """Keeps a report, if it is of this generation. Called under the lock."""
+        ahead = max(report["generation"], report["met"] + 1)
+        if self.phase == "forming" and ahead > self.generation:  # this coordinator is new, and the others are not
+            lost = {"replica": self.job.coordinator, "message": LOST, "kind": "lost"}
+            if ahead > self.job.restarts:
+                return self.enter("stopping", "failed", lost)
+            return self.begin(ahead, lost)
+        before = self.reports.get(replica, {})
+        is_another = bool(before) and before["life"] != report["life"]
+        if is_another and self.phase != "forming" and before["state"] not in FINISHED:
+            self.mark_lost(replica)
+        if report["generation"] != self.generation or (is_another and self.phase != "forming"):
+            return  # it will begin again when it hears of the generation
+        if before.get("state") in FINISHED and report["state"] not in FINISHED:
+            return
+        report["revision"] = self.next_revision(replica)
+        self.reports[replica] = report
+        self.seen[replica] = time.monotonic()
+        self.hung_up.pop(replica, None)
+
+    def next_revision(self, replica: str) -> int:
+        self.revisions[replica] = self.revisions.get(replica, 0) + 1
+        return self.revisions[replica]
+
+    def mark_lost(self, replica: str) -> None:
+        report = self.reports.get(replica, {"replica": replica, "since": time.time()})
+        self.reports[replica] = dict(report, state="failed", exit_code=137, message=LOST, kind="lost",
+                                     finished=time.time(), revision=self.next_revision(replica))  # fmt: skip
 
     def wait(self, version: int, seconds: float, alive: Any, replica: Optional[str] = None) -> Dict[str, Any]:
         """What the gang is to do, as soon as it differs from version or the seconds are over."""
@@ -235,14 +276,18 @@ class Gang:
             role: [reports[f"{role}-{index}"]["address"] for index in range(count)]
             for role, count in self.job.roles.items()
         }
-        return {"tensorflow": tensorflow, "agents": {r: report["agent"] for r, report in reports.items()}}
+        agents = {r: report["agent"] for r, report in reports.items()}
+        newest = max(self.job.replicas, key=lambda r: reports[r].get("checkpoint", 0))
+        return {"tensorflow": tensorflow, "agents": agents, "checkpoint": newest}
 
     def order(self) -> Dict[str, Any]:
-        return {"version": self.version, "phase": self.phase, "result": self.result, "released": self.released}
+        return {"version": self.version, "generation": self.generation, "phase": self.phase, "result": self.result,
+                "released": self.released, "stalled": (self.restarting or self.cause or {}).get("kind") == "stalled"}  # fmt: skip
 
     def snapshot(self) -> Dict[str, Any]:
         with self.changed:
-            return dict(self.order(), cause=self.cause, times=dict(self.times), replicas=dict(self.reports))
+            return dict(self.order(), cause=self.cause, times=dict(self.times), replicas=dict(self.reports),
+                        restarts=list(self.restarts), restarts_allowed=self.job.restarts)  # fmt: skip
 
     def release(self) -> None:
         with self.changed:
@@ -264,6 +309,22 @@ class Gang:
             self.result, self.cause = result, cause
         self.moved()
 
+    def fail(self, cause: Dict[str, Any]) -> None:
+        """Stops the gang: for good, or to start it again where the cause is one to restart on."""
+        if cause.get("kind", "failed") not in self.job.restart_on or self.generation >= self.job.restarts:
+            return self.enter("stopping", "failed", cause)
+        self.restarting = cause
+        self.enter("stopping")
+
+    def begin(self, generation: int, cause: Dict[str, Any]) -> None:
+        """All replicas start again; each has to report anew."""
+        told = {key: cause.get(key) for key in ("replica", "message", "kind")}
+        self.restarts.append(dict(told, generation=generation, time=time.time()))
+        self.generation, self.restarting = generation, None
+        self.reports, self.seen, self.hung_up = {}, {}, {}
+        self.formed_at = time.monotonic()
+        self.enter("forming")
+
     def decide(self) -> None:
         """Moves the gang on, if what is known allows it. Called under the lock."""
         if self.phase == "forming" and all(r in self.reports for r in self.job.replicas):
@@ -274,7 +335,10 @@ class Gang:
             elif self.phase == "running":
                 self.decide_end()
         if self.phase == "stopping" and not any(map(self.is_ending, self.job.replicas)):
-            self.enter("ended")
+            if self.restarting:
+                self.begin(self.generation + 1, self.restarting)
+            else:
+                self.enter("ended")
 
     def is_ending(self, replica: str) -> bool:
         """Whether a replica of a gang that stops is to be waited for: its script, or what it puts into a bucket."""
@@ -287,6 +351,8 @@ class Gang:
         """Whether a replica that was here is not heard of any more."""
         if replica not in self.seen or self.reports.get(replica, {}).get("state") in FINISHED:
             return False
+        if self.generation and replica not in self.reports:
+            return False  # it was lost before this generation, and may come again
         now = time.monotonic()
         return now - self.seen[replica] > LOST_AFTER_S or now - self.hung_up.get(replica, now) > GONE_AFTER_S
 
@@ -297,17 +363,24 @@ class Gang:
         outstanding = any(self.reports.get(r, {}).get("state") not in FINISHED for r in self.job.replicas)
         lost = [name for name in self.job.replicas if self.is_lost(name)]
         if own:
-            self.enter("stopping", "failed", min(own, key=lambda r: r["finished"]))
+            self.fail(min(own, key=lambda r: r["finished"]))
         elif lost:
-            report = self.reports.get(lost[0], {"replica": lost[0], "since": time.time()})
-            self.reports[lost[0]] = dict(report, state="failed", exit_code=137, message=LOST, finished=time.time(),
-                                         revision=report.get("revision", 0) + 1)  # fmt: skip
-            self.enter("stopping", "failed", self.reports[lost[0]])
+            for name in lost:
+                self.mark_lost(name)
+            self.fail(self.reports[lost[0]])
         elif failed and (not outstanding or time.time() - min(r["finished"] for r in failed) > ROOT_CAUSE_WAIT_S):
-            self.enter("stopping", "failed", min(failed, key=lambda r: r["finished"]))
+            self.fail(self.blamed(failed) or min(failed, key=lambda r: r["finished"]))
         else:
             return False
         return True
+
+    def blamed(self, failed: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+        """The replica that still runs, and that all who failed say fell silent."""
+        names = {r.get("blames") for r in failed}
+        name = names.pop() if len(names) == 1 else None
+        if not name or self.reports.get(name, {}).get("state") in (None, *FINISHED):
+            return None
+        return dict(self.reports[name], message=FROZEN, kind="lost", exit_code=None)
 
     def decide_start(self) -> None:
         waiting = [r for r in self.job.replicas if self.reports.get(r, {}).get("state") != "ready"]
@@ -326,16 +399,34 @@ class Gang:
             )
             self.enter("stopping", "timeout", {"replica": silent[0], "message": message, "exit_code": None})
 
+    def stalled(self) -> Optional[Dict[str, Any]]:
+        """The replica that stopped first, once no trainer says or steps any more."""
+        limit_s = self.job.stall_timeout_s
+        trainers = [self.reports[r] for r in self.job.replicas if is_trainer(r)]
+        running = [report for report in trainers if report["state"] == "running"]
+        if not limit_s or not running or min(map(self.silent_s, running)) < limit_s:
+            return None
+        first = min(running, key=lambda report: (step_of(report), -self.silent_s(report)))
+        message = f"stopped first: no replica has put out anything for {limit_s:g} s"
+        return dict(first, message=message, kind="stalled", exit_code=None)
+
+    def silent_s(self, report: Dict[str, Any]) -> float:
+        now = time.monotonic()
+        return float(report.get("silent_s", 0.0)) + now - self.seen.get(report["replica"], now)
+
     def decide_end(self) -> None:
         now = time.monotonic()
+        self.running_since = self.running_since or now
         still = [r for r in self.job.replicas if self.reports[r]["state"] not in FINISHED]
-        if still and self.job.timeout_s and now - self.phase_since > self.job.timeout_s:
+        stalled = self.stalled()
+        if stalled:
+            return self.fail(stalled)
+        if still and self.job.timeout_s and now - self.running_since > self.job.timeout_s:
             message = f"was still running when the job's time-out of {self.job.timeout_s:g} s had passed"
             self.enter("stopping", "timeout", {"replica": still[0], "message": message, "exit_code": None})
             return
         # Parameter servers and their workers serve for ever: there, the chief's end is the end of training.
-        trainers = ("chief",) if "ps" in self.job.roles else ("chief", "worker")
-        training = [r for r in self.job.replicas if r.rsplit("-", 1)[0] in trainers]
+        training = [r for r in self.job.replicas if is_trainer(r) and ("ps" not in self.job.roles or "chief" in r)]
         states = {self.reports[r]["state"] for r in training}
         if "failed" in states or not states <= set(FINISHED):
             return
@@ -345,6 +436,16 @@ class Gang:
         )
         if not evaluating or now - self.trained_at > EVALUATOR_GRACE_S:
             self.enter("stopping", "succeeded")
+
+
+def is_trainer(replica: str) -> bool:
+    return replica.rsplit("-", 1)[0] in TRAINERS
+
+
+def step_of(report: Dict[str, Any]) -> Tuple[float, float]:
+    """How far Keras is there; where it tells nothing, as far as can be."""
+    progress = report.get("progress") or {}
+    return progress.get("epoch", float("inf")), progress.get("step", float("inf"))
 
 
 # ---- HTTP between agents ------------------------------------------------------------------------
@@ -493,18 +594,19 @@ class Handler(BaseHTTPRequestHandler):
         self.reply_json(agent.gang.snapshot() if agent.gang else {"replicas": {agent.replica: agent.report}})
 
     def get_log(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        offset, wait = int(query.get("offset", 0)), min(30.0, float(query.get("wait", 0)))
+        offset, wait = whole_number(int(query.get("offset", 0))), min(30.0, float(query.get("wait", 0)))
+        offset = max(offset, agent.log.base)
         ended = agent.log.wait_for(offset, wait, self.alive)
         data = agent.log.read(offset)
         last = ended and offset + len(data) >= agent.log.size
-        self.reply(data, headers={"X-Size": str(agent.log.size), "X-End": str(int(last))})
+        self.reply(data, headers={"X-Offset": str(offset), "X-End": str(int(last))})
 
     def post_report(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         report = self.body()
         if report["replica"] not in agent.job.replicas:
             raise ValueError("no such replica")
-        if not {"state", "since", "message", "address", "agent"} <= report.keys():
-            raise ValueError("a report has a state, since when, a message, and two addresses")
+        if not {"state", "since", "message", "address", "agent", "life", "generation", "met"} <= report.keys():
+            raise ValueError("a report has a state, since when, a message, two addresses, a life and a generation")
         self.gang().report(report["replica"], report)
         self.reply_json({})
 
@@ -537,12 +639,21 @@ class Handler(BaseHTTPRequestHandler):
     def get_files(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         self.reply_json(agent.files.manifest())
 
+    def get_checkpoints(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        self.reply_json(agent.checkpoints.newest.manifest())
+
     def post_files(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        self.send_files(agent.files)
+
+    def post_checkpoints(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        self.send_files(agent.checkpoints.newest)
+
+    def send_files(self, files: Files) -> None:
         wanted = [(str(name), whole_number(offset), whole_number(size)) for name, offset, size in self.body()]
         self.begin_stream()
         small = bytearray()  # many small files make few packets
         for name, offset, size in wanted:
-            source = agent.files.open(name, size)
+            source = files.open(name, size)
             if source is None or offset > size:
                 small += json.dumps({"path": name, "missing": True}).encode() + b"\n"
                 continue
@@ -628,11 +739,12 @@ class Stream:
             except (OSError, http.client.HTTPException):
                 errors += 1
                 report = self.gang.reports.get(replica, {})
-                if report.get("message") == LOST or (self.gang.phase == "ended" and errors >= 5):
+                if self.gang.phase == "ended" and (report.get("message") == LOST or errors >= 5):
                     break
                 time.sleep(0.3)
                 continue
             if data:
+                offset = int(response.headers["X-Offset"])
                 self.put((replica, offset, data))
                 offset += len(data)
             if response.headers["X-End"] == "1":
@@ -674,18 +786,21 @@ class Stream:
 
 
 class Log:
-    """The script's whole output in a file, with the last of it and what Keras tells in memory."""
+    """The script's whole output in a file, with the last of it and what Keras tells in memory.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Its bytes are counted from base on: where another pod may take a replica's place, each has a base of its own.
+    """
+
+    def __init__(self, path: Path, base: int = 0) -> None:
+        self.path, self.base = path, base
         self.file = open(path, "wb", buffering=0)
-        self.size = 0
+        self.size = base
         self.ended = False
         self.changed = threading.Condition()
         self.tail = b""
         self.rest = b""
         self.progress: Dict[str, Any] = {}
-        self.last_output = time.time()
+        self.last_output = time.monotonic()
 
     def write(self, data: bytes) -> None:
         self.file.write(data)
@@ -693,7 +808,7 @@ class Log:
         self.notice(data)
         with self.changed:
             self.size += len(data)
-            self.last_output = time.time()
+            self.last_output = time.monotonic()
             self.changed.notify_all()
 
     def notice(self, data: bytes) -> None:
@@ -722,7 +837,7 @@ class Log:
 
     def read(self, offset: int, most: int = 4 * CHUNK) -> bytes:
         with open(self.path, "rb") as file:
-            file.seek(offset)
+            file.seek(offset - self.base)
             return file.read(min(most, max(0, self.size - offset)))
 
     def last_lines(self, count: int = 20) -> List[str]:
@@ -763,18 +878,18 @@ class Code:
             part.unlink(missing_ok=True)
         self.arrived.set()
 
-    def get(self, host: str, token: str, is_coordinator: bool, stopped: threading.Event) -> None:
-        """Waits for the archive (uploaded here, or pulled from the coordinator) and unpacks it."""
+    def get(self, holders: Callable[[], List[str]], token: str, stopped: threading.Event) -> None:
+        """Waits for the archive (uploaded here, or pulled from an agent that has it) and unpacks it."""
         while not self.arrived.is_set() and not stopped.is_set():
-            if is_coordinator:
-                self.arrived.wait(0.2)
-                continue
-            try:
-                with ask(host, token, "GET", "/code") as response:
-                    self.receive(response, int(response.headers["Content-Length"]))
-            except (OSError, http.client.HTTPException):
-                stopped.wait(0.2)
-        if stopped.is_set():
+            for holder in holders():
+                try:
+                    with ask(holder, token, "GET", "/code") as response:
+                        self.receive(response, int(response.headers["Content-Length"]))
+                        break
+                except (OSError, http.client.HTTPException):
+                    continue
+            self.arrived.wait(0.2)
+        if stopped.is_set() or self.folder.exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(self.archive, "r:gz") as archive:
@@ -818,7 +933,8 @@ class Files:
             here = os.path.relpath(folder, top)
             for name in sorted(names) + [f for f in folders if os.path.islink(os.path.join(folder, f))]:
                 source = os.path.join(folder, name)
-                yield source, os.path.normpath(os.path.join(prefix, here, name)), os.lstat(source)
+                with suppress(FileNotFoundError):  # gone since it was listed
+                    yield source, os.path.normpath(os.path.join(prefix, here, name)), os.lstat(source)
             if not names and not folders and here != ".":
                 yield folder, os.path.normpath(os.path.join(prefix, here)), os.lstat(folder)
 
@@ -853,7 +969,8 @@ class Files:
                         continue
                     while name in files:  # another file of the same name, from another folder
                         name += ".1"
-                    files[name] = {"path": name, "size": status.st_size, "sha256": digest}
+                    files[name] = {"path": name, "size": status.st_size, "sha256": digest,
+                                   "mtime_ns": status.st_mtime_ns}  # fmt: skip
                     self.sources[name] = source
             unreadable = [str(error.filename) for error in self.unreadable]
         return {"files": list(files.values()), "folders": folders, "skipped": skipped, "unreadable": unreadable}
@@ -882,6 +999,84 @@ class Files:
             return file
         file.close()
         return None
+
+
+class Tree(Files):
+    """All files of one folder; the state files of TensorFlow's checkpoints before what they name."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, [])
+        self.folder = folder
+
+    def entries(self) -> Iterator[Tuple[str, str, os.stat_result]]:
+        yield from sorted(self.walk(self.folder, ""), key=lambda entry: os.path.basename(entry[0]) != "checkpoint")
+
+    def changed_at(self) -> int:
+        """When the newest file changed, in ns; 0 where there is none."""
+        return max((status.st_mtime_ns for _, _, status in self.entries() if stat.S_ISREG(status.st_mode)), default=0)
+
+
+class Checkpoints:
+    """$TFSPAWNER_CHECKPOINTS: where the script's checkpoints outlive a restart of the gang.
+
+    TensorFlow's first replica writes them, the second keeps a copy of each, and before a restart all take the newest.
+    """
+
+    def __init__(self, root: Path, is_coordinator: bool) -> None:
+        self.folder, self.copy = root / "checkpoints", root / "checkpoints-copy"
+        self.folder.mkdir(exist_ok=True)
+        self.newest = Tree(self.folder if is_coordinator else self.copy)
+
+    def changed_at(self) -> int:
+        return self.newest.changed_at() if self.newest.folder.exists() else 0
+
+    def mirror(self, host: str, token: str) -> None:
+        """Copies the coordinator's checkpoints, if they have changed. Raises OSError."""
+        manifest = ask_json(host, token, "GET", "/checkpoints")
+        if manifest["files"] and max(f["mtime_ns"] for f in manifest["files"]) != self.changed_at():
+            pull(host, token, manifest, self.copy)
+
+    def take(self, host: Optional[str], token: str) -> None:
+        """Makes the folder what that agent has as the newest; None: what is here. Raises OSError."""
+        if host is not None:
+            return pull(host, token, ask_json(host, token, "GET", "/checkpoints"), self.folder)
+        if self.newest.folder != self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.copytree(self.copy, self.folder)
+
+
+def pull(host: str, token: str, manifest: Dict[str, Any], folder: Path) -> None:
+    """Makes folder hold what an agent's /checkpoints does, whole or not at all. Raises OSError."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    expected = {file["path"]: file for file in manifest["files"]}
+    with ask(host, token, "POST", "/checkpoints", [[f["path"], 0, f["size"]] for f in expected.values()]) as reply:
+        for head in iter(lambda: json.loads(reply.readline() or b"{}"), {"end": True}):
+            file = expected[head["path"]] if "size" in head else None
+            if file is None:
+                raise OSError(f"a checkpoint changed while it was copied from {host}")
+            target = part / file["path"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(target, "wb") as out:
+                copy_bytes(reply, out, file["size"])
+            if sha256_of(str(target), file["size"]) != file["sha256"]:
+                raise OSError(f"{file['path']} did not come whole from {host}")
+            os.utime(target, ns=(file["mtime_ns"], file["mtime_ns"]))
+    former = folder.with_name(folder.name + ".old")
+    if folder.exists():
+        folder.rename(former)
+    part.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def copy_bytes(source: Any, out: Any, size: int) -> None:
+    while size:
+        data = source.read(min(CHUNK, size))
+        if not data:
+            raise OSError(errno.EIO, "the stream broke off")
+        out.write(data)
+        size -= len(data)
 
 
 def sha256_of(path: str, size: int) -> str:
@@ -966,22 +1161,32 @@ class Agent:
         self.gang = Gang(job) if self.is_coordinator else None
         for name in ("output", "home", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
-        self.log = Log(root / "log")
+        # Where another pod may take this one's place, its output is told from this one's by the time.
+        self.log = Log(root / "log", int(time.time()) << 32 if job.restarts and job.replaces_lost else 0)
         self.code = Code(job, root, config_dir / "code.tar.gz")
         self.files = Files(root, job.collect)
+        self.checkpoints = Checkpoints(root, self.is_coordinator)
         self.store: Optional[Store] = None
         self.config_dir = config_dir
         self.child: Optional[subprocess.Popen[bytes]] = None
         self.pump: Optional[threading.Thread] = None
-        self.order: Dict[str, Any] = {"version": -1, "phase": "forming", "released": False}
+        self.generation = 0  # how often the gang has been started again
+        self.met = -1  # the last generation in which this replica learned all addresses
+        self.life = os.urandom(8).hex()  # tells this process from others that are the same replica
+        self.site: Optional[Path] = None
+        self.heard_at = time.monotonic()  # when the coordinator answered last
+        self.order: Dict[str, Any] = {"version": -1, "generation": 0, "phase": "forming", "released": False}
         self.ordered = threading.Condition()
         self.collecting = 0  # requests for files under way
         self.collected_at = 0.0
         self.stop = threading.Event()  # the gang stops, or this replica was told to
         self.terminated = threading.Event()  # this replica was sent SIGTERM
-        self.report: Dict[str, Any] = {"replica": self.replica, "state": "starting", "message": "",
-                                       "address": address(host, port), "agent": address(host, agent_port),
-                                       "since": time.time()}  # fmt: skip
+        self.addresses = {"address": address(host, port), "agent": address(host, agent_port)}
+        self.report = self.new_report()
+
+    def new_report(self) -> Dict[str, Any]:
+        return {"replica": self.replica, "state": "starting", "message": "", "since": time.time(), "life": self.life,
+                **self.addresses}  # fmt: skip
 
     # -- talking to the coordinator
 
@@ -991,8 +1196,8 @@ class Agent:
             news = dict(news, state=state, since=time.time())
             if self.store and state in FINISHED:
                 news.update(storing=self.store.uri)
-        self.report = dict(self.report, progress=self.log.progress, log_size=self.log.size,
-                           last_output=self.log.last_output, **news)  # fmt: skip
+        self.report = dict(self.report, progress=self.log.progress, log_size=self.log.size - self.log.base,
+                           silent_s=self.silent_s(), generation=self.generation, met=self.met, **news)  # fmt: skip
         if self.gang:
             self.gang.report(self.replica, dict(self.report))
             return
@@ -1000,6 +1205,10 @@ class Agent:
             ask_json(self.coordinator, self.token, "POST", "/report", self.report, timeout_s=5)
         except OSError:
             pass
+
+    def silent_s(self) -> float:
+        """How long the script has put nothing out."""
+        return time.monotonic() - self.log.last_output
 
     def heartbeat(self) -> None:
         """Repeats the report: soon after it changed, and now and then when it did not."""
@@ -1015,7 +1224,7 @@ class Agent:
 
     def listen(self) -> None:
         """Follows the coordinator's orders; without it for LOST_AFTER_S, stops as if told to."""
-        heard, reason = time.monotonic(), ""
+        reason = ""
         while True:
             try:
                 if self.gang:
@@ -1023,40 +1232,57 @@ class Agent:
                 else:
                     path = f"/order?replica={self.replica}&version={self.order['version']}"
                     order = ask_json(self.coordinator, self.token, "GET", path)
-                heard = time.monotonic()
+                self.heard_at = time.monotonic()
             except OSError as error:
                 starting = self.order["phase"] in STARTING
                 limit = self.job.start_timeout_s + LOST_AFTER_S if starting else COORDINATOR_LOST_AFTER_S
-                if str(error) != reason and time.monotonic() - heard > 5:
+                if str(error) != reason and time.monotonic() - self.heard_at > 5:
                     reason = str(error)
                     say(f"the coordinator, {self.job.coordinator} at {self.coordinator}, does not answer: {reason}")
-                if time.monotonic() - heard > limit and not self.stop.is_set():
+                if time.monotonic() - self.heard_at > limit and not self.stop.is_set():
                     self.report["message"] = f"lost the coordinator {self.job.coordinator}"
                     self.stop.set()
                     self.stop_child()
                 time.sleep(0.3)
                 continue
-            stopping = order["phase"] in ("stopping", "ended") and not self.stop.is_set()
-            if stopping:
-                self.stop.set()
             with self.ordered:
                 self.order = order
+                stopping = not self.is_to_run() and not self.stop.is_set()
+                if stopping:
+                    self.stop.set()
                 self.ordered.notify_all()
             if stopping:
-                self.stop_child()
+                self.stop_child(dump=order["stalled"])
+
+    def is_to_run(self) -> bool:
+        """Whether the coordinator's last order is to go on in this generation."""
+        return self.order["phase"] not in ("stopping", "ended") and self.order["generation"] == self.generation
+
+    def mirror(self) -> None:
+        """The second replica keeps a copy of the first one's checkpoints: losing that one loses none."""
+        while not self.terminated.wait(MIRROR_EVERY_S):
+            if self.order["phase"] == "running" and not self.stop.is_set():
+                with suppress(OSError, ValueError, http.client.HTTPException):
+                    self.checkpoints.mirror(self.coordinator, self.token)
 
     # -- the steps
 
     def main(self, listener: socket.socket) -> int:
         threading.Thread(target=Server(self, listener).serve_forever, daemon=True).start()
-        for work in (self.heartbeat, self.listen):
+        works = [self.heartbeat, self.listen]
+        if self.job.restarts and [self.replica] == self.job.replicas[1:2]:
+            works.append(self.mirror)
+        for work in works:
             threading.Thread(target=work, daemon=True).start()
         try:
             code = self.work()
+            while self.begins_again():
+                code = self.work()
         except Exception as error:  # the agent's own failure is reported like the script's
             say(f"{type(error).__name__}: {error}")
             code = self.fail(1, f"tf-spawner's agent failed: {type(error).__name__}: {error}")
-        self.log.end()
+        if not (self.job.replaces_lost and self.terminated.is_set()):  # else another pod goes on with the log
+            self.log.end()
         if self.store and not self.terminated.is_set():
             storing = threading.Thread(target=self.store_all, args=(self.store,), daemon=True)
             storing.start()
@@ -1064,53 +1290,106 @@ class Agent:
                 storing.join(0.2)
         if not self.terminated.is_set():
             self.hold()
+        if self.job.replaces_lost and not self.terminated.is_set() and code in EXITS_OF_LOST:
+            code = 1  # what this replica was is decided, and its pod is not to be replaced
         (self.root / "exit.json").write_text(json.dumps({"code": code, "message": self.report["message"]}))
         return code
 
+    def begins_again(self) -> bool:
+        """Waits for what becomes of the gang; whether this replica is to start its script again."""
+        if not self.job.restarts:
+            return False
+        patience_s = self.job.start_timeout_s + LOST_AFTER_S
+        with self.ordered:
+            while self.order["generation"] == self.generation:
+                over = self.order["phase"] == "ended" or time.monotonic() - self.heard_at > patience_s
+                if over or self.terminated.is_set():
+                    return False
+                self.ordered.wait(0.5)
+            self.generation = self.order["generation"]
+            self.report = self.new_report()
+            self.stop.clear()
+            if not self.is_to_run():
+                self.stop.set()
+        self.log.write(f"{AGENT_MARK.decode()} restart {self.generation} of {self.job.restarts}\n".encode())
+        return True
+
+    def code_holders(self) -> List[str]:
+        """The agents that may have the code: the coordinator, or for one that is new all who have reported."""
+        if self.gang is None:
+            return [self.coordinator]
+        with self.gang.changed:
+            return [r["agent"] for r in self.gang.reports.values() if r["replica"] != self.replica]
+
     def work(self) -> int:
         self.tell("getting the code")
-        self.code.get(self.coordinator, self.token, self.is_coordinator, self.stop)
+        self.code.get(self.code_holders, self.token, self.stop)
         if not self.stop.is_set():
-            self.tell("meeting")
+            self.tell("meeting", checkpoint=self.checkpoints.changed_at())
             taken = self.taken_port()
             if taken:
-                return self.fail(1, taken)
-            cluster = self.meet()
+                return self.fail(1, taken, "configuration")
+            addresses = self.meet()
         if not self.stop.is_set():
-            site = self.code.site()
-            self.files.begin()
-            environment = self.environment(cluster, site)
+            self.take_checkpoint(addresses)
+            if not self.files.began:
+                self.site = self.code.site()
+                self.files.begin()
+            environment = self.environment(addresses["tensorflow"], self.site)
             missing = self.missing_tf_keras(environment)
             if missing:
-                return self.fail(EXIT_CONFIGURATION, missing)
+                return self.fail(EXIT_CONFIGURATION, missing, "configuration")
             store = None
             if self.job.artifacts:
                 try:
                     store = Store(self.job.artifacts, self.job.name, os.environ)
-                    if self.is_coordinator:
+                    if self.is_coordinator and not self.generation:
                         store.check()
                 except OSError as error:
                     self.report["hint"] = getattr(error, "hint", None)
-                    return self.fail(EXIT_CONFIGURATION, f"cannot put artifacts into {self.job.artifacts}: {error}")
+                    message = f"cannot put artifacts into {self.job.artifacts}: {error}"
+                    return self.fail(EXIT_CONFIGURATION, message, "configuration")
             self.place_original_script()
             self.tell("ready", message="")
             with self.ordered:
                 self.ordered.wait_for(lambda: self.order["phase"] not in STARTING or self.stop.is_set())
         if self.terminated.is_set():
-            return self.fail(EXIT_TERMINATED, TERMINATED)
+            return self.fail(EXIT_TERMINATED, TERMINATED, "lost")
         if self.stop.is_set():
             self.tell("stopped", finished=time.time(), exit_code=None)
             return EXIT_PEER_LOST
         self.store = store
         return self.run(environment)
 
-    def fail(self, code: int, message: str) -> int:
+    def fail(self, code: int, message: str, kind: str = "failed") -> int:
+        """Reports a failure of a kind: lost, failed, or configuration, for which nothing is restarted."""
         say(message)
-        self.tell("failed", exit_code=code, message=message, finished=time.time(), tail=self.log.last_lines(),
-                  peer_lost=message == PEER_LOST_MESSAGE)  # fmt: skip
+        self.tell("failed", exit_code=code, message=message, kind=kind, finished=time.time(),
+                  tail=self.log.last_lines(), peer_lost=message == PEER_LOST_MESSAGE)  # fmt: skip
         return code
 
+    def take_checkpoint(self, addresses: Dict[str, Any]) -> None:
+        """Before a restart, makes the newest checkpoint this replica's own."""
+        holder = addresses.get("checkpoint")
+        while self.generation and holder and not self.stop.is_set():
+            try:
+                return self.checkpoints.take(
+                    None if holder == self.replica else addresses["agents"][holder], self.token
+                )
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                self.report["message"] = f"{holder}'s checkpoint ({error})"
+                self.stop.wait(0.5)
+
     def taken_port(self) -> Optional[str]:
+        """Why TensorFlow cannot have its port; a script that was just killed may hold it for a moment."""
+        deadline = time.monotonic() + (PORT_WAIT_S if self.generation else 0.0)
+        while True:
+            taken = self.try_port()
+            if not taken or time.monotonic() > deadline:
+                return taken
+            time.sleep(0.05)
+
+    def try_port(self) -> Optional[str]:
         port = self.port
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -1122,8 +1401,8 @@ class Agent:
                 return f"cannot start: port {port}, TensorFlow's, cannot be used here: {error.strerror}"
         return None
 
-    def meet(self) -> Dict[str, List[str]]:
-        """Learns all addresses and waits until the peers answer; returns those of TensorFlow by role.
+    def meet(self) -> Dict[str, Any]:
+        """Learns all addresses and waits until the peers answer; returns what the coordinator's /cluster says.
 
         The report names the peers that do not answer.
         """
@@ -1135,6 +1414,7 @@ class Agent:
                 addresses = (
                     self.gang.cluster() if self.gang else ask_json(self.coordinator, self.token, "GET", "/cluster")
                 )
+                self.met = self.generation
                 break
             except OSError:
                 self.stop.wait(0.2)
@@ -1148,7 +1428,7 @@ class Agent:
                 more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
                 self.report["message"] = shown + more
                 self.stop.wait(0.1)
-        return addresses["tensorflow"]  # type: ignore[no-any-return]
+        return addresses
 
     def environment(self, cluster: Dict[str, List[str]], site: Optional[Path]) -> Dict[str, str]:
         env = {key: value for key, value in os.environ.items() if not key.startswith("TFSPAWNER_")}
@@ -1160,8 +1440,11 @@ class Agent:
             TFSPAWNER_ROLE=self.role,
             TFSPAWNER_INDEX=str(self.index),
             TFSPAWNER_OUTPUT=str(self.root / "output"),
+            TFSPAWNER_CHECKPOINTS=str(self.checkpoints.folder),
+            TFSPAWNER_RESTART=str(self.generation),
             PYTHONUNBUFFERED="1",
         )
+        env.setdefault("PYTHONFAULTHANDLER", "1")  # SIGABRT makes it tell where each of its threads is
         if not os.access(env.get("HOME") or "/", os.W_OK):  # a container's may be read-only
             env["HOME"] = str(self.root / "home")
         env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # without TensorFlow's dozens of informational lines a replica
@@ -1217,12 +1500,13 @@ class Agent:
                 stderr=write_end, start_new_session=True, preexec_fn=die_with_agent(),
             )  # fmt: skip
         except OSError as error:
-            return self.fail(127, f"cannot run {self.command()[0]}: {error.strerror}")
+            return self.fail(127, f"cannot run {self.command()[0]}: {error.strerror}", "configuration")
         finally:
             os.close(write_end)
         self.pump = threading.Thread(target=self.keep_output, args=(read_end,), daemon=True)
         self.pump.start()
         kills_before, _ = memory_cgroup()
+        self.log.last_output = time.monotonic()
         self.tell("running", pid=self.child.pid, started=time.time())
         if self.stop.is_set():
             self.stop_child()
@@ -1231,7 +1515,7 @@ class Agent:
         kill_group(self.child.pid, signal.SIGKILL)  # what the script may have left behind
         self.pump.join(5)
         if self.terminated.is_set():
-            return self.fail(EXIT_TERMINATED, TERMINATED)
+            return self.fail(EXIT_TERMINATED, TERMINATED, "lost")
         if self.stop.is_set() and returncode != 0:
             code, message = EXIT_PEER_LOST, "was stopped with the gang"
             if self.order.get("result") == "succeeded":
@@ -1254,7 +1538,11 @@ class Agent:
                 else (sys.executable, "pip install it")
             )
             self.report["hint"] = f"{there[0]} has no {missing[1].decode()}: {there[1]}"
-        return self.fail(code, message)
+        blamed = UNHEALTHY.search(self.log.tail)
+        if blamed and message == PEER_LOST_MESSAGE:
+            self.report["blames"] = f"{blamed[1].decode()}-{blamed[2].decode()}"
+        lost = returncode < 0 or message == PEER_LOST_MESSAGE or returncode == EXIT_PREEMPTED
+        return self.fail(code, message, "lost" if lost else "failed")
 
     def keep_output(self, read_end: int) -> None:
         with open(read_end, "rb", buffering=0) as output:
@@ -1289,13 +1577,14 @@ class Agent:
                 self.child.returncode = os.waitstatus_to_exitcode(status)
                 return self.child.returncode
 
-    def stop_child(self) -> None:
+    def stop_child(self, dump: bool = False) -> None:
+        """Ends the script; with dump, by the signal at which it writes its threads' stacks into its output."""
         child = self.child
         if child is None or child.returncode is not None:
             return
 
         def stop() -> None:
-            kill_group(child.pid, signal.SIGTERM)
+            kill_group(child.pid, signal.SIGABRT if dump else signal.SIGTERM)
             deadline = time.monotonic() + STOP_GRACE_S
             while child.returncode is None and time.monotonic() < deadline:
                 time.sleep(0.05)

@@ -42,11 +42,17 @@ class AgentClient:
             raise AgentUnreachable(f"{self.replica}'s agent sent no list of files")
         return manifest
 
-    def log(self, offset: int) -> tuple[bytes, bool]:
-        """Output from offset on, at most 4 MiB of it, and whether the output ends there."""
+    def log(self, offset: int) -> tuple[int, bytes, bool]:
+        """Output from offset on, at most 4 MiB of it: where it begins, its bytes, and whether the output ends there.
+
+        It begins later than offset where another pod has taken the replica's place.
+        """
         with self._request("GET", f"/log?offset={offset}", timeout_s=30) as reply:
             data = self._read(reply)
-            return data, reply.headers.get("X-End") == "1"
+            try:
+                return int(reply.headers["X-Offset"]), data, reply.headers.get("X-End") == "1"
+            except (KeyError, ValueError):
+                raise AgentUnreachable(f"{self.replica}'s agent sent no offset of its log") from None
 
     def release(self) -> None:
         """Lets all replicas of the job end (to be asked of the coordinator)."""

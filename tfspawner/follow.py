@@ -62,6 +62,7 @@ class JobState:
     cause: dict[str, Any] | None = None  # replica, message, hint, exit_code, tail
     times: dict[str, float] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)  # replicas whose pod or process has ended
+    restarts: list[dict[str, Any]] = field(default_factory=list)  # generation, time, and its cause: replica, message
 
 
 class View(Protocol):
@@ -94,7 +95,7 @@ class Follower:
         self.warned: set[str] = set()
         self.told: set[str] = set()  # replicas whose agents have reported
         self.finished = False
-        self.offsets = {r: record.log_size(r) if record else 0 for r in replicas}
+        self.offsets = {r: record.log_end(r) if record else 0 for r in replicas}
         self.reachable = threading.Event()  # the coordinator is seen running
 
     def follow(self, deadline: float | None = None) -> JobState:
@@ -193,6 +194,7 @@ class Follower:
         """Takes over what the coordinator tells of the gang and of replicas with news."""
         self.heard = True
         state = self.state
+        self._hear_of_restarts(gang)
         if state.phase != gang["phase"] and self.record:
             self.record.event("phase", phase=gang["phase"], result=gang["result"])
         state.phase, state.result = gang["phase"], gang["result"]
@@ -210,6 +212,20 @@ class Follower:
             line.storing, line.stored = report.get("storing", ""), report.get("stored")
             if line.message == LOST:
                 self.state.gone.add(replica)
+            elif replica not in self.platform or self.platform[replica].state not in ENDED:
+                self.state.gone.discard(replica)
+
+    def _hear_of_restarts(self, gang: dict[str, Any]) -> None:
+        """Tells each restart once; a coordinator that is new knows of its own alone."""
+        known = {restart["generation"] for restart in self.state.restarts}
+        for restart in gang["restarts"]:
+            if restart["generation"] in known:
+                continue
+            self.state.restarts.append(restart)
+            self.view.note(f"restart {restart['generation']} of {gang['restarts_allowed']}: "
+                           f"{restart['replica']} {restart['message']}")  # fmt: skip
+            if self.record:
+                self.record.event("restart", **restart)
 
     def observe(self, seen: Observation) -> None:
         """Takes over what the backend sees of a replica, or of the whole job."""
@@ -235,6 +251,8 @@ class Follower:
             self.doomed.pop(seen.replica, None)
         if seen.replica == self.coordinator and seen.state == "running":
             self.reachable.set()
+            if before and before.state != "running":
+                self.silent_since = None
         self._show_platform(seen)
 
     def _warn(self, seen: Observation) -> None:
@@ -277,8 +295,8 @@ class Follower:
         for replica, since in self.lost_at.items():
             if time.monotonic() - since > LOST_PATIENCE_S and not self._ended_by_agents() and not self.finished:
                 self._end("failed", self.platform[replica], replica)
-        silent_since = self.silent_since
-        if self.heard and silent_since and time.monotonic() - silent_since > SILENCE_S and not self.finished:
+        silent_since = self.silent_since or time.monotonic()
+        if self.heard and time.monotonic() - silent_since > self._silence_s() and not self.finished:
             self._judge_silence()
         coordinator = self.platform.get(self.coordinator)
         if coordinator and coordinator.state in ENDED and not self.finished:
@@ -297,6 +315,13 @@ class Follower:
             waits = self.platform.get(self.coordinator) or next(iter(self.platform.values()))
             why = f": {waits.message or 'it is ' + waits.state}"
             self._end("timeout", replace(waits, message=f"did not start within {limit_s:g} s{why}"), waits.replica)
+
+    def _silence_s(self) -> float:
+        """How long the coordinator may be silent: longer while another pod takes its place."""
+        coordinator = self.platform.get(self.coordinator)
+        if coordinator and coordinator.state in ("pending", "starting"):
+            return (self.start_timeout_s or DEFAULT_START_TIMEOUT_S) + SILENCE_S
+        return SILENCE_S
 
     def _judge_silence(self) -> None:
         """A coordinator that is silent is lost, if the backend itself still answers."""
@@ -384,8 +409,7 @@ def complete_logs(backend: Backend, state: JobState, agents: Mapping[str, AgentC
 
 def _log_from_agent(agent: AgentClient, record: Record) -> None:
     while True:
-        offset = record.log_size(agent.replica)
-        data, ended = agent.log(offset)
+        offset, data, ended = agent.log(record.log_end(agent.replica))
         record.append_log(agent.replica, offset, data)
         if ended or not data:
             return

@@ -265,6 +265,7 @@ def write_report(record: Record, state: JobState, collected: list[Collected]) ->
                       artifacts=next((line.stored["uri"] for line in state.replicas.values() if line.stored), None))  # fmt: skip
     record.write_json("report.json", {
         "job": state.job, "result": outcome.result, "cause": state.cause, "seconds": round(seconds, 3),
+        "restarts": state.restarts,
         "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
         "files": {replica.replica: replica.files for replica in collected}, "artifacts": outcome.artifacts,
     })  # fmt: skip
@@ -385,7 +386,7 @@ def _upload(backend: Backend, plan: Plan) -> None:
 def _log_pieces(backend: Backend, job: str, replica: str) -> Iterator[bytes]:
     agent, offset = backend.agent(job, replica), 0
     while True:
-        data, ended = agent.log(offset)
+        offset, data, ended = agent.log(offset)
         yield data
         offset += len(data)
         if ended or not data:

@@ -15,16 +15,16 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 # job.yaml's keys are the flags' names; these differ from the options' own
 _KEYS = {
     "command": "command_file", "env-file": "env_files", "env": "env_pairs", "timeout": "timeout_s",
-    "start-timeout": "start_timeout_s", "hold": "hold_s", "ttl": "ttl_s", "node-selector": "node_selector_pairs",
+    "start-timeout": "start_timeout_s", "stall-timeout": "stall_timeout_s", "hold": "hold_s", "ttl": "ttl_s", "node-selector": "node_selector_pairs",
     "toleration": "tolerations", "image-pull-secret": "image_pull_secrets", "volume": "volumes",
     "legacy-keras": "legacy_keras",
 }  # fmt: skip
-_LISTS = ("env_files", "collect", "tolerations", "image_pull_secrets", "volumes", "args")
+_LISTS = ("env_files", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes", "args")
 _PAIRS = ("env_pairs", "node_selector_pairs")
-_DURATIONS = ("timeout_s", "start_timeout_s", "hold_s", "ttl_s")
+_DURATIONS = ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s", "ttl_s")
 _PATHS = ("script", "workdir", "command_file", "pod_file", "template_dir", "kubeconfig", "out")
 _FLAGS = ("chief", "evaluator", "keep", "detach", "legacy_keras")
-_NUMBERS = ("workers", "ps", "gpus", "port")
+_NUMBERS = ("workers", "ps", "gpus", "port", "restarts")
 _TEXTS = (
     "on",
     "name",

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 from .errors import ArtifactError, ConfigurationError
 
-ID_FILE, LOCK_FILE = ".job-id", ".lock"
+ID_FILE, LOCK_FILE, BASES_FILE = ".job-id", ".lock", ".bases"
 
 
 class Record:
@@ -42,7 +43,11 @@ class Record:
                 f"the run's folder {folder} cannot be made: {error.strerror}", hint="give another --out"
             ) from None
         self._open: dict[Path, Any] = {}
-        self._sizes: dict[str, int] = {}
+        self._bases_lock = threading.Lock()
+        self._ends: dict[str, int] = {}  # offset behind the last byte that each log has
+        self._bases = _read_json(
+            self.logs / BASES_FILE
+        )  # {replica: [offset of its last pod's first byte, where in the file]}
 
     @staticmethod
     def _open_lock(folder: Path) -> Any:
@@ -83,28 +88,44 @@ class Record:
     def log_path(self, replica: str) -> Path:
         return self.logs / f"{replica}.log"
 
-    def log_size(self, replica: str) -> int:
-        if replica not in self._sizes:
-            path = self.log_path(replica)
-            self._sizes[replica] = path.stat().st_size if path.exists() else 0
-        return self._sizes[replica]
+    def log_end(self, replica: str) -> int:
+        """The offset behind the log's last byte, as its agent counts."""
+        if replica not in self._ends:
+            base, place = self._bases.get(replica, (0, 0))
+            self._ends[replica] = base + self._log_bytes(replica) - place
+        return self._ends[replica]
+
+    def _log_bytes(self, replica: str) -> int:
+        path = self.log_path(replica)
+        return path.stat().st_size if path.exists() else 0
 
     def append_log(self, replica: str, offset: int, data: bytes) -> bytes:
-        """Adds what the log does not have yet of data, which begins at offset; returns just that."""
-        size = self.log_size(replica)
-        if offset > size:
-            raise ArtifactError(f"{replica}'s log: bytes {size} to {offset} are missing")
-        fresh = data[size - offset :]
+        """Adds what the log does not have yet of data, which begins at offset; returns just that.
+
+        Another pod that took the replica's place counts from an offset of its own on: a multiple of 2^32.
+        """
+        end = self.log_end(replica)
+        if offset >> 32 > end >> 32:
+            self._begin_log(replica, offset)
+            end = offset
+        if offset > end:
+            raise ArtifactError(f"{replica}'s log: bytes {end} to {offset} are missing")
+        fresh = data[end - offset :]
         self._append(self.log_path(replica), fresh)
-        self._sizes[replica] = size + len(fresh)
+        self._ends[replica] = end + len(fresh)
         return fresh
+
+    def _begin_log(self, replica: str, offset: int) -> None:
+        with self._bases_lock:
+            self._bases[replica] = [offset, self._log_bytes(replica)]
+            self.write_json(f"logs/{BASES_FILE}", self._bases)
 
     def replace_log(self, replica: str, data: bytes) -> None:
         """Puts a log in place that was had from elsewhere, if it holds more than there is."""
-        if len(data) > self.log_size(replica):
+        if len(data) > self._log_bytes(replica):
             with _writing(self.log_path(replica)):
                 self.log_path(replica).write_bytes(data)
-            self._sizes[replica] = len(data)
+            self._ends.pop(replica, None)
 
     def last_lines(self, replica: str, count: int) -> list[str]:
         """The last lines of a log that are not a progress bar on its way."""
@@ -126,7 +147,7 @@ class Record:
     def write(self, name: str, text: str) -> None:
         """Writes a file of the record, whole or not at all."""
         path = self.folder / name
-        part = path.with_name(f".{name}.part")
+        part = path.with_name(f".{path.name}.part")
         with _writing(path):
             part.write_text(text)
             os.replace(part, path)
@@ -139,6 +160,14 @@ class Record:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         self.write(name, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def _id_of(folder: Path) -> str | None:

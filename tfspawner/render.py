@@ -158,7 +158,7 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
     manifest = _manifest(
         environment, "job.yaml", **common, role=role, count=spec.roles[role], image=spec.image or DEFAULT_IMAGE,
         gpus=resources["nvidia.com/gpu"], resources={key: str(value) for key, value in resources.items() if value},
-        id=plan.id, pod_labels=_pod_labels(plan), node_selector=dict(spec.node_selector),
+        restarts=spec.restarts, exits_of_lost=agent.EXITS_OF_LOST, id=plan.id, pod_labels=_pod_labels(plan), node_selector=dict(spec.node_selector),
         tolerations=[_toleration(text) for text in spec.tolerations], service_account=spec.service_account,
         image_pull_secrets=[{"name": name} for name in spec.image_pull_secrets],
         ttl_s=DEFAULT_TTL_S if spec.ttl_s is None else spec.ttl_s, active_deadline_s=_active_deadline_s(plan),

@@ -16,6 +16,7 @@ DEFAULT_IMAGE = "tensorflow/tensorflow:2.21.0"
 DEFAULT_PORT = 2222
 MAX_ENV_BYTES = 128 * 1024 - 1  # Linux's bound for one NAME=VALUE (MAX_ARG_STRLEN)
 MAX_SECRET_BYTES = 1024 * 1024
+RESTART_ON = ("lost", "stalled", "failed")
 ROLES = ("chief", "worker", "ps", "evaluator")
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
@@ -49,10 +50,10 @@ KUBERNETES_ONLY = (
 
 
 _PATHS = ("script", "workdir", "command_file", "out", "kubeconfig", "pod_file", "template_dir")
-_LISTS = ("args", "collect", "tolerations", "image_pull_secrets", "volumes")
+_LISTS = ("args", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes")
 _MAPPINGS = ("env", "node_selector")
-_NUMBERS = ("workers", "ps", "gpus", "port", "ttl_s")
-_SECONDS = ("timeout_s", "start_timeout_s", "hold_s")
+_NUMBERS = ("workers", "ps", "gpus", "port", "ttl_s", "restarts")
+_SECONDS = ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s")
 _TEXTS = (
     "on",
     "name",
@@ -98,6 +99,9 @@ class JobSpec:
     out: Path = Path("runs")
     timeout_s: float | None = None
     start_timeout_s: float | None = None
+    stall_timeout_s: float | None = None
+    restarts: int = 0
+    restart_on: tuple[str, ...] = ("lost", "stalled")
     hold_s: float = 24 * 3600
     keep: bool = False
     detach: bool = False
@@ -196,7 +200,7 @@ class JobSpec:
     def _check_roles(self) -> None:
         if self.on not in ("local", "kubernetes"):
             raise ConfigurationError(f"on is {self.on!r}; it must be 'local' or 'kubernetes'")
-        for name in ("workers", "ps", "gpus"):
+        for name in ("workers", "ps", "gpus", "restarts"):
             value = getattr(self, name)
             if value < 0:
                 raise ConfigurationError(f"{name} is {value!r}; it must be a whole number, 0 or more")
@@ -221,7 +225,10 @@ class JobSpec:
             raise ConfigurationError(f"port is {self.port}; it must be 1024 to {65535 - last + self.port}")
         if self.on == "kubernetes" and self.port == agent.PORT:
             raise ConfigurationError(f"port {agent.PORT} is the agents' own", hint=f"leave --port out: {DEFAULT_PORT}")
-        for name in ("timeout_s", "start_timeout_s", "hold_s", "ttl_s"):
+        unknown = [word for word in self.restart_on if word not in RESTART_ON]
+        if unknown:
+            raise ConfigurationError(f"restart_on is {unknown[0]!r}; it must be of {', '.join(RESTART_ON)}")
+        for name in ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s", "ttl_s"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigurationError(f"{name} is {value:g}; it must not be negative")

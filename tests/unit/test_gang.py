@@ -4,13 +4,15 @@ import time
 
 import pytest
 
-from tfspawner.agent import LOST, PEER_LOST_MESSAGE, Gang, Job, classify
+from tfspawner.agent import FROZEN, LOST, PEER_LOST_MESSAGE, Gang, Job, classify
 
 ABORTED = b"x\nCollective ops is aborted by: recvmsg\ntensorflow.python.framework.errors_impl.UnavailableError: y\n"
 
 
 def make_gang(roles=None, **config) -> Gang:
-    return Gang(Job({"job": "j", "roles": roles or {"worker": 3}, "start_timeout_s": 60, "timeout_s": None, **config}))
+    defaults = {"job": "j", "roles": roles or {"worker": 3}, "start_timeout_s": 60, "timeout_s": None,
+                "stall_timeout_s": None, "restarts": 0, "restart_on": ["lost", "stalled"]}  # fmt: skip
+    return Gang(Job({**defaults, **config}))
 
 
 def report(gang: Gang, replica: str, state: str, **news) -> None:
@@ -24,6 +26,9 @@ def report(gang: Gang, replica: str, state: str, **news) -> None:
             "finished": time.time(),
             "address": f"{replica}:2222",
             "agent": f"{replica}:7117",
+            "life": replica,
+            "generation": gang.generation,
+            "met": gang.generation - (gang.phase == "forming"),
             **news,
         },
     )
@@ -170,7 +175,7 @@ def test_who_cannot_reach_a_peer_in_time_is_named_with_it():
 def test_a_job_over_its_time_is_stopped():
     gang = running_gang(timeout_s=60)
     report(gang, "worker-0", "succeeded")
-    gang.phase_since -= 61
+    gang.running_since -= 61
     gang.tick()
     assert gang.result == "timeout"
     assert gang.cause["replica"] == "worker-1"
@@ -214,3 +219,130 @@ def test_a_replica_lost_while_it_puts_its_files_is_not_waited_for():
     gang.seen["worker-2"] -= 3600
     gang.tick()
     assert gang.phase == "ended"
+
+
+def lose(gang: Gang, replica: str) -> None:
+    fail(gang, replica, 137, message="was killed by SIGKILL", kind="lost")
+
+
+def stop_all(gang: Gang) -> None:
+    for replica in gang.job.replicas:
+        report(gang, replica, "stopped")
+
+
+def test_a_lost_replica_restarts_the_gang_when_all_have_stopped():
+    gang = running_gang(restarts=1)
+    lose(gang, "worker-1")
+    assert (gang.phase, gang.result) == ("stopping", None)
+    stop_all(gang)
+    assert (gang.phase, gang.generation) == ("forming", 1)
+    assert [(r["replica"], r["message"]) for r in gang.snapshot()["restarts"]] == [
+        ("worker-1", "was killed by SIGKILL")
+    ]
+    all_report(gang, "ready")
+    assert gang.phase == "running"
+    all_report(gang, "succeeded")
+    assert (gang.phase, gang.result) == ("ended", "succeeded")
+
+
+def test_reports_of_the_generation_before_do_not_count():
+    gang = running_gang(restarts=1)
+    lose(gang, "worker-1")
+    stop_all(gang)
+    for replica in gang.job.replicas:
+        report(gang, replica, "stopped", generation=0, met=0)
+    assert (gang.phase, gang.reports) == ("forming", {})
+
+
+def test_it_is_restarted_as_often_as_is_allowed():
+    gang = running_gang(restarts=2)
+    for _ in range(2):
+        lose(gang, "worker-1")
+        stop_all(gang)
+        all_report(gang, "ready")
+        all_report(gang, "running")
+    lose(gang, "worker-0")
+    assert (gang.phase, gang.result, gang.cause["replica"]) == ("stopping", "failed", "worker-0")
+
+
+def test_a_scripts_own_failure_is_no_reason_to_restart_unless_asked():
+    gang = running_gang(restarts=1)
+    fail(gang, "worker-1", 1, kind="failed")
+    assert (gang.phase, gang.result) == ("stopping", "failed")
+    gang = running_gang(restarts=1, restart_on=["failed"])
+    fail(gang, "worker-1", 1, kind="failed")
+    assert (gang.phase, gang.result) == ("stopping", None)
+
+
+def test_a_new_pod_of_a_running_replica_means_that_the_former_is_lost():
+    gang = running_gang(restarts=1)
+    report(gang, "worker-1", "starting", life="another", generation=0, met=-1)
+    assert (gang.phase, gang.restarting["replica"], gang.restarting["message"]) == ("stopping", "worker-1", LOST)
+    report(gang, "worker-0", "stopped")
+    report(gang, "worker-2", "stopped")
+    assert (gang.phase, gang.generation) == ("forming", 1)
+    report(gang, "worker-1", "starting", life="another", generation=1, met=-1)
+    assert gang.reports["worker-1"]["life"] == "another"
+
+
+def test_a_new_coordinator_goes_on_after_the_generation_of_the_others():
+    gang = make_gang(restarts=3)
+    report(gang, "worker-0", "starting", met=-1)
+    report(gang, "worker-1", "stopped", generation=1, met=1)
+    assert (gang.phase, gang.generation, gang.restarts[0]["replica"]) == ("forming", 2, "worker-0")
+    all_report(gang, "ready")
+    assert gang.phase == "running"
+
+
+def test_a_new_coordinator_ends_a_gang_that_has_no_restart_left():
+    gang = make_gang(restarts=1)
+    report(gang, "worker-1", "stopped", generation=1, met=1)
+    assert (gang.phase, gang.result, gang.cause["message"]) == ("stopping", "failed", LOST)
+
+
+def test_a_replica_lost_before_the_restart_is_waited_for():
+    gang = running_gang(restarts=1)
+    gang.hung_up["worker-2"] = time.monotonic() - 4
+    gang.tick()
+    report(gang, "worker-0", "stopped")
+    report(gang, "worker-1", "stopped")
+    gang.seen["worker-2"] = time.monotonic() - 30  # its old connection was noticed late
+    gang.tick()
+    assert (gang.phase, gang.generation) == ("forming", 1)
+
+
+def test_a_frozen_replica_is_named_by_those_who_lost_it():
+    gang = running_gang()
+    for survivor in ("worker-0", "worker-2"):
+        fail(gang, survivor, 75, peer_lost=True, kind="lost", blames="worker-1")
+    gang.reports["worker-0"]["finished"] -= 6
+    gang.tick()
+    assert (gang.cause["replica"], gang.cause["message"]) == ("worker-1", FROZEN)
+
+
+def test_a_gang_stalls_when_no_trainer_says_anything_and_the_one_behind_is_named():
+    gang = running_gang({"worker": 3, "ps": 1, "chief": 1}, stall_timeout_s=60)
+    for replica in gang.job.replicas:
+        report(gang, replica, "running", silent_s=61, progress={"epoch": 2, "step": 5 - (replica == "worker-1")})
+    gang.tick()
+    assert (gang.phase, gang.cause["replica"], gang.cause["kind"]) == ("stopping", "worker-1", "stalled")
+    assert gang.order()["stalled"]
+
+
+def test_one_trainer_that_still_speaks_is_enough():
+    gang = running_gang(stall_timeout_s=60)
+    report(gang, "worker-0", "running", silent_s=3)
+    report(gang, "worker-1", "running", silent_s=600)
+    report(gang, "worker-2", "running", silent_s=600)
+    gang.tick()
+    assert gang.phase == "running"
+
+
+def test_the_newest_checkpoint_is_the_coordinators_or_else_its_copy():
+    gang = make_gang(restarts=1)
+    report(gang, "worker-0", "meeting", checkpoint=20)
+    report(gang, "worker-1", "meeting", checkpoint=20)
+    report(gang, "worker-2", "meeting", checkpoint=0)
+    assert gang.cluster()["checkpoint"] == "worker-0"
+    report(gang, "worker-0", "meeting", checkpoint=0)
+    assert gang.cluster()["checkpoint"] == "worker-1"

@@ -28,7 +28,7 @@ def test_the_same_job_goes_on_with_its_record(folder):
     record.append_log("w", 0, b"abc")
     record.close()
     again = Record(folder, "1")
-    assert again.log_size("w") == 3
+    assert again.log_end("w") == 3
 
 
 def test_a_former_jobs_record_is_set_aside(folder):
@@ -78,3 +78,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot be made"):
         Record(tmp_path / "file/job", "1")
+
+
+def test_another_pods_log_goes_on_behind_the_formers_also_for_who_comes_later(tmp_path):
+    record = Record(tmp_path / "j", "id")
+    first, second = 1_700_000_000 << 32, 1_700_000_020 << 32
+    assert record.append_log("w", first, b"one\n") == b"one\n"
+    assert record.append_log("w", first + 2, b"e\ntwo") == b"two"
+    assert record.append_log("w", second, b"three") == b"three"
+    assert record.log_end("w") == second + 5
+    record.close()
+    again = Record(tmp_path / "j", "id")
+    assert again.append_log("w", second, b"three, four") == b", four"
+    assert again.append_log("w", first, b"one\ntwo and more") == b""
+    assert again.log_path("w").read_bytes() == b"one\ntwothree, four"
+    again.close()

@@ -319,6 +319,8 @@ class _News:
         self.replicas: dict[str, str | None] = {}  # the job's objects: uid -> replica, None for a Job
         self.pull_notes: dict[str, str] = {}  # a pod's uid -> what is wrong with its image pull secrets
         self.unclaimed: dict[str, list[Manifest]] = {}  # events that came before their object
+        self.replacing = False  # the Jobs give a lost replica another pod
+        self.lost: dict[str, Observation] = {}  # how replicas were lost whose places others take
 
     def read(self, kind: str, event: Manifest) -> Iterator[Observation]:
         thing = event["object"]
@@ -337,13 +339,21 @@ class _News:
         replica, name = _replica(pod), pod["metadata"]["name"]
         if change == "DELETED":
             if self.pods.get(replica) == name:
-                yield Observation(replica=replica, state="gone", message=LOST_POD)
+                yield self.unless_replaced(Observation(replica=replica, state="gone", message=LOST_POD))
             return
         self.replicas[pod["metadata"]["uid"]] = replica
         self.pods[replica] = name
         seen = observe(replica, pod)
         note = self.pull_notes.get(pod["metadata"]["uid"])
-        yield replace(seen, message=f"{seen.message}; {note}") if note and seen.fatal else seen
+        yield self.unless_replaced(replace(seen, message=f"{seen.message}; {note}") if note and seen.fatal else seen)
+
+    def unless_replaced(self, seen: Observation) -> Observation:
+        """A lost replica waits for its next pod, where there will be one."""
+        if not self.replacing or seen.state not in ("failed", "gone"):
+            self.lost.pop(seen.replica or "", None)
+            return seen
+        self.lost[seen.replica or ""] = seen
+        return replace(seen, state="pending", message=f"{seen.message}; another pod takes its place")
 
     def job_object(self, change: str, manifest: Manifest) -> Iterator[Observation]:
         if change == "DELETED":
@@ -351,7 +361,9 @@ class _News:
             return
         self.replicas[manifest["metadata"]["uid"]] = None
         condition = job_condition(manifest)
+        self.replacing = not condition and bool(manifest["spec"].get("backoffLimitPerIndex"))
         if condition and condition[0] == "Failed":
+            yield from self.lost.values()
             role = manifest["metadata"]["labels"]["tf-spawner/role"]
             yield Observation(replica=None, state="failed", message=f"the {role}s' Job {condition[1]}")
 
