@@ -375,10 +375,12 @@ class Gang:
         return True
 
     def blamed(self, failed: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
-        """The replica that still runs, and that all who failed say fell silent."""
-        names = {r.get("blames") for r in failed}
+        """The replica that still runs where all others lost a peer, or that they say fell silent."""
+        names = {r["blames"] for r in failed if r.get("blames")}
+        if not names:
+            names = {r for r in self.job.replicas if is_trainer(r) and self.reports[r]["state"] == "running"}
         name = names.pop() if len(names) == 1 else None
-        if not name or self.reports.get(name, {}).get("state") in (None, *FINISHED):
+        if not name or self.reports[name]["state"] in FINISHED:
             return None
         return dict(self.reports[name], message=FROZEN, kind="lost", exit_code=None)
 

@@ -14,6 +14,7 @@ from typing import Any
 from . import keras
 from .agent import STARTING
 from .backends import Backend, JobSummary, backend_for, backend_of
+from .causes import explained
 from .code import mentions, pack
 from .collect import Collected, collect
 from .errors import (
@@ -264,7 +265,7 @@ def write_report(record: Record, state: JobState, collected: list[Collected]) ->
                       collected=collected, seconds=seconds,
                       artifacts=next((line.stored["uri"] for line in state.replicas.values() if line.stored), None))  # fmt: skip
     record.write_json("report.json", {
-        "job": state.job, "result": outcome.result, "cause": state.cause, "seconds": round(seconds, 3),
+        "job": state.job, "result": outcome.result, "cause": state.cause and explained(state.cause), "seconds": round(seconds, 3),
         "restarts": state.restarts,
         "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
         "files": {replica.replica: replica.files for replica in collected}, "artifacts": outcome.artifacts,
@@ -276,7 +277,7 @@ def raise_for(state: JobState, record: Record | None) -> None:
     """Raises what a job's end means: nothing, JobFailed or TimedOut."""
     if state.result == "succeeded":
         return
-    cause = state.cause or {}
+    cause = explained(state.cause or {})
     replica, message = cause.get("replica"), cause.get("message") or "failed"
     lines = (record.last_lines(replica, LAST_LINES) if record and replica else []) or cause.get("tail") or []
     text = f"{replica} {message}" if replica else message

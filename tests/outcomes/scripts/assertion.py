@@ -1,0 +1,2 @@
+events = []
+assert events, "no event was selected"

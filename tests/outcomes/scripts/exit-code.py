@@ -1,0 +1,4 @@
+import sys
+
+print("no signal above the background")
+sys.exit(4)

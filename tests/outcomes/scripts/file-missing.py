@@ -1,0 +1,3 @@
+import json
+
+settings = json.load(open("/home/somebody/settings.json"))

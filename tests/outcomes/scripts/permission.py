@@ -1,0 +1,4 @@
+import os
+
+os.setuid(65534)
+open("/root/model.keras", "w")

@@ -1,0 +1,140 @@
+"""Why a script failed, told from its exit code and its last lines. Pure: values in, values out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """One way in which scripts fail: how it is known, and the next step."""
+
+    kind: str
+    pattern: re.Pattern[str]
+    hint: str
+
+
+def _cause(kind: str, pattern: str, hint: str) -> Cause:
+    return Cause(kind=kind, pattern=re.compile(pattern, re.M), hint=hint)
+
+
+# The first that fits counts: what is particular stands before what is general. Error texts are TensorFlow 2.21's.
+CAUSES = (
+    _cause(
+        "keras-3",
+        r"Attempt to convert a value \(PerReplica:|Invalid reduction dimension 0 for input with 0 dimensions",
+        "Keras 3 cannot train on several workers: import it as tf.keras, which tf-spawner makes tf-keras, not as keras",
+    ),
+    _cause(
+        "strategy-late",
+        r"Collective ops must be configured at program startup",
+        "create the strategy right after the imports, before any other use of TensorFlow",
+    ),
+    _cause(
+        "too-few-files",
+        r"Could not apply FILE based sharding",
+        "give as many files as workers, or set AutoShardPolicy.DATA; tf-spawner data convert makes more files",
+    ),
+    _cause(
+        "different-programs",
+        r"joining a group with size|Collective instance \S+ expected|mismatched? .*collective|Shape mismatch in the collective",
+        "all workers must run the same steps on batches of the same shapes: look for what depends on the worker",
+    ),
+    _cause(
+        "no-file-system",
+        r"File system scheme '\w*' not implemented",
+        "TensorFlow reads paths and gs:// by itself, and s3:// where s3:// stands in the script, its arguments or "
+        "variables; for others: tfspawner.data, or tf-spawner data cp",
+    ),
+    _cause("data-corrupt", r"DataLossError|^\S*DataError: .* is (damaged|cut off)", "find all such files: tf-spawner data check URI"),
+    _cause(
+        "data-empty",
+        r"Unexpected result of `?train_function`? \(Empty [Ll]ogs\)|Your input ran out of data|ran out of data",
+        "the dataset gave no batch: check its pattern by tf-spawner data ls, and drop_remainder",
+    ),
+    _cause(
+        "parse-example",
+        r"Feature: \w+ \(data type: \w+\) is required but could not be found|Key: \w+\.\s+Can't parse serialized Example",
+        "see what the records hold: tf-spawner data head URI",
+    ),
+    _cause(
+        "port-taken",
+        r"Could not start gRPC server",
+        "another process has TensorFlow's port: give another by --port",
+    ),
+    _cause(
+        "gpu-memory",
+        r"CUDA_ERROR_OUT_OF_MEMORY|failed to allocate .* from device|ResourceExhaustedError.*GPU",
+        "the GPU's memory is full: a smaller batch, or tf.config.experimental.set_memory_growth",
+    ),
+    _cause(
+        "allocation",
+        r"ResourceExhaustedError|OOM when allocating tensor|^MemoryError|std::bad_alloc|Unable to allocate",
+        "a smaller batch, or more memory: --memory",
+    ),
+    _cause("disk-full", r"Errno 28|No space left on device", "make room, or write less"),
+    _cause(
+        "read-only",
+        r"Errno 30|Read-only file system",
+        "in a replica write to $TFSPAWNER_OUTPUT, which comes back, to the working folder, or to /tmp",
+    ),
+    _cause("syntax", r"^\s*(Syntax|Indentation|Tab)Error: ", "the script is no Python that the replicas' Python reads"),
+    _cause(
+        "module-missing",
+        r"^ModuleNotFoundError: No module named",
+        "install it where the replicas run: in the image (-i), or in this Python",
+    ),
+    _cause(
+        "nothing-resolved",
+        r"Name or service not known|Temporary failure in name resolution|No address associated with hostname",
+        "the replica found no such host: check the name, and that it is known where the replicas run",
+    ),
+    _cause(
+        "refused",
+        r"Connection refused|ConnectionRefusedError|Errno 111",
+        "nothing listens there: 127.0.0.1 is the replica itself, so give an address that the replicas reach",
+    ),
+    _cause(
+        "data-missing",
+        r"NotFoundError: .*|^FileNotFoundError: ",
+        "replicas have the script's folder (--workdir) and what --volume mounts; other places need a URI",
+    ),
+    _cause("permission", r"^PermissionError: |Errno 13|PermissionDeniedError", "replicas run as user 1000, not as root; $TFSPAWNER_OUTPUT is theirs"),
+    _cause("shapes", r"InvalidArgumentError: |Matrix size-incompatible|Incompatible shapes", ""),
+)  # fmt: skip
+_EXCEPTION = re.compile(r"^(?:[\w.]+\.)?([A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning))(?:: ?(.*))?$")
+LONGEST = 200  # characters of an exception's text in a message
+
+
+def cause_of(tail: Iterable[str]) -> Cause | None:
+    """The cause that the last lines of a failed script tell; None where none is known."""
+    text = "\n".join(tail)
+    return next((cause for cause in CAUSES if cause.pattern.search(text)), None)
+
+
+def exception_in(tail: Iterable[str]) -> str | None:
+    """The exception that ended a Python script, such as "ValueError: no events", from its last lines."""
+    for line in reversed(list(tail)):
+        found = _EXCEPTION.match(line)
+        if found:
+            text = f"{found[1]}: {found[2]}" if found[2] else found[1]
+            return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return None
+
+
+def explained(failure: Mapping[str, Any]) -> dict[str, Any]:
+    """A failure as the agents tell it, with its exception in the message, its class, and the next step where known."""
+    told = dict(failure)
+    if not str(told.get("message", "")).startswith("ended with exit code"):
+        return told
+    tail = told.get("tail") or []
+    cause, exception = cause_of(tail), exception_in(tail)
+    if exception:
+        told["message"] = f"{told['message']}: {exception}"
+    if cause:
+        told["class"] = cause.kind
+        told["hint"] = told.get("hint") or cause.hint or None
+    return told
