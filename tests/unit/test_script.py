@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfspawner import keras
 from tfspawner.script import Finding, findings
+from tfspawner.spec import JobSpec
 
 CORPUS = Path(__file__).parents[1] / "scripts"
 FAULTY = sorted((CORPUS / "faulty").glob("*.py"))
@@ -91,6 +93,15 @@ def test_a_mounted_place_is_shared():
     job = {**JOB, "on": "kubernetes"}
     assert [finding.kind for finding in findings(source, "train.py", **job)] == ["left-behind"]
     assert [finding.kind for finding in findings(source, "train.py", **job, mounts=("/models",))] == ["shared-path"]
+
+
+@pytest.mark.parametrize(("workers", "legacy_keras", "count"), [(2, True, 1), (1, True, 0), (2, False, 0)])
+def test_a_job_is_warned_of_keras_3_where_it_would_get_tf_keras(tmp_path, workers, legacy_keras, count):
+    script = tmp_path / "train.py"
+    script.write_bytes((CORPUS / "faulty" / "keras3_package.py").read_bytes())
+    warnings = keras.warnings(JobSpec(script=script, workers=workers, legacy_keras=legacy_keras))
+    assert len(warnings) == count
+    assert all("imports keras itself" in warning for warning in warnings)
 
 
 WORDS = (CORPUS / "clean" / "either_strategy.py").read_text().split("\n")

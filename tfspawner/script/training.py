@@ -8,6 +8,7 @@ import re
 from .reading import Call, Script
 
 _FIT_KEYWORDS = {"epochs", "validation_data", "validation_split", "steps_per_epoch", "callbacks", "batch_size"}
+_OTHER_MODELS = ("sklearn", "xgboost", "lightgbm", "catboost")
 
 
 def is_fit(script: Script, call: Call) -> bool:
@@ -15,6 +16,9 @@ def is_fit(script: Script, call: Call) -> bool:
     if call.method not in ("fit", "fit_generator") or not isinstance(call.node.func, ast.Attribute):
         return False
     receiver = call.node.func.value
+    made = script.value(receiver)
+    if isinstance(made, ast.Call) and script.dotted(made.func).partition(".")[0] in _OTHER_MODELS:
+        return False
     is_model = "model" in ast.unparse(receiver).lower() or makes_model(script, receiver)
     return script.mentions("keras|tensorflow") and (is_model or not _FIT_KEYWORDS.isdisjoint(call.keywords))
 
@@ -28,8 +32,12 @@ def fit_calls(script: Script) -> list[Call]:
     return [call for call in script.calls if is_fit(script, call)]
 
 
-def trains(script: Script) -> bool:
-    return bool(fit_calls(script)) or script.mentions("^GradientTape$|GradientTape|^apply_gradients$")
+def trainings(script: Script) -> list[Call]:
+    """Calls of fit, and those with which a loop of the script's own takes gradients."""
+    taken = [
+        call for call in script.calls if call.name == "tensorflow.GradientTape" or call.method == "apply_gradients"
+    ]
+    return [call for call in [*fit_calls(script), *taken] if call.where.reached]
 
 
 def only_chief_fits(script: Script) -> bool:

@@ -131,7 +131,9 @@ class _Reader:
         for statement in statements:
             self.statement(statement, where)
             if isinstance(statement, ast.If) and _leaves(statement.body) and not statement.orelse:
-                where = self.under(statement.test, where, holds=False)
+                rest = self.under(statement.test, where, holds=False)
+                is_check = isinstance(statement.body[-1], ast.Raise | ast.Expr)  # what comes after is the script's way
+                where = replace(rest, conditional=where.conditional) if is_check else rest
 
     def statement(self, node: ast.stmt, where: Context) -> None:
         match node:
@@ -224,8 +226,12 @@ class _Reader:
         self.script.events.append(Call(node=node, name=name, where=where))
         for key, value in self.settings_of(name, node):
             self.script.events.append(Setting(node=node, name=key, value=value, where=where))
-        for function in self.entered(node):
+        for function in self.called(last_name(node.func)):
             self.enter(function, where)
+        is_run = name.rpartition(".")[2] in ("run", "Fire")  # other functions may call what they are given, or not
+        for given in [arg.id for arg in node.args if isinstance(arg, ast.Name)]:
+            for function in self.called(given):
+                self.enter(function, where if is_run else replace(where, conditional=True))
 
     def settings_of(self, name: str, node: ast.Call) -> Iterator[tuple[str, ast.expr | None]]:
         if name == "os.environ.update":
@@ -237,15 +243,13 @@ class _Reader:
         elif name in ("os.environ.pop", "os.unsetenv") and node.args:
             yield self.script.text(node.args[0]), None
 
-    def entered(self, node: ast.Call) -> Iterator[Function]:
-        """The script's own functions that a call runs: the one it names, and those it is given."""
-        names = [last_name(node.func), *(arg.id for arg in node.args if isinstance(arg, ast.Name))]
-        for name in names:
-            if name in self.script.classes:
-                body = self.script.classes[name].body
-                yield from (part for part in body if isinstance(part, ast.FunctionDef) and part.name == "__init__")
-            elif len(found := self.script.functions.get(name, [])) == 1:
-                yield found[0]
+    def called(self, name: str) -> Iterator[Function]:
+        """The script's own function of this name, or the __init__ of its class."""
+        if name in self.script.classes:
+            body = self.script.classes[name].body
+            yield from (part for part in body if isinstance(part, ast.FunctionDef) and part.name == "__init__")
+        elif len(found := self.script.functions.get(name, [])) == 1:
+            yield found[0]
 
     def enter(self, function: Function, where: Context) -> None:
         if (id(function), where) in self.done or self.depth == MAX_DEPTH:

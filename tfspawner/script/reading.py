@@ -1,4 +1,4 @@
-"""A Python script as its syntax tree tells it: which calls it makes, in which order, scope and role; nothing is executed."""
+"""What a script's syntax tree tells: its names and texts, and the calls it makes, in their order, scope and role."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ UNKNOWN = "\0"  # stands in a text for a piece that only running the script woul
 MAX_DEPTH = 12  # of names that stand for names, and of functions that call functions
 
 _MODEL = re.compile(
-    r"(tensorflow\.|tf_)?keras\.(\w+\.)*(Sequential|Model|load_model|clone_model|model_from_json|applications\.([a-z]\w*\.)?[A-Z]\w+)"
+    r"(tensorflow\.|tf_)?keras\.(\w+\.)*"
+    r"(Sequential|Model|load_model|clone_model|model_from_json|applications\.([a-z]\w*\.)?[A-Z]\w+)"
 )
-_CHIEF_NAME = re.compile(r"_*(am_i_|i_am_|is_)?(chief|master|main|main_process|root|rank_?zero|rank_?0)(_\w*)?", re.I)
-_INDEX_NAME = re.compile(r"(\w*_)?(index|idx|rank|task_?id|worker_?(id|num|number)|taskid)", re.I)
-_ROLE_NAME = re.compile(r"(\w*_)?(task_?type|role|type|job_name)", re.I)
+_CHIEF_NAME = re.compile(
+    r"_*((is|am_i|i_am)_(chief|master|main|root)(_(worker|process|node|rank|task|replica))?|chief|rank_?(zero|0))", re.I
+)
+_INDEX_NAME = re.compile(
+    r"_*((task|worker|replica|process|node|machine|host|my|hvd|global|world)_?(index|idx|rank|id)|rank|worker_number)"
+    r"|TFSPAWNER_INDEX", re.I
+)  # fmt: skip
+_REPLICA_WORD = re.compile(r"index|idx|rank|chief|master|role|task|worker|replica|host|is_main", re.I)
+_ROLE_NAME = re.compile(r"_*(task_?type|my_role|role|job_name)|TFSPAWNER_ROLE", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,11 @@ class Context:
     conditional: bool = False
     guarded: bool = False
     reached: bool = True
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether it is sure to be executed, and what it raises to be seen."""
+        return self.reached and not self.conditional and not self.guarded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +186,7 @@ class Script:
         return UNKNOWN
 
     def role_of(self, test: ast.expr, depth: int = MAX_DEPTH) -> Role | None:
-        """Which replicas pass the test: the chief, all but it, some that are not known; None where it is no such test."""
+        """Who passes the test: the chief, all but it, or some, not known which; None where it is no such test."""
         if not depth:
             return None
         match test:
@@ -188,15 +200,16 @@ class Script:
         known = self.value(test)
         if known is not None and known is not test and (role := self.role_of(known, depth - 1)):
             return role
-        name = last_name(test)
-        if _CHIEF_NAME.fullmatch(name):
+        if _CHIEF_NAME.fullmatch(last_name(test)):
             return "chief"
-        return "others" if self._is_like(_INDEX_NAME, test) else None
+        if self._is_like(_INDEX_NAME, test):
+            return "others"
+        return "some" if _REPLICA_WORD.search(ast.unparse(test)) else None
 
     def _role_of_comparison(self, left: ast.expr, op: ast.cmpop, other: ast.expr) -> Role | None:
         index, kind = self._is_like(_INDEX_NAME, left), self._is_like(_ROLE_NAME, left)
         if not index and not kind:
-            return None
+            return "some" if _REPLICA_WORD.search(ast.unparse(left)) else None
         value = other.value if isinstance(other, ast.Constant) else "?"
         if kind and value is None:
             return "chief" if isinstance(op, ast.Is | ast.Eq) else "some"  # no task type: there is one process alone
@@ -208,12 +221,13 @@ class Script:
 
     def _is_like(self, pattern: re.Pattern[str], node: ast.expr, depth: int = MAX_DEPTH) -> bool:
         """Whether this is an index (or a role's name) by what it is called, here or where it is bound."""
-        if pattern.fullmatch(last_name(node)):
+        if pattern.fullmatch(last_name(node)) or ((pattern, last_name(node)) in _KEYS and "task" in ast.unparse(node)):
             return True
         value = self.value(node)
         return bool(depth and value is not None and value is not node and self._is_like(pattern, value, depth - 1))
 
 
+_KEYS = ((_INDEX_NAME, "index"), (_ROLE_NAME, "type"))  # of TF_CONFIG["task"]
 _ROOTS = ("tensorflow", "keras", "tf_keras", "os")
 _SAME_PATH = ("str", "os.fspath", "os.path.abspath", "os.path.normpath", "os.path.expanduser", "os.path.realpath")
 

@@ -9,7 +9,9 @@ import re
 import tokenize
 import warnings
 
-from .rules import Finding, Job, rules_for
+from . import surroundings
+from . import workers as several
+from .finding import Finding, Job, Rule
 from .walk import read
 
 __all__ = ["Finding", "findings"]
@@ -34,7 +36,8 @@ def findings(
 
     Bytes are read as Python reads a file, by its coding cookie. `workers` are the replicas that train, the chief
     among them; `legacy_keras` is whether they get TF_USE_LEGACY_KERAS=1; `local_modules` lie in the script's folder,
-    and may hold what the script seems to lack; `mounts` are folders mounted into the pods.
+    and may hold what the script seems to lack; `mounts` are folders mounted into the pods; `collect` are the patterns
+    of files that are brought back from anywhere.
     """
     job = Job(
         workers=workers, gpus=gpus, image=image, legacy_keras=legacy_keras, on=on, s3_plugin=s3_plugin,
@@ -47,10 +50,16 @@ def findings(
         if isinstance(tree, Finding):
             return [tree]
         script = read(tree)
-        found = [finding for rule in rules_for(job) for finding in rule(script, job)]
+        found = [finding for rule in _rules(job) for finding in rule(script, job)]
     except (RecursionError, MemoryError):  # nested so deeply that only a Python with a larger stack could tell
         return []
     return sorted(set(found), key=lambda finding: (finding.line or 0, finding.kind))
+
+
+def _rules(job: Job) -> list[Rule]:
+    for_workers = several.RULES if job.workers > 1 else []
+    for_kubernetes = surroundings.RULES_ON_KUBERNETES if job.on == "kubernetes" else []
+    return [*surroundings.RULES, *for_workers, *for_kubernetes]
 
 
 # ---- the source -----------------------------------------------------------------------------------
@@ -89,13 +98,13 @@ def _not_text(error: UnicodeError, filename: str) -> Finding:
         before = error.object[: error.start]
         line = before.count("\n" if isinstance(before, str) else b"\n") + 1  # type: ignore[arg-type]  # of its own kind
     return Finding(
-        kind="syntax", line=line, message=f"{filename} is not valid text, in UTF-8 or the coding that it names: {error}",
-        hint="save the file anew as UTF-8", is_error=True,
+        kind="syntax", line=line, hint="save the file anew as UTF-8", is_error=True,
+        message=f"{filename} is not valid text, in UTF-8 or the coding that it names: {error}",
     )  # fmt: skip
 
 
 def _syntax_error(error: SyntaxError, text: str, filename: str) -> Finding:
-    where = f"line {error.lineno}, column {error.offset}" if error.lineno else "the file"
+    where = f" (line {error.lineno}, column {error.offset})" if error.lineno else ""
     lines = text.splitlines()
     faulty = lines[error.lineno - 1].strip() if error.lineno and error.lineno <= len(lines) else ""
     hint = "correct the line; nothing was created"
@@ -104,7 +113,7 @@ def _syntax_error(error: SyntaxError, text: str, filename: str) -> Finding:
     elif re.match(r"print\s+[^(=\s]", faulty):
         hint = "that is Python 2; 2to3 or a print() with parentheses makes it Python 3"
     return Finding(
-        kind="syntax", line=error.lineno, message=f"{filename} is not valid Python: {error.msg} ({where})", hint=hint,
+        kind="syntax", line=error.lineno, message=f"{filename} is not valid Python: {error.msg}{where}", hint=hint,
         is_error=True,
     )  # fmt: skip
 
