@@ -14,10 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .code import mentions
+from .script import findings
 from .spec import DEFAULT_IMAGE, JobSpec
 
 _STOCK_IMAGE = re.compile(r"(?:.*/)?tensorflow/tensorflow(?::(\d+\.\d+)\S*|:latest\S*|:nightly\S*)?")
-_KERAS_3_ONLY = re.compile(r"^\s*(?:import keras\b|from keras\b)", re.M)
 
 
 def needs_tf_keras(spec: JobSpec) -> bool:
@@ -28,19 +28,14 @@ def needs_tf_keras(spec: JobSpec) -> bool:
 
 
 def warnings(spec: JobSpec) -> list[str]:
-    """What in the script will not work on several replicas, as far as reading it tells."""
-    text = spec.script.read_text(errors="replace")
-    if (
-        needs_tf_keras(spec)
-        and _KERAS_3_ONLY.search(text)
-        and "MultiWorkerMirroredStrategy" in text
-        and ".fit(" in text
-    ):
-        return [
-            f"{spec.script.name} imports keras itself, which is Keras 3: its model.fit fails under "
-            "MultiWorkerMirroredStrategy with several workers; import it as: from tensorflow import keras"
-        ]
-    return []
+    """What of the script's findings is about Keras 3 on several replicas."""
+    if not needs_tf_keras(spec):
+        return []
+    found = findings(
+        spec.script.read_bytes(), spec.script.name, workers=len(spec.replicas), gpus=spec.gpus, image=spec.image,
+        legacy_keras=True, on=spec.on,
+    )  # fmt: skip
+    return [f"{finding.message}; {finding.hint}" for finding in found if finding.kind == "keras-3"]
 
 
 def wheel_for(image: str | None) -> Path | None:
