@@ -52,7 +52,7 @@ CAUSES = (
     _cause("data-corrupt", r"DataLossError|^\S*DataError: .* is (damaged|cut off)", "find all such files: tf-spawner data check URI"),
     _cause(
         "data-empty",
-        r"Unexpected result of `?train_function`? \(Empty [Ll]ogs\)|Your input ran out of data|ran out of data",
+        r"Unexpected result of `?train_function`? \(Empty [Ll]ogs\)|[Ii]nput ran out of data|Expected input data to be non-empty",
         "the dataset gave no batch: check its pattern by tf-spawner data ls, and drop_remainder",
     ),
     _cause(
@@ -106,6 +106,7 @@ CAUSES = (
     _cause("shapes", r"InvalidArgumentError: |Matrix size-incompatible|Incompatible shapes", ""),
 )  # fmt: skip
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?([A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning))(?:: ?(.*))?$")
+_NODES = re.compile(r"\{\{function_node [^}]*\}\} ?| \[Op:\w+\] name: $")  # TensorFlow's own bookkeeping
 LONGEST = 200  # characters of an exception's text in a message
 
 
@@ -120,7 +121,8 @@ def exception_in(tail: Iterable[str]) -> str | None:
     for line in reversed(list(tail)):
         found = _EXCEPTION.match(line)
         if found:
-            text = f"{found[1]}: {found[2]}" if found[2] else found[1]
+            words = _NODES.sub("", found[2] or "")
+            text = f"{found[1]}: {words}" if words else found[1]
             return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
     return None
 

@@ -247,6 +247,57 @@ def render(ctx: click.Context, /, output: str, **options: Any) -> None:
         click.echo(to_yaml(manifests), nl=False)
 
 
+@cli.command(cls=RunCommand)
+@run_options
+@click.option(
+    "--data",
+    "uris",
+    multiple=True,
+    metavar="URI",
+    help="Training data to look for: their files, counted against the workers.",
+)
+@output_option
+@click.pass_context
+def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: Any) -> None:
+    """Say what would go wrong with run, without creating anything.
+
+    The script is read, and not run; the cluster is asked whether it would take the pods, by a dry run, and
+    whether there is room for them. Ends with 0 where only warnings are told.
+
+    \b
+    tf-spawner check train.py -w 4 --on kubernetes --data s3://bucket/train/
+    """
+    spec = _spec(ctx, options)
+    from .job import prepare
+
+    _, plan = prepare(spec)
+    warnings = [*plan.warnings, *(_check_data(uris, spec) if uris else [])]
+    if output == "json":
+        _print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings})
+        return
+    for warning in warnings:
+        click.secho("warning: ", fg="yellow", nl=False, err=True)
+        click.echo(warning, err=True)
+    click.echo(
+        f"{len(spec.replicas)} replicas on {spec.on}: {f'{len(warnings)} warnings' if warnings else 'nothing is in the way'}"
+    )
+
+
+def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:
+    """Lists the data; what of them fits the workers badly."""
+    from .data.filesystems import list_files
+    from .view import human_bytes
+
+    files = list_files(uris)
+    workers = spec.workers + spec.has_chief
+    click.echo(f"data: {len(files)} files, {human_bytes(sum(file.size for file in files))}", err=True)
+    if len(files) < workers:
+        return [f"{len(files)} files for {workers} workers: TensorFlow's own sharding by files needs one for each; "
+                "tfspawner.data and tf-spawner data convert --shards divide them"]  # fmt: skip
+    empty = [file.uri for file in files if not file.size]
+    return [f"{len(empty)} of the files are empty, such as {empty[0]}"] if empty else []
+
+
 @cli.command("list")
 @target_options
 @click.option("-t", "--tag", help="Only jobs with this tag.")

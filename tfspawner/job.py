@@ -21,6 +21,7 @@ from .errors import (
     AgentUnreachable,
     ArtifactError,
     ClusterError,
+    ConfigurationError,
     Interrupted,
     JobFailed,
     SpawnerError,
@@ -29,6 +30,7 @@ from .errors import (
 from .follow import Follower, JobState, ReplicaState, View, complete_logs, reachable_agents
 from .plan import Plan, job_name, make_plan
 from .record import Record
+from .script import Finding, findings
 from .spec import JobSpec
 
 DELETE_TIMEOUT_S = 120.0
@@ -206,19 +208,44 @@ def launch(spec: JobSpec, view: View | None = None) -> Job:
 
 def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
     """All that can be known and refused before anything is created."""
+    warnings = read_script(spec)
     name = job_name(spec)
     backend = backend_for(spec.on, namespace=spec.namespace, context=spec.context, kubeconfig=spec.kubeconfig)
-    warnings = keras.warnings(spec) + (backend.check(spec) if check else [])
+    warnings += backend.check(spec) if check else []
     needed = keras.needs_tf_keras(spec)
     wheels: tuple[Path, ...] = ()
     if needed:
         wheels, more = backend.provide_tf_keras(spec)
         warnings += more
     code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels)
-    return backend, make_plan(
-        spec, name, backend.coordinator_address(spec, name), code, tuple(warnings), needs_tf_keras=needed,
+    plan = make_plan(
+        spec,
+        name,
+        backend.coordinator_address(spec, name),
+        code,
+        needs_tf_keras=needed,
         speaks_of_s3=_speaks_of_s3(spec),
+    )
+    return backend, replace(plan, warnings=(*warnings, *(backend.preflight(plan) if check else [])))
+
+
+def read_script(spec: JobSpec) -> list[str]:
+    """What of the script will not work, as warnings; raises ConfigurationError for what is no Python."""
+    folders = {path.parent.name for path in spec.script_path.parent.glob("*/*.py")}
+    found = findings(
+        spec.script.read_bytes(), spec.script.name, workers=spec.workers + spec.has_chief, gpus=spec.gpus,
+        image=spec.image, legacy_keras=keras.gets_legacy_keras(spec), on=spec.on, restarts=spec.restarts,
+        local_modules=frozenset({path.stem for path in spec.script_path.parent.glob("*.py")} | folders),
+        mounts=tuple(volume.split(":")[1] for volume in spec.volumes if ":" in volume), collect=spec.collect,
     )  # fmt: skip
+    wrong = next((finding for finding in found if finding.is_error), None)
+    if wrong and not spec.command_file:  # which may run it by other means
+        raise ConfigurationError(f"{spec.script}: {wrong.message}", hint=wrong.hint)
+    return [f"{_place(spec, finding)}: {finding.message}; {finding.hint}" for finding in found]
+
+
+def _place(spec: JobSpec, finding: Finding) -> str:
+    return f"{spec.script.name}, line {finding.line}" if finding.line else spec.script.name
 
 
 def _speaks_of_s3(spec: JobSpec) -> bool:

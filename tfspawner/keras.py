@@ -14,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .code import mentions
-from .script import findings
 from .spec import DEFAULT_IMAGE, JobSpec
 
 _STOCK_IMAGE = re.compile(r"(?:.*/)?tensorflow/tensorflow(?::(\d+\.\d+)\S*|:latest\S*|:nightly\S*)?")
@@ -22,20 +21,12 @@ _STOCK_IMAGE = re.compile(r"(?:.*/)?tensorflow/tensorflow(?::(\d+\.\d+)\S*|:late
 
 def needs_tf_keras(spec: JobSpec) -> bool:
     """Whether the job trains with Keras on several replicas, so that tf-keras must be there."""
-    if not spec.legacy_keras or len(spec.replicas) < 2 or spec.env.get("TF_USE_LEGACY_KERAS", "1") != "1":
-        return False
-    return bool(mentions(spec.folder, "keras", out=spec.out))
+    return gets_legacy_keras(spec) and bool(mentions(spec.folder, "keras", out=spec.out))
 
 
-def warnings(spec: JobSpec) -> list[str]:
-    """What of the script's findings is about Keras 3 on several replicas."""
-    if not needs_tf_keras(spec):
-        return []
-    found = findings(
-        spec.script.read_bytes(), spec.script.name, workers=len(spec.replicas), gpus=spec.gpus, image=spec.image,
-        legacy_keras=True, on=spec.on,
-    )  # fmt: skip
-    return [f"{finding.message}; {finding.hint}" for finding in found if finding.kind == "keras-3"]
+def gets_legacy_keras(spec: JobSpec) -> bool:
+    """Whether the replicas run with TF_USE_LEGACY_KERAS=1."""
+    return spec.legacy_keras and len(spec.replicas) > 1 and spec.env.get("TF_USE_LEGACY_KERAS", "1") == "1"
 
 
 def wheel_for(image: str | None) -> Path | None:

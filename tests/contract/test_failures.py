@@ -26,7 +26,7 @@ def test_a_failing_replica_ends_the_gang_within_10_s_and_is_named_with_its_last_
     done = place.run(script, "-w", "3", "--name", "failing")
     ended = time.time()
     assert done.code == 125, done.err
-    assert "error: worker-1 ended with exit code 1\n" in done.err
+    assert "error: worker-1 ended with exit code 1: RuntimeError: the learning rate is negative\n" in done.err
     last = done.err.split("its last lines:\n")[1].split("\nerror:")[0]
     assert "  worker-1 | line 39\n" in last
     assert "worker-1 | RuntimeError: the learning rate is negative" in last

@@ -21,8 +21,10 @@ def outcome(script: Path) -> dict[str, object]:
             command += ["--on", "kubernetes"]
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         cause = json.loads((Path(folder) / "outcome/report.json").read_text())["cause"]
-        tail = [re.sub(r"/\S*/(site-packages|scripts|code|lib/python3[.]\d+)/", r"/\1/", line) for line in cause["tail"]]
-        return {key: cause.get(key) for key in ("message", "exit_code", "hint")} | {"tail": tail}
+        tail = [
+            re.sub(r"/\S*/(site-packages|scripts|code|lib/python3[.]\d+)/", r"/\1/", line) for line in cause["tail"]
+        ]
+        return {"message": cause["message"].split(": ")[0], "exit_code": cause["exit_code"], "tail": tail}
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def test_a_failure_ends_with_125_and_the_last_lines(tf_spawner, tmp_path):
     done = tf_spawner("run", "train.py", "-w", "1")
     assert done.returncode == 125
     assert "worker-0 | ValueError: no data in shard 7" in done.stderr
-    assert done.stderr.rstrip().endswith("error: worker-0 ended with exit code 1")
+    assert done.stderr.rstrip().endswith("error: worker-0 ended with exit code 1: ValueError: no data in shard 7")
 
 
 def test_help_imports_nothing_heavy(tmp_path):

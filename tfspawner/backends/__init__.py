@@ -61,6 +61,9 @@ class Backend(Protocol):
     def check(self, spec: JobSpec) -> list[str]:
         """Raises what would stop a launch, before anything is created; returns warnings."""
 
+    def preflight(self, plan: Plan) -> list[str]:
+        """Raises what would refuse the plan's replicas; returns warnings, such as that there is no room for them."""
+
     def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
         """Wheels to send along so that the replicas have tf-keras, and warnings; raises where it must fail."""
 

@@ -19,6 +19,7 @@ from ..client import AgentClient
 from ..diagnose import LOST_POD, explain_failed_create, job_condition, observe, observe_event
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from ..keras import wheel_for
+from ..preflight import fits, quota_shortfalls, requests_of
 from ..render import ID, JOB_LABEL, MANAGED_BY, TOKEN, Manifest, render, role_manifest, travels_in_configmap
 from ..spec import JobSpec
 from . import JobSummary, Observation
@@ -48,6 +49,7 @@ class KubernetesBackend:
     def __init__(self, *, namespace: str | None, context: str | None, kubeconfig: Path | None) -> None:
         self._target = (kubeconfig, context, namespace)
         self.tokens: dict[str, str] = {}
+        self.rules: list[dict[str, list[str]]] = []  # what this user may do here
         self.pods: dict[str, dict[str, str]] = {}  # job -> replica -> pod
         self.starting: set[str] = set()  # jobs of many replicas that were launched here and are not yet watched
 
@@ -69,12 +71,13 @@ class KubernetesBackend:
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
                   "spec": {"namespace": self.namespace}}  # fmt: skip
         status = self.api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)["status"]
+        self.rules = status.get("resourceRules", [])
         if status.get("incomplete"):
             return []  # the authorizer cannot list its rules: the requests themselves will tell
         missing = [
             f"{verb} {resource}"
             for group, resource, verb in _needed_rules(role_manifest(None))
-            if not any(_allows(rule, group, resource, verb) for rule in status.get("resourceRules", []))
+            if not self._may(group, resource, verb)
         ]
         if missing:
             raise ClusterError(
@@ -82,6 +85,38 @@ class KubernetesBackend:
                 hint=f"have the Role applied and bound that allows it: tf-spawner rbac -n {self.namespace}",
             )
         return []
+
+    def _may(self, group: str, resource: str, verb: str) -> bool:
+        return any(_allows(rule, group, resource, verb) for rule in self.rules)
+
+    def preflight(self, plan: Plan) -> list[str]:
+        """What this user's rights allow to ask: a dry run of each role's pod, the quotas, and room on the nodes."""
+        warnings, pods = [], []
+        for manifest in render(plan)[: len(plan.spec.roles)]:
+            template = manifest["spec"]["template"]
+            admitted = (
+                self._dry_run(template, manifest["metadata"]["name"]) if self._may("", "pods", "create") else None
+            )
+            pods.append(((admitted or template)["spec"], manifest["spec"]["completions"]))
+        if self._may("", "resourcequotas", "list"):
+            quotas = self.api.list(f"/api/v1/namespaces/{self.namespace}/resourcequotas")
+            warnings += quota_shortfalls(quotas, [(requests_of(spec), count) for spec, count in pods])
+        if self._may("", "nodes", "list") and not plan.spec.queue:
+            nodes = self.api.list("/api/v1/nodes")
+            taken = self.api.list("/api/v1/pods", "fieldSelector=status.phase!=Succeeded,status.phase!=Failed")
+            told = [fits(nodes, taken, spec, count) for spec, count in pods]
+            warnings += [text for text in told if text]
+        return warnings
+
+    def _dry_run(self, template: Manifest, name: str) -> Manifest | None:
+        """The pod as the API server would take it, with the LimitRange's defaults. Raises ClusterError."""
+        pod = {"apiVersion": "v1", "kind": "Pod", **template,
+               "metadata": {**template["metadata"], "generateName": f"{name}-"}}  # fmt: skip
+        try:
+            admitted: Manifest = self.api.request("POST", f"/api/v1/namespaces/{self.namespace}/pods?dryRun=All", pod)
+        except NotFoundError:
+            return None  # such as a service account that is made later
+        return admitted
 
     def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
         try:
@@ -265,7 +300,7 @@ class KubernetesBackend:
         return False
 
     def _jobs(self, selector: str) -> list[Manifest]:
-        return self.api.list(self._path("Job"), selector)
+        return self.api.list(self._path("Job"), f"labelSelector={selector}")
 
     def _summaries(self, selector: str) -> list[JobSummary]:
         grouped: dict[str, list[Manifest]] = {}
@@ -306,7 +341,7 @@ class KubernetesBackend:
 
     def _pod_of(self, job: str, replica: str) -> str | None:
         if replica not in self.pods.get(job, {}):
-            for pod in self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"{JOB_LABEL}={job}"):
+            for pod in self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={JOB_LABEL}={job}"):
                 self.pods.setdefault(job, {})[_replica(pod)] = pod["metadata"]["name"]
         return self.pods.get(job, {}).get(replica)
 

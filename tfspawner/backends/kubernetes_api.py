@@ -84,8 +84,9 @@ class Api:
     def patch(self, path: str, body: Any) -> Any:
         return self.request("PATCH", path, body, "application/merge-patch+json")
 
-    def list(self, path: str, selector: str) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = self.request("GET", f"{path}?labelSelector={selector}")["items"]
+    def list(self, path: str, which: str = "") -> list[dict[str, Any]]:
+        """The objects there; which of them, a labelSelector= or fieldSelector= says."""
+        items: list[dict[str, Any]] = self.request("GET", f"{path}?{which}")["items"]
         return items
 
     def watch(self, path: str, which: str, stop: threading.Event, for_s: float = math.inf) -> Iterator[dict[str, Any]]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 OUTPUT = "TFSPAWNER_OUTPUT"  # the variable by which a job's processes are told from others'
+TENSORFLOW_BYTES = 600 << 20  # what a process has once it has imported TensorFlow 2.21
 PORTS = range(20000, 32000)  # below Linux's ephemeral ports: no outgoing connection takes one between look and use
 
 
@@ -70,6 +71,13 @@ class LocalBackend:
         if spec.gpus:
             _check_gpus(spec.gpus * len(spec.replicas))
         return []
+
+    def preflight(self, plan: Plan) -> list[str]:
+        free, needed = _free_memory(), TENSORFLOW_BYTES * len(plan.spec.replicas)
+        if free is None or free >= needed:
+            return []
+        return [f"{len(plan.spec.replicas)} replicas with TensorFlow take {needed / 1024**3:.1f} GiB before they hold "
+                f"any data, and {free / 1024**3:.1f} GiB are free here"]  # fmt: skip
 
     def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
         if not find_spec("tensorflow") or find_spec("tf_keras"):
@@ -317,6 +325,17 @@ def _free_ports(count: int, first: int | None) -> list[int]:
         if _is_free(port):
             found.append(port)
     raise ClusterError(f"{count} free ports are needed on this machine, and there are {len(found)}")
+
+
+def _free_memory() -> int | None:
+    """Bytes that new processes can have; None where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
 
 def _is_free(port: int) -> bool:
