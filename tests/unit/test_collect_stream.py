@@ -86,7 +86,7 @@ def test_a_stream_that_stops_is_broken_off_and_what_came_counts(hostile, tmp_pat
     hostile.files = {"a": data}
     hostile.stream = hostile.until_over(frame("a", data)[:150_000])
     with pytest.raises(ArtifactError, match="worker-0's files could not be collected whole"):
-        collect_one(hostile.client(idle_s=0.2), tmp_path / "worker-0", nothing)
+        collect_one(hostile.client(idle_s=1), tmp_path / "worker-0", nothing)
     assert whole_files(tmp_path) == []
     assert hostile.asked[1][0][1] > 149_000
 
