@@ -234,6 +234,8 @@ def test_a_disk_that_fills_meanwhile_is_told_and_once_there_is_room_the_files_co
 
     def pieces():
         yield frame("a", b"1") + frame("model", data)[:100_000]
+        while not (small_disk / "files/worker-0/a").exists():
+            hostile.over.wait(0.01)
         with suppress(OSError):
             (small_disk / "filler").write_bytes(b"x" * (1 << 20))
         yield frame("model", data)[100_000:] + END
