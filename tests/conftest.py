@@ -324,6 +324,13 @@ def shared_place(
 
 
 @pytest.fixture
+def local_place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A place of the test's own on this machine, for what is the same on every backend."""
+    with place_on("local", tmp_path / "place", request) as made:
+        yield made
+
+
+@pytest.fixture
 def cluster_place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
     """A place of the test's own on Kubernetes."""
     with place_on("kubernetes", tmp_path / "place", request) as made:

@@ -278,9 +278,8 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
     for warning in warnings:
         click.secho("warning: ", fg="yellow", nl=False, err=True)
         click.echo(warning, err=True)
-    click.echo(
-        f"{len(spec.replicas)} replicas on {spec.on}: {f'{len(warnings)} warnings' if warnings else 'nothing is in the way'}"
-    )
+    counted = {0: "nothing is in the way", 1: "1 warning"}.get(len(warnings), f"{len(warnings)} warnings")
+    click.echo(f"{len(spec.replicas)} replicas on {spec.on}: {counted}")
 
 
 def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:

@@ -39,8 +39,10 @@ def quantity(value: str) -> float:
     if not match:
         raise ValueError(f"not a Kubernetes quantity: {value!r}")
     suffix = match[2] or ""
-    factor = 10.0 ** int(suffix[1:]) if suffix.startswith("e") else _FACTORS.get(suffix, 1.0)
-    return float(match[1]) * factor
+    number = float(match[0]) if suffix.startswith("e") else float(match[1]) * _FACTORS.get(suffix, 1.0)
+    if math.isinf(number):
+        raise ValueError(f"not a Kubernetes quantity, for its size: {value[:20]!r}…")
+    return number
 
 
 KUBERNETES_ONLY = (
@@ -299,7 +301,7 @@ def _check_env_value(key: str, value: str) -> None:
 def _check_quantity(name: str, value: str) -> None:
     try:
         number = quantity(value)
-    except (ValueError, OverflowError):
+    except ValueError:
         number = 0
     if not number:
         raise ConfigurationError(

@@ -1,9 +1,10 @@
-"""A plan made by hand, the same at each run."""
+"""A plan made by hand, the same at each run; an agent that means harm."""
 
 import gzip
 import tempfile
 
 import pytest
+from hostile import Hostile
 
 from tfspawner.backends.kubernetes import KubernetesBackend
 from tfspawner.code import Code
@@ -28,3 +29,25 @@ def make_fixed_plan(tmp_path):
         return Plan(job=job, spec=spec, code=code, token="the-token", files=plan.files)
 
     return make
+
+
+@pytest.fixture
+def hostile():
+    found = Hostile()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def shared_hostile():
+    """For the many examples of a property."""
+    found = Hostile()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Two tries at most, one after the other, so that a test of what never comes is short."""
+    monkeypatch.setattr("tfspawner.collect.TRIES_WITHOUT_PROGRESS", 2)
+    monkeypatch.setattr("tfspawner.collect.PAUSE_S", 0.01)

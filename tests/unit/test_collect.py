@@ -1,88 +1,14 @@
 """Collecting from an agent that is broken, or means harm: a real server that sends what the test says."""
 
-import hashlib
-import json
 import os
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import urllib3
+from hostile import entry, everything_below, nothing
 
-from tfspawner.client import AgentClient
 from tfspawner.collect import collect, collect_one
 from tfspawner.errors import ArtifactError
 
-
-class Hostile:
-    """An agent with a manifest and, for each request of files in turn, a number of bytes to send before it hangs up."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.manifest: dict = {"folders": [], "skipped": [], "unreadable": []}
-        self.entries: list[dict] | None = None
-        self.cuts: list[int] = []
-        self.asked: list[list] = []
-        self.stream: bytes | None = None
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *args):
-                pass
-
-            def do_GET(self):
-                entries = outer.entries if outer.entries is not None else [entry(n, d) for n, d in outer.files.items()]
-                self.answer(json.dumps({"files": entries, **outer.manifest}).encode())
-
-            def do_POST(self):
-                wanted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked.append(wanted)
-                data = outer.stream if outer.stream is not None else outer.frames(wanted)
-                self.answer(data[: outer.cuts.pop(0)] if outer.cuts else data)
-
-            def answer(self, data):
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(data)
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def frames(self, wanted) -> bytes:
-        data = b""
-        for path, offset, size in wanted:
-            body = self.files[path][offset:size]
-            data += json.dumps({"path": path, "offset": offset, "size": len(body)}).encode() + b"\n" + body
-        return data + b'{"end": true}\n'
-
-    def client(self) -> AgentClient:
-        url = f"http://127.0.0.1:{self.server.server_port}"
-        return AgentClient(replica="worker-0", url=url, token="t", pool=urllib3.PoolManager(), headers=dict)
-
-
-def entry(path: str, data: bytes, **changes) -> dict:
-    return {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **changes}
-
-
-def nothing(count: int) -> None:
-    pass
-
-
-@pytest.fixture
-def hostile():
-    found = Hostile()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr("tfspawner.collect.TRIES_WITHOUT_PROGRESS", 2)
-
-
-def everything_below(folder) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def test_files_and_empty_folders_come(hostile, tmp_path):

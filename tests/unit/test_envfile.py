@@ -121,3 +121,17 @@ def test_any_line_is_read_or_refused_with_its_number(tmp_path_factory, line):
     except ConfigurationError as error:
         outcome = error.message.removeprefix(f"env-file {path}, ")[:7]
     assert outcome in ("1", "line 2:")
+
+
+@given(st.text(ONE_LINE, max_size=10), st.sampled_from("'\"= #\\"), st.text(ONE_LINE, max_size=10), st.booleans())
+def test_whatever_stands_around_a_value_no_error_shows_it(tmp_path_factory, before, mark, after, is_twice):
+    path = tmp_path_factory.getbasetemp() / "env"
+    line = f"KEY={mark}{before}canary{after}"
+    path.write_text(f"{line}\n{line if is_twice else before + 'canary'}", encoding="utf-8", newline="")
+    try:
+        read_env_file(path)
+        told = f"env-file {path}, line 0"
+    except ConfigurationError as error:
+        told = f"{error.message}{error.hint}"
+    assert told.startswith(f"env-file {path}, line ")
+    assert "canary" not in told

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tfspawner.errors import ArtifactError, ConfigurationError
 from tfspawner.record import Record
@@ -21,6 +23,25 @@ def test_a_log_is_appended_to_once(folder):
     assert record.log_path("w").read_bytes() == b"abcdef"
     with pytest.raises(ArtifactError, match="bytes 6 to 9 are missing"):
         record.append_log("w", 9, b"x")
+
+
+@given(st.binary(max_size=300), st.lists(st.tuples(st.integers(0, 300), st.integers(0, 100), st.booleans())))
+def test_whatever_pieces_come_a_log_is_what_was_printed_and_shown_once(tmp_path_factory, printed, pieces):
+    """Each piece: where it begins, its length, and whether it is another launcher's that goes on with the record."""
+    folder = tmp_path_factory.mktemp("log") / "job"
+    record, shown = Record(folder, "1"), b""
+    for start, length, again in [*pieces, (0, len(printed), False)]:
+        if again:
+            record.close()
+            record = Record(folder, "1")
+        if start > len(shown):
+            with pytest.raises(ArtifactError, match=f"bytes {len(shown)} to {start} are missing"):
+                record.append_log("w", start, printed[start : start + length])
+            continue
+        shown += record.append_log("w", start, printed[start : start + length])
+        assert record.log_path("w").read_bytes() == shown == printed[: len(shown)]
+    record.close()
+    assert shown == printed
 
 
 def test_the_same_job_goes_on_with_its_record(folder):

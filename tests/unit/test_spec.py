@@ -1,11 +1,13 @@
 """JobSpec refuses what cannot be carried out, and names it."""
 
+import math
 import re
 import string
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfspawner.agent import PORT
@@ -149,6 +151,44 @@ def test_what_is_for_kubernetes_alone_is_refused_on_this_machine(script, name):
 )
 def test_quantities_are_kubernetess(text, number):
     assert quantity(text) == number
+
+
+SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
+    f"{letter}i": 1024**power for power, letter in enumerate("KMGTP", 1)
+}
+
+
+@given(st.integers(0, 10**9), st.integers(0, 999), st.sampled_from(sorted(SUFFIXES)))
+def test_a_quantity_is_its_number_times_its_suffix(whole, thousandths, suffix):
+    assert quantity(f"{whole}{suffix}") == float(whole * SUFFIXES[suffix])
+    exact = Fraction(whole * 1000 + thousandths, 1000) * SUFFIXES[suffix]
+    assert quantity(f"{whole}.{thousandths:03}{suffix}") == pytest.approx(float(exact), rel=1e-12)
+
+
+@given(st.text(alphabet="0123456789.eEmkKMGi-+ ") | st.text())
+@example("9" * 400)
+@example("9" * 5000)
+@example("1e999")
+@example("1e" + "9" * 5000)
+def test_any_text_is_a_finite_quantity_or_refused_as_none(text):
+    try:
+        told = "a quantity" if 0 <= quantity(text) < math.inf else "a number"
+    except ValueError as error:
+        told = str(error)[:25]
+    assert told in ("a quantity", "not a Kubernetes quantity")
+
+
+@given(st.text(max_size=80) | st.from_regex(r"[a-z][a-z0-9-]{0,70}", fullmatch=True), st.integers(1, 200))
+def test_any_name_is_a_dns_label_for_every_replica_or_refused_with_its_value(tmp_path_factory, name, workers):
+    script = tmp_path_factory.getbasetemp() / "named.py"
+    script.touch()
+    try:
+        made, told = job_name(JobSpec(script=script, name=name, workers=workers)), ""
+    except ConfigurationError as error:
+        made, told = name, error.message
+    assert made == name
+    fits = is_name(name) and LABEL.fullmatch(f"{name}-worker-{workers - 1}")
+    assert told.startswith(f"name is {name!r}") != bool(fits)
 
 
 STEMS = st.text(alphabet=string.printable.replace("/", ""), min_size=1, max_size=80) | st.text(

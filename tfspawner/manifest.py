@@ -1,0 +1,94 @@
+"""What a replica says it holds, checked as a whole before anything is asked for or written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from .errors import ArtifactError
+
+MOST_ENTRIES = 1_000_000
+DEEPEST = 64
+LONGEST_PART = 255  # bytes, Linux's and macOS's bound (NAME_MAX)
+LONGEST_PATH = 4095  # bytes, Linux's bound (PATH_MAX), without the NUL
+NOT_AN_AGENT = "something else may have taken the agent's place: do not trust what this replica sends"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The files and empty folders that can be had, and the names of what cannot."""
+
+    files: list[dict[str, Any]]  # path, size, sha256
+    folders: list[str]
+    skipped: list[str]  # links and devices
+    refused: list[str]
+
+
+def checked(manifest: dict[str, Any], replica: str, *, key: Callable[[str], str] = str,
+            longest: int = LONGEST_PATH) -> Manifest:  # fmt: skip
+    """Of a manifest as the agent sends it, the files with a safe name of their own.
+
+    Names with the same key are the same file here; a path may take `longest` bytes. Raises ArtifactError where
+    something is described wrongly or there is too much of it.
+    """
+    count = len(manifest["files"]) + len(manifest["folders"])
+    if count > MOST_ENTRIES:
+        raise ArtifactError(
+            f"{replica} lists {count:,} files and folders, and {MOST_ENTRIES:,} can be collected",
+            hint="pack them into archives, or have them stored: --artifacts s3://bucket/folder",
+        )
+    described = [_file(entry, replica) for entry in manifest["files"]]
+    files = {key(file["path"]): file for file in reversed(described) if is_safe(file["path"], longest)}
+    parents = {key(parent) for file in files.values() for parent in _with_parents(file["path"])[1:]}
+    for name in parents & files.keys():  # a file that is a folder, too
+        del files[name]
+    came = {id(file) for file in files.values()}
+
+    def fits(folder: object) -> bool:
+        return is_safe(folder, longest) and not any(key(name) in files for name in _with_parents(str(folder)))
+
+    return Manifest(
+        files=[file for file in described if id(file) in came],
+        folders=[name for name in manifest["folders"] if fits(name)],
+        skipped=[str(name) for name in manifest["skipped"]],
+        refused=[str(file["path"]) for file in described if id(file) not in came]
+        + [str(name) for name in manifest["folders"] if not fits(name)]
+        + [str(name) for name in manifest["unreadable"]],
+    )
+
+
+def _with_parents(path: str) -> list[str]:
+    return [path, *(str(parent) for parent in PurePosixPath(path).parents)]
+
+
+def _file(entry: Any, replica: str) -> dict[str, Any]:
+    try:
+        name, size, digest = entry["path"], entry["size"], entry["sha256"]
+    except (KeyError, TypeError):
+        raise ArtifactError(f"{replica} describes a file wrongly: {shown(entry)}", hint=NOT_AN_AGENT) from None
+    if type(size) is not int or size < 0 or not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise ArtifactError(f"{replica} describes its file {shown(name)} wrongly", hint=NOT_AN_AGENT)
+    return {"path": name, "size": size, "sha256": digest}
+
+
+def is_safe(name: object, longest: int = LONGEST_PATH) -> bool:
+    """Whether a file may have this name: a plain relative path, without what a terminal would obey."""
+    if not isinstance(name, str) or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
+        return False
+    try:
+        sizes = [len(part.encode()) for part in name.split("/")]
+    except UnicodeEncodeError:
+        return False
+    if len(sizes) > DEEPEST or sum(sizes) + len(sizes) - 1 > longest or max(sizes) > LONGEST_PART:
+        return False
+    return not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def shown(value: object) -> str:
+    """What an agent sent, fit for a message."""
+    text = ascii(value) if not isinstance(value, str) or not value.isprintable() else repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
