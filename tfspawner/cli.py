@@ -125,6 +125,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--out", type=PATH, help="Where runs are recorded.  [default: runs]"),
         click.option("--timeout", "timeout_s", type=DURATION, help="End the job if it trains for longer, like 2h."),
         click.option("--start-timeout", "start_timeout_s", type=DURATION, help="End the job if not all replicas are there by then.  [default: 10m; 30s for pods that fit on no node]"),
+        click.option("--start-tries", type=int, help="If there is not room for all replicas by --start-timeout, give back what there is, wait and try again, so often in all.  [default: 1]"),
         click.option("--restarts", type=int, help="Start all replicas again, from the last checkpoint, up to so many times.  [default: 0]"),
         click.option("--restart-on", multiple=True, type=click.Choice(["lost", "stalled", "failed"]), help="After what: a replica was killed or is gone, all stand still, a script failed.  [default: lost, stalled]"),
         click.option("--stall-timeout", "stall_timeout_s", type=DURATION, help="A job whose trainers put nothing out for so long has stalled, and ends.  [default: never]"),

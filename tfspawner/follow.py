@@ -368,7 +368,7 @@ class Follower:
             self.state.replicas[name].state = "failed"
         self.state.result = result
         self.state.cause = {"replica": name, "message": seen.message, "hint": seen.hint, "exit_code": None,
-                            "never_ran": seen.fatal}  # fmt: skip
+                            "never_ran": seen.fatal, "no_room": seen.fatal and seen.state == "pending"}  # fmt: skip
         self.finished = True
 
 

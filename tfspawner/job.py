@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,7 @@ from .spec import JobSpec
 
 DELETE_TIMEOUT_S = 120.0
 LAST_LINES = 15
+DEFAULT_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0  # around which the wait between two tries to start lies
 
 
 class Silent:
@@ -340,12 +342,14 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
     with _deleted_on_interrupt(backend, plan, view, record):
         record.event("launched", seconds=round(time.time() - began, 3))
         _describe(plan, record)
-        follower = Follower(
-            backend, plan.job, plan.spec.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s,
-            upload=plan.code if backend.must_upload(plan) else None,
-        )  # fmt: skip
         try:
-            state = follower.follow()
+            state = _follow(backend, plan, record, view)
+            for number in range(2, (plan.spec.start_tries or 1) + 1):
+                if not (state.cause or {}).get("no_room"):
+                    break
+                _give_back(backend, plan, state, record, view, number)
+                backend.launch(plan)
+                state = _follow(backend, plan, record, view)
             state.times["launched"] = began
             collected, missing = bring_back(backend, state, record, view)
             outcome = write_report(record, state, collected)
@@ -362,6 +366,25 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
     raise_for(state, record)
     raise_for_artifacts(state, f"all is here: {record.folder}")
     return outcome
+
+
+def _follow(backend: Backend, plan: Plan, record: Record, view: View) -> JobState:
+    follower = Follower(
+        backend, plan.job, plan.spec.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s,
+        upload=plan.code if backend.must_upload(plan) else None,
+    )  # fmt: skip
+    return follower.follow()
+
+
+def _give_back(backend: Backend, plan: Plan, state: JobState, record: Record, view: View, number: int) -> None:
+    """Removes a job that did not become whole, and waits: two that each hold half of the room wait differently long."""
+    placed = sum(line.state != "pending" for line in state.replicas.values())
+    backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
+    pause_s = random.uniform(0.5, 1.5) * min(LONGEST_PAUSE_S, plan.spec.start_timeout_s or DEFAULT_PAUSE_S)
+    record.event("given back", placed=placed, pause_s=round(pause_s, 1), message=(state.cause or {}).get("message"))
+    view.note(f"there is room for {placed} of {len(state.replicas)} replicas: all given back; "
+              f"try {number} of {plan.spec.start_tries} in {pause_s:.0f} s")  # fmt: skip
+    time.sleep(pause_s)
 
 
 @contextmanager

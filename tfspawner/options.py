@@ -24,7 +24,7 @@ _PAIRS = ("env_pairs", "node_selector_pairs")
 _DURATIONS = ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s", "ttl_s")
 _PATHS = ("script", "workdir", "command_file", "pod_file", "template_dir", "kubeconfig", "out")
 _FLAGS = ("chief", "evaluator", "keep", "detach", "legacy_keras")
-_NUMBERS = ("workers", "ps", "gpus", "port", "restarts")
+_NUMBERS = ("workers", "ps", "gpus", "port", "restarts", "start_tries")
 _TEXTS = (
     "on",
     "name",

@@ -47,14 +47,14 @@ def quantity(value: str) -> float:
 
 KUBERNETES_ONLY = (
     "cpu", "memory", "image", "namespace", "context", "kubeconfig", "ttl_s", "queue", "node_selector", "tolerations",
-    "service_account", "image_pull_secrets", "volumes", "pod_file", "template_dir",
+    "service_account", "image_pull_secrets", "volumes", "pod_file", "template_dir", "start_tries",
 )  # fmt: skip
 
 
 _PATHS = ("script", "workdir", "command_file", "out", "kubeconfig", "pod_file", "template_dir")
 _LISTS = ("args", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes")
 _MAPPINGS = ("env", "node_selector")
-_NUMBERS = ("workers", "ps", "gpus", "port", "ttl_s", "restarts")
+_NUMBERS = ("workers", "ps", "gpus", "port", "ttl_s", "restarts", "start_tries")
 _SECONDS = ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s")
 _TEXTS = (
     "on",
@@ -115,6 +115,7 @@ class JobSpec:
     context: str | None = None
     kubeconfig: Path | None = None
     ttl_s: int | None = None
+    start_tries: int | None = None
     queue: str | None = None
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[str, ...] = ()
@@ -227,6 +228,10 @@ class JobSpec:
             raise ConfigurationError(f"port is {self.port}; it must be 1024 to {65535 - last + self.port}")
         if self.on == "kubernetes" and self.port == agent.PORT:
             raise ConfigurationError(f"port {agent.PORT} is the agents' own", hint=f"leave --port out: {DEFAULT_PORT}")
+        if self.start_tries is not None and self.start_tries < 1:
+            raise ConfigurationError(f"start_tries is {self.start_tries}; it must be 1 or more")
+        if self.start_tries and self.detach:
+            raise ConfigurationError("start_tries needs the launcher to stay: it cannot go with detach")
         unknown = [word for word in self.restart_on if word not in RESTART_ON]
         if unknown:
             raise ConfigurationError(f"restart_on is {unknown[0]!r}; it must be of {', '.join(RESTART_ON)}")
