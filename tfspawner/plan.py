@@ -92,6 +92,7 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         "hold_s": spec.hold_s,
         "legacy_keras": spec.legacy_keras and len(spec.replicas) > 1,
         "needs_tf_keras": needs_tf_keras,
+        "secret_names": sorted(spec.env),  # what the agents mask in the output
     }
     files = {"job.json": json.dumps(config, separators=(",", ":")).encode()}
     if spec.artifacts or speaks_of_s3:

@@ -91,7 +91,7 @@ class JobSpec:
     tag: str | None = None
     workdir: Path | None = None
     command_file: Path | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     port: int | None = None
     collect: tuple[str, ...] = ()
     artifacts: str | None = None
@@ -150,7 +150,8 @@ class JobSpec:
         if value is None and name in _OPTIONAL:
             return
         if not fits(value):
-            raise ConfigurationError(f"{name} is {value!r}; it must be {kind}")
+            is_value = f"must be {kind}" if name == "env" else f"is {value!r}; it must be {kind}"  # no secret is shown
+            raise ConfigurationError(f"{name} {is_value}")
         object.__setattr__(self, name, convert(value))
 
     @property

@@ -73,7 +73,7 @@ def test_parameter_servers_bring_a_chief(script):
         ({"hold_s": None}, "hold_s is None"),
         ({"collect": "/tmp/x*"}, "collect is '/tmp/x*'"),
         ({"args": [1]}, "args is [1]"),
-        ({"env": {"A": 1}}, "env is {'A': 1}"),
+        ({"env": {"A": 1}}, "env must be a mapping of texts"),
         ({"env": {"A B": "1"}}, "'A B' is not a name"),
         ({"env": {"A\n": "1"}}, "'A\\n' is not a name"),
         ({"env": {"TFSPAWNER_TOKEN": "x"}}, "TFSPAWNER_TOKEN is set by tf-spawner"),
