@@ -27,6 +27,7 @@ import glob
 import hashlib
 import hmac
 import http.client
+import itertools
 import json
 import os
 import queue
@@ -44,7 +45,7 @@ import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
@@ -54,6 +55,7 @@ PORT = 7117  # where an agent listens that is given no socket
 TOKEN_HEADER = "X-Tfspawner-Token"
 STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
+HEAD_S = 20.0  # so long a stranger has to show the token
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
 COORDINATOR_LOST_AFTER_S = 6.0
 ROOT_CAUSE_WAIT_S = 5.0  # a replica that died of a lost peer waits so long for that peer's own report
@@ -432,17 +434,38 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def version_string(self) -> str:
+        return "tf-spawner"  # not which Python this is
+
+    def __getattr__(self, name: str) -> Any:
+        """Every method there is, and every other word in its place, is answered in the same way."""
+        if name.startswith("do_"):
+            return self.handle_any
+        raise AttributeError(name)
+
+    def is_known(self) -> bool:
+        """Whether the request shows the job's token; a stranger's is answered here."""
+        token = self.headers.get(TOKEN_HEADER, "").encode("latin-1")
+        if hmac.compare_digest(token, self.server.agent.token.encode()):
+            self.server.forget(self.connection)
+            return True
+        self.refuse(401, "the job's token is missing or wrong")
+        return False
+
+    def handle_expect_100(self) -> bool:
+        return self.is_known() and super().handle_expect_100()
+
     def handle_any(self) -> None:
         agent = self.server.agent
-        if not hmac.compare_digest(self.headers.get(TOKEN_HEADER, "").encode("latin-1"), agent.token.encode()):
-            return self.refuse(401, "the job's token is missing or wrong")
+        if not self.is_known():
+            return
         try:
             url = urlsplit(self.path)
         except ValueError as error:
             return self.refuse(400, f"bad request: {error!r}")
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         name = f"{self.command.lower()}_{url.path.strip('/').split('/')[0]}"
-        handle = getattr(self, name, None)
+        handle = getattr(self, name, None) if self.command in ("GET", "POST", "PUT") else None
         if handle is None:
             return self.refuse(404, f"no {self.command} {url.path} here")
         try:
@@ -452,8 +475,6 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
             self.refuse(400, f"bad request: {error!r}")
-
-    do_GET = do_POST = do_PUT = handle_any
 
     def refuse(self, status: int, message: str) -> None:
         self.close_connection = True  # what is left of the request's body is not read
@@ -467,7 +488,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def reply_json(self, value: Any) -> None:
         self.reply(json.dumps(value).encode(), headers={"Content-Type": "application/json"})
@@ -487,8 +509,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def alive(self) -> bool:
         """Whether the other side still holds the connection (it sends nothing while it waits)."""
-        readable, _, _ = select.select([self.connection], [], [], 0)
-        return not readable
+        waiting = select.poll()  # select() fails where more than 1,024 files are open
+        waiting.register(self.connection, select.POLLIN)
+        return not waiting.poll(0)
 
     def gang(self) -> Gang:
         gang = self.server.agent.gang
@@ -592,7 +615,32 @@ class Server(ThreadingHTTPServer):
         self.socket.close()
         self.socket = listener
         self.agent = agent
+        self.strangers: Dict[socket.socket, float] = {}  # who has not shown the token yet, and since when
+        self.lock = threading.Lock()
         listener.listen(self.request_queue_size)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self.lock:
+            self.strangers[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.forget(request)
+        super().shutdown_request(request)
+
+    def forget(self, connection: Any) -> None:
+        with self.lock:
+            self.strangers.pop(connection, None)
+
+    def service_actions(self) -> None:
+        """Hangs up on strangers whose time is over: each holds a thread and a file."""
+        late = time.monotonic() - HEAD_S
+        with self.lock:
+            overdue = list(itertools.takewhile(lambda found: found[1] < late, self.strangers.items()))
+        for connection, _ in overdue:
+            self.forget(connection)
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):

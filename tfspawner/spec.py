@@ -20,6 +20,7 @@ ROLES = ("chief", "worker", "ps", "evaluator")
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi|e[0-9]+)?")
 _IMAGE = re.compile(
@@ -211,6 +212,8 @@ class JobSpec:
     def _check_values(self) -> None:
         _check_match(_NAME, "name", self.name, "lower-case letters, digits and '-', beginning with a letter")
         _check_match(_LABEL, "tag", self.tag, "letters, digits, '.', '_' and '-', at most 63")
+        _check_match(_LABEL, "queue", self.queue, "a LocalQueue's name")
+        _check_match(_NAMESPACE, "namespace", self.namespace, "lower-case letters, digits and '-', at most 63")
         _check_match(_S3_FOLDER, "artifacts", self.artifacts, "like s3://bucket/folder")
         _check_match(_IMAGE, "image", self.image, "like registry/name:tag")
         for name in ("cpu", "memory"):
