@@ -195,3 +195,20 @@ def test_no_value_stands_in_an_error(secret, words):
     done = secret.place.run(*script, *words)
     assert done.code == 2, done.err
     assert_clean(words, done.stdout + done.stderr)
+
+
+def test_an_agents_own_failure_is_told_without_values(secret):
+    """The S3 client's words name the endpoint, which came from the env-file as the keys did."""
+    place = secret.place
+    (place.folder / "s3.env").write_text(
+        "AWS_ENDPOINT_URL=http://canary.invalid:9000\nAWS_ACCESS_KEY_ID=canary-id\nAWS_SECRET_ACCESS_KEY=canary-key\n"
+    )
+    done = place.run(
+        place.folder / "code/train.py", "-w", "1", "-e", "s3.env", "--artifacts", "s3://bucket/x", "--name", "stored"
+    )
+    assert done.code == 125, done.err
+    assert "error: worker-0 cannot put artifacts into s3://bucket/x: " in done.err
+    assert "***" in done.err
+    assert_clean("run's output", done.stdout + done.stderr)
+    for path in (place.runs / "stored").rglob("*"):
+        assert not path.is_file() or b"canary" not in path.read_bytes(), path
