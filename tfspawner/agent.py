@@ -860,7 +860,7 @@ class Masker:
         return data if self.is_idle or not self.quick.search(data) else self.exact.sub(MASK, data)
 
     def mask_text(self, text: str) -> str:
-        return self.mask(text.encode(errors="surrogateescape")).decode(errors="replace")
+        return self.mask(text.encode(errors="replace")).decode(errors="replace")
 
     def decided(self, data: bytes) -> int:
         """How many bytes of data are masked in the same way whatever comes next."""

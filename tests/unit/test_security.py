@@ -146,7 +146,7 @@ def is_open(connection: socket.socket) -> bool:
 ATTEMPTS = (
     'x"\n    privileged: true', "x', privileged: true, y: '", "}}]\nhostNetwork: true", "- a\n- b", "---\nkind: Pod",
     "x: &a [*a]", "!!python/object/apply:os.system [id]", "{{ 7 * 7 }}", "{% include '/etc/passwd' %}", "{# x",
-    "${TFSPAWNER_TOKEN}", "$(TFSPAWNER_HOST)", "\x00", "\ud800", "x # y", "\u2028", "../../x", "",
+    "${TFSPAWNER_TOKEN}", "$(TFSPAWNER_HOST)", "\x00", "\ud800", "x # y", "\u2028", "../../x",
 )  # fmt: skip
 FIELDS = {
     "name": lambda text: {"name": text},
@@ -176,29 +176,25 @@ FIELDS = {
 def shape(value: object, *hidden: str) -> object:
     """A manifest with every text replaced that is not one of ours: what is left cannot be a user's."""
     if isinstance(value, dict):
-        return {
-            ("?" if any(text and text in key for text in hidden) else key): shape(v, *hidden)
-            for key, v in value.items()
-        }
+        return {("?" if any(text in key for text in hidden) else key): shape(v, *hidden) for key, v in value.items()}
     if isinstance(value, list):
         return [shape(item, *hidden) for item in value]
     if isinstance(value, str) and value.startswith('{"job":'):
         return shape(json.loads(value), *hidden)
-    return "?" if isinstance(value, str) and any(text and text in value for text in hidden) else value
+    return "?" if isinstance(value, str) and any(text in value for text in hidden) else value
 
 
 @pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("text", ATTEMPTS, ids=repr)
-def test_a_value_is_refused_or_stands_alone_where_it_belongs(field, text, make_fixed_plan):
-    benign = {"cpu": "1", "memory": "1Gi", "name": "benign"}.get(field, "benign")
+def test_a_value_is_refused_or_stands_alone_where_it_belongs(field, make_fixed_plan):
+    benign = {"cpu": "1", "memory": "1Gi"}.get(field, "benign")
     expected = render(make_fixed_plan("j", **FIELDS[field](benign)))
-    try:
-        manifests = render(make_fixed_plan("j", **FIELDS[field](text)))
-    except ConfigurationError:
-        return
-    if text:
-        assert shape(manifests, text, benign) == shape(expected, text, benign)
-    to_yaml(redacted(manifests))
+    for text in ATTEMPTS:
+        try:
+            manifests = render(make_fixed_plan("j", **FIELDS[field](text)))
+        except ConfigurationError:
+            continue
+        assert shape(manifests, text, benign) == shape(expected, text, benign), text
+        to_yaml(redacted(manifests))
 
 
 @pytest.mark.parametrize(
