@@ -21,12 +21,14 @@ A frame is a line of JSON; where it has a "size", that many raw bytes follow it.
 from __future__ import annotations
 
 import argparse
+import base64
 import ctypes
 import errno
 import glob
 import hashlib
 import hmac
 import http.client
+import itertools
 import json
 import os
 import queue
@@ -47,13 +49,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
-from urllib.parse import parse_qs, urlsplit
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
+from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 PORT = 7117  # where an agent listens that is given no socket
 TOKEN_HEADER = "X-Tfspawner-Token"
 STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
+HEAD_S = 20.0  # so long a stranger has to show the token
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
 COORDINATOR_LOST_AFTER_S = 6.0
 ROOT_CAUSE_WAIT_S = 5.0  # a replica that died of a lost peer waits so long for that peer's own report
@@ -71,6 +74,12 @@ MESH_PEERS = 32  # a replica meets at most so many of its peers itself
 CHUNK = 1 << 20
 SMALL = 1 << 16
 AGENT_MARK = b"[tf-spawner]"
+MASK = b"***"
+MASKED_BYTES = 8  # a shorter value or line is no secret worth a log full of stars
+ENCODED_BYTES = 4096  # a longer text is masked as it stands, not in base64: its pattern would take seconds to make
+HELD_S = 0.2  # so long output that may be the beginning of a secret waits for the rest
+# The bytes of logs, from the rarer to the commoner; before them all others.
+COMMON = b"QZXJYKVHjqzUBGMRWFDPLOCNSATIEyvxkwbgmfpduhclsrnioat9876543210_[=]-:,/.e "
 
 LOST = "was lost: its agent is not heard of any more"
 EXIT_PEER_LOST = 75
@@ -528,17 +537,38 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def version_string(self) -> str:
+        return "tf-spawner"  # not which Python this is
+
+    def __getattr__(self, name: str) -> Any:
+        """Every method there is, and every other word in its place, is answered in the same way."""
+        if name.startswith("do_"):
+            return self.handle_any
+        raise AttributeError(name)
+
+    def is_known(self) -> bool:
+        """Whether the request shows the job's token; a stranger's is answered here."""
+        token = self.headers.get(TOKEN_HEADER, "").encode("latin-1")
+        if hmac.compare_digest(token, self.server.agent.token.encode()):
+            self.server.forget(self.connection)
+            return True
+        self.refuse(401, "the job's token is missing or wrong")
+        return False
+
+    def handle_expect_100(self) -> bool:
+        return self.is_known() and super().handle_expect_100()
+
     def handle_any(self) -> None:
         agent = self.server.agent
-        if not hmac.compare_digest(self.headers.get(TOKEN_HEADER, "").encode("latin-1"), agent.token.encode()):
-            return self.refuse(401, "the job's token is missing or wrong")
+        if not self.is_known():
+            return
         try:
             url = urlsplit(self.path)
         except ValueError as error:
             return self.refuse(400, f"bad request: {error!r}")
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         name = f"{self.command.lower()}_{url.path.strip('/').split('/')[0]}"
-        handle = getattr(self, name, None)
+        handle = getattr(self, name, None) if self.command in ("GET", "POST", "PUT") else None
         if handle is None:
             return self.refuse(404, f"no {self.command} {url.path} here")
         try:
@@ -548,8 +578,6 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
             self.refuse(400, f"bad request: {error!r}")
-
-    do_GET = do_POST = do_PUT = handle_any
 
     def refuse(self, status: int, message: str) -> None:
         self.close_connection = True  # what is left of the request's body is not read
@@ -563,7 +591,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def reply_json(self, value: Any) -> None:
         self.reply(json.dumps(value).encode(), headers={"Content-Type": "application/json"})
@@ -583,8 +612,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def alive(self) -> bool:
         """Whether the other side still holds the connection (it sends nothing while it waits)."""
-        readable, _, _ = select.select([self.connection], [], [], 0)
-        return not readable
+        waiting = select.poll()  # select() fails where more than 1,024 files are open
+        waiting.register(self.connection, select.POLLIN)
+        return not waiting.poll(0)
 
     def gang(self) -> Gang:
         gang = self.server.agent.gang
@@ -698,7 +728,32 @@ class Server(ThreadingHTTPServer):
         self.socket.close()
         self.socket = listener
         self.agent = agent
+        self.strangers: Dict[socket.socket, float] = {}  # who has not shown the token yet, and since when
+        self.lock = threading.Lock()
         listener.listen(self.request_queue_size)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self.lock:
+            self.strangers[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.forget(request)
+        super().shutdown_request(request)
+
+    def forget(self, connection: Any) -> None:
+        with self.lock:
+            self.strangers.pop(connection, None)
+
+    def service_actions(self) -> None:
+        """Hangs up on strangers whose time is over: each holds a thread and a file."""
+        late = time.monotonic() - HEAD_S
+        with self.lock:
+            overdue = list(itertools.takewhile(lambda found: found[1] < late, self.strangers.items()))
+        for connection, _ in overdue:
+            self.forget(connection)
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
@@ -845,6 +900,117 @@ class Log:
     def last_lines(self, count: int = 20) -> List[str]:
         lines = re.split(r"[\r\n]+", self.tail.decode(errors="replace"))
         return [line for line in lines if line.strip() and not is_progress_bar(line)][-count:]
+
+
+def spelled(text: bytes) -> Set[bytes]:
+    """A text as it stands, as it stands between quotes in Python and JSON, and percent-encoded."""
+    words = text.decode(errors="replace")
+    quoted = {repr(words)[1:-1], json.dumps(words)[1:-1], quote(text), quote(text, safe=""), quote_plus(text)}
+    return {text, repr(text)[2:-1].encode(), *(form.encode() for form in quoted)}
+
+
+def encoded(text: bytes) -> Set[bytes]:
+    """A text in base64: by itself, in lines of 64 or 76 characters, and what of it is sure inside of a longer text."""
+    forms: Set[bytes] = set()
+    if len(text) > ENCODED_BYTES:
+        return forms
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        whole = encode(text)
+        inside = [encode(bytes(shift) + text)[first : (shift + len(text)) * 8 // 6]
+                  for shift, first in enumerate((0, 2, 3))]  # fmt: skip
+        lines = {form[at : at + width] for form in (whole, inside[0]) for width in (64, 76)
+                 for at in range(0, len(form), width)}  # fmt: skip
+        forms.update([whole, whole.rstrip(b"="), *inside, *lines])
+    return forms
+
+
+def forms_of(value: bytes) -> Set[bytes]:
+    """How a value may stand in a log. None has a line's end: one of several lines is known by each of them."""
+    parts = [part for part in (value, *map(bytes.strip, value.splitlines())) if len(part.strip()) >= MASKED_BYTES]
+    forms: Set[bytes] = set().union(*(spelled(part) | encoded(part) for part in parts))
+    return {form for form in forms if len(form) >= MASKED_BYTES and len(form.splitlines()) == 1}
+
+
+def quick_pattern(forms: List[bytes]) -> bytes:
+    """What finds out whether any of the forms stands there: from one of its bytes that is rare in logs."""
+    around: Dict[int, List[bytes]] = {}
+    for form in forms:
+        rare = next((byte for byte in around if byte in form), min(form, key=COMMON.find))
+        at = form.index(rare) + 1
+        around.setdefault(rare, []).append(b"(?<=%s)%s" % (re.escape(form[:at]), re.escape(form[at:])))
+    return b"|".join(re.escape(bytes([rare])) + b"(?:%s)" % b"|".join(ends) for rare, ends in around.items())
+
+
+class Masker:
+    """Puts *** where a secret value stands in a stream, also where it comes in pieces.
+
+    A secret has no line's end in it, so only a line that is not whole yet can be held back: from where a secret may
+    have begun.
+    """
+
+    def __init__(self, values: List[bytes]) -> None:
+        forms = sorted(set().union(*map(forms_of, values)), key=lambda form: (-len(form), form))
+        self.is_idle = not forms
+        self.held = b""
+        self.longest = max(map(len, forms), default=0)
+        self.forms: Dict[int, List[bytes]] = {}
+        for form in forms:
+            self.forms.setdefault(form[0], []).append(form)
+        self.quick = re.compile(quick_pattern(forms))
+        self.exact = re.compile(b"|".join(map(re.escape, forms)))
+
+    def feed(self, data: bytes) -> bytes:
+        """The next of the output that can be passed on, masked."""
+        if self.is_idle:
+            return data
+        data = self.held + data
+        cut = self.decided(data)
+        self.held = data[cut:]
+        return self.mask(data[:cut])
+
+    def end(self) -> bytes:
+        """What was held back, masked: nothing more comes."""
+        data, self.held = self.held, b""
+        return self.mask(data)
+
+    def mask(self, data: bytes) -> bytes:
+        return data if self.is_idle or not self.quick.search(data) else self.exact.sub(MASK, data)
+
+    def mask_text(self, text: str) -> str:
+        return self.mask(text.encode(errors="replace")).decode(errors="replace")
+
+    def decided(self, data: bytes) -> int:
+        """How many bytes of data are masked in the same way whatever comes next."""
+        line = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        tail = range(max(line, len(data) - self.longest + 1), len(data))
+        cut = next((at for at in tail if self.may_begin(data, at)), len(data))
+        if cut < len(data) and self.quick.search(data, line):
+            for found in self.exact.finditer(data, line):
+                if found.start() < cut < found.end():
+                    return found.start()
+        return cut
+
+    def may_begin(self, data: bytes, at: int) -> bool:
+        """Whether data ends, from there on, with the first part of a secret."""
+        candidates = self.forms.get(data[at])
+        if not candidates:
+            return False
+        end = data[at:]
+        return any(len(form) > len(end) and form.startswith(end) for form in candidates)
+
+
+def masked(output: Any, masker: Masker) -> Iterator[bytes]:
+    """What can be read there until its end, masked and as soon as possible."""
+    waiting = select.poll()
+    waiting.register(output, select.POLLIN)
+    while True:
+        if masker.held and not waiting.poll(HELD_S * 1000):
+            yield masker.end()
+        data = output.read(CHUNK)
+        if not data:
+            break
+        yield masker.feed(data)
+    yield masker.end()
 
 
 class Code:
@@ -1165,6 +1331,8 @@ class Agent:
             (root / name).mkdir(parents=True, exist_ok=True)
         # Where another pod may take this one's place, its output is told from this one's by the time.
         self.log = Log(root / "log", int(time.time()) << 32 if job.restarts and job.replaces_lost else 0)
+        secrets = (os.environb.get(name.encode(), b"") for name in job.config.get("secret_names", []))
+        self.masker = Masker(list(secrets))
         self.code = Code(job, root, config_dir / "code.tar.gz")
         self.files = Files(root, job.collect)
         self.checkpoints = Checkpoints(root, self.is_coordinator)
@@ -1281,7 +1449,6 @@ class Agent:
             while self.begins_again():
                 code = self.work()
         except Exception as error:  # the agent's own failure is reported like the script's
-            say(f"{type(error).__name__}: {error}")
             code = self.fail(1, f"tf-spawner's agent failed: {type(error).__name__}: {error}")
         if not (self.job.replaces_lost and self.terminated.is_set()):  # else another pod goes on with the log
             self.log.end()
@@ -1365,9 +1532,12 @@ class Agent:
 
     def fail(self, code: int, message: str, kind: str = "failed") -> int:
         """Reports a failure of a kind: lost, failed, or configuration, for which nothing is restarted."""
+        peer_lost, message = message == PEER_LOST_MESSAGE, self.masker.mask_text(message)
+        if self.report.get("hint"):
+            self.report["hint"] = self.masker.mask_text(self.report["hint"])
         say(message)
         self.tell("failed", exit_code=code, message=message, kind=kind, finished=time.time(),
-                  tail=self.log.last_lines(), peer_lost=message == PEER_LOST_MESSAGE)  # fmt: skip
+                  tail=self.log.last_lines(), peer_lost=peer_lost)  # fmt: skip
         return code
 
     def take_checkpoint(self, addresses: Dict[str, Any]) -> None:
@@ -1548,7 +1718,7 @@ class Agent:
 
     def keep_output(self, read_end: int) -> None:
         with open(read_end, "rb", buffering=0) as output:
-            for data in iter(lambda: output.read(CHUNK), b""):
+            for data in filter(None, masked(output, self.masker)):
                 self.log.write(data)
                 sys.stdout.buffer.write(data)
                 sys.stdout.buffer.flush()
@@ -1566,6 +1736,7 @@ class Agent:
         patience_s = STORE_FOR_S if self.report["state"] == "succeeded" else STORE_FAILED_FOR_S
         failure = store.put_all([*files, log], self.terminated, patience_s)
         if failure:
+            failure = self.masker.mask_text(failure)
             say(f"{store.uri}: {failure}")
         stored = {"uri": store.uri, "files": len(files), "size": size, "failure": failure}
         self.tell(storing="", stored=stored)

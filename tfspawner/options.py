@@ -99,7 +99,7 @@ def read_job_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"-f {path}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"-f {path} is not YAML: {error}") from None
+        raise ConfigurationError(f"-f {path} is not YAML: {_without_text(error)}") from None
     if not isinstance(stored, dict):
         raise ConfigurationError(f"-f {path} must hold options, like 'workers: 4'")
     options = {}
@@ -113,6 +113,14 @@ def read_job_file(path: Path) -> dict[str, Any]:
         if value is not None:
             options[name] = _stored_value(name, value, path, str(key))
     return options
+
+
+def _without_text(error: Exception) -> str:
+    """What is wrong with a YAML file and where, without the lines that stand there: they may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return type(error).__name__
+    return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _loader() -> Any:
@@ -187,6 +195,7 @@ def _pairs(key: str, words: Any) -> dict[str, str]:
     for word in words:
         name, equals, value = str(word).partition("=")
         if not equals or not name:
-            raise ConfigurationError(f"{flag_of(key.removesuffix('_pairs'))} {name!r} is not KEY=VALUE")
+            shown = f" {name!r}" if equals or key != "env_pairs" else ""  # it may be a secret
+            raise ConfigurationError(f"{flag_of(key.removesuffix('_pairs'))}{shown} is not KEY=VALUE")
         found[name] = value
     return found

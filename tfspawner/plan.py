@@ -20,6 +20,10 @@ MAX_NAME = 63  # a DNS label: the longest pod host name, <job>-<role>-<index>
 CONFIGMAP_BYTES = 1024 * 1024  # etcd's and the API server's bound for a ConfigMap's data
 FAILED_TTL_S = 24 * 3600
 DEFAULT_START_TIMEOUT_S = 600.0
+NOT_SECRET = (
+    "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION",
+    "S3_ACCESS_KEY", "S3_ENDPOINT",
+)  # fmt: skip
 WIDEST_ADDRESS = "255.255.255.255:65535"
 
 
@@ -38,6 +42,11 @@ class Plan:
     def id(self) -> str:
         """Tells this job from every other of its name, former or foreign."""
         return hashlib.sha256(self.token.encode()).hexdigest()[:16]
+
+
+def _secret_names(env: Mapping[str, str]) -> list[str]:
+    """All variables but those that errors have to name; a URL with a password in it is none of these."""
+    return sorted(name for name, value in env.items() if name not in NOT_SECRET or "@" in value)
 
 
 def job_name(spec: JobSpec) -> str:
@@ -96,6 +105,7 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         "hold_s": spec.hold_s,
         "legacy_keras": spec.legacy_keras and len(spec.replicas) > 1,
         "needs_tf_keras": needs_tf_keras,
+        "secret_names": _secret_names(spec.env),  # what the agents mask in the output
     }
     files = {"job.json": json.dumps(config, separators=(",", ":")).encode()}
     if spec.artifacts or speaks_of_s3:

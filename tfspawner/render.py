@@ -21,6 +21,7 @@ from .spec import DEFAULT_IMAGE, DEFAULT_PORT
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 ID = "tf-spawner/id"
+SECRET = "secret.yaml"
 TOKEN = "TFSPAWNER_TOKEN"
 JOB_LABEL = "tf-spawner/job"
 DEFAULT_TTL_S = 24 * 3600
@@ -40,7 +41,7 @@ def render(plan: Plan) -> list[Manifest]:
     others = [
         _manifest(environment, "service.yaml", **common, role=next(iter(plan.spec.roles))),
         _manifest(environment, "configmap.yaml", **common, **_configmap_files(plan)),
-        _manifest(environment, "secret.yaml", **common, values={**plan.spec.env, TOKEN: plan.token}),
+        _manifest(environment, SECRET, **common, values={**plan.spec.env, TOKEN: plan.token}),
         _manifest(environment, "networkpolicy.yaml", **common),
     ]
     manifests = [*jobs, *others]
@@ -52,12 +53,16 @@ def render(plan: Plan) -> list[Manifest]:
 
 def redacted(manifests: list[Manifest]) -> list[Manifest]:
     """The same manifests, with each Secret's values replaced by their length."""
-    return [
-        {**m, "stringData": {key: f"<redacted: {len(value)} characters>" for key, value in m["stringData"].items()}}
-        if m["kind"] == "Secret"
-        else m
-        for m in manifests
-    ]
+    return [_redacted(manifest) if manifest["kind"] == "Secret" else manifest for manifest in manifests]
+
+
+def _redacted(secret: Manifest) -> Manifest:
+    hidden: Manifest = {
+        field: {key: f"<redacted: {len(str(value))} characters>" for key, value in (secret.get(field) or {}).items()}
+        for field in ("stringData", "data")
+        if field in secret
+    }
+    return {**secret, **hidden}
 
 
 def to_yaml(manifests: list[Manifest]) -> str:
@@ -142,7 +147,8 @@ def _manifest(environment: ImmutableSandboxedEnvironment, template: str, **value
         text = environment.get_template(template).render(**values)
         documents = [document for document in yaml.load_all(text, Loader=_Loader) if document]
     except Exception as error:  # a template is a program of the user's
-        raise ConfigurationError(f"template {template}: {type(error).__name__}: {error}") from None
+        told = "" if template == SECRET else f": {error}"  # it may hold what it could not read
+        raise ConfigurationError(f"template {template}: {type(error).__name__}{told}") from None
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise ConfigurationError(f"template {template} must give one manifest, and gives {len(documents)} documents")
     metadata = documents[0].get("metadata")

@@ -21,6 +21,7 @@ ROLES = ("chief", "worker", "ps", "evaluator")
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi|e[0-9]+)?")
 _IMAGE = re.compile(
@@ -94,7 +95,7 @@ class JobSpec:
     tag: str | None = None
     workdir: Path | None = None
     command_file: Path | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     port: int | None = None
     collect: tuple[str, ...] = ()
     artifacts: str | None = None
@@ -157,7 +158,8 @@ class JobSpec:
         if value is None and name in _OPTIONAL:
             return
         if not fits(value):
-            raise ConfigurationError(f"{name} is {value!r}; it must be {kind}")
+            is_value = f"must be {kind}" if name == "env" else f"is {value!r}; it must be {kind}"  # no secret is shown
+            raise ConfigurationError(f"{name} {is_value}")
         object.__setattr__(self, name, convert(value))
 
     @property
@@ -217,6 +219,8 @@ class JobSpec:
     def _check_values(self) -> None:
         _check_match(_NAME, "name", self.name, "lower-case letters, digits and '-', beginning with a letter")
         _check_match(_LABEL, "tag", self.tag, "letters, digits, '.', '_' and '-', at most 63")
+        _check_match(_LABEL, "queue", self.queue, "a LocalQueue's name")
+        _check_match(_NAMESPACE, "namespace", self.namespace, "lower-case letters, digits and '-', at most 63")
         _check_match(_S3_FOLDER, "artifacts", self.artifacts, "like s3://bucket/folder")
         _check_match(_IMAGE, "image", self.image, "like registry/name:tag")
         for name in ("cpu", "memory"):

@@ -53,7 +53,7 @@ def test_a_job_with_half_of_its_pods_gives_them_back_and_runs_when_there_is_room
     assert done.code == 0, done.err
     assert done.out.count("all are here") == 2
     events = [json.loads(line) for line in (place.runs / "waits/events.jsonl").read_text().splitlines()]
-    assert [event["placed"] for event in events if event["event"] == "given back"][0] == 1
+    assert next(event["placed"] for event in events if event["event"] == "given back") == 1
     assert place.leftovers() == []
 
 

@@ -39,7 +39,7 @@ def tf_spawner(tmp_path):
         (("run", "train.py", "--epochs", "3"), 2, "options of the training script stand behind --"),
         (("run", "train.py", "--timeout", "soon"), 2, "'soon' is not a duration"),
         (("run", "train.py", "-e", "none.env"), 2, "env-file none.env: No such file"),
-        (("run", "train.py", "--env", "A"), 2, "--env 'A' is not KEY=VALUE"),
+        (("run", "train.py", "--env", "A"), 2, "--env is not KEY=VALUE"),
         (("run", "-f", "none.yaml"), 2, "-f none.yaml: No such file"),
         (("run", "train.py", "--on", "kubernetes"), 2, "no usable kubeconfig"),
         (("run", "train.py", "--on", "kubernetes", "--context", "c"), 2, "no usable kubeconfig"),

@@ -141,7 +141,7 @@ def test_arguments_on_the_command_line_replace_the_files(job_file):
         ("1: 2\n", "there is no option 1"),
         ("chief: 1\n", "chief is 1"),
         ("timeout: soon\n", "'soon' is not a duration"),
-        ("env: [A]\n", "'A' is not KEY=VALUE"),
+        ("env: [A]\n", "--env is not KEY=VALUE"),
         ("collect: [[a]]\n", "collect is [['a']]"),
         ("script: [a]\n", "script is ['a']"),
         ("{", "is not YAML"),

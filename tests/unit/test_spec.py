@@ -75,7 +75,7 @@ def test_parameter_servers_bring_a_chief(script):
         ({"hold_s": None}, "hold_s is None"),
         ({"collect": "/tmp/x*"}, "collect is '/tmp/x*'"),
         ({"args": [1]}, "args is [1]"),
-        ({"env": {"A": 1}}, "env is {'A': 1}"),
+        ({"env": {"A": 1}}, "env must be a mapping of texts"),
         ({"env": {"A B": "1"}}, "'A B' is not a name"),
         ({"env": {"A\n": "1"}}, "'A\\n' is not a name"),
         ({"env": {"TFSPAWNER_TOKEN": "x"}}, "TFSPAWNER_TOKEN is set by tf-spawner"),
@@ -138,7 +138,7 @@ def test_a_script_that_is_a_link_belongs_to_the_links_folder(script, tmp_path):
 @pytest.mark.parametrize("name", KUBERNETES_ONLY)
 def test_what_is_for_kubernetes_alone_is_refused_on_this_machine(script, name):
     value = {
-        "ttl_s": 1, "node_selector": {"a": "b"}, "tolerations": ("a",), "image_pull_secrets": ("a",), "volumes": ("a:/b",),
+        "ttl_s": 1, "start_tries": 2, "node_selector": {"a": "b"}, "tolerations": ("a",), "image_pull_secrets": ("a",), "volumes": ("a:/b",),
         "pod_file": script, "template_dir": script.parent, "kubeconfig": script, "cpu": "1", "memory": "1Gi",
     }.get(name, "x")  # fmt: skip
     with pytest.raises(ConfigurationError, match=f"{flag_of(name)} would do nothing"):
