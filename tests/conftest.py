@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 import yaml
 from hypothesis import settings
@@ -33,6 +34,33 @@ settings.load_profile("any-machine")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
+    parser.addoption("--faults", action="store_true", help="run the tests of the fault matrix alone, and print it")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--faults"):
+        tests = [test for _, _, tests in faults.FAULTS for test in tests]
+        items[:] = [item for item in items if any(faults.covers(test, item.nodeid) for test in tests)]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The fault matrix, with how many of each row's tests passed."""
+    if not config.getoption("--faults"):
+        return
+    ended = {
+        kind: [report.nodeid for report in terminalreporter.stats.get(kind, [])]
+        for kind in ("passed", "failed", "error", "skipped")
+    }
+    terminalreporter.section("fault matrix")
+    for fault, then, tests in faults.FAULTS:
+        counts = {
+            kind: sum(any(faults.covers(test, node) for test in tests) for node in nodes)
+            for kind, nodes in ended.items()
+        }
+        word = "FAIL" if counts["failed"] + counts["error"] or not counts["passed"] else "pass"
+        terminalreporter.write_line(
+            f"{word}  {counts['passed']:3} passed, {counts['skipped']} skipped  {fault}: {then}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

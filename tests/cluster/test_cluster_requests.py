@@ -2,86 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import http.client
 import re
-import ssl
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
-import yaml
+from between import Between, between
 
 # How often the pods are looked at while they go depends on how long they take; and an object that the API server's
 # garbage collector has removed by then is not deleted again.
 VARYING = ("GET ", "DELETE ")
 
 
-class Counting(ThreadingHTTPServer):
-    """Passes every request on to the API server, and remembers it."""
-
-    daemon_threads = True
-
-    def __init__(self, config: dict) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        cluster = config["clusters"][0]["cluster"]
-        self.upstream = urlsplit(cluster["server"])
-        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
-        self.tls = ssl.create_default_context(cadata=authority)
-        self.lock = threading.Lock()
-        self.requests: list[str] = []
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Counting
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def pass_on(self) -> None:
-        with self.server.lock:
-            self.server.requests.append(f"{self.command} {self.path}")
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        upstream = self.server.upstream
-        connection = http.client.HTTPSConnection(upstream.hostname, upstream.port, context=self.server.tls)
-        headers = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
-        connection.request(self.command, self.path, body, headers)
-        reply = connection.getresponse()
-        self.send_response(reply.status)
-        for key, value in reply.headers.items():
-            if key.lower() not in ("transfer-encoding", "connection", "content-length", "date", "server"):
-                self.send_header(key, value)
-        self.end_headers()  # HTTP/1.0: the reply ends with its connection
-        try:
-            while data := reply.read1(65536):
-                self.wfile.write(data)
-                self.wfile.flush()
-        except OSError:
-            pass  # the client has what it wanted
-        finally:
-            connection.close()
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
-
-
 @pytest.fixture
-def counting(cluster_place) -> Iterator[Counting]:
-    path = cluster_place.folder / "kubeconfig"
-    config = yaml.safe_load(path.read_text())
-    server = Counting(config)
-    config["clusters"][0]["cluster"] = {"server": server.address}
-    path.write_text(yaml.safe_dump(config))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def counting(cluster_place) -> Iterator[Between]:
+    with between(cluster_place.folder / "kubeconfig") as server:
+        yield server
 
 
 def general(request: str, name: str) -> str:

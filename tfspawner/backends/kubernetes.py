@@ -253,6 +253,9 @@ class KubernetesBackend:
             return created
         except Conflict:
             kind = manifest["kind"]
+            there: Manifest = self.api.request("GET", self._path(kind, manifest["metadata"]["name"]))
+            if _is_same(there, manifest):
+                return there  # the reply to its creation was lost
             taken = "another job" if kind == "Job" else f"a {kind}"
             raise ConfigurationError(
                 f"the name {plan.job!r} is in use by {taken} in namespace {self.namespace}",
@@ -420,6 +423,13 @@ class _News:
             return
         yield Observation(replica=self.replicas[uid], state="starting", message=message[:300], fatal=True,
                           patience_s=patience_s)  # fmt: skip
+
+
+def _is_same(there: Manifest, manifest: Manifest) -> bool:
+    """Whether an object is the one that was to be created: by the job's id, or by its owner's uid."""
+    ids = [m["metadata"].get("annotations", {}).get(ID) for m in (there, manifest)]
+    owners = [{o["uid"] for o in m["metadata"].get("ownerReferences", [])} for m in (there, manifest)]
+    return (ids[0] == ids[1] is not None) or bool(owners[0] & owners[1])
 
 
 def _replica(pod: Manifest) -> str:

@@ -17,7 +17,8 @@ from ..errors import ClusterError, ConfigurationError, NotFoundError
 
 WATCH_S = 240  # the API server ends a watch after so long, and we begin the next
 READ_TIMEOUT_S = 30.0
-RETRIES = 4  # of a request that the server was too busy for
+RETRIES = 4  # of a request that the server was too busy for, or that was lost on its way
+PASSING = (429, 500, 502, 503, 504)
 
 
 class Conflict(ClusterError):
@@ -35,6 +36,7 @@ class Api:
         self.host, self.namespace, self.pool = host.rstrip("/"), namespace, pool
         self._configuration = configuration
         self.warnings: list[str] = []  # the Warning headers of the last request
+        self.answered = False  # this server can be reached, so that silence may pass
 
     @classmethod
     def from_kubeconfig(cls, kubeconfig: Path | None, context: str | None, namespace: str | None) -> Api:
@@ -157,22 +159,35 @@ class Api:
                 raise Unreachable(str(error)) from None
 
     def _request(self, method: str, path: str, body: Any, content_type: str) -> bytes:
+        """The reply's bytes. What may pass is tried again: so a creation may find that it has happened already."""
         headers = {"Content-Type": content_type}
         data = None if body is None else json.dumps(body).encode()
-        for attempt in range(RETRIES + 1):
-            reply = self._send(method, path, data, headers, read_s=READ_TIMEOUT_S)
+        attempt = 0
+        while True:
+            pause_s = 0.5 * 2**attempt * random.uniform(0.5, 1)
             try:
-                content: bytes = reply.read()
-            except urllib3.exceptions.HTTPError as error:
-                raise self._unreachable(error) from None
-            if reply.status < 400:
-                self.warnings = reply.headers.getlist("Warning") if "Warning" in reply.headers else []
-                return content
-            refusal = self._translate(method, path, reply.status, content)
-            if reply.status not in (429, 503) or attempt == RETRIES:
+                reply = self._send(method, path, data, headers, read_s=READ_TIMEOUT_S)
+                content = self._content(reply)
+                self.answered = True
+                if reply.status < 400:
+                    self.warnings = reply.headers.getlist("Warning") if "Warning" in reply.headers else []
+                    return content
+                refusal: ClusterError = self._translate(method, path, reply.status, content)
+                passing = reply.status in PASSING
+                pause_s = _retry_after(reply, pause_s)
+            except Unreachable as error:
+                refusal, passing = error, self.answered
+            if not passing or attempt == RETRIES:
                 raise refusal
-            time.sleep(float(reply.headers.get("Retry-After") or 0.5 * 2**attempt))
-        raise AssertionError("unreachable")
+            attempt += 1
+            time.sleep(pause_s)
+
+    def _content(self, reply: Any) -> bytes:
+        try:
+            content: bytes = reply.read()
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from None
+        return content
 
     def _send(self, method: str, path: str, data: bytes | None, headers: Mapping[str, str], read_s: float) -> Any:
         try:
@@ -223,6 +238,12 @@ class Api:
 
 class Unreachable(ClusterError):
     """The API server did not answer, or not in its right mind."""
+
+
+def _retry_after(reply: Any, otherwise_s: float) -> float:
+    """How long the server asks to wait, within bounds."""
+    asked = reply.headers.get("Retry-After", "")
+    return min(float(asked), 30.0) if asked.isdigit() else otherwise_s
 
 
 def _reason(error: Exception) -> str:

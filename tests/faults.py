@@ -1,0 +1,119 @@
+"""The fault matrix: what goes wrong, what happens then, and the tests that inject it.
+
+pytest --faults            runs those tests, and prints the table with what came of each row
+python tests/faults.py     writes the table into README.md
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- faults: written by tests/faults.py -->\n", "<!-- end of faults -->\n"
+
+# (what goes wrong, what happens then, the tests: file::name, without parameters)
+FAULTS: list[tuple[str, str, tuple[str, ...]]] = [
+    ("a worker is out of memory", "named with its limit; its peers are shown as stopped",
+     ("cluster/test_cluster_losses.py::test_a_replica_that_takes_more_memory_than_its_limit_is_called_out_of_memory",)),
+    ("a worker is killed", "all start again from the last checkpoint, as often as --restarts says; as many steps, equal weights",
+     ("contract/test_restarts.py::test_a_killed_replica_starts_the_whole_gang_again_from_the_last_checkpoint",
+      "contract/test_restarts.py::test_after_the_last_restart_the_failure_is_told_as_without",
+      "contract/test_restart_training.py::test_after_a_worker_was_killed_all_end_with_as_many_steps_and_the_same_weights")),
+    ("the chief freezes", "the same", ("contract/test_restart_training.py::test_after_the_chief_was_frozen_too",)),
+    ("a pod is deleted, or evicted as when its node is drained, the coordinator's too", "that pod alone is replaced; its checkpoints are on another",
+     ("cluster/test_cluster_restarts.py::test_a_lost_pod_alone_is_replaced_and_training_goes_on_from_the_checkpoint",)),
+    ("a pod is deleted, without --restarts", "named as lost; the job ends",
+     ("cluster/test_cluster_losses.py::test_a_pod_deleted_while_it_runs_is_named_as_lost_and_ends_the_job",)),
+    ("a replica is lost, and no launcher is there", "the restart needs none",
+     ("contract/test_restarts.py::test_restarts_need_no_client",)),
+    ("an agent is frozen or killed", "named; its script does not live on",
+     ("contract/test_surprises.py::test_a_frozen_or_killed_agent_is_named_and_its_script_does_not_live_on",)),
+    ("a script blocks or freezes, and all wait", "--stall-timeout names who stopped first; every replica's stacks are in its log; restarts",
+     ("contract/test_restarts.py::test_a_gang_that_stands_still_ends_and_the_stacks_are_in_the_logs",
+      "contract/test_restarts.py::test_a_stalled_gang_is_restarted")),
+    ("a script fails on one worker", "the gang ends within 10 s; its exception and last lines are shown",
+     ("contract/test_failures.py::test_a_failing_replica_ends_the_gang_within_10_s_and_is_named_with_its_last_lines",)),
+    ("a worker has fewer batches", "its peers' failure is told as that of a lost peer",
+     ("contract/test_surprises.py::test_a_replica_whose_peer_ended_early_has_failed_and_so_has_the_job",)),
+    ("a script with a known mistake", "told before anything is created", ("unit/test_script.py::",)),
+    ("a script fails in a known way", "its class, and one next step", ("unit/test_outcomes.py::",)),
+    ("a peer never comes, or cannot be reached", "who is missing is named at --start-timeout",
+     ("unit/test_gang.py::test_who_did_not_come_in_time_is_named", "unit/test_gang.py::test_who_cannot_reach_a_peer_in_time_is_named_with_it")),
+    ("a script ignores SIGTERM, or leaves processes behind", "killed after 3 s; nothing outlives the job",
+     ("contract/test_failures.py::test_a_script_that_ignores_sigterm_is_killed",
+      "contract/test_failures.py::test_processes_that_the_script_leaves_behind_do_not_outlive_the_job")),
+    ("training takes too long", "exit code 124, nothing left",
+     ("contract/test_failures.py::test_a_job_over_its_time_out_ends_with_124_and_leaves_nothing",)),
+    ("a shard is cut or damaged", "named with byte and record",
+     ("data/test_dataset.py::test_a_local_file_cut_inside_a_records_header_is_refused_at_once",
+      "data/test_dataset.py::test_damage_on_s3_names_shard_byte_and_record")),
+    ("S3 has a wrong key, endpoint or bucket, or is away", "one error within 15 s, without the secret; waited for",
+     ("data/test_s3.py::test_what_is_wrong_is_named_soon_and_without_the_secret", "data/test_s3.py::test_reading_goes_on_when_the_server_was_away")),
+    ("a verb is forbidden", "named, with the Role that allows it",
+     ("cluster/test_cluster_refusals.py::test_a_verb_that_is_forbidden_is_named_with_the_role_that_allows_it",)),
+    ("a login is over", "told at once",
+     ("cluster/test_cluster_refusals.py::test_a_token_that_the_api_server_does_not_know_is_told",)),
+    ("a quota or LimitRange is in the way", "told with its numbers, nothing left",
+     ("cluster/test_cluster_refusals.py::test_a_quota_too_small_for_the_pods_is_told_with_its_numbers",
+      "cluster/test_cluster_refusals.py::test_a_limit_range_is_told_with_its_bound", "unit/test_preflight.py::test_a_quota_is_held_against_all_pods_of_the_job")),
+    ("Pod Security refuses the pods", "told before they are started",
+     ("cluster/test_cluster_refusals.py::test_pod_security_refuses_a_pod_file_on_the_hosts_network",)),
+    ("an image cannot be pulled", "named with why, and the pull secret that is missing",
+     ("cluster/test_cluster_refusals.py::test_an_image_that_cannot_be_pulled_is_named_with_the_pull_secret_that_is_missing",)),
+    ("pods fit on no node", "told with the scheduler's numbers; by check with the room on each kind of node",
+     ("cluster/test_cluster_refusals.py::test_a_pod_that_fits_on_no_node_is_told_with_the_numbers",
+      "unit/test_preflight.py::test_why_nodes_are_none_for_these_pods_is_told")),
+    ("two jobs each hold half of the room", "one gives all back, waits and tries again (--start-tries)",
+     ("cluster/test_cluster_room.py::test_a_job_with_half_of_its_pods_gives_them_back_and_runs_when_there_is_room",)),
+    ("a secret, claim or service account is missing", "named",
+     ("cluster/test_cluster_refusals.py::test_a_secret_that_a_pod_file_names_and_is_not_there_is_named",
+      "cluster/test_cluster_refusals.py::test_a_claim_that_is_not_there_is_named",
+      "cluster/test_cluster_refusals.py::test_a_service_account_that_is_not_there_is_named")),
+    ("the API server is away for 30 s", "training and run go on; the record is complete",
+     ("cluster/test_cluster_channel.py::test_the_api_server_is_away_for_30_s",)),
+    ("requests are refused with 429 or 500, or lost", "tried again; nothing is made twice",
+     ("cluster/test_cluster_channel.py::test_every_second_request_is_refused_or_lost",)),
+    ("streams are cut, watches expire", "followed on from the last byte; none lost, none twice",
+     ("cluster/test_cluster_channel.py::test_every_stream_is_cut_again_and_again", "cluster/test_cluster_channel.py::test_watches_expire")),
+    ("the laptop sleeps; its clock is an hour off", "the record is complete",
+     ("cluster/test_cluster_channel.py::test_the_laptop_sleeps_while_the_job_ends",
+      "cluster/test_cluster_channel.py::test_the_launchers_clock_is_an_hour_off")),
+    ("the launcher is killed at any step of a launch", "list shows what is left, delete removes it",
+     ("contract/test_interrupted_launch.py::test_at_whatever_step_it_is_stopped_list_shows_what_is_left_and_delete_removes_it",)),
+    ("the launcher is killed while it collects", "no half file has a name; fetch goes on",
+     ("contract/test_interrupted_collecting.py::test_before_whatever_step_of_collecting_it_is_killed_no_half_file_has_a_name_and_fetch_goes_on",)),
+    ("the disk here is full", "told with what is needed and free; nothing half",
+     ("unit/test_collect_stream.py::test_a_disk_that_fills_meanwhile_is_told_and_once_there_is_room_the_files_come",)),
+    ("a pod lies about its files", "nothing is written outside the folder, and nothing half under a name",
+     ("unit/test_collect.py::", "unit/test_collect_manifest.py::", "unit/test_collect_stream.py::")),
+    ("values inject YAML, Jinja or Python", "refused, or taken as text",
+     ("unit/test_security.py::test_a_value_is_refused_or_stands_alone_where_it_belongs",
+      "unit/test_security.py::test_a_template_reaches_neither_python_nor_other_files")),
+    ("a script prints a secret", "*** in every log and record", ("contract/test_secrets.py::",)),
+    ("a stranger speaks to an agent", "401, and nothing learned",
+     ("unit/test_security.py::test_every_method_and_path_asks_for_the_token_and_tells_a_stranger_the_same",)),
+]  # fmt: skip
+
+
+def covers(test: str, node_id: str) -> bool:
+    """Whether a test of FAULTS is this one: tests/contract/test_x.py::test_y[local]."""
+    path = node_id.removeprefix("tests/")
+    return path.startswith(test) if test.endswith("::") else path.split("[")[0] == test
+
+
+def table() -> str:
+    rows = [f"| {fault} | {then} | {_files(tests)} |\n" for fault, then, tests in FAULTS]
+    return "| what goes wrong | what happens | tests |\n|---|---|---|\n" + "".join(rows)
+
+
+def _files(tests: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted({test.split("::")[0] for test in tests}))
+
+
+def with_table(text: str) -> str:
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + table() + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    README.write_text(with_table(README.read_text()))
