@@ -656,11 +656,13 @@ class Handler(BaseHTTPRequestHandler):
         self.reply_json({})
 
     def put_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        if agent.code.arrived.is_set():
+            raise ValueError("the code is here already")
         agent.code.receive(self.rfile, int(self.headers["Content-Length"]))
         self.reply_json({})
 
     def get_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        if not agent.code.arrived.wait(10):
+        if not agent.code.arrived.wait(min(10.0, float(query.get("wait", 10)))):
             return self.refuse(503, "the code is not here yet")
         with open(agent.code.archive, "rb") as file:
             self.send_response(200)
@@ -1025,8 +1027,6 @@ class Code:
 
     def receive(self, source: Any, size: int) -> None:
         """Takes the archive from a stream, and refuses one that is not what the job names."""
-        if self.arrived.is_set():
-            raise ValueError("the code is here already")
         part = self.archive.with_name(f"code.{threading.get_ident()}.part")
         digest = hashlib.sha256()
         try:
@@ -1046,12 +1046,12 @@ class Code:
             part.unlink(missing_ok=True)
         self.arrived.set()
 
-    def get(self, holders: Callable[[], List[str]], token: str, stopped: threading.Event) -> None:
+    def get(self, holders: Callable[[], List[str]], token: str, stopped: threading.Event, wait_s: float) -> None:
         """Waits for the archive (uploaded here, or pulled from an agent that has it) and unpacks it."""
         while not self.arrived.is_set() and not stopped.is_set():
             for holder in holders():
                 try:
-                    with ask(holder, token, "GET", "/code") as response:
+                    with ask(holder, token, "GET", f"/code?wait={wait_s:g}") as response:
                         self.receive(response, int(response.headers["Content-Length"]))
                         break
                 except (OSError, http.client.HTTPException):
@@ -1492,7 +1492,8 @@ class Agent:
 
     def work(self) -> int:
         self.tell("getting the code")
-        self.code.get(self.code_holders, self.token, self.stop)
+        # Those whom the coordinator asks may themselves wait for what is uploaded here.
+        self.code.get(self.code_holders, self.token, self.stop, wait_s=0 if self.gang else 10)
         if not self.stop.is_set():
             self.tell("meeting", checkpoint=self.checkpoints.changed_at())
             taken = self.taken_port()
