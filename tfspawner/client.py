@@ -14,6 +14,7 @@ from .agent import CHUNK, TOKEN_HEADER
 from .code import Code
 from .errors import AgentUnreachable
 
+STREAM_IDLE_S = 15.0  # a stream that brings nothing for so long is given up, and begun again
 LONGEST_HEAD = 64 << 20  # bytes of a frame's head, or of an answer: the reports of all replicas
 LONGEST_FILE_HEAD = 1 << 20
 LONGEST_MANIFEST = 256 << 20
@@ -71,7 +72,7 @@ class AgentClient:
         with self._request("PUT", "/code", code.open(), {"Content-Length": size}, timeout_s=60) as reply:
             self._read(reply, 60)
 
-    def stream(self, offsets: Mapping[str, int], idle_s: float = 15.0) -> Iterator[Frame]:
+    def stream(self, offsets: Mapping[str, int], idle_s: float = STREAM_IDLE_S) -> Iterator[Frame]:
         """Frames with every replica's output from its offset on, and the gang's news, until the job's end."""
         body = json.dumps({"offsets": offsets}).encode()
         with self._request("POST", "/stream", body, timeout_s=idle_s) as reply:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from .agent import LOST, STARTING, TERMINATED
 from .backends import Backend, Observation
-from .client import AgentClient
+from .client import STREAM_IDLE_S, AgentClient
 from .code import Code
 from .errors import AgentUnreachable, ClusterError, SpawnerError, TimedOut
 from .plan import DEFAULT_START_TIMEOUT_S
@@ -328,7 +328,7 @@ class Follower:
         try:
             self.backend.find(self.state.job)
         except ClusterError:
-            self.silent_since = time.monotonic()
+            self.silent_since = time.monotonic() + STREAM_IDLE_S  # a stream that was begun meanwhile may hang so long
             return
         self.state.gone.add(self.coordinator)
         self._end("failed", Observation(replica=self.coordinator, state="failed", message=LOST), self.coordinator)

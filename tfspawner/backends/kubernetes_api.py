@@ -18,7 +18,7 @@ from ..errors import ClusterError, ConfigurationError, NotFoundError
 WATCH_S = 240  # the API server ends a watch after so long, and we begin the next
 READ_TIMEOUT_S = 30.0
 RETRIES = 4  # of a request that the server was too busy for, or that was lost on its way
-PASSING = (429, 500, 502, 503, 504)
+BACK_S = 30.0  # so long an API server that was away may refuse what it allows: its roles come a little later
 
 
 class Conflict(ClusterError):
@@ -37,6 +37,7 @@ class Api:
         self._configuration = configuration
         self.warnings: list[str] = []  # the Warning headers of the last request
         self.answered = False  # this server can be reached, so that silence may pass
+        self.away_at = -math.inf  # when it could not be reached last
 
     @classmethod
     def from_kubeconfig(cls, kubeconfig: Path | None, context: str | None, namespace: str | None) -> Api:
@@ -172,12 +173,11 @@ class Api:
                 if reply.status < 400:
                     self.warnings = reply.headers.getlist("Warning") if "Warning" in reply.headers else []
                     return content
-                refusal: ClusterError = self._translate(method, path, reply.status, content)
-                passing = reply.status in PASSING
+                refusal = self._translate(method, path, reply.status, content)
                 pause_s = _retry_after(reply, pause_s)
             except Unreachable as error:
-                refusal, passing = error, self.answered
-            if not passing or attempt == RETRIES:
+                refusal = error
+            if not (isinstance(refusal, Unreachable) and self.answered) or attempt == RETRIES:
                 raise refusal
             attempt += 1
             time.sleep(pause_s)
@@ -199,6 +199,7 @@ class Api:
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: Exception) -> Unreachable:
+        self.away_at = time.monotonic()
         return Unreachable(
             f"the API server {self.host} cannot be reached: {_reason(error)}",
             hint="check the cluster and the kubeconfig's context: kubectl cluster-info",
@@ -209,6 +210,9 @@ class Api:
             message = json.loads(content)["message"]
         except (ValueError, KeyError, TypeError):
             message = content[:300].decode(errors="replace").strip()
+        came_back = self.answered and time.monotonic() - self.away_at < BACK_S
+        if status == 429 or status >= 500 or (status in (401, 403) and came_back):
+            return Unreachable(f"the API server {self.host} answered {status}: {message}")
         if status == 401:
             return ClusterError(
                 f"the API server {self.host} does not accept this login: {message}", hint="log in to the cluster again"
@@ -228,8 +232,6 @@ class Api:
             return Conflict(message)
         if status == 410:
             return Expired(message)
-        if status >= 500:
-            return Unreachable(f"the API server {self.host} answered {status}: {message}")
         return ClusterError(
             f"the API server refused {method} {path.split('?')[0]}: {message}",
             hint="check what --pod-file, --volume and --template-dir ask for",
