@@ -22,6 +22,7 @@ from .record import Record
 ENDED = ("succeeded", "failed", "gone")  # a pod's or process's states in which no agent can answer
 PARALLEL = 16
 LOST_PATIENCE_S = 6.0  # so long the coordinator has to find out by itself that a replica is lost
+REASON_S = 3.0  # so long the backend may take to say why a replica was lost
 SILENCE_S = 10.0  # on top of the stream's own time-out
 Result = Literal["succeeded", "failed", "timeout"]
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
@@ -94,6 +95,7 @@ class Follower:
         self.heard = False  # the coordinator's stream has spoken
         self.warned: set[str] = set()
         self.told: set[str] = set()  # replicas whose agents have reported
+        self.ended_at: float | None = None  # when the coordinator's stream ended
         self.finished = False
         self.offsets = {r: record.log_end(r) if record else 0 for r in replicas}
         self.reachable = threading.Event()  # the coordinator is seen running
@@ -180,10 +182,18 @@ class Follower:
         elif kind == "gang":
             self.hear(value)
         elif kind == "end":
-            self.finished = True
-            self._explain_lost()
+            self.ended_at = time.monotonic()
+            self._finish()
         elif kind == "error":
             raise value
+
+    def _finish(self) -> None:
+        """The stream has ended: so has the job, once the backend has said why a replica was lost, or does not soon."""
+        replica = self._lost_replica()
+        unexplained = replica is not None and self.platform[replica].state not in ENDED
+        if not unexplained or time.monotonic() - (self.ended_at or 0.0) > REASON_S:
+            self.finished = True
+            self._explain_lost()
 
     def _log(self, replica: str, offset: int, data: bytes) -> None:
         if self.record:
@@ -284,6 +294,8 @@ class Follower:
 
     def _judge(self) -> None:
         """Ends what no agent will end: replicas that cannot come, a coordinator that is gone, pods without agents."""
+        if self.ended_at is not None:
+            return self._finish()
         if self.state.phase in ("pending", *STARTING):
             self._judge_start()
         since, whole = self.doomed.get(None, (0.0, None))
@@ -350,11 +362,17 @@ class Follower:
 
     def _explain_lost(self) -> None:
         """A replica whose agent fell silent: why, the backend may know."""
-        cause = self.state.cause
-        seen = self.platform.get(cause["replica"]) if cause else None
-        if cause and seen and cause["message"] in (LOST, TERMINATED) and seen.state in ("failed", "gone"):
+        cause, replica = self.state.cause, self._lost_replica()
+        seen = self.platform[replica] if replica else None
+        if cause and seen and replica and seen.state in ("failed", "gone"):
             cause.update(message=seen.message, hint=seen.hint)
-            self.state.replicas[cause["replica"]].message = seen.message
+            self.state.replicas[replica].message = seen.message
+
+    def _lost_replica(self) -> str | None:
+        """The replica whose loss was the cause, if it was one, and the backend knows the replica."""
+        cause = self.state.cause or {}
+        lost = cause.get("message") in (LOST, TERMINATED) and cause.get("replica") in self.platform
+        return str(cause["replica"]) if lost else None
 
     def _first_failed(self) -> Observation | None:
         return next((o for o in self.platform.values() if o.state == "failed"), None)

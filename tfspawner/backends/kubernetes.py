@@ -357,7 +357,7 @@ class _News:
         self.replicas: dict[str, str | None] = {}  # the job's objects: uid -> replica, None for a Job
         self.pull_notes: dict[str, str] = {}  # a pod's uid -> what is wrong with its image pull secrets
         self.unclaimed: dict[str, list[Manifest]] = {}  # events that came before their object
-        self.replacing = False  # the Jobs give a lost replica another pod
+        self.replacing: set[str] = set()  # roles whose Jobs give a lost replica another pod
         self.lost: dict[str, Observation] = {}  # how replicas were lost whose places others take
 
     def read(self, kind: str, event: Manifest) -> Iterator[Observation]:
@@ -387,7 +387,7 @@ class _News:
 
     def unless_replaced(self, seen: Observation) -> Observation:
         """A lost replica waits for its next pod, where there will be one."""
-        if not self.replacing or seen.state not in ("failed", "gone"):
+        if str(seen.replica).rpartition("-")[0] not in self.replacing or seen.state not in ("failed", "gone"):
             self.lost.pop(seen.replica or "", None)
             return seen
         self.lost[seen.replica or ""] = seen
@@ -398,11 +398,13 @@ class _News:
             yield Observation(replica=None, state="gone", message=f"job {self.job} was deleted")
             return
         self.replicas[manifest["metadata"]["uid"]] = None
-        condition = job_condition(manifest)
-        self.replacing = not condition and bool(manifest["spec"].get("backoffLimitPerIndex"))
+        condition, role = job_condition(manifest), manifest["metadata"]["labels"]["tf-spawner/role"]
+        if condition or not manifest["spec"].get("backoffLimitPerIndex"):
+            self.replacing.discard(role)
+        else:
+            self.replacing.add(role)
         if condition and condition[0] == "Failed":
             yield from self.lost.values()
-            role = manifest["metadata"]["labels"]["tf-spawner/role"]
             yield Observation(replica=None, state="failed", message=f"the {role}s' Job {condition[1]}")
 
     def event(self, event: Manifest) -> Iterator[Observation]:
