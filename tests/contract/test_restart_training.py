@@ -35,39 +35,18 @@ print("ended at step", int(model.optimizer.iterations.numpy()), "with", weights,
 
 
 def test_after_a_worker_was_killed_all_end_with_as_many_steps_and_the_same_weights(place):
-    done = place.run(
-        place.script(SCRIPT),
-        "-w",
-        "3",
-        "--restarts",
-        "1",
-        "--env",
-        "VICTIM=1",
-        "--env",
-        "FAULT=SIGKILL",
-        "--name",
-        "trains",
-    )
-    assert done.code == 0, done.err + done.out[-2000:]
-    check(place, done, "restart 1 of 1: worker-1 was killed by SIGKILL")
+    check(place, train(place, "3", "VICTIM=1", "FAULT=SIGKILL"), "restart 1 of 1: worker-1 was killed by SIGKILL")
 
 
 def test_after_the_chief_was_frozen_too(place):
-    done = place.run(
-        place.script(SCRIPT),
-        "-w",
-        "2",
-        "--restarts",
-        "1",
-        "--env",
-        "VICTIM=0",
-        "--env",
-        "FAULT=SIGSTOP",
-        "--name",
-        "trains",
-    )
+    check(place, train(place, "2", "VICTIM=0", "FAULT=SIGSTOP"), "restart 1 of 1: worker-")
+
+
+def train(place, workers: str, victim: str, fault: str):
+    script, once = place.script(SCRIPT), ("--restarts", "1", "--name", "trains")
+    done = place.run(script, "-w", workers, "--env", victim, "--env", fault, *once)
     assert done.code == 0, done.err + done.out[-2000:]
-    check(place, done, "restart 1 of 1: worker-")
+    return done
 
 
 def check(place, done, told: str) -> None:

@@ -16,7 +16,8 @@ from tfspawner.spec import JobSpec
 
 CORPUS = Path(__file__).parents[1] / "scripts"
 FAULTY = sorted((CORPUS / "faulty").glob("*.py"))
-CLEAN = sorted((CORPUS / "clean").glob("*.py"))
+EXAMPLE = CORPUS.parents[1] / "examples" / "digits" / "train.py"
+CLEAN = [*sorted((CORPUS / "clean").glob("*.py")), EXAMPLE]
 JOB: dict[str, Any] = {"workers": 2, "gpus": 0, "image": None, "legacy_keras": True, "on": "local"}
 
 

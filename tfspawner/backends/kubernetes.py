@@ -36,6 +36,7 @@ KINDS = {  # kind -> (its API, its plural)
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
 }
 PARTS = ("Service", "ConfigMap", "Secret", "NetworkPolicy")  # each has the job's name
+PREFLIGHT_RIGHTS = (("pods", "create"), ("resourcequotas", "list"), ("nodes", "list"))
 MANY = 100  # replicas: from here on, not every pod's first steps are watched
 MANY_START_S = 10.0
 FIRST_INDEX = "batch.kubernetes.io/job-completion-index=0"
@@ -92,6 +93,8 @@ class KubernetesBackend:
     def preflight(self, plan: Plan) -> list[str]:
         """What this user's rights allow to ask: a dry run of each role's pod, the quotas, and room on the nodes."""
         warnings, pods = [], []
+        if not any(self._may("", *right) for right in PREFLIGHT_RIGHTS):
+            return []
         for manifest in render(plan)[: len(plan.spec.roles)]:
             template = manifest["spec"]["template"]
             admitted = (
