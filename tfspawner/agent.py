@@ -1196,46 +1196,47 @@ class Checkpoints:
         self.newest = Tree(self.folder if is_coordinator else self.copy)
 
     def changed_at(self) -> int:
-        return self.newest.changed_at() if self.newest.folder.exists() else 0
+        with self.newest.lock:
+            return self.newest.changed_at() if self.newest.folder.exists() else 0
 
     def mirror(self, host: str, token: str) -> None:
         """Copies the coordinator's checkpoints, if they have changed. Raises OSError."""
         manifest = ask_json(host, token, "GET", "/checkpoints")
         if manifest["files"] and max(f["mtime_ns"] for f in manifest["files"]) != self.changed_at():
-            pull(host, token, manifest, self.copy)
+            self.pull(host, token, manifest, self.copy)
 
     def take(self, host: Optional[str], token: str) -> None:
         """Makes the folder what that agent has as the newest; None: what is here. Raises OSError."""
         if host is not None:
-            return pull(host, token, ask_json(host, token, "GET", "/checkpoints"), self.folder)
+            return self.pull(host, token, ask_json(host, token, "GET", "/checkpoints"), self.folder)
         if self.newest.folder != self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
             shutil.copytree(self.copy, self.folder)
 
-
-def pull(host: str, token: str, manifest: Dict[str, Any], folder: Path) -> None:
-    """Makes folder hold what an agent's /checkpoints does, whole or not at all. Raises OSError."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    expected = {file["path"]: file for file in manifest["files"]}
-    with ask(host, token, "POST", "/checkpoints", [[f["path"], 0, f["size"]] for f in expected.values()]) as reply:
-        for head in iter(lambda: json.loads(reply.readline() or b"{}"), {"end": True}):
-            file = expected[head["path"]] if "size" in head else None
-            if file is None:
-                raise OSError(f"a checkpoint changed while it was copied from {host}")
-            target = part / file["path"]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(target, "wb") as out:
-                copy_bytes(reply, out, file["size"])
-            if sha256_of(str(target), file["size"]) != file["sha256"]:
-                raise OSError(f"{file['path']} did not come whole from {host}")
-            os.utime(target, ns=(file["mtime_ns"], file["mtime_ns"]))
-    former = folder.with_name(folder.name + ".old")
-    if folder.exists():
-        folder.rename(former)
-    part.rename(folder)
-    shutil.rmtree(former, ignore_errors=True)
+    def pull(self, host: str, token: str, manifest: Dict[str, Any], folder: Path) -> None:
+        """Makes folder hold what an agent's /checkpoints does, whole or not at all. Raises OSError."""
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        expected = {file["path"]: file for file in manifest["files"]}
+        with ask(host, token, "POST", "/checkpoints", [[f["path"], 0, f["size"]] for f in expected.values()]) as reply:
+            for head in iter(lambda: json.loads(reply.readline() or b"{}"), {"end": True}):
+                file = expected[head["path"]] if "size" in head else None
+                if file is None:
+                    raise OSError(f"a checkpoint changed while it was copied from {host}")
+                target = part / file["path"]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open(target, "wb") as out:
+                    copy_bytes(reply, out, file["size"])
+                if sha256_of(str(target), file["size"]) != file["sha256"]:
+                    raise OSError(f"{file['path']} did not come whole from {host}")
+                os.utime(target, ns=(file["mtime_ns"], file["mtime_ns"]))
+        former = folder.with_name(folder.name + ".old")
+        with self.newest.lock:  # who asks meanwhile is not to find nothing
+            if folder.exists():
+                folder.rename(former)
+            part.rename(folder)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def copy_bytes(source: Any, out: Any, size: int) -> None:
@@ -1352,22 +1353,24 @@ class Agent:
         self.stop = threading.Event()  # the gang stops, or this replica was told to
         self.terminated = threading.Event()  # this replica was sent SIGTERM
         self.addresses = {"address": address(host, port), "agent": address(host, agent_port)}
+        self.reporting = threading.Lock()  # held while the report changes
         self.report = self.new_report()
 
     def new_report(self) -> Dict[str, Any]:
         return {"replica": self.replica, "state": "starting", "message": "", "since": time.time(), "life": self.life,
-                **self.addresses}  # fmt: skip
+                "checkpoint": self.checkpoints.changed_at(), **self.addresses}  # fmt: skip
 
     # -- talking to the coordinator
 
     def tell(self, state: Optional[str] = None, **news: Any) -> None:
         """Sends this replica's report; a lost one is made good by the next or by heartbeat()."""
-        if state and state != self.report["state"]:
-            news = dict(news, state=state, since=time.time())
-            if self.store and state in FINISHED:
-                news.update(storing=self.store.uri)
-        self.report = dict(self.report, progress=self.log.progress, log_size=self.log.size - self.log.base,
-                           silent_s=self.silent_s(), generation=self.generation, met=self.met, **news)  # fmt: skip
+        with self.reporting:
+            if state and state != self.report["state"]:
+                news = dict(news, state=state, since=time.time())
+                if self.store and state in FINISHED:
+                    news.update(storing=self.store.uri)
+            self.report = dict(self.report, progress=self.log.progress, log_size=self.log.size - self.log.base,
+                               silent_s=self.silent_s(), generation=self.generation, met=self.met, **news)  # fmt: skip
         if self.gang:
             self.gang.report(self.replica, dict(self.report))
             return
@@ -1475,8 +1478,8 @@ class Agent:
                 if over or self.terminated.is_set():
                     return False
                 self.ordered.wait(0.5)
-            self.generation = self.order["generation"]
-            self.report = self.new_report()
+            with self.reporting:
+                self.generation, self.report = self.order["generation"], self.new_report()
             self.stop.clear()
             if not self.is_to_run():
                 self.stop.set()
@@ -1495,7 +1498,7 @@ class Agent:
         # Those whom the coordinator asks may themselves wait for what is uploaded here.
         self.code.get(self.code_holders, self.token, self.stop, wait_s=0 if self.gang else 10)
         if not self.stop.is_set():
-            self.tell("meeting", checkpoint=self.checkpoints.changed_at())
+            self.tell("meeting")
             taken = self.taken_port()
             if taken:
                 return self.fail(1, taken, "configuration")

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tfspawner.agent import Code, Files, Job, Log
+from tfspawner.agent import Agent, Code, Files, Job, Log
 
 
 @pytest.fixture
@@ -118,3 +118,13 @@ def test_other_code_is_refused_and_leaves_nothing(code, data, size, tmp_path):
         code.receive(io.BytesIO(data), size)
     assert not code.arrived.is_set()
     assert not code.archive.exists()
+
+
+def test_the_first_report_of_a_generation_tells_of_the_checkpoint(tmp_path):
+    config = {"job": "j", "roles": {"worker": 3}, "coordinator_address": "", "restarts": 1, "replaces_lost": True,
+              "collect": []}  # fmt: skip
+    agent = Agent(Job(config), "worker", 1, "127.0.0.1", 1, 2, "", tmp_path, tmp_path)
+    assert agent.new_report()["checkpoint"] == 0
+    agent.checkpoints.copy.mkdir()
+    (agent.checkpoints.copy / "step").write_text("36")
+    assert agent.new_report()["checkpoint"] == (agent.checkpoints.copy / "step").stat().st_mtime_ns
