@@ -68,6 +68,7 @@ STORE_FAILED_FOR_S = 30.0  # and so long if training has failed, and someone wai
 STORE_AT_ONCE = 4
 PR_SET_PDEATHSIG = 1
 CGROUP = Path("/sys/fs/cgroup")
+RETRY_S = 0.05  # before a report that did not arrive is repeated, at first
 MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first
 PORT_WAIT_S = 5.0  # so long a killed script's port may stay taken
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
@@ -1354,6 +1355,7 @@ class Agent:
         self.terminated = threading.Event()  # this replica was sent SIGTERM
         self.addresses = {"address": address(host, port), "agent": address(host, agent_port)}
         self.reporting = threading.Lock()  # held while the report changes
+        self.untold = threading.Event()  # the last report did not arrive
         self.report = self.new_report()
 
     def new_report(self) -> Dict[str, Any]:
@@ -1363,7 +1365,7 @@ class Agent:
     # -- talking to the coordinator
 
     def tell(self, state: Optional[str] = None, **news: Any) -> None:
-        """Sends this replica's report; a lost one is made good by the next or by heartbeat()."""
+        """Sends this replica's report; heartbeat() repeats one that did not arrive."""
         with self.reporting:
             if state and state != self.report["state"]:
                 news = dict(news, state=state, since=time.time())
@@ -1376,22 +1378,27 @@ class Agent:
             return
         try:
             ask_json(self.coordinator, self.token, "POST", "/report", self.report, timeout_s=5)
+            self.untold.clear()
         except OSError:
-            pass
+            self.untold.set()
 
     def silent_s(self) -> float:
         """How long the script has put nothing out."""
         return time.monotonic() - self.log.last_output
 
     def heartbeat(self) -> None:
-        """Repeats the report: soon after it changed, and now and then when it did not."""
+        """Repeats the report: at once if it did not arrive, soon after it changed, now and then when it did not."""
         interval, sent_at, sent = max(1.0, len(self.job.replicas) / 50), 0.0, (None, 0)
+        retry_s = RETRY_S
         while True:
-            time.sleep(interval)
+            untold = self.untold.wait(interval)
+            if untold:  # such as by a coordinator that starts later than this replica
+                time.sleep(retry_s)
+            retry_s = min(2 * retry_s, interval) if untold else RETRY_S
             if self.gang:
                 self.gang.tick()
             now = (self.report["state"], self.log.size)
-            if now != sent or time.monotonic() - sent_at > 5:
+            if untold or now != sent or time.monotonic() - sent_at > 5:
                 self.tell()
                 sent, sent_at = now, time.monotonic()
 
