@@ -68,7 +68,7 @@ STORE_FAILED_FOR_S = 30.0  # and so long if training has failed, and someone wai
 STORE_AT_ONCE = 4
 PR_SET_PDEATHSIG = 1
 CGROUP = Path("/sys/fs/cgroup")
-RETRY_S = 0.05  # before a report that did not arrive is repeated, at first
+RETRY_S = 0.05  # before the coordinator is asked or told again, at first
 MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first
 PORT_WAIT_S = 5.0  # so long a killed script's port may stay taken
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
@@ -1404,7 +1404,7 @@ class Agent:
 
     def listen(self) -> None:
         """Follows the coordinator's orders; without it for LOST_AFTER_S, stops as if told to."""
-        reason = ""
+        reason, retry_s = "", RETRY_S
         while True:
             try:
                 if self.gang:
@@ -1412,7 +1412,7 @@ class Agent:
                 else:
                     path = f"/order?replica={self.replica}&version={self.order['version']}"
                     order = ask_json(self.coordinator, self.token, "GET", path)
-                self.heard_at = time.monotonic()
+                self.heard_at, retry_s = time.monotonic(), RETRY_S
             except OSError as error:
                 starting = self.order["phase"] in STARTING
                 limit = self.job.start_timeout_s + LOST_AFTER_S if starting else COORDINATOR_LOST_AFTER_S
@@ -1423,7 +1423,8 @@ class Agent:
                     self.report["message"] = f"lost the coordinator {self.job.coordinator}"
                     self.stop.set()
                     self.stop_child()
-                time.sleep(0.3)
+                time.sleep(retry_s)
+                retry_s = min(2 * retry_s, 0.4)
                 continue
             with self.ordered:
                 self.order = order
