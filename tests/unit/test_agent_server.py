@@ -7,6 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -137,6 +140,35 @@ def test_files_come_as_frames_and_unknown_ones_are_missing(running):
     assert (
         stream == b'{"path": "model", "offset": 3, "size": 4}\nghts{"path": "../x", "missing": true}\n{"end": true}\n'
     )
+
+
+def test_a_report_that_the_coordinator_could_not_take_yet_is_repeated_soon(tmp_path):
+    arrived = []
+    taken = threading.Event()
+
+    class Late(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            arrived.append(time.monotonic())
+            self.send_response(200 if len(arrived) > 3 else 503)
+            self.end_headers()
+            self.wfile.write(b"{}")
+            if len(arrived) > 3:
+                taken.set()
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Late)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    job = agent.Job({"job": "j", "roles": {"worker": 2}, "restarts": 0, "replaces_lost": False, "collect": [],
+                     "coordinator_address": f"127.0.0.1:{server.server_port}"})  # fmt: skip
+    replica = agent.Agent(job, "worker", 1, "127.0.0.1", 1, 2, "", tmp_path, tmp_path)
+    replica.tell("getting the code")
+    threading.Thread(target=replica.heartbeat, daemon=True).start()
+    assert taken.wait(30)
+    server.shutdown()
+    assert arrived[3] - arrived[0] < 2  # a heartbeat comes once a second
 
 
 @pytest.mark.parametrize(
