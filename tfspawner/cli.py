@@ -14,7 +14,7 @@ import click
 from . import __version__
 from .data.commands import data
 from .errors import ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
-from .flags import DURATION, PATH, output_option, run_options, target_options
+from .flags import DURATION, PATH, job_options, output_option, run_options, target_options
 
 if TYPE_CHECKING:
     from .backends import JobSummary
@@ -88,6 +88,7 @@ def complete_job(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 
 JOB = click.argument("job", shell_complete=complete_job)
+OUT = click.option("--out", type=PATH, default=Path("runs"), show_default=True, help="Where runs are recorded.")
 
 
 class RunCommand(click.Command):
@@ -118,7 +119,41 @@ def run(ctx: click.Context, /, output: str, **options: Any) -> None:
     \b
     tf-spawner run train.py -w 4 -- --epochs 10
     """
-    spec = _spec(ctx, options)
+    _run(_spec(ctx, options), output)
+
+
+@cli.command(cls=RunCommand, context_settings={"max_content_width": 110})
+@click.argument("recorded", metavar="RUN")
+@job_options
+@output_option
+@click.pass_context
+def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> None:
+    """Run again what RUN's record tells of, with changes by flags.
+
+    RUN is a job of runs/ or a run's folder. ARGS replace the former ones. The record has no value of an
+    environment variable: give --env-file or --env again.
+
+    \b
+    tf-spawner rerun digits-7xk2p -w 4 -- --epochs 20
+    """
+    from .options import recorded_options
+    from .report import read_json, run_folder
+
+    folder = run_folder(recorded, options["out"] or Path("runs"))
+    stored = read_json(folder, "spec.json")
+    if not stored:
+        raise ConfigurationError(f"{folder} has no spec.json: it was fetched, and launched elsewhere")
+    spec = _spec(ctx, options, recorded_options(stored))
+    missing = [name for name in stored.get("env", []) if name not in spec.env]
+    if missing:
+        raise ConfigurationError(
+            f"{recorded} had the variables {', '.join(missing)}, whose values no record has",
+            hint="give --env-file, or --env",
+        )
+    _run(spec, output)
+
+
+def _run(spec: JobSpec, output: str) -> None:
     from . import job as jobs
     from .view import make_view
 
@@ -302,7 +337,7 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
 @cli.command()
 @JOB
 @target_options
-@click.option("--out", type=PATH, default=Path("runs"), show_default=True, help="Where runs are recorded.")
+@OUT
 @click.option("--keep", is_flag=True, help="Leave the replicas holding their files.")
 @output_option
 def fetch(job: str, out: Path, keep: bool, output: str, **target: Any) -> None:
@@ -327,6 +362,38 @@ def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
     raise_for_artifacts(state, f"the job still holds them: tf-spawner fetch {job}")
     if output == "text":
         click.echo(f"{job}: {_state_words(state)}")
+
+
+@cli.command()
+@click.argument("run", metavar="RUN")
+@OUT
+def report(run: str, out: Path) -> None:
+    """Write RUN's page anew, and print its path: curves, times, failures, files.
+
+    RUN is a job of runs/ or a run's folder. Each run that ends writes its page by itself.
+    """
+    from .report import run_folder, write_page
+
+    click.echo(write_page(run_folder(run, out)))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@OUT
+@output_option
+def compare(runs: tuple[str, ...], out: Path, output: str) -> None:
+    """Show runs side by side: result, time, replicas, arguments, last metrics."""
+    from .report import compared, run_folder
+
+    rows = compared([run_folder(run, out) for run in runs])
+    if output == "json":
+        _print_json(rows)
+        return
+    from rich.console import Console
+
+    from .view import comparison_table
+
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(comparison_table(rows))
 
 
 @cli.command()
@@ -388,11 +455,11 @@ def completion(shell: str) -> None:
 # ---- words to values, values to words ------------------------------------------------------------
 
 
-def _spec(ctx: click.Context, options: dict[str, Any]) -> JobSpec:
+def _spec(ctx: click.Context, options: dict[str, Any], recorded: dict[str, Any] | None = None) -> JobSpec:
     from .options import make_spec
 
     args = (*options.pop("args"), *ctx.meta.get("script_args", ()))
-    spec, notes = make_spec(options, args)
+    spec, notes = make_spec(options, args, recorded)
     for note in notes:
         click.echo(note, err=True)
     return spec
@@ -461,6 +528,7 @@ def _print_outcome(outcome: Outcome, output: str) -> None:
         click.echo("files: " + "\n       ".join(f"{path}  {human_bytes(size)}" for path, size in found), err=True)
     if outcome.artifacts:
         click.echo(f"       {outcome.artifacts}", err=True)
+    click.echo(f"page:  {outcome.folder / 'report.html'}", err=True)
 
 
 def _state_words(state: JobState) -> str:

@@ -28,9 +28,13 @@ PATH = click.Path(path_type=Path)
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that describe a job; `run` and `render` share them."""
+    """The script and the options that describe a job; `run`, `check` and `render` share them."""
+    return click.argument("script", required=False, type=PATH)(job_options(command))
+
+
+def job_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The script's arguments and the options that describe a job."""
     options = [
-        click.argument("script", required=False, type=PATH),
         click.argument("args", nargs=-1, type=click.UNPROCESSED),
         click.option("-w", "--workers", type=int, help="Workers.  [default: 2]"),
         click.option("--chief", is_flag=True, default=None, help="A chief beside the workers."),

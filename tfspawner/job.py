@@ -299,6 +299,9 @@ def write_report(record: Record, state: JobState, collected: list[Collected]) ->
         "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
         "files": {replica.replica: replica.files for replica in collected}, "artifacts": outcome.artifacts,
     })  # fmt: skip
+    from .report import write_page  # Jinja, which a local job needs for nothing else
+
+    write_page(record.folder)
     return outcome
 
 

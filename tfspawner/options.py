@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,19 @@ def duration(value: object) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def make_spec(options: Mapping[str, Any], args: tuple[str, ...]) -> tuple[JobSpec, list[str]]:
-    """The JobSpec of a command line, over what its -f file says; and notes for the user."""
+def make_spec(
+    options: Mapping[str, Any], args: tuple[str, ...], recorded: Mapping[str, Any] | None = None
+) -> tuple[JobSpec, list[str]]:
+    """The JobSpec of a command line, over what its -f file says, over what a run's record says; and notes."""
     given = {key: value for key, value in options.items() if value is not None and value != ()}
     path = given.pop("job_file", None)
-    stored = read_job_file(path) if path else {}
+    stored = {**(recorded or {}), **(read_job_file(path) if path else {})}
     notes = []
     if given.get("on", stored.get("on", "local")) == "local":
         unused = [name for name in KUBERNETES_ONLY if stored.pop(_word_of(name), None) is not None]
         if unused:
             shown = ", ".join(flag_of(name)[2:] for name in unused)
-            notes.append(f"note: {path}: {shown}: for Kubernetes alone, not used on this machine")
+            notes.append(f"note: {path or 'the record'}: {shown}: for Kubernetes alone, not used on this machine")
         if given.get("image") and not _is_on_command_line("image"):
             del given["image"]  # from the environment: where it is not used, it does no harm
     pairs = {key: {**_pairs(key, stored.get(key, {})), **_pairs(key, given.get(key, ()))} for key in _PAIRS}
@@ -76,6 +79,42 @@ def make_spec(options: Mapping[str, Any], args: tuple[str, ...]) -> tuple[JobSpe
     if merged.get("ttl_s") is not None:
         merged["ttl_s"] = int(merged["ttl_s"])
     return JobSpec(**merged, args=merged_args, env=env, node_selector=pairs["node_selector_pairs"]), notes
+
+
+def recorded_options(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run's spec.json; without its name, and without the variables, whose values it has not."""
+    known = {f.name: f for f in fields(JobSpec)}
+    options = {}
+    for name, value in spec.items():
+        if name not in known or name in ("name", "env", "detach"):
+            continue
+        if name in _PATHS:
+            value = Path(value)
+        options[name] = tuple(value) if isinstance(value, list) else value
+    if "node_selector" in options:
+        options["node_selector_pairs"] = options.pop("node_selector")
+    return options
+
+
+def words_of(spec: Mapping[str, Any]) -> list[str]:
+    """The command line's words behind `run` for a run's spec.json; of variables the names alone."""
+    words = [str(spec["script"])]
+    for field in fields(JobSpec):
+        value = spec.get(field.name)
+        if field.name in ("script", "args", "name", "detach") or value is None:
+            continue
+        if value == (list(field.default) if isinstance(field.default, tuple) else field.default):
+            continue
+        flag = flag_of(field.name)
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, list):
+            words += [word for item in value for word in (flag, f"{item}=..." if field.name == "env" else str(item))]
+        elif isinstance(value, Mapping):
+            words += [word for key, text in value.items() for word in (flag, f"{key}={text}")]
+        elif str(value) != str(field.default):
+            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    return [*words, *(["--", *spec["args"]] if spec.get("args") else [])]
 
 
 def _is_on_command_line(name: str) -> bool:

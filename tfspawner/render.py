@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from . import agent
@@ -118,6 +118,11 @@ def templates_dir() -> Path:
     """The templates: in the package where it was installed as a wheel, one level up in a checkout."""
     here = Path(__file__).resolve().parent
     return next(path for path in (here / "templates", here.parent / "templates") if path.is_dir())
+
+
+def html_environment() -> Environment:
+    """Jinja for pages: what is put in is escaped."""
+    return Environment(loader=FileSystemLoader(templates_dir()), undefined=StrictUndefined, autoescape=True)
 
 
 def template_environment(override: Path | None) -> ImmutableSandboxedEnvironment:

@@ -263,7 +263,11 @@ class JobSpec:
             )
 
 
-_FLAGS = {"tolerations": "toleration", "image_pull_secrets": "image-pull-secret", "volumes": "volume", "ttl_s": "ttl"}
+_FLAGS = {
+    "tolerations": "toleration", "image_pull_secrets": "image-pull-secret", "volumes": "volume", "ttl_s": "ttl",
+    "timeout_s": "timeout", "start_timeout_s": "start-timeout", "stall_timeout_s": "stall-timeout", "hold_s": "hold",
+    "command_file": "command",
+}  # fmt: skip
 
 
 _OPTIONAL = frozenset(field.name for field in fields(JobSpec) if field.default is None)

@@ -244,6 +244,21 @@ def replica_table(state: JobState) -> Table:
     return table
 
 
+def comparison_table(rows: list[dict[str, Any]]) -> Table:
+    """Runs side by side, a row each; a metric that no run has is left out."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    for column in ("run", "result", "time", "replicas", "epochs", *metrics, "arguments"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        told = [f"{row['metrics'][name]:.4g}" if name in row["metrics"] else "" for name in metrics]
+        table.add_row(row["run"], row["result"], age(row["seconds"]), str(row["replicas"]), str(row["epochs"] or ""),
+                      *told, harmless(" ".join(row["args"])))  # fmt: skip
+    return table
+
+
 def _sum_up(word: str, lines: list[ReplicaState]) -> str:
     if len(lines) > 4:
         return f"{len(lines)} replicas: {word}"

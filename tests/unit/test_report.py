@@ -1,0 +1,153 @@
+"""The page of a run, from its record."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tfspawner import cli
+from tfspawner.errors import NotFoundError
+from tfspawner.options import make_spec, recorded_options, words_of
+from tfspawner.report import charts, learned, page, ticks, timeline, write_page
+
+VERBOSE_2 = "Epoch 1/2\n22/22 - 2s - loss: 1.96 - accuracy: 0.38 - 2s/epoch\nEpoch 2/2\n22/22 - 0s - loss: 0.79 - accuracy: 0.81\n"
+BARS = (
+    "Epoch 1/2\n\r 1/2 [==>...] - ETA: 0s - loss: 9.0\r2/2 [=====] - 1s 5ms/step - loss: 1.0"
+    "\r2/2 [=====] - 1s 9ms/step - loss: 1.0 - val_loss: 1.5\nEpoch 2/2\n2/2 [=====] - 1s 5ms/step - loss: 0.5 - val_loss: 1.25\n"
+)
+HOSTILE = "</pre><script src='http://example.org/x.js'></script>"
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """The record of two workers, the second of which failed."""
+    folder = tmp_path / "runs/bad"
+    (folder / "logs").mkdir(parents=True)
+    for replica in ("worker-0", "worker-1"):
+        (folder / f"logs/{replica}.log").write_text(VERBOSE_2)
+    (folder / "spec.json").write_text(json.dumps({
+        "job": "bad", "code_sha256": "ab" * 32, "script": "train.py", "args": ["--name", "a b"], "workers": 3, "on": "local",
+        "hold_s": 86400.0, "timeout_s": 60.0, "env": ["KEY"], "legacy_keras": False, "restart_on": ["lost", "stalled"],
+        "collect": ["*.h5", "b"],
+    }))  # fmt: skip
+    lines = [
+        {"replica": f"worker-{n}", "state": "failed", "node": "here", "message": "", "exit_code": n} for n in (0, 1)
+    ]
+    file = {"path": "a model/x.keras", "size": 2048, "sha256": "cd" * 32}
+    (folder / "report.json").write_text(json.dumps({
+        "job": "bad", "result": "failed", "seconds": 12.3, "restarts": [], "times": {}, "replicas": lines, "artifacts": None,
+        "cause": {"replica": "worker-1", "message": f"ended with exit code 1 {HOSTILE}", "hint": "look", "tail": [HOSTILE]},
+        "files": {"worker-0": [file]},
+    }))  # fmt: skip
+    events = [
+        {"time": 100.0, "event": "launched"}, {"time": 101.0, "event": "phase", "phase": "meeting"},
+        {"time": 101.0, "event": "pod", "replica": "worker-0", "state": "running"},
+        {"time": 104.0, "event": "phase", "phase": "running"}, {"time": 104.0, "event": "replica", "replica": "worker-0", "state": "running"},
+        {"time": 110.0, "event": "replica", "replica": "worker-0", "state": "failed"},
+    ]  # fmt: skip
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + '{"time": 111.0, "ev')
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "curves"),
+    [
+        (VERBOSE_2, {"loss": {1: 1.96, 2: 0.79}, "accuracy": {1: 0.38, 2: 0.81}}),
+        (BARS, {"loss": {1: 1.0, 2: 0.5}, "val_loss": {1: 1.5, 2: 1.25}}),
+        (VERBOSE_2 + "1/9 [>...] - ETA: 0s - loss: 7.0\r9/9 [===] - 0s - loss: 8.0\n", {"loss": {1: 1.96, 2: 0.79}, "accuracy": {1: 0.38, 2: 0.81}}),
+        ("Epoch 1/2\n22/22 - 2s - loss: 2.0\nEpoch 2/2\n3/22 [>...] - ETA: 1s - loss: 9.0\n[tf-spawner] restart 1 of 1\n"
+         "Epoch 2/2\n22/22 - 2s - loss: 1.0\n", {"loss": {1: 2.0, 2: 1.0}}),
+        ("a/b\n\x1b[31mnothing of Keras 3/4\n", {}),
+    ],
+    ids=["verbose=2", "bars", "an evaluation after it", "a restart", "no Keras"],
+)  # fmt: skip
+def test_curves_are_what_keras_printed_at_each_epochs_end(tmp_path, text, curves):
+    log = tmp_path / "worker-0.log"
+    log.write_bytes(text.encode())
+    assert learned(log) == curves
+
+
+def test_replicas_that_tell_the_same_are_one_line_and_others_are_not():
+    same = {"worker-0": {"loss": {1: 2.0, 2: 1.0}}, "worker-1": {"loss": {1: 2.0, 2: 1.0}}}
+    assert [line.label for line in charts(same)[0].lines] == ["loss, all 2 replicas"]
+    other = {**same, "worker-1": {"loss": {1: 2.0, 2: float("nan")}}}
+    assert [line.label for line in charts(other)[0].lines] == ["loss, worker-0", "loss, worker-1"]
+    assert charts({"worker-0": {"loss": {1: 2.0}}}) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "places"),
+    [(0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.19, 1.96, [0.5, 1.0, 1.5]), (3.0, 3.0, [3.0])],
+)
+def test_ticks_are_round(low, high, places):
+    assert ticks(low, high) == pytest.approx(places)
+
+
+def test_the_timeline_has_the_gangs_phases_and_each_replicas_states(run):
+    rows = dict(timeline([json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()[:-1]]))
+    assert list(rows) == ["all", "worker-0"]
+    assert [(bar.state, bar.left, bar.width) for bar in rows["worker-0"]] == [
+        ("", 10, 30), ("running", 40, 60), ("failed", 100, 0)
+    ]  # fmt: skip
+
+
+def test_the_page_says_what_failed_and_lets_nothing_in(run):
+    text = page(run)
+    assert "ended with exit code 1" in text
+    assert "<script" not in text
+    assert not re.search(r'(?:src|href)="(?!logs/|files/)', text)
+    assert 'href="files/worker-0/a%20model/x.keras"' in text
+    assert "tf-spawner run train.py --workers 3 --env KEY=... --collect &#39;*.h5&#39; --collect b --timeout 60" in text
+
+
+def test_without_a_record_the_next_step_is_named(tmp_path):
+    with pytest.raises(NotFoundError, match="no record of an ended run") as raised:
+        write_page(tmp_path)
+    assert "tf-spawner fetch" in raised.value.hint
+
+
+def test_the_recorded_command_makes_the_same_spec(run, monkeypatch):
+    monkeypatch.delenv("TFSPAWNER_IMAGE", raising=False)
+    monkeypatch.chdir(run.parent.parent)
+    Path("train.py").touch()
+    stored = json.loads((run / "spec.json").read_text())
+    spec, _ = make_spec({"env_pairs": ("KEY=v",)}, (), recorded_options(stored))
+    words = [word.replace("KEY=...", "KEY=v") for word in words_of(stored)]
+    parsed = cli.run.make_context("run", words)
+    again, _ = make_spec({key: value for key, value in parsed.params.items() if key not in ("output", "args")},
+                         (*parsed.params["args"], *parsed.meta["script_args"]))  # fmt: skip
+    assert again == spec
+    assert (spec.workers, spec.args, spec.legacy_keras, spec.timeout_s) == (3, ("--name", "a b"), False, 60)
+
+
+def test_rerun_asks_for_the_variables_that_no_record_has(run, monkeypatch):
+    monkeypatch.chdir(run.parent.parent)
+    Path("train.py").touch()
+    done = CliRunner().invoke(cli.cli, ["rerun", "bad"])
+    assert "had the variables KEY" in str(done.exception)
+
+
+def test_compare_puts_runs_side_by_side(run):
+    done = CliRunner().invoke(cli.cli, ["compare", str(run), str(run), "-o", "json"])
+    rows = json.loads(done.stdout)
+    assert [row["metrics"] for row in rows] == [{"loss": 0.79, "accuracy": 0.81}] * 2
+    table = CliRunner().invoke(cli.cli, ["compare", str(run)]).stdout
+    assert re.search(r"failed +12s +2 +2 +0\.79 +0\.81 +--name a b", table)
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_browser_shows_it_without_a_complaint(run, tmp_path, dark):
+    picture = tmp_path / "page.png"
+    done = subprocess.run(
+        ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path}/profile",
+         *(["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []), f"--screenshot={picture}",
+         "--window-size=1200,1600", write_page(run).as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr
+    assert picture.stat().st_size > 10_000

@@ -1,0 +1,258 @@
+"""A run's record as one HTML page: what ran where, how it learned, what failed, what came back. Reads files alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from .agent import ANSI, parse_progress
+from .errors import ConfigurationError, NotFoundError
+from .options import words_of
+from .render import html_environment
+from .view import age, human_bytes
+
+LOG_BYTES = 64 << 20  # of a longer log, its last bytes are read
+MOST_ROWS = 48  # replicas in the timeline
+MOST_CURVES = 8  # replicas in a chart
+WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 52, 24  # of a chart, in SVG units
+GANG = "all"
+COLOURED = {"running", "succeeded", "failed", "stopped", "ended", "stopping"}  # others are on the way to running
+
+Curve = dict[int, float]  # epoch -> value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of a chart: its name, SVG points and last value."""
+
+    label: str
+    points: str
+    last: str
+    dashed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A metric over epochs; ticks are (SVG place, text)."""
+
+    title: str
+    lines: list[Line]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A stretch of time in one state, in per cent of the run's."""
+
+    state: str
+    left: float
+    width: float
+    told: str
+
+
+def write_page(folder: Path) -> Path:
+    """Writes report.html into a run's folder. Raises NotFoundError where no run is recorded there."""
+    path = folder / "report.html"
+    part = path.with_name(".report.html.part")
+    part.write_text(page(folder))
+    part.replace(path)
+    return path
+
+
+def page(folder: Path) -> str:
+    """The page of the run recorded in folder; it needs no network and no other file but for its links to logs."""
+    report, spec = read_json(folder, "report.json"), read_json(folder, "spec.json")
+    events = read_events(folder)
+    metrics = {path.stem: learned(path) for path in sorted((folder / "logs").glob("*.log"))}
+    files = [(replica, file) for replica, found in report.get("files", {}).items() for file in found]
+    return html_environment().get_template("report.html").render(
+        report=report, cause=report.get("cause") or {}, command=command_of(spec), spec=spec,
+        began=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(events[0]["time"])) if events else "",
+        took=age(report["seconds"]), rows=timeline(events), length=age(_length_s(events)),
+        charts=charts(metrics), files=[(replica, f["path"], human_bytes(f["size"]), f["sha256"]) for replica, f in files],
+        total=human_bytes(sum(f["size"] for _, f in files)), restarts=report.get("restarts", []),
+        logs=sorted(path.name for path in (folder / "logs").glob("*.log")),
+    )  # fmt: skip
+
+
+def compared(folders: list[Path]) -> list[dict[str, Any]]:
+    """For each run its job, result, seconds, replicas, arguments and last metrics, as the first replica printed them."""
+    rows = []
+    for folder in folders:
+        report, spec = read_json(folder, "report.json"), read_json(folder, "spec.json")
+        replicas = report["replicas"]
+        log = folder / "logs" / f"{replicas[0]['replica']}.log"
+        curves = learned(log) if log.exists() else {}
+        rows.append({
+            "run": str(folder), "result": report["result"], "seconds": report["seconds"], "replicas": len(replicas),
+            "on": spec.get("on"), "args": spec.get("args", []), "restarts": len(report.get("restarts", [])),
+            "epochs": max((max(curve) for curve in curves.values()), default=None),
+            "metrics": {name: curve[max(curve)] for name, curve in curves.items()},
+        })  # fmt: skip
+    return rows
+
+
+def run_folder(named: str, out: Path) -> Path:
+    """The folder of a run that is named by its path or its job. Raises ConfigurationError for neither."""
+    found = next((path for path in (Path(named), out / named) if path.is_dir()), None)
+    if found is None:
+        raise ConfigurationError(
+            f"there is no run {named!r}, neither here nor in {out}", hint="give its folder, or --out"
+        )
+    return found
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / name).read_text())
+    except (OSError, ValueError):
+        if name != "report.json":
+            return {}
+        raise NotFoundError(
+            f"there is no record of an ended run in {folder}", hint=f"bring it here: tf-spawner fetch {folder.name}"
+        ) from None
+    return found
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    try:
+        lines = (folder / "events.jsonl").read_text().splitlines()
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("}")]  # a launcher that was killed leaves half a line
+
+
+def command_of(spec: Mapping[str, Any]) -> str:
+    """The command that launches the same again, without the values of --env."""
+    return shlex.join(["tf-spawner", "run", *words_of(spec)]) if spec else ""
+
+
+# ---- what Keras printed -------------------------------------------------------------------------
+
+
+def learned(log: Path) -> dict[str, Curve]:
+    """{metric: {epoch: value}} as Keras printed them at the end of each epoch; of an epoch run twice, the later ones."""
+    found: dict[str, Curve] = {}
+    epoch, step = 0, 0
+    for told in told_in(log):
+        if "epoch" in told:
+            epoch, step = told["epoch"], 0
+        elif epoch and told["step"] >= step:
+            step = told["step"]
+            if told["steps"] in (step, None):
+                for name, value in told["metrics"].items():
+                    found.setdefault(name, {})[epoch] = value
+        else:
+            epoch = 0  # it counts from the start again: that is an evaluation
+    return found
+
+
+def told_in(log: Path) -> Iterator[dict[str, Any]]:
+    """What Keras tells in a log's lines, one after the other."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_BYTES))
+        for line in file:
+            if b"/" not in line:
+                continue
+            for drawn in ANSI.sub("", line.decode(errors="replace")).split("\r"):
+                told = parse_progress(drawn)
+                if told:
+                    yield told
+
+
+def charts(metrics: Mapping[str, Mapping[str, Curve]]) -> list[Chart]:
+    """A chart for each metric, val_ beside it; one line where all replicas tell the same."""
+    names = {name.removeprefix("val_"): None for curves in metrics.values() for name in curves}
+    return [found for found in (chart(name, metrics) for name in names) if found]
+
+
+def chart(name: str, metrics: Mapping[str, Mapping[str, Curve]]) -> Chart | None:
+    """The chart of one metric, or None where there are not two epochs of it."""
+    curves: dict[str, Curve] = {}
+    for kind in (name, f"val_{name}"):
+        of = {replica: finite(found[kind]) for replica, found in metrics.items() if kind in found}
+        if len(of) > 1 and all(curve == next(iter(of.values())) for curve in of.values()):
+            of = {f"all {len(of)} replicas": next(iter(of.values()))}
+        curves |= {f"{kind}, {replica}": curve for replica, curve in list(of.items())[:MOST_CURVES] if curve}
+    epochs = [epoch for curve in curves.values() for epoch in curve]
+    values = [value for curve in curves.values() for value in curve.values()]
+    if len(set(epochs)) < 2:
+        return None
+    low, high = min(values), max(values)
+    y_values = ticks(low, high)
+    low, high = min(low, y_values[0]), max(high, y_values[-1])
+
+    def x(epoch: float) -> float:
+        return LEFT + (epoch - min(epochs)) / (max(epochs) - min(epochs)) * (WIDTH - LEFT - 8)
+
+    def y(value: float) -> float:
+        return (HEIGHT - BOTTOM) - (value - low) / ((high - low) or 1.0) * (HEIGHT - BOTTOM - 8)
+
+    return Chart(
+        title=name,
+        lines=[
+            Line(label=label, dashed=label.startswith("val_"), last=f"{curve[max(curve)]:.4g}",
+                 points=" ".join(f"{x(epoch):.1f},{y(curve[epoch]):.1f}" for epoch in sorted(curve)))
+            for label, curve in curves.items()
+        ],
+        x_ticks=[(x(epoch), f"{epoch:g}") for epoch in ticks(min(epochs), max(epochs), whole=True)],
+        y_ticks=[(y(value), f"{value:.6g}") for value in y_values],
+    )  # fmt: skip
+
+
+def finite(curve: Curve) -> Curve:
+    return {epoch: value for epoch, value in curve.items() if math.isfinite(value)}
+
+
+def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Three to seven round values from low to high."""
+    if high <= low:
+        return [low]
+    step = 10 ** math.floor(math.log10((high - low) / 3))
+    step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
+    if whole:
+        step = max(1, math.ceil(step))
+    first = math.ceil(low / step - 1e-9)
+    return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)] or [low]
+
+
+# ---- when what happened -------------------------------------------------------------------------
+
+
+def _length_s(events: list[dict[str, Any]]) -> float:
+    return events[-1]["time"] - events[0]["time"] if events else 0.0
+
+
+def timeline(events: list[dict[str, Any]]) -> list[tuple[str, list[Bar]]]:
+    """(replica, its bars), first the gang's phases."""
+    if not _length_s(events):
+        return []
+    rows: dict[str, list[tuple[float, str]]] = {GANG: []}
+    for event in events:
+        if event["event"] == "phase":
+            rows[GANG].append((event["time"], event["phase"]))
+        elif event["event"] == "replica":
+            rows.setdefault(event["replica"], []).append((event["time"], event["state"]))
+        elif event["event"] == "pod":  # its agent tells better what it does
+            rows.setdefault(event["replica"], [(event["time"], "starting")])
+    shown = list(rows.items())[: MOST_ROWS + 1]
+    return [(name, list(bars(changes, events[0]["time"], events[-1]["time"]))) for name, changes in shown if changes]
+
+
+def bars(changes: Iterable[tuple[float, str]], began: float, ended: float) -> Iterator[Bar]:
+    """The stretches between the changes of a state, the last one to the end."""
+    whole = ended - began
+    for (since, state), (until, _) in pairwise([*changes, (ended, "")]):
+        yield Bar(
+            state=state if state in COLOURED else "",
+            left=100 * (since - began) / whole, width=100 * (until - since) / whole,
+            told=f"{state}: {age(until - since)}, from {since - began:.1f} s",
+        )  # fmt: skip
