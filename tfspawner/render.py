@@ -121,8 +121,8 @@ def templates_dir() -> Path:
 
 
 def html_environment() -> Environment:
-    """Jinja for pages: what is put in is escaped."""
-    return Environment(loader=FileSystemLoader(templates_dir()), undefined=StrictUndefined, autoescape=True)
+    """Jinja for pages: what is put in is escaped, and what a record does not have is empty."""
+    return Environment(loader=FileSystemLoader(templates_dir()), autoescape=True)
 
 
 def template_environment(override: Path | None) -> ImmutableSandboxedEnvironment:

@@ -104,6 +104,15 @@ def test_the_page_says_what_failed_and_lets_nothing_in(run):
     assert "tf-spawner run train.py --workers 3 --env KEY=... --collect &#39;*.h5&#39; --collect b --timeout 60" in text
 
 
+def test_a_record_of_the_least_makes_a_page(run):
+    (run / "report.json").write_text(
+        '{"job": "bad", "result": "failed", "seconds": 0, "replicas": [], "cause": {"message": "was cut off"}}'
+    )
+    for name in ("spec.json", "events.jsonl", "logs/worker-0.log", "logs/worker-1.log"):
+        (run / name).unlink()
+    assert "was cut off" in page(run)
+
+
 def test_without_a_record_the_next_step_is_named(tmp_path):
     with pytest.raises(NotFoundError, match="no record of an ended run") as raised:
         write_page(tmp_path)
