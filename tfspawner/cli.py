@@ -13,11 +13,12 @@ import click
 
 from . import __version__
 from .data.commands import data
-from .errors import ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
+from .errors import ClusterError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
 from .flags import DURATION, PATH, job_options, output_option, run_options, target_options
 
 if TYPE_CHECKING:
     from .backends import JobSummary
+    from .doctor import Finding
     from .follow import JobState, View
     from .job import Job, Outcome
     from .spec import JobSpec
@@ -425,6 +426,74 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
         _print_json({"deleted": [job.name for job in chosen]})
     elif not chosen:
         click.echo("no jobs", err=True)
+
+
+@cli.command()
+@target_options
+@click.option("--data", "uris", multiple=True, metavar="URI", help="Training data to look for.")
+@output_option
+def doctor(on: str | None, uris: tuple[str, ...], output: str, **target: Any) -> None:
+    """Say what works from here: this machine, the cluster and your rights there, data.
+
+    Ends with 3 where something keeps jobs from running.
+
+    \b
+    tf-spawner doctor --on kubernetes -n physics --data s3://bucket/train/
+    """
+    from dataclasses import asdict
+
+    from . import doctor as looks
+
+    findings = list(looks.machine()) if on != "kubernetes" else []
+    if on != "local":
+        findings += looks.cluster(target, wanted=bool(on or any(target.values())))
+    findings += looks.data(uris)
+    if output == "json":
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        _print_findings(findings)
+    problems = sum(finding.level == "problem" for finding in findings)
+    if problems:
+        raise ClusterError(f"{problems} problem{'s' * (problems > 1)} of {len(findings)} findings")
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    from .view import harmless
+
+    where = None
+    for finding in findings:
+        if finding.where != where:
+            where = finding.where
+            click.secho(where, bold=True)
+        colour = {"ok": "green", "note": "yellow", "problem": "red"}[finding.level]
+        click.secho(f"  {finding.level:8}", fg=colour, nl=False)
+        click.echo(harmless(finding.text))
+        if finding.hint:
+            click.echo(f"          hint: {finding.hint}")
+
+
+@cli.command()
+@click.argument("folder", type=PATH, default=Path())
+def init(folder: Path) -> None:
+    """Write a training script and a job.yaml that run, to begin with, into FOLDER.
+
+    \b
+    tf-spawner init first; tf-spawner run -f first/job.yaml
+    """
+    from .render import templates_dir
+
+    new = {folder / name: templates_dir() / "init" / name for name in ("train.py", "job.yaml")}
+    there = [path for path in new if path.exists()]
+    if there:
+        raise ConfigurationError(f"{there[0]} is there already", hint="name another folder: tf-spawner init FOLDER")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, template in new.items():
+            path.write_text(template.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename} cannot be written: {error.strerror}") from None
+    click.echo("\n".join(map(str, new)))
+    click.echo(f"run it: tf-spawner run -f {folder / 'job.yaml'}", err=True)
 
 
 @cli.command()

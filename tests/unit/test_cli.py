@@ -114,3 +114,25 @@ def test_the_version(tf_spawner):
 
 def test_an_image_in_the_environment_does_no_harm_here(tf_spawner):
     assert tf_spawner("run", "train.py", "-w", "1", TFSPAWNER_IMAGE="some/image:1").returncode == 0
+
+
+def test_init_writes_what_runs_and_nothing_over_what_is_there(tf_spawner, tmp_path):
+    assert tf_spawner("init", "first").stdout.split() == ["first/train.py", "first/job.yaml"]
+    done = tf_spawner("run", "-f", "first/job.yaml", "--name", "first")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/first/files/worker-1/model.keras").exists()
+    (tmp_path / "first/train.py").write_text("mine")
+    (tmp_path / "first/job.yaml").unlink()
+    done = tf_spawner("init", "first")
+    assert (done.returncode, (tmp_path / "first/train.py").read_text()) == (2, "mine")
+    assert not (tmp_path / "first/job.yaml").exists()
+
+
+def test_doctor_tells_of_this_machine_and_the_data(tf_spawner, tmp_path):
+    (tmp_path / "shard").write_bytes(b"12345")
+    done = tf_spawner("doctor", "--on", "local", "--data", "shard")
+    assert done.returncode == 0
+    assert "TensorFlow 2." in done.stdout
+    assert "shard: 1 files, 5 B" in done.stdout
+    done = tf_spawner("doctor", "--on", "local", "--data", "missing")
+    assert (done.returncode, done.stdout.count("problem")) == (3, 1)

@@ -68,13 +68,17 @@ class KubernetesBackend:
         return f"{job}:{agent.PORT}"
 
     def check(self, spec: JobSpec) -> list[str]:
-        """One request: what may this user do here? It also shows that the API server answers."""
+        self.check_rights()
+        return []
+
+    def check_rights(self) -> None:
+        """One request: what may this user do here? It also shows that the API server answers. Raises ClusterError."""
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
                   "spec": {"namespace": self.namespace}}  # fmt: skip
         status = self.api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)["status"]
         self.rules = status.get("resourceRules", [])
         if status.get("incomplete"):
-            return []  # the authorizer cannot list its rules: the requests themselves will tell
+            return  # the authorizer cannot list its rules: the requests themselves will tell
         missing = [
             f"{verb} {resource}"
             for group, resource, verb in _needed_rules(role_manifest(None))
@@ -85,7 +89,6 @@ class KubernetesBackend:
                 f"you may not {', '.join(missing)} in namespace {self.namespace}",
                 hint=f"have the Role applied and bound that allows it: tf-spawner rbac -n {self.namespace}",
             )
-        return []
 
     def _may(self, group: str, resource: str, verb: str) -> bool:
         return any(_allows(rule, group, resource, verb) for rule in self.rules)

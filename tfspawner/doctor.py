@@ -1,0 +1,168 @@
+"""What works from here: this machine, the cluster, the data, a finding each with its next step."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from .backends.kubernetes import KubernetesBackend
+from .errors import ConfigurationError, SpawnerError
+from .keras import installed_tensorflow
+from .preflight import ENDED, requests_of
+from .spec import quantity
+
+GPU = "nvidia.com/gpu"
+GPU_PRODUCT = "nvidia.com/gpu.product"  # set on nodes by NVIDIA's GPU feature discovery
+POD_SECURITY = "pod-security.kubernetes.io/enforce"
+KUEUE = "kueue.x-k8s.io"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at. A note is worth knowing, a problem keeps jobs from running."""
+
+    where: Literal["this machine", "cluster", "data"]
+    level: Literal["ok", "note", "problem"]
+    text: str
+    hint: str = ""
+
+
+def machine() -> Iterator[Finding]:
+    """What workers on this machine have."""
+
+    def found(level: Literal["ok", "note", "problem"], text: str, hint: str = "") -> Finding:
+        return Finding(where="this machine", level=level, text=text, hint=hint)
+
+    yield found("ok", f"Python {platform.python_version()}")
+    tensorflow = installed_tensorflow()
+    if not tensorflow:
+        yield found("note", "no TensorFlow: workers here need it", "pip install 'tf-spawner[train]'")
+    else:
+        try:
+            yield found("ok", f"TensorFlow {tensorflow}, tf-keras {version('tf-keras')}")
+        except PackageNotFoundError:
+            yield found("ok", f"TensorFlow {tensorflow}; tf-keras, for Keras on several workers, comes with each job")
+    yield found(*_gpus_here())
+
+
+def _gpus_here() -> tuple[Literal["ok", "note"], str, str]:
+    try:
+        import pynvml
+    except ImportError:
+        return "note", "GPUs cannot be looked for: nvidia-ml-py is missing", "pip install 'tf-spawner[gpu]'"
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return "note", f"no NVIDIA GPU ({error})", ""
+    devices = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
+    names = Counter(str(pynvml.nvmlDeviceGetName(device)) for device in devices)
+    told = ", ".join(f"{count} {name}" for name, count in names.items())
+    return "ok", f"GPUs: {told}, driver {pynvml.nvmlSystemGetDriverVersion()}", ""
+
+
+def cluster(target: Mapping[str, Any], *, wanted: bool) -> Iterator[Finding]:
+    """What the cluster offers to this user; without a kubeconfig a note, or where it is wanted a problem."""
+    backend = KubernetesBackend(**target)
+
+    def found(level: Literal["ok", "note", "problem"], text: str, hint: str = "") -> Finding:
+        return Finding(where="cluster", level=level, text=text, hint=hint)
+
+    try:
+        told = backend.api.request("GET", "/version")
+        yield found("ok", f"Kubernetes {told['gitVersion']}, namespace {backend.namespace}")
+    except SpawnerError as error:
+        is_note = isinstance(error, ConfigurationError) and not wanted
+        yield found("note" if is_note else "problem", error.message, error.hint or "")
+        return
+    for look in (_rights, _pod_security, _nodes, _queues):
+        try:
+            yield from (found(*told) for told in look(backend))
+        except SpawnerError as error:
+            level: Literal["note", "problem"] = "problem" if look is _rights else "note"
+            yield found(level, error.message, (error.hint or "") if level == "problem" else "")
+
+
+Told = tuple[Literal["ok", "note", "problem"], str, str]
+
+
+def _rights(backend: KubernetesBackend) -> Iterator[Told]:
+    backend.check_rights()
+    yield "ok", "you may do all that tf-spawner needs", ""
+
+
+def _pod_security(backend: KubernetesBackend) -> Iterator[Told]:
+    labels = backend.api.request("GET", f"/api/v1/namespaces/{backend.namespace}")["metadata"].get("labels", {})
+    level = labels.get(POD_SECURITY)
+    yield "ok", f"Pod Security here: {level or 'none is enforced'}; tf-spawner's pods fit the strictest", ""
+
+
+def _nodes(backend: KubernetesBackend) -> Iterator[Told]:
+    nodes = [node for node in backend.api.list("/api/v1/nodes") if _is_ready(node)]
+    if not nodes:
+        yield "problem", "no node is ready", "kubectl get nodes"
+        return
+    pods = backend.api.list("/api/v1/pods", "fieldSelector=status.phase!=Succeeded,status.phase!=Failed")
+    free = _free(nodes, pods)
+    yield "ok", (f"{len(nodes)} nodes are ready; free: {free['cpu']:.1f} CPUs, {free['memory'] / 1024**3:.1f} GiB, "
+                 f"{free['pods']:.0f} pods"), ""  # fmt: skip
+    with_gpus = [node for node in nodes if float(node["status"]["allocatable"].get(GPU, 0))]
+    products = Counter[str]()
+    for node in with_gpus:
+        products[node["metadata"].get("labels", {}).get(GPU_PRODUCT, "of unknown kind")] += int(
+            node["status"]["allocatable"][GPU]
+        )
+    if products:
+        told = ", ".join(f"{count} {product}" for product, count in products.items())
+        yield "ok", f"GPUs: {told}; free: {free[GPU]:.0f}", ""
+    else:
+        yield "note", f"no node offers {GPU}: --gpus would wait for ever", ""
+
+
+def _is_ready(node: dict[str, Any]) -> bool:
+    ready = [c["status"] for c in node.get("status", {}).get("conditions", []) if c["type"] == "Ready"]
+    return ready == ["True"] and not node["spec"].get("unschedulable")
+
+
+def _free(nodes: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """What is left on the nodes, by resource."""
+    left = dict.fromkeys(("cpu", "memory", "pods", GPU), 0.0)
+    names = set()
+    for node in nodes:
+        names.add(node["metadata"]["name"])
+        for key in left:
+            left[key] += quantity(str(node["status"]["allocatable"].get(key, "0")))
+    for pod in pods:
+        if pod["spec"].get("nodeName") in names and pod["status"].get("phase") not in ENDED:
+            for key, value in requests_of(pod["spec"]).items():
+                if key in left:
+                    left[key] -= value
+    return left
+
+
+def _queues(backend: KubernetesBackend) -> Iterator[Told]:
+    groups = {group["name"] for group in backend.api.request("GET", "/apis")["groups"]}
+    if KUEUE not in groups:
+        yield "note", "no Kueue here: --queue would wait for ever", ""
+        return
+    queues = backend.api.list(f"/apis/{KUEUE}/v1beta1/namespaces/{backend.namespace}/localqueues")
+    names = ", ".join(queue["metadata"]["name"] for queue in queues) or "none"
+    yield "ok", f"Kueue's queues in this namespace: {names}", ""
+
+
+def data(uris: Iterable[str]) -> Iterator[Finding]:
+    """Whether each URI's files can be listed and read."""
+    from .data.filesystems import filesystem_of, list_files
+    from .view import human_bytes
+
+    for uri in uris:
+        try:
+            files = list_files([uri])
+            filesystem_of(uri).read(files[0].uri, 0, 1)
+            size = human_bytes(sum(file.size for file in files))
+            yield Finding(where="data", level="ok", text=f"{uri}: {len(files)} files, {size}")
+        except SpawnerError as error:
+            yield Finding(where="data", level="problem", text=error.message, hint=error.hint or "")
