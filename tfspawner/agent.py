@@ -877,10 +877,19 @@ class Log:
         for line in lines:
             if b"/" in line and len(line) < 4096:
                 told = parse_progress(line.decode(errors="replace"))
-                if told:
+                if told and "epoch" in told:
+                    self.begin_epoch(told)
+                elif told:
                     self.progress = dict(self.progress, **told)
-                    if "epoch" in told:
-                        self.progress.pop("step", None)
+
+    def begin_epoch(self, told: Dict[str, Any]) -> None:
+        """Takes over the epoch's number, and how long the one before took, in seconds."""
+        now, before = time.time(), self.progress
+        progress = dict(before, **told, epoch_since=now)
+        if told["epoch"] == before.get("epoch", 0) + 1 and "epoch_since" in before:
+            progress["epoch_s"] = now - before["epoch_since"]
+        progress.pop("step", None)
+        self.progress = progress
 
     def end(self) -> None:
         with self.changed:
@@ -1353,6 +1362,7 @@ class Agent:
         self.collected_at = 0.0
         self.stop = threading.Event()  # the gang stops, or this replica was told to
         self.terminated = threading.Event()  # this replica was sent SIGTERM
+        self.usage: Any = None  # while the script runs, what samples its processors, memory and GPUs
         self.addresses = {"address": address(host, port), "agent": address(host, agent_port)}
         self.reporting = threading.Lock()  # held while the report changes
         self.untold = threading.Event()  # the last report did not arrive
@@ -1399,7 +1409,8 @@ class Agent:
                 self.gang.tick()
             now = (self.report["state"], self.log.size)
             if untold or now != sent or time.monotonic() - sent_at > 5:
-                self.tell()
+                usage = self.usage
+                self.tell(**({"usage": usage.sample()} if usage else {}))
                 sent, sent_at = now, time.monotonic()
 
     def listen(self) -> None:
@@ -1677,6 +1688,8 @@ class Agent:
 
     def run(self, env: Dict[str, str]) -> int:
         """Runs the script to its end; returns what this replica's exit code will be."""
+        from usage import Usage  # type: ignore[import-not-found] # travels beside this file
+
         read_end, write_end = os.pipe()
         try:
             self.child = subprocess.Popen(
@@ -1691,11 +1704,12 @@ class Agent:
         self.pump.start()
         kills_before, _ = memory_cgroup()
         self.log.last_output = time.monotonic()
+        self.usage = Usage(self.child.pid)
         self.tell("running", pid=self.child.pid, started=time.time())
         if self.stop.is_set():
             self.stop_child()
         returncode = self.wait_for_child()
-        finished = time.time()
+        finished, self.usage = time.time(), None
         kill_group(self.child.pid, signal.SIGKILL)  # what the script may have left behind
         self.pump.join(5)
         if self.terminated.is_set():

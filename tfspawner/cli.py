@@ -338,6 +338,26 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
 @cli.command()
 @JOB
 @target_options
+@click.option("--logs/--no-logs", default=True, help="Show the replicas' output above the table.")
+def attach(job: str, logs: bool, **target: Any) -> None:
+    """Watch a running job, as run shows it, from anywhere; Ctrl-C leaves it running."""
+    from .job import raise_for
+    from .view import make_view
+
+    view = make_view(logs=logs)
+    try:
+        state = _attach(job, target).wait(view)
+    except KeyboardInterrupt:
+        raise Interrupted(f"job {job} goes on", hint=f"tf-spawner attach {job}, or tf-spawner delete {job}") from None
+    finally:
+        view.finish()
+    raise_for(state, None)
+    click.echo(f"{job}: {_state_words(state)}; bring it home: tf-spawner fetch {job}", err=True)
+
+
+@cli.command()
+@JOB
+@target_options
 @OUT
 @click.option("--keep", is_flag=True, help="Leave the replicas holding their files.")
 @output_option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -25,6 +26,7 @@ LOST_PATIENCE_S = 6.0  # so long the coordinator has to find out by itself that 
 REASON_S = 3.0  # so long the backend may take to say why a replica was lost
 SILENCE_S = 10.0  # on top of the stream's own time-out
 Result = Literal["succeeded", "failed", "timeout"]
+USAGE_OF, USAGE_EVERY_S = 16, 2.0  # so many replicas' processors and memory are recorded, so often at first
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
 
 
@@ -38,6 +40,7 @@ class ReplicaState:
     since: float = 0.0
     message: str = ""
     progress: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)  # cpu: processors, memory: bytes, gpus: name, use, memory
     exit_code: int | None = None
     storing: str = ""  # where it puts its files just now
     stored: dict[str, Any] | None = None  # with --artifacts: uri, files, size, failure
@@ -90,6 +93,7 @@ class Follower:
         self.doomed: dict[str | None, tuple[float, Observation]] = {}  # since when a replica cannot come, and why
         self.platform: dict[str, Observation] = {}
         self.seen_at: float | None = None  # when the first replica was there to be seen
+        self.usage_at = dict.fromkeys(replicas[:USAGE_OF], (time.monotonic(), -math.inf))  # the start, the last record
         self.lost_at: dict[str, float] = {}  # when a replica's pod or process was seen to have failed
         self.silent_since: float | None = None  # since when the coordinator, heard before, does not answer
         self.heard = False  # the coordinator's stream has spoken
@@ -218,12 +222,22 @@ class Follower:
             line.state, line.since = report["state"], report["since"]
             line.message = report.get("message", "")
             line.progress = report.get("progress") or {}
+            self._hear_of_usage(line, report.get("usage") or {})
             line.exit_code = report.get("exit_code")
             line.storing, line.stored = report.get("storing", ""), report.get("stored")
             if line.message == LOST:
                 self.state.gone.add(replica)
             elif replica not in self.platform or self.platform[replica].state not in ENDED:
                 self.state.gone.discard(replica)
+
+    def _hear_of_usage(self, line: ReplicaState, usage: dict[str, Any]) -> None:
+        """Takes over what the script uses; of jobs of some size, not each replica's is recorded."""
+        if usage and usage != line.usage and self.record and line.replica in list(self.state.replicas)[:USAGE_OF]:
+            gpus = [gpu["use"] for gpu in usage.get("gpus", [])]
+            self.record.event(
+                "usage", replica=line.replica, cpu=usage["cpu"], memory=usage["memory"], gpus=gpus or None
+            )
+        line.usage = usage
 
     def _hear_of_restarts(self, gang: dict[str, Any]) -> None:
         """Tells each restart once; a coordinator that is new knows of its own alone."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import s3
+from . import s3, usage
 from .agent import tf_config
 from .code import Code
 from .errors import ConfigurationError
@@ -107,7 +107,10 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         "needs_tf_keras": needs_tf_keras,
         "secret_names": _secret_names(spec.env),  # what the agents mask in the output
     }
-    files = {"job.json": json.dumps(config, separators=(",", ":")).encode()}
+    files = {
+        "job.json": json.dumps(config, separators=(",", ":")).encode(),
+        "usage.py": Path(usage.__file__).read_bytes(),
+    }
     if spec.artifacts or speaks_of_s3:
         files["s3.py"] = Path(s3.__file__).read_bytes()
     if speaks_of_s3:

@@ -25,7 +25,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 52, 24  # of a chart, in SVG units
 GANG = "all"
 COLOURED = {"running", "succeeded", "failed", "stopped", "ended", "stopping"}  # others are on the way to running
 
-Curve = dict[int, float]  # epoch -> value
+Curve = dict[float, float]  # epoch, or seconds -> value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A metric over epochs; ticks are (SVG place, text)."""
+    """Curves over epochs or seconds; ticks are (SVG place, text)."""
 
     title: str
     lines: list[Line]
@@ -77,7 +77,7 @@ def page(folder: Path) -> str:
         report=report, cause=report.get("cause") or {}, command=command_of(spec), spec=spec,
         began=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(events[0]["time"])) if events else "",
         took=age(report["seconds"]), rows=timeline(events), length=age(_length_s(events)),
-        charts=charts(metrics), files=[(replica, f["path"], human_bytes(f["size"]), f["sha256"]) for replica, f in files],
+        charts=charts(metrics), usage=usage_charts(events), files=[(replica, f["path"], human_bytes(f["size"]), f["sha256"]) for replica, f in files],
         total=human_bytes(sum(f["size"] for _, f in files)), restarts=report.get("restarts", []),
         logs=sorted(path.name for path in (folder / "logs").glob("*.log")),
     )  # fmt: skip
@@ -175,35 +175,59 @@ def charts(metrics: Mapping[str, Mapping[str, Curve]]) -> list[Chart]:
 
 
 def chart(name: str, metrics: Mapping[str, Mapping[str, Curve]]) -> Chart | None:
-    """The chart of one metric, or None where there are not two epochs of it."""
+    """The chart of one metric and of its val_, or None where there are not two epochs of it."""
     curves: dict[str, Curve] = {}
     for kind in (name, f"val_{name}"):
         of = {replica: finite(found[kind]) for replica, found in metrics.items() if kind in found}
         if len(of) > 1 and all(curve == next(iter(of.values())) for curve in of.values()):
             of = {f"all {len(of)} replicas": next(iter(of.values()))}
         curves |= {f"{kind}, {replica}": curve for replica, curve in list(of.items())[:MOST_CURVES] if curve}
-    epochs = [epoch for curve in curves.values() for epoch in curve]
-    values = [value for curve in curves.values() for value in curve.values()]
-    if len(set(epochs)) < 2:
-        return None
-    low, high = min(values), max(values)
-    y_values = ticks(low, high)
-    low, high = min(low, y_values[0]), max(high, y_values[-1])
+    return draw(name, curves, whole=True)
 
-    def x(epoch: float) -> float:
-        return LEFT + (epoch - min(epochs)) / (max(epochs) - min(epochs)) * (WIDTH - LEFT - 8)
+
+def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
+    """Processors, memory and GPUs of the first replicas over the run's seconds."""
+    curves: dict[str, dict[str, Curve]] = {"processors": {}, "memory, GiB": {}, "GPU use, %": {}}
+    for event in events:
+        if event["event"] != "usage":
+            continue
+        at, replica = event["time"] - events[0]["time"], event["replica"]
+        gpus = event.get("gpus")
+        for title, value in (
+            ("processors", event["cpu"]),
+            ("memory, GiB", event["memory"] / 1024**3),
+            ("GPU use, %", sum(gpus) / len(gpus) if gpus else None),
+        ):
+            if value is not None:
+                curves[title].setdefault(replica, {})[at] = value
+    drawn = [draw(title, dict(list(of.items())[:MOST_CURVES])) for title, of in curves.items()]
+    return [found for found in drawn if found]
+
+
+def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False) -> Chart | None:
+    """The chart of named curves, or None where there are not two points beside each other."""
+    places = [place for curve in curves.values() for place in curve]
+    values = [value for curve in curves.values() for value in curve.values()]
+    if len(set(places)) < 2:
+        return None
+    first, last = min(places), max(places)
+    y_values = ticks(min(values), max(values))
+    low, high = min(*values, y_values[0]), max(*values, y_values[-1])
+
+    def x(place: float) -> float:
+        return LEFT + (place - first) / (last - first) * (WIDTH - LEFT - 8)
 
     def y(value: float) -> float:
         return (HEIGHT - BOTTOM) - (value - low) / ((high - low) or 1.0) * (HEIGHT - BOTTOM - 8)
 
     return Chart(
-        title=name,
+        title=title,
         lines=[
             Line(label=label, dashed=label.startswith("val_"), last=f"{curve[max(curve)]:.4g}",
-                 points=" ".join(f"{x(epoch):.1f},{y(curve[epoch]):.1f}" for epoch in sorted(curve)))
+                 points=" ".join(f"{x(place):.1f},{y(curve[place]):.1f}" for place in sorted(curve)))
             for label, curve in curves.items()
         ],
-        x_ticks=[(x(epoch), f"{epoch:g}") for epoch in ticks(min(epochs), max(epochs), whole=True)],
+        x_ticks=[(x(place), f"{place:g}") for place in ticks(first, last, whole=whole)],
         y_ticks=[(y(value), f"{value:.6g}") for value in y_values],
     )  # fmt: skip
 

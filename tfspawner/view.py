@@ -75,6 +75,25 @@ def describe_progress(progress: dict[str, Any]) -> tuple[str, str, str]:
     return epoch, step, metrics
 
 
+def describe_usage(line: ReplicaState) -> tuple[str, str, str]:
+    """Processors, memory and GPUs in use, as the table's words; of several GPUs the mean use."""
+    if not line.usage or line.state != "running":
+        return "", "", ""
+    gpus = line.usage.get("gpus") or []
+    memory = sum(gpu["memory"] for gpu in gpus)
+    told = f"{sum(gpu['use'] for gpu in gpus) / len(gpus):.0f}% {human_bytes(memory)}" if gpus else ""
+    return f"{line.usage['cpu']:.1f}", human_bytes(line.usage["memory"]), told
+
+
+def left(line: ReplicaState) -> str:
+    """How long training still takes, if each epoch takes as long as the last one."""
+    progress = line.progress
+    if line.state != "running" or "epoch_s" not in progress:
+        return ""
+    epochs = progress["epochs"] - progress["epoch"] + 1
+    return age(epochs * progress["epoch_s"] - (time.time() - progress["epoch_since"]))
+
+
 def human_bytes(size: float) -> str:
     """A number of bytes with a binary unit."""
     for unit in ("B", "KiB", "MiB"):
@@ -230,13 +249,18 @@ def replica_table(state: JobState) -> Table:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    for column in ("replica", "state", "node", "since", "epoch", "step", "metrics"):
-        table.add_column(column, no_wrap=column != "metrics", overflow="fold" if column == "metrics" else "ellipsis")
     lines = list(state.replicas.values())
+    usage = ["cpu", "memory", *(["gpu"] if any(line.usage.get("gpus") for line in lines) else [])]
+    usage = usage if any(line.usage for line in lines) else []
+    for column in ("replica", "state", "node", "since", *usage, "epoch", "left", "step", "metrics"):
+        table.add_column(column, no_wrap=column != "metrics", overflow="fold" if column == "metrics" else "ellipsis")
     for line in lines[:TABLE_ROWS]:
         epoch, step, metrics = describe_progress(line.progress)
-        table.add_row(line.replica, Text(line.word, STYLES.get(line.state, "")), line.node,
-                      age(time.time() - line.since) if line.since else "", epoch, step, harmless(line.message) or metrics)  # fmt: skip
+        table.add_row(
+            line.replica, Text(line.word, STYLES.get(line.state, "")), line.node,
+            age(time.time() - line.since) if line.since else "", *describe_usage(line)[: len(usage)],
+            epoch, left(line), step, harmless(line.message) or metrics,
+        )  # fmt: skip
     if len(lines) > TABLE_ROWS:
         counts = Counter(line.state for line in lines[TABLE_ROWS:])
         summary = ", ".join(f"{count} {word}" for word, count in counts.items())

@@ -1,7 +1,7 @@
 """A classifier on N workers, to begin with: put your data and your model into the first two functions.
 
-    tf-spawner run -f job.yaml                   as job.yaml says
-    python train.py                              plain Python, one process
+tf-spawner run -f job.yaml                   as job.yaml says
+python train.py                              plain Python, one process
 """
 
 import json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +36,11 @@ def life(shared_place, gate_code, wait_until):
     follow_one.prints("at the gate")
     life.running = {verb: place.of(verb, "first", "--output", "json") for verb in ("status", "logs")}
     life.running_text = {verb: place.of(verb, "first") for verb in ("status", "logs")}
+    watcher, leaver = (place.start("attach", *place.target, "first") for _ in range(2))
+    for attached in (watcher, leaver):
+        attached.prints(*(f"{replica} | at the gate\n" for replica in REPLICAS))
+    leaver.send(signal.SIGINT)
+    life.leaver = leaver.done()
     life.list = place.of("list")
     life.list_json = place.of("list", "--output", "json")
     life.wait_in_vain = place.of("wait", "first", "--timeout", "1s")
@@ -44,7 +50,7 @@ def life(shared_place, gate_code, wait_until):
 
     place.open_gate("first")
     life.follow, life.follow_json, life.follow_one = follow.done(), follow_json.done(), follow_one.done()
-    life.wait, life.wait_json = wait.done(), wait_json.done()
+    life.wait, life.wait_json, life.watcher = wait.done(), wait_json.done(), watcher.done()
     life.ended = {verb: place.of(verb, "first", "--output", "json") for verb in ("status", "logs")}
     life.one_log = place.of("logs", "first", "--replica", "worker-1")
     life.fetch_json = place.of("fetch", "first", "--out", place.runs, "--keep", "--output", "json")
@@ -63,6 +69,20 @@ def test_detached_run_prints_the_jobs_name_alone_and_what_to_do_next(life):
     assert life.launched.code == 0, life.launched.err
     assert life.launched.out == "first\n"
     assert "tf-spawner logs -f first" in life.launched.err
+
+
+def test_attach_shows_the_output_and_the_end_and_ctrl_c_leaves_the_job_running(life):
+    assert life.watcher.code == 0
+    assert "worker-1 | after the gate: worker-1\n" in life.watcher.out
+    assert "first: succeeded; bring it home: tf-spawner fetch first" in life.watcher.err
+    assert life.leaver.code == 130
+    assert "job first goes on" in life.leaver.err
+
+
+def test_the_status_tells_what_each_script_uses(life):
+    for replica in life.running["status"].json["replicas"]:
+        assert replica["usage"]["memory"] > 1 << 20
+        assert replica["usage"]["gpus"] == [] or replica["usage"]["gpus"][0]["memory_total"]
 
 
 def test_detached_run_prints_json(life):

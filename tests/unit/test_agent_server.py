@@ -174,7 +174,8 @@ def test_a_report_that_the_coordinator_could_not_take_yet_is_repeated_soon(tmp_p
 @pytest.mark.parametrize(
     ("name", "beside"),
     [
-        ("agent.py", {"s3"}),
+        ("agent.py", {"s3", "usage"}),
+        ("usage.py", {"pynvml"}),
         ("s3.py", set()),
         ("gfile.py", {"s3", "tensorflow"}),
         ("sitecustomize.py", {"tfspawner_s3"}),

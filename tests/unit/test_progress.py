@@ -140,6 +140,7 @@ def test_the_agent_takes_what_keras_tells_from_a_bar_cut_anywhere(tmp_path):
     log = Log(tmp_path / "log")
     for byte in f"Epoch 2/3\n{TF_KERAS}\r".encode():
         log.write(bytes([byte]))
+    assert log.progress.pop("epoch_since") > 0
     assert log.progress == {"epoch": 2, "epochs": 3, **parse_progress(TF_KERAS)}
 
 
@@ -157,3 +158,15 @@ def test_the_agents_progress_keeps_the_last_metrics_over_an_epochs_end(tmp_path)
     assert log.progress["epoch"] == 2
     assert log.progress["metrics"]["loss"] == 1.8739
     assert "step" not in log.progress
+
+
+def test_how_long_an_epoch_takes_is_known_from_the_second_on_and_not_over_a_gap(tmp_path):
+    log = Log(tmp_path / "log")
+    log.write(b"Epoch 1/9\n")
+    assert "epoch_s" not in log.progress
+    log.progress["epoch_since"] -= 5
+    log.write(b"Epoch 2/9\n")
+    assert 5 <= log.progress["epoch_s"] < 30
+    log.progress["epoch_since"] -= 500
+    log.write(b"Epoch 7/9\n")
+    assert log.progress["epoch_s"] < 30

@@ -56,7 +56,7 @@ def test_manifests_are_the_golden_ones(case, make_fixed_plan, pod_file, request)
     values = dict(CASES[case], **({"pod_file": pod_file} if case == "pod-file" else {}))
     manifests = render(make_fixed_plan("golden", **values))
     config = next(m for m in manifests if m["kind"] == "ConfigMap")
-    config["data"]["agent.py"] = "tfspawner/agent.py\n"
+    config["data"] |= {"agent.py": "tfspawner/agent.py\n", "usage.py": "tfspawner/usage.py\n"}
     text = to_yaml(manifests)
     path = GOLDEN / f"{case}.yaml"
     if request.config.getoption("--update-golden"):
