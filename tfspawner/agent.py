@@ -82,6 +82,8 @@ HELD_S = 0.2  # so long output that may be the beginning of a secret waits for t
 # The bytes of logs, from the rarer to the commoner; before them all others.
 COMMON = b"QZXJYKVHjqzUBGMRWFDPLOCNSATIEyvxkwbgmfpduhclsrnioat9876543210_[=]-:,/.e "
 
+SILENCES_DIFFER_S = 2.0  # whose last output is so much older stopped first
+QUIET = "no replica has put out anything for {:g} s"
 LOST = "was lost: its agent is not heard of any more"
 EXIT_PEER_LOST = 75
 EXIT_CONFIGURATION = 2
@@ -105,6 +107,9 @@ PEER_LOST_ERROR = re.compile(
 
 # Whom a survivor blames: the peer that fell silent.
 UNHEALTHY = re.compile(rb"stopped sending heartbeats\): /job:(\w+)/replica:\d+/task:(\d+)")
+
+# Where a stack's innermost place is in here, the replica waits for its peers.
+IN_TENSORFLOW = re.compile(r"/(tensorflow|tf_keras|keras)/")
 
 MISSING_MODULE = re.compile(rb"^ModuleNotFoundError: No module named '([\w.]+)'\s*\Z", re.M)
 
@@ -346,8 +351,9 @@ class Gang:
                 self.decide_end()
         if self.phase == "stopping" and not any(map(self.is_ending, self.job.replicas)):
             if self.restarting:
-                self.begin(self.generation + 1, self.restarting)
+                self.begin(self.generation + 1, self.located(self.restarting))
             else:
+                self.cause = self.cause and self.located(self.cause)
                 self.enter("ended")
 
     def is_ending(self, replica: str) -> bool:
@@ -418,9 +424,31 @@ class Gang:
         running = [report for report in trainers if report["state"] == "running"]
         if not limit_s or not running or min(map(self.silent_s, running)) < limit_s:
             return None
-        first = min(running, key=lambda report: (step_of(report), -self.silent_s(report)))
-        message = f"stopped first: no replica has put out anything for {limit_s:g} s"
-        return dict(first, message=message, kind="stalled", exit_code=None)
+        tells = all(report.get("progress") for report in running)
+        places = {r["replica"]: step_of(r) if tells else (0, 0) for r in running}
+        first, *others = sorted(running, key=lambda report: (places[report["replica"]], -self.silent_s(report)))
+        is_behind = all(
+            places[first["replica"]] < places[other["replica"]]
+            or self.silent_s(first) > self.silent_s(other) + SILENCES_DIFFER_S
+            for other in others
+        )
+        message = "stopped first" if is_behind else "stands still, as all others do"
+        return dict(first, message=f"{message}: {QUIET.format(limit_s)}", kind="stalled", exit_code=None)
+
+    def located(self, cause: Dict[str, Any]) -> Dict[str, Any]:
+        """A stall's cause, once the stacks have come: the one replica that does not wait for its peers in TensorFlow."""
+        if cause.get("kind") != "stalled":
+            return cause
+        trainers = [self.reports[r] for r in self.job.replicas if is_trainer(r)]
+        stood = [r for r in trainers if r["state"] != "succeeded"]
+        mute = [r for r in stood if not r.get("stands")]  # such as a frozen one
+        busy = [r for r in stood if r.get("stands") and not IN_TENSORFLOW.search(r["stands"][0])]
+        found = mute if len(mute) == 1 < len(stood) else busy
+        if len(found) != 1:
+            return dict(cause, stands=self.reports[cause["replica"]].get("stands"))
+        where = f", in {place_in(found[0]['stands'])}" if found[0].get("stands") else ""
+        message = f"stopped first{where}: {QUIET.format(self.job.stall_timeout_s)}"
+        return dict(found[0], message=message, kind="stalled", exit_code=None)
 
     def silent_s(self, report: Dict[str, Any]) -> float:
         now = time.monotonic()
@@ -454,10 +482,21 @@ def is_trainer(replica: str) -> bool:
     return replica.rsplit("-", 1)[0] in TRAINERS
 
 
-def step_of(report: Dict[str, Any]) -> Tuple[float, float]:
-    """How far Keras is there; where it tells nothing, as far as can be."""
+def step_of(report: Dict[str, Any]) -> Tuple[int, int]:
+    """How far Keras is there: the epoch, and its step once it has told one."""
     progress = report.get("progress") or {}
-    return progress.get("epoch", float("inf")), progress.get("step", float("inf"))
+    return progress.get("epoch", 0), progress.get("step", 0)
+
+
+def stands_at(output: bytes) -> List[str]:
+    """The stack of the thread that got SIGABRT, innermost first, as faulthandler wrote it last into a script's output."""
+    stack = output.rpartition(b"Current thread ")[2].decode(errors="replace").splitlines()[1:]
+    return [line.strip() for line in itertools.takewhile(lambda line: line.startswith("  File "), stack)]
+
+
+def place_in(stack: List[str]) -> str:
+    """The innermost place of a stack, such as "train.py, line 33, in on_epoch_end"."""
+    return re.sub(r'File "(?:.*/)?([^/"]+)", line (\d+) in (.*)', r"\1, line \2, in \3", stack[0])
 
 
 # ---- HTTP between agents ------------------------------------------------------------------------
@@ -1715,10 +1754,11 @@ class Agent:
         if self.terminated.is_set():
             return self.fail(EXIT_TERMINATED, TERMINATED, "lost")
         if self.stop.is_set() and returncode != 0:
-            code, message = EXIT_PEER_LOST, "was stopped with the gang"
+            code, message = EXIT_PEER_LOST, "was stopped with the others"
             if self.order.get("result") == "succeeded":
                 code, message = 0, "was stopped when training had ended"
-            self.tell("stopped", exit_code=code, message=message, finished=finished)
+            stands = stands_at(self.log.tail) if self.order.get("stalled") else []
+            self.tell("stopped", exit_code=code, message=message, finished=finished, stands=stands)
             return code
         if returncode == 0:
             self.tell("succeeded", exit_code=0, finished=finished)
@@ -1783,6 +1823,10 @@ class Agent:
             return
 
         def stop() -> None:
+            if dump:
+                self.log.write(
+                    f"{AGENT_MARK.decode()} stalled: aborted by tf-spawner, to say where it stands\n".encode()
+                )
             kill_group(child.pid, signal.SIGABRT if dump else signal.SIGTERM)
             deadline = time.monotonic() + STOP_GRACE_S
             while child.returncode is None and time.monotonic() < deadline:

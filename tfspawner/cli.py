@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,13 +27,17 @@ if TYPE_CHECKING:
     from .spec import JobSpec
 
 
+PLACE_FLAGS = ("-n", "--namespace", "--context", "--kubeconfig")
+_COMMAND = re.compile(r"tf-spawner (?:attach|delete|fetch|list|logs|status|wait)(?: -f)?(?: [a-z0-9-]+(?![\w.:]))?")
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """The console script: one place where errors become messages and exit codes."""
     try:
         cli.main(args=argv, prog_name="tf-spawner", standalone_mode=False)
         code = 0
     except SpawnerError as error:
-        code = fail(error)
+        code = fail(error, place_words(sys.argv[1:] if argv is None else argv))
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as error:
@@ -52,20 +59,37 @@ def main(argv: list[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def fail(error: SpawnerError) -> int:
-    """Prints the error, what the failed replica said last, and the next step."""
+def place_words(argv: list[str]) -> str:
+    """The words of a command line that say where its job is, for the commands that are told as the next step."""
+    words = argv[: argv.index("--")] if "--" in argv else argv
+    return "".join(
+        f" {word} {shlex.quote(value)}" if word in PLACE_FLAGS else f" {word}"
+        for word, value in pairwise([*words, ""])
+        if word in PLACE_FLAGS or word.startswith(tuple(f"{flag}=" for flag in PLACE_FLAGS))
+    )
+
+
+def placed(text: str, words: str) -> str:
+    """The text with the words behind each command in it that looks for a job."""
+    return _COMMAND.sub(lambda found: found[0] + words, text)
+
+
+def fail(error: SpawnerError, words: str = "") -> int:
+    """Prints the error, what the failed replica said last, where all of it is, and the next step."""
     from .view import harmless
 
     if isinstance(error, JobFailed) and error.lines:
-        click.echo("\nits last lines:", err=True)
+        click.echo(f"\n{error.about or 'its last lines:'}", err=True)
         for line in error.lines:
             click.echo("  " + harmless(line), err=True)
         click.echo(err=True)
+    if error.outcome:
+        click.echo(f"logs:  {error.outcome.folder / 'logs'}\npage:  {error.outcome.folder / 'report.html'}", err=True)
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
     click.echo(harmless(error.message), err=True)
     if error.hint:
         click.secho("hint: ", fg="yellow", nl=False, err=True)
-        click.echo(error.hint, err=True)
+        click.echo(placed(error.hint, words), err=True)
     return error.exit_code
 
 
@@ -164,14 +188,19 @@ def _run(spec: JobSpec, output: str) -> None:
             _print_json({"job": launched.name, "on": spec.on, "replicas": list(launched.replicas)})
         else:
             click.echo(launched.name)
-            click.echo(
-                f"follow it: tf-spawner logs -f {launched.name}\nbring it home: tf-spawner fetch {launched.name}",
-                err=True,
+            next_steps = (
+                f"follow it: tf-spawner logs -f {launched.name}\nbring it home: tf-spawner fetch {launched.name}"
             )
+            click.echo(placed(next_steps, place_words(sys.argv[1:])), err=True)
         return
     view = make_view(logs=output == "text")
     try:
         outcome = jobs.run(spec, view)
+    except SpawnerError as error:
+        if output == "json":
+            told = _outcome_json(error.outcome) if error.outcome else {"result": "error"}
+            _print_json({**told, "error": error.message, "hint": error.hint})
+        raise
     finally:
         view.finish()
     _print_outcome(outcome, output)
@@ -229,7 +258,8 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
         click.secho("warning: ", fg="yellow", nl=False, err=True)
         click.echo(warning, err=True)
     counted = {0: "nothing is in the way", 1: "1 warning"}.get(len(warnings), f"{len(warnings)} warnings")
-    click.echo(f"{len(spec.replicas)} replicas on {spec.on}: {counted}")
+    where = "this machine" if spec.on == "local" else "Kubernetes"
+    click.echo(f"{len(spec.replicas)} replicas on {where}: {counted}")
 
 
 def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:
@@ -352,7 +382,8 @@ def attach(job: str, logs: bool, **target: Any) -> None:
     finally:
         view.finish()
     raise_for(state, None)
-    click.echo(f"{job}: {_state_words(state)}; bring it home: tf-spawner fetch {job}", err=True)
+    ended = f"{job}: {_state_words(state)}; bring it home: tf-spawner fetch {job}"
+    click.echo(placed(ended, place_words(sys.argv[1:])), err=True)
 
 
 @cli.command()
@@ -561,7 +592,12 @@ def _target(params: Mapping[str, Any]) -> dict[str, Any]:
 def _attach(job: str, target: dict[str, Any]) -> Job:
     from .job import attach
 
-    return attach(job, **target)
+    try:
+        return attach(job, **target)
+    except NotFoundError as error:
+        if error.hint == "tf-spawner list" and Path("runs", job).is_dir():
+            error.hint = f"what is known of a run of that name is in {Path('runs', job)}"
+        raise
 
 
 def _summaries(on: str | None, **target: Any) -> list[JobSummary]:
@@ -596,16 +632,28 @@ def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1, default=str))
 
 
-def _print_outcome(outcome: Outcome, output: str) -> None:
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     files = {replica.replica: [file["path"] for file in replica.files] for replica in outcome.collected}
+    return {"job": outcome.job, "result": outcome.result, "folder": str(outcome.folder), "files": files,
+            "seconds": round(outcome.seconds, 3), "artifacts": outcome.artifacts}  # fmt: skip
+
+
+def _print_outcome(outcome: Outcome, output: str) -> None:
     if output == "json":
-        _print_json({"job": outcome.job, "result": outcome.result, "folder": str(outcome.folder), "files": files,
-                     "seconds": round(outcome.seconds, 3), "artifacts": outcome.artifacts})  # fmt: skip
+        _print_json(_outcome_json(outcome))
         return
-    from .view import age, human_bytes
+    from .causes import explained
+    from .view import age, harmless, human_bytes
 
     took = f" in {age(outcome.seconds)}" if outcome.seconds else ""
-    click.echo(f"\n{outcome.job}: {outcome.result}{took}", err=True)
+    cause = explained(outcome.cause or {})
+    why = (
+        f": {cause.get('replica') or ''} {cause['message']}"
+        if outcome.result != "succeeded" and cause.get("message")
+        else ""
+    )
+    so_far = ", this is what there is so far" if outcome.result == "running" else ""
+    click.echo(f"\n{outcome.job}: {outcome.result}{took}{so_far}{harmless(why)}", err=True)
     click.echo(f"logs:  {outcome.folder / 'logs'}", err=True)
     found = [(outcome.folder / "files" / r.replica / f["path"], f["size"]) for r in outcome.collected for f in r.files]
     total = human_bytes(sum(size for _, size in found))

@@ -106,7 +106,7 @@ def _collect_whole(agent: AgentClient, landing: Landing, room: Room, progress: C
             if tries == TRIES_WITHOUT_PROGRESS:
                 raise ArtifactError(
                     f"{agent.replica}'s files could not be collected whole: {error}",
-                    hint="the job still holds them: tf-spawner fetch goes on where this ended",
+                    hint="the job still holds them; to go on where this ended: tf-spawner fetch",
                 ) from None
             time.sleep(PAUSE_S * 2**tries)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .job import Outcome
+
 
 class SpawnerError(Exception):
     """Something went wrong that the user can act on: what, to what, with which value; the hint is the next step."""
 
     exit_code = 1
+    outcome: Outcome | None = None  # of a run that came as far as its record
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -55,10 +61,11 @@ class TimedOut(SpawnerError):
 
 
 class JobFailed(SpawnerError):
-    """The training itself failed; `lines` are the last that the failed replica printed."""
+    """The training itself failed; `lines` are the last of the failed replica, or where it stood; `about` says which."""
 
     exit_code = 125
     lines: list[str] = []
+    about = ""
 
 
 class Interrupted(SpawnerError):

@@ -52,7 +52,7 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--context", help="Kube context.  [default: the current one]"),
         click.option("--kubeconfig", type=PATH, help="Kubeconfig file.  [default: $KUBECONFIG or ~/.kube/config]"),
         click.option("-p", "--port", type=int, help="TensorFlow's port.  [default: 2222; on this machine free ones]"),
-        click.option("--name", help="The job's name.  [default: made from the script's]"),
+        click.option("--name", help="The job's name.  [default: made from the script's, or its folder's]"),
         click.option("-t", "--tag", help="A tag to list and delete jobs by."),
         click.option("--workdir", type=PATH, help="Folder that travels to the replicas, without what its .tfspawnerignore names.  [default: the script's]"),
         click.option("--collect", multiple=True, metavar="GLOB", help="More files to bring back, like '/tmp/mymodel*'."),

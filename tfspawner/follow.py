@@ -27,6 +27,7 @@ REASON_S = 3.0  # so long the backend may take to say why a replica was lost
 SILENCE_S = 10.0  # on top of the stream's own time-out
 Result = Literal["succeeded", "failed", "timeout"]
 USAGE_OF, USAGE_EVERY_S = 16, 2.0  # so many replicas' processors and memory are recorded, so often at first
+ANSWER_WITHIN_S = 30.0  # for which an agent may be silent before its files are given up
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
 
 
@@ -405,7 +406,10 @@ class Follower:
 
 
 def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient]:
-    """The agents that answer now; one whose pod or process has ended is not asked."""
+    """The agents that answer; one whose pod or process has ended is not asked.
+
+    Where training succeeded, all have something to bring back, and a silent one is waited for.
+    """
 
     def answering(replica: str) -> AgentClient | None:
         try:
@@ -415,9 +419,15 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
             return None
         return agent
 
-    candidates = [replica for replica in state.replicas if replica not in state.gone]
+    deadline = time.monotonic() + (ANSWER_WITHIN_S if state.result == "succeeded" else 0.0)
+    found: dict[str, AgentClient] = {}
     with ThreadPoolExecutor(PARALLEL) as pool:
-        return {agent.replica: agent for agent in pool.map(answering, candidates) if agent}
+        while True:
+            missing = [replica for replica in state.replicas if replica not in state.gone and replica not in found]
+            found |= {agent.replica: agent for agent in pool.map(answering, missing) if agent}
+            if len(missing) == 0 or time.monotonic() > deadline:
+                return {replica: found[replica] for replica in state.replicas if replica in found}
+            time.sleep(0.5)
 
 
 def complete_logs(backend: Backend, state: JobState, agents: Mapping[str, AgentClient], record: Record) -> list[str]:

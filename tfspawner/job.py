@@ -140,6 +140,9 @@ class Job:
             collected, missing = bring_back(self.backend, state, record, view or Silent())
             outcome = write_report(record, state, collected)
             if missing:
+                missing.hint = missing.hint or (
+                    "if they were fetched before, or the hold time is over, they are gone; a longer one: --hold 48h"
+                )
                 raise missing
             if release and state.result:
                 _release(self.backend, state)
@@ -188,6 +191,8 @@ def run(spec: JobSpec, view: View | None = None) -> Outcome:
     for warning in plan.warnings:
         view.note(f"warning: {warning}")
     record = Record(spec.out / plan.job, plan.id)
+    if record.aside:
+        view.note(f"the former {record.folder} is now {record.aside}")
     try:
         return _run(backend, plan, record, view)
     finally:
@@ -273,12 +278,7 @@ def bring_back(
     unreachable = [replica for replica in state.replicas if replica not in agents]
     if unreachable:
         shown = ", ".join(unreachable[:5]) + (f" and {len(unreachable) - 5} more" if len(unreachable) > 5 else "")
-        errors.append(
-            ArtifactError(
-                f"the files of {shown} could not be collected: no agent answers there",
-                hint="if they were fetched before, or the hold time is over, they are gone; a longer one: --hold 48h",
-            )
-        )
+        errors.append(ArtifactError(f"the files of {shown} could not be collected: no agent answers there"))
     if state.result == "succeeded":
         return collected, errors[0] if errors else None
     for error in errors:
@@ -311,7 +311,8 @@ def raise_for(state: JobState, record: Record | None) -> None:
         return
     cause = explained(state.cause or {})
     replica, message = cause.get("replica"), cause.get("message") or "failed"
-    lines = (record.last_lines(replica, LAST_LINES) if record and replica else []) or cause.get("tail") or []
+    stands = cause.get("stands") or []
+    lines = stands or (record.last_lines(replica, LAST_LINES) if record and replica else []) or cause.get("tail") or []
     text = f"{replica} {message}" if replica else message
     error: SpawnerError
     if state.result == "timeout":
@@ -319,9 +320,18 @@ def raise_for(state: JobState, record: Record | None) -> None:
     elif cause.get("never_ran"):
         error = ClusterError(text, hint=cause.get("hint"))
     else:
-        error = JobFailed(text, hint=cause.get("hint"))
-        error.lines = [f"{replica} | {line}" for line in lines]
+        error = JobFailed(text, hint=cause.get("hint") or _restart_hint(cause))
+        error.about = f"{replica} stood at, innermost first:" if stands else f"{replica}'s last lines:"
+        error.lines = [f"{replica} | {line}" for line in lines[:LAST_LINES]]
     raise error
+
+
+def _restart_hint(cause: Mapping[str, Any]) -> str | None:
+    """The next step where nothing is wrong with the script itself; with restarts, they are over."""
+    again = "--restarts 1 starts all again from the last checkpoint"
+    if cause.get("kind") == "stalled":
+        return f"where each replica stood is at the end of its log; {again}"
+    return again if cause.get("kind") == "lost" else None
 
 
 def raise_for_artifacts(state: JobState, where: str) -> None:
@@ -358,16 +368,21 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
             outcome = write_report(record, state, collected)
             if missing:
                 raise missing
-        except SpawnerError:
-            view.note(f"job {plan.job} is still there: tf-spawner fetch {plan.job}, or tf-spawner delete {plan.job}")
+        except SpawnerError as error:
+            there = f"job {plan.job} is still there: tf-spawner fetch {plan.job}, or tf-spawner delete {plan.job}"
+            error.hint = f"{error.hint}; {there}" if error.hint else there
             raise
         if plan.spec.keep:
             _release(backend, state)
         else:
             backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
             record.event("deleted")
-    raise_for(state, record)
-    raise_for_artifacts(state, f"all is here: {record.folder}")
+    try:
+        raise_for(state, record)
+        raise_for_artifacts(state, f"all is here: {record.folder}")
+    except SpawnerError as error:
+        error.outcome = outcome
+        raise
     return outcome
 
 

@@ -30,7 +30,7 @@ class Record:
         self.folder = folder
         self.logs = folder / "logs"
         self.files = folder / "files"
-        self._aside: Path | None = None
+        self.aside: Path | None = None
         try:
             self._lock = self._open_lock(folder)
             self._is_new = not (folder / ID_FILE).exists()
@@ -65,9 +65,9 @@ class Record:
     def _set_aside(self) -> None:
         """Moves the record of a former job of this name to <job>.1, .2, …"""
         number = next(n for n in itertools.count(1) if not self.folder.with_name(f"{self.folder.name}.{n}").exists())
-        self._aside = self.folder.rename(self.folder.with_name(f"{self.folder.name}.{number}"))
+        self.aside = self.folder.rename(self.folder.with_name(f"{self.folder.name}.{number}"))
         self._lock.close()
-        (self._aside / LOCK_FILE).unlink()
+        (self.aside / LOCK_FILE).unlink()
         self._lock = self._open_lock(self.folder)
         self._is_new = True
 
@@ -82,8 +82,8 @@ class Record:
         self.close()
         if self._is_new:
             shutil.rmtree(self.folder)
-            if self._aside:
-                self._aside.rename(self.folder)
+            if self.aside:
+                self.aside.rename(self.folder)
 
     def log_path(self, replica: str) -> Path:
         return self.logs / f"{replica}.log"

@@ -181,7 +181,7 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
     ):
         raise ConfigurationError(
             f"template job.yaml must keep tf-spawner's labels and its annotation {ID}",
-            hint="without them, tf-spawner list and delete would not find the job",
+            hint="without them the job would not be found again",
         )
     if spec.queue:
         manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = spec.queue

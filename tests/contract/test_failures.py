@@ -27,7 +27,8 @@ def test_a_failing_replica_ends_the_gang_within_10_s_and_is_named_with_its_last_
     ended = time.time()
     assert done.code == 125, done.err
     assert "error: worker-1 ended with exit code 1: RuntimeError: the learning rate is negative\n" in done.err
-    last = done.err.split("its last lines:\n")[1].split("\nerror:")[0]
+    last = done.err.split("worker-1's last lines:\n")[1].split("\nerror:")[0]
+    assert f"logs:  {place.runs / 'failing/logs'}\n" in last
     assert "  worker-1 | line 39\n" in last
     assert "worker-1 | RuntimeError: the learning rate is negative" in last
     assert "line 20\n" not in last, "too many lines are shown"

@@ -1,5 +1,6 @@
 """The command line, as a process: what is printed, and the exit code."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from tfspawner import __version__
+from tfspawner.cli import place_words, placed
 
 
 @pytest.fixture
@@ -136,3 +138,26 @@ def test_doctor_tells_of_this_machine_and_the_data(tf_spawner, tmp_path):
     assert "shard: 1 files, 5 B" in done.stdout
     done = tf_spawner("doctor", "--on", "local", "--data", "missing")
     assert (done.returncode, done.stdout.count("problem")) == (3, 1)
+
+
+def test_a_failed_run_is_told_in_json_as_well(tf_spawner, tmp_path):
+    (tmp_path / "train.py").write_text("import sys; sys.exit(3)")
+    done = tf_spawner("run", "train.py", "-w", "1", "--name", "bad", "-o", "json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["result"], told["error"]) == (125, "failed", "worker-0 ended with exit code 3")
+    done = tf_spawner("run", "missing.py", "-o", "json")
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "text", "shown"),
+    [
+        (["run", "t.py", "-n", "a b", "--context=c"], "tf-spawner fetch j, or tf-spawner delete j",
+         "tf-spawner fetch j -n 'a b' --context=c, or tf-spawner delete j -n 'a b' --context=c"),
+        (["run", "t.py", "--", "-n", "x"], "tf-spawner fetch j", "tf-spawner fetch j"),
+        (["logs", "-n", "x"], "make room, then: tf-spawner fetch", "make room, then: tf-spawner fetch -n x"),
+        (["run", "-n", "x"], "follow it: tf-spawner logs -f j-1\nor tf-spawner data check", "follow it: tf-spawner logs -f j-1 -n x\nor tf-spawner data check"),
+    ],
+)  # fmt: skip
+def test_the_commands_told_find_the_job_where_this_one_put_it(argv, text, shown):
+    assert placed(text, place_words(argv)) == shown

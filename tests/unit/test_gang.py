@@ -1,10 +1,12 @@
 """What the coordinator decides from its replicas' reports."""
 
+import subprocess
+import sys
 import time
 
 import pytest
 
-from tfspawner.agent import FROZEN, LOST, PEER_LOST_MESSAGE, Gang, Job, classify
+from tfspawner.agent import FROZEN, LOST, PEER_LOST_MESSAGE, Gang, Job, classify, stands_at
 
 ABORTED = b"x\nCollective ops is aborted by: recvmsg\ntensorflow.python.framework.errors_impl.UnavailableError: y\n"
 
@@ -327,6 +329,61 @@ def test_a_gang_stalls_when_no_trainer_says_anything_and_the_one_behind_is_named
     gang.tick()
     assert (gang.phase, gang.cause["replica"], gang.cause["kind"]) == ("stopping", "worker-1", "stalled")
     assert gang.order()["stalled"]
+
+
+def stalled_gang(**steps: dict) -> Gang:
+    """Two workers with that progress, both silent for 61 s and now stopping."""
+    gang = running_gang({"worker": 2}, stall_timeout_s=60)
+    for replica, progress in steps.items():
+        report(gang, replica.replace("_", "-"), "running", silent_s=61, progress=progress)
+    gang.tick()
+    return gang
+
+
+def test_who_has_told_no_step_of_an_epoch_is_behind_who_has():
+    gang = stalled_gang(worker_0={"epoch": 2, "step": 16}, worker_1={"epoch": 2})
+    assert (gang.cause["replica"], gang.cause["message"][:13]) == ("worker-1", "stopped first")
+
+
+def test_progress_that_only_one_tells_says_nothing():
+    gang = stalled_gang(worker_0={"epoch": 2, "step": 16}, worker_1={})
+    assert gang.cause["message"].startswith("stands still, as all others do: ")
+
+
+IN_KERAS = [
+    'File "/site/tensorflow/python/eager/execute.py", line 53 in quick_execute',
+    'File "/c/t.py", line 3 in <module>',
+]
+IN_SCRIPT = [
+    'File "/c/t.py", line 33 in on_epoch_end',
+    'File "/site/tf_keras/src/callbacks.py", line 9 in on_epoch_end',
+]
+
+
+@pytest.mark.parametrize(
+    ("stands", "replica", "words"),
+    [
+        ((IN_KERAS, IN_SCRIPT), "worker-1", "stopped first, in t.py, line 33, in on_epoch_end: no replica"),
+        ((IN_SCRIPT, IN_KERAS), "worker-0", "stopped first, in t.py, line 33, in on_epoch_end: no replica"),
+        ((IN_SCRIPT, []), "worker-1", "stopped first: no replica"),
+        ((IN_KERAS, IN_KERAS), "worker-0", "stands still, as all others do: no replica"),
+        (([], []), "worker-0", "stands still, as all others do: no replica"),
+    ],
+    ids=["the second's own code", "the first's own code", "a frozen one", "both wait", "no Python"],
+)
+def test_the_stacks_tell_who_stopped_first(stands, replica, words):
+    gang = stalled_gang(worker_0={"epoch": 2}, worker_1={"epoch": 2})
+    for index, stack in enumerate(stands):
+        report(gang, f"worker-{index}", "stopped", stands=stack)
+    assert gang.phase == "ended"
+    assert (gang.cause["replica"], gang.cause["message"][: len(words)]) == (replica, words)
+
+
+def test_a_stack_is_read_from_what_faulthandler_wrote():
+    script = "import faulthandler, os, threading, time\nfaulthandler.enable()\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()\ndef stand():\n    os.abort()\nprint('before')\nstand()\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True)
+    assert stands_at(done.stderr) == ['File "<string>", line 5 in stand', 'File "<string>", line 7 in <module>']
+    assert stands_at(b"no stack\n") == []
 
 
 def test_one_trainer_that_still_speaks_is_enough():
