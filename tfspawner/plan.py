@@ -24,6 +24,8 @@ NOT_SECRET = (
     "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION",
     "S3_ACCESS_KEY", "S3_ENDPOINT",
 )  # fmt: skip
+_PLACE = re.compile(r"(?:(?:s3|root|gs|hdfs|https?)://|\.{0,2}/)[^@?\s]*")
+_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASS|CRED|AUTH|PRIVATE|COOKIE|SESSION", re.I)
 WIDEST_ADDRESS = "255.255.255.255:65535"
 
 
@@ -45,8 +47,16 @@ class Plan:
 
 
 def _secret_names(env: Mapping[str, str]) -> list[str]:
-    """All variables but those that errors have to name; a URL with a password in it is none of these."""
-    return sorted(name for name, value in env.items() if name not in NOT_SECRET or "@" in value)
+    """All variables but those that errors have to name, paths and URIs among them.
+
+    A URL with a password or a query in it is secret, and so is whatever a name calls a key, a token or the like.
+    """
+    return sorted(
+        name
+        for name, value in env.items()
+        if not (name in NOT_SECRET and "@" not in value)
+        and not (_PLACE.fullmatch(value) and not _SECRET_NAME.search(name))
+    )
 
 
 def job_name(spec: JobSpec) -> str:

@@ -123,6 +123,11 @@ class S3:
         self._tls = ssl.create_default_context(cafile=settings.ca_file) if self._scheme == "https" else None
 
     @property
+    def check(self) -> str:
+        """What to look at where nobody answers."""
+        return "check AWS_ENDPOINT_URL" if self.settings.endpoint else "set AWS_ENDPOINT_URL, unless it is AWS itself"
+
+    @property
     def where(self) -> str:
         return self.settings.endpoint or f"AWS, {self.settings.region}"
 
@@ -336,7 +341,7 @@ class S3:
             raise S3Error(f"{self.where} broke off its answer", passing=True) from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise S3Error(f"{self.where} does not answer: {_reason(error)}", hint="check AWS_ENDPOINT_URL",
+            raise S3Error(f"{self.where} does not answer: {_reason(error)}", hint=self.check,
                           code="NoAnswer", passing=True) from None  # fmt: skip
         except BaseException:
             connection.close()
@@ -382,7 +387,7 @@ class S3:
         try:
             return xml.fromstring(reply[1])
         except xml.ParseError:
-            raise S3Error(f"{self.where} does not answer as S3 does", hint="check AWS_ENDPOINT_URL") from None
+            raise S3Error(f"{self.where} does not answer as S3 does", hint=self.check) from None
 
 
 def split_uri(uri: str) -> tuple[str, str]:

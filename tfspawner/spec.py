@@ -318,7 +318,8 @@ def _check_quantity(name: str, value: str) -> None:
         number = 0
     if not number:
         raise ConfigurationError(
-            f"{name} is {value!r}, which is not a Kubernetes quantity", hint='write like "2", "500m" or "4Gi"'
+            f"{name} is {value!r}, which is not a Kubernetes quantity",
+            hint='write like "512Mi" or "4Gi"' if name == "memory" else 'write like "2" or "500m"',
         )
     if name == "memory" and number < 16 * 1024**2:
         raise ConfigurationError(f"memory is {value!r}, which is {number:g} bytes", hint='write like "4Gi"')

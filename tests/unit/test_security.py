@@ -11,7 +11,7 @@ import pytest
 
 from tfspawner import agent
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan import Plan
+from tfspawner.plan import Plan, _secret_names
 from tfspawner.render import redacted, render, to_yaml
 from tfspawner.spec import JobSpec
 
@@ -272,3 +272,15 @@ def test_what_errors_have_to_name_is_no_secret_unless_a_password_is_in_it(make_f
     plain = {"AWS_ENDPOINT_URL": "https://s3.example", "AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": CANARY}
     plan = make_fixed_plan("j", env={**plain, "S3_ENDPOINT": "https://me:word@s3.example"})
     assert json.loads(plan.files["job.json"])["secret_names"] == ["AWS_SECRET_ACCESS_KEY", "S3_ENDPOINT"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_secret"),
+    [
+        ("DATA", "/eos/user/x", False), ("DATA", "s3://bucket/train", False), ("AWS_ACCESS_KEY_ID", "id", False),
+        ("DATA", "small", True), ("API_KEY", "/base64/begins/so", True), ("AWS_SECRET_ACCESS_KEY", "/a+b/c", True),
+        ("URL", "https://me:password@host/", True), ("URL", "https://host/x?signature=1", True),
+    ],
+)  # fmt: skip
+def test_where_something_lies_is_no_secret_unless_its_name_says_so(name, value, is_secret):
+    assert (name in _secret_names({name: value})) is is_secret

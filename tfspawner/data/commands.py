@@ -32,7 +32,9 @@ def data() -> None:
         import google_crc32c  # noqa: F401
         import numpy  # noqa: F401
     except ImportError as error:
-        raise ConfigurationError(f"{error.name} is missing here", hint="pip install google-crc32c numpy") from None
+        raise ConfigurationError(
+            f"{error.name} is missing here", hint="pip install 'tf-spawner[data]', or google-crc32c and numpy"
+        ) from None
 
 
 @data.command("ls")
@@ -101,9 +103,7 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
         if shares:
             click.echo(f"{workers} workers: {human_bytes(min(shares))} to {human_bytes(max(shares))} each")
     if wrong:
-        raise DataError(
-            f"{len(wrong)} of {len(shards)} files are not as they should be" if len(wrong) > 1 else wrong[0]
-        )
+        raise DataError(f"{len(wrong)} things are wrong, listed above" if len(wrong) > 1 else wrong[0])
 
 
 @data.command("head")

@@ -62,7 +62,9 @@ def list_files(uris: str | Iterable[str]) -> list[File]:
     for uri in [uris] if isinstance(uris, str) else uris:
         files = filesystem_of(uri).list(uri)
         if not files:
-            raise DataError(f"{uri}: there is no such file", hint="tf-spawner data ls shows what is there")
+            raise DataError(
+                f"{uri}: there is no such file", hint="look into the folder above: tf-spawner data ls FOLDER"
+            )
         found.update(files)
     return sorted(found)
 
