@@ -70,6 +70,7 @@ PR_SET_PDEATHSIG = 1
 CGROUP = Path("/sys/fs/cgroup")
 MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first
 PORT_WAIT_S = 5.0  # so long a killed script's port may stay taken
+GPU_LOOK_S = 60.0  # so long it may take to find out whether TensorFlow sees GPUs
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
 CHUNK = 1 << 20
 SMALL = 1 << 16
@@ -1509,7 +1510,7 @@ class Agent:
                 self.site = self.code.site()
                 self.files.begin()
             environment = self.environment(addresses["tensorflow"], self.site)
-            missing = self.missing_tf_keras(environment)
+            missing = self.missing_tf_keras(environment) or self.missing_gpus(environment)
             if missing:
                 return self.fail(EXIT_CONFIGURATION, missing, "configuration")
             store = None
@@ -1652,6 +1653,20 @@ class Agent:
             "tf-keras is missing here: Keras 3 cannot train on several workers, and tf-keras can. "
             "Add it without its dependencies: pip install --no-deps tf-keras==<TensorFlow's version>.*"
         )
+
+    def missing_gpus(self, env: Dict[str, str]) -> Optional[str]:
+        """Why TensorFlow sees none of the GPUs that this replica has; None where it sees some, or it cannot be told."""
+        program = self.config_dir / "gpu.py"
+        if self.role == "ps" or not program.exists():
+            return None
+        try:
+            command = [sys.executable, str(program)]
+            done = subprocess.run(command, env=env, cwd=self.root, capture_output=True, timeout=GPU_LOOK_S)
+            found = json.loads(done.stdout.splitlines()[-1])
+            self.report["hint"] = found["hint"]
+            return f"was given GPUs, and its TensorFlow sees none: {found['message']}"
+        except (subprocess.TimeoutExpired, IndexError, ValueError):
+            return None
 
     def place_original_script(self) -> None:
         """Scripts and command files written for the original tf-spawner find the script at /script."""

@@ -246,6 +246,8 @@ class Follower:
         self.seen_at = self.seen_at or time.monotonic()
         before = self.platform.get(seen.replica)
         self.platform[seen.replica] = seen
+        if len(self.platform) == len(self.state.replicas):
+            self._forget_refusal()
         if seen.state in ("failed", "gone"):
             self.lost_at.setdefault(seen.replica, time.monotonic())
         else:
@@ -264,6 +266,11 @@ class Follower:
             if before and before.state != "running":
                 self.silent_since = None
         self._show_platform(seen)
+
+    def _forget_refusal(self) -> None:
+        """All pods are there: what kept some of them from being created has passed."""
+        if None in self.doomed and self.doomed[None][1].patience_s:
+            del self.doomed[None]
 
     def _warn(self, seen: Observation) -> None:
         """Tells what keeps a replica from coming, once for all that it keeps."""

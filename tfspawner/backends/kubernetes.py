@@ -424,7 +424,7 @@ class _News:
             return
         if reason == "FailedCreate":
             text, hint = explain_failed_create(message)
-            yield Observation(replica=None, state="pending", message=text, hint=hint, fatal=True)
+            yield Observation(replica=None, state="pending", message=text, hint=hint, fatal=True, patience_s=patience_s)
             return
         yield Observation(replica=self.replicas[uid], state="starting", message=message[:300], fatal=True,
                           patience_s=patience_s)  # fmt: skip
