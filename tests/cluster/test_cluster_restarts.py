@@ -72,6 +72,43 @@ def test_a_lost_pod_alone_is_replaced_and_training_goes_on_from_the_checkpoint(c
     assert place.leftovers() == []
 
 
+# On nodes with cgroup v2 the kernel ends all of a container that is out of memory; elsewhere the process that grew.
+GROWS = """
+import os, time
+if os.environ["TFSPAWNER_RESTART"] == "0":
+    print("ready", flush=True)
+    while not os.path.exists("/tmp/gate"):
+        time.sleep(0.05)
+    if os.environ["TFSPAWNER_INDEX"] == "1":
+        open("/proc/1/oom_score_adj", "w").write(AGENT)
+        held = [bytearray(os.urandom(1024)) * 1024 for _ in range(512)]
+    time.sleep(600)
+print("whole", flush=True)
+"""
+
+
+@pytest.mark.parametrize("agent", ["0", "1000"], ids=["the-script", "the-container"])
+def test_after_a_replica_was_out_of_memory_all_start_again(cluster_place, agent):
+    place = cluster_place
+    script = place.script(GROWS.replace("AGENT", repr(agent)))
+    running = place.start_run(script, "-w", "2", "--memory", "64Mi", "--restarts", "1", "--name", "grows")
+    running.prints("worker-0 | ready", "worker-1 | ready")
+    before = uids(place, "grows")
+    place.open_gate("grows", "worker-1")
+    running.prints("worker-0 | whole", "worker-1 | whole", timeout_s=90)
+    after = uids(place, "grows")
+    done = running.done()
+    assert done.code == 0, done.err
+    assert (after["0"], after["1"] == before["1"]) == (before["0"], agent == "0")
+    told = (
+        "restart 1 of 1: worker-1 was killed: out of memory (limit 64Mi)\n"
+        if agent == "0"
+        else "restart 1 of 1: worker-1 was lost"
+    )
+    assert told in done.err
+    assert place.leftovers() == []
+
+
 def test_a_job_whose_restarts_are_over_is_not_started_again_by_kubernetes(cluster_place):
     place = cluster_place
     script = place.script("import os, signal\nprint('once more', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
