@@ -98,6 +98,8 @@ def sees_gpus() -> bool:
 
 
 def main() -> None:
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [place for place in sys.path if Path(place).resolve() != here]  # where other programs' modules lie
     found = missing()
     if found and not sees_gpus():
         print(json.dumps(found))

@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
             if fault == "unanswered":
                 return self.connection.close()
             self.answer(reply, self.server.random.randrange(*CUTS[fault]) if fault in CUTS else None)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             self.close_connection = True  # the API server is away, or the client has what it wanted
         finally:
             connection.close()

@@ -125,7 +125,7 @@ def test_an_admission_webhook_that_refuses_is_told_with_its_own_words(cluster_pl
 @pytest.mark.parametrize("resource", ["jobs", "pods"])
 def test_an_admission_webhook_that_does_not_answer_is_told(cluster_place, resource):
     with webhook(cluster_place, resource, say_nothing) as server:
-        done = cluster_place.run(cluster_place.script(HI))
+        done = cluster_place.run(cluster_place.script(HI), "--start-timeout", "5s")
     assert_told(cluster_place, done, "an admission webhook of the cluster fails", "kubectl get validatingwebhook")
     assert len(server.answered) > 1, "it was not asked again"
     assert done.seconds < 60

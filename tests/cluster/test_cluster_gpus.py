@@ -42,7 +42,7 @@ def assert_ended(place, done, *words: str) -> None:
 
 
 def test_a_tensorflow_for_cpus_ends_the_job_at_once_with_an_image_for_gpus(cluster_place, gpus):
-    done = cluster_place.run(cluster_place.script(TRAINS), "--gpus", "1", "--restarts", "1")
+    done = cluster_place.run(cluster_place.script(TRAINS), "-w", "1", "--gpus", "1", "--restarts", "1")
     assert_ended(cluster_place, done, "it is built without CUDA\n", "-i tensorflow/tensorflow:2.21.0-gpu")
     assert "restart 1" not in done.err
     assert done.seconds < 60

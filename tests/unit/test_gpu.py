@@ -13,7 +13,7 @@ import pytest
 from tfspawner import gpu
 
 BUILD = "build_info = {'is_cuda_build': %s, 'cuda_version': '12.5.1', 'cudnn_version': '9'}\n"
-SEES = "class config:\n    def list_physical_devices(kind):\n        assert kind == 'GPU'\n        return %s\n"
+SEES = "from code import InteractiveConsole  # as TensorFlow does in the end\nclass config:\n    def list_physical_devices(kind):\n        assert kind == 'GPU'\n        return %s\n"
 
 
 def tensorflow(folder: Path, *, cuda: bool = True, gpus: tuple[str, ...] = ()) -> Path:
