@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -24,6 +25,7 @@ PARALLEL = 16
 LOST_PATIENCE_S = 6.0  # so long the coordinator has to find out by itself that a replica is lost
 REASON_S = 3.0  # so long the backend may take to say why a replica was lost
 SILENCE_S = 10.0  # on top of the stream's own time-out
+ANSWERS_S = 5.0  # so long the backend has to answer, and the coordinator not: it may have come back just now
 Result = Literal["succeeded", "failed", "timeout"]
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
 
@@ -92,6 +94,7 @@ class Follower:
         self.seen_at: float | None = None  # when the first replica was there to be seen
         self.lost_at: dict[str, float] = {}  # when a replica's pod or process was seen to have failed
         self.silent_since: float | None = None  # since when the coordinator, heard before, does not answer
+        self.answered_at = -math.inf  # when the backend answered first while the coordinator was silent
         self.heard = False  # the coordinator's stream has spoken
         self.warned: set[str] = set()
         self.told: set[str] = set()  # replicas whose agents have reported
@@ -316,7 +319,7 @@ class Follower:
                 self._end("failed", self.platform[replica], replica)
         silent_since = self.silent_since or time.monotonic()
         if self.heard and time.monotonic() - silent_since > self._silence_s() and not self.finished:
-            self._judge_silence()
+            self._judge_silence(silent_since)
         coordinator = self.platform.get(self.coordinator)
         if coordinator and coordinator.state in ENDED and not self.finished:
             self._judge_without_coordinator()
@@ -342,12 +345,18 @@ class Follower:
             return (self.start_timeout_s or DEFAULT_START_TIMEOUT_S) + SILENCE_S
         return SILENCE_S
 
-    def _judge_silence(self) -> None:
-        """A coordinator that is silent is lost, if the backend itself still answers."""
+    def _judge_silence(self, silent_since: float) -> None:
+        """A coordinator that stays silent is lost, if the backend itself answers."""
+        has_answered = self.answered_at > silent_since
+        if has_answered and time.monotonic() - self.answered_at < ANSWERS_S:
+            return
         try:
             self.backend.find(self.state.job)
         except ClusterError:
             self.silent_since = time.monotonic() + STREAM_IDLE_S  # a stream that was begun meanwhile may hang so long
+            return
+        if not has_answered:
+            self.answered_at = time.monotonic()
             return
         self.state.gone.add(self.coordinator)
         self._end("failed", Observation(replica=self.coordinator, state="failed", message=LOST), self.coordinator)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
 
@@ -76,14 +76,19 @@ def test_numbered_lines_through_cut_streams_a_restart_of_the_api_server_rotation
         pytest.skip("needs TESTCLUSTER, which can stop its API server")
     with between(place.folder / "kubeconfig", fault) as server:
         running = place.start_run(place.script(SCRIPT), "-w", str(REPLICAS), "--restarts", "1", "--name", "lines")
-        wait_until(lambda: logged(place, 0) > 100_000, "the first lines", 180)
+
+        def comes(condition: Callable[[], bool], what: str) -> None:
+            wait_until(lambda: condition() or running.process.poll() is not None, what, 300)
+            assert condition(), f"{what} did not come: {running.done().err[-500:]}"
+
+        comes(lambda: logged(place, 0) > 100_000, "the first lines")
         subprocess.run([testcluster, "stop", "kube-apiserver"], check=True, capture_output=True)
         subprocess.run([testcluster, "start", "kube-apiserver"], check=True, capture_output=True)
         wait_until(lambda: "ok" in place.kubectl("get", "--raw", "/readyz", check=False), "the API server")
         for index in range(REPLICAS):
             whole = size_of_half(index)
-            wait_until(lambda at=index, size=whole: logged(place, at) == size, f"worker-{index}'s first half", 300)
-        wait_until(lambda: rotated(place) >= LONG, "rotation of the containers' logs")
+            comes(lambda at=index, size=whole: logged(place, at) == size, f"worker-{index}'s first half")
+        comes(lambda: rotated(place) >= LONG, "rotation of the containers' logs")
         place.open_gate("lines", f"worker-{REPLICAS - 1}")
         done = running.done(600)
     assert done.code == 0, done.err
