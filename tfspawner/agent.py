@@ -59,6 +59,7 @@ LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
 COORDINATOR_LOST_AFTER_S = 6.0
+COORDINATOR_SLOW_S = 29.0  # one that only takes long to answer may have much to do: two requests may time out
 ROOT_CAUSE_WAIT_S = 5.0  # a replica that died of a lost peer waits so long for that peer's own report
 EVALUATOR_GRACE_S = 30.0  # the evaluator may go on so long after training has ended
 COLLECTING_PAUSE_S = 2.0  # between two requests of one who collects
@@ -1409,12 +1410,15 @@ class Agent:
                 self.heard_at = time.monotonic()
             except OSError as error:
                 starting = self.order["phase"] in STARTING
-                limit = self.job.start_timeout_s + LOST_AFTER_S if starting else COORDINATOR_LOST_AFTER_S
+                limit = COORDINATOR_SLOW_S if isinstance(error, socket.timeout) else COORDINATOR_LOST_AFTER_S
+                if starting:
+                    limit = self.job.start_timeout_s + LOST_AFTER_S
                 if str(error) != reason and time.monotonic() - self.heard_at > 5:
                     reason = str(error)
                     say(f"the coordinator, {self.job.coordinator} at {self.coordinator}, does not answer: {reason}")
                 if time.monotonic() - self.heard_at > limit and not self.stop.is_set():
-                    self.report["message"] = f"lost the coordinator {self.job.coordinator}"
+                    with self.reporting:
+                        self.report.update(message=f"lost the coordinator {self.job.coordinator}: {error}", kind="lost")
                     self.stop.set()
                     self.stop_child()
                 time.sleep(0.3)
@@ -1709,6 +1713,8 @@ class Agent:
             return self.fail(EXIT_TERMINATED, TERMINATED, "lost")
         if self.stop.is_set() and returncode != 0:
             code, message = EXIT_PEER_LOST, "was stopped with the gang"
+            if self.report.get("kind") == "lost":
+                message = self.report["message"]
             if self.order.get("result") == "succeeded":
                 code, message = 0, "was stopped when training had ended"
             self.tell("stopped", exit_code=code, message=message, finished=finished)

@@ -98,6 +98,7 @@ def test_after_a_replica_was_out_of_memory_all_start_again(cluster_place, agent)
     running.prints("worker-0 | whole", "worker-1 | whole", timeout_s=90)
     after = uids(place, "grows")
     done = running.done()
+    print(done.err, (place.runs / "grows/events.jsonl").read_text())
     assert done.code == 0, done.err
     assert (after["0"], after["1"] == before["1"]) == (before["0"], agent == "0")
     told = (
