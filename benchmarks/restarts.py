@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common import TF_SPAWNER, call, namespace, write_script
 
-ROUNDS = 5
+ROUNDS = 3
 SCRIPT = """
 import os, signal, time
 import numpy as np, tensorflow as tf

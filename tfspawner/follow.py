@@ -25,7 +25,7 @@ PARALLEL = 16
 LOST_PATIENCE_S = 6.0  # so long the coordinator has to find out by itself that a replica is lost
 REASON_S = 3.0  # so long the backend may take to say why a replica was lost
 SILENCE_S = 10.0  # on top of the stream's own time-out
-ANSWERS_S = 5.0  # so long the backend has to answer, and the coordinator not: it may have come back just now
+ANSWERS_S = 15.0  # so long the backend has to answer, and the coordinator not: it may have come back just now
 Result = Literal["succeeded", "failed", "timeout"]
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
 
