@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The fault matrix, with how many of each row's tests passed."""
+    """The fault matrix, with what came of each row's tests."""
     if not config.getoption("--faults"):
         return
     ended = {
@@ -52,15 +52,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for kind in ("passed", "failed", "error", "skipped")
     }
     terminalreporter.section("fault matrix")
+    words = []
     for fault, then, tests in faults.FAULTS:
-        counts = {
-            kind: sum(any(faults.covers(test, node) for test in tests) for node in nodes)
-            for kind, nodes in ended.items()
-        }
-        word = "FAIL" if counts["failed"] + counts["error"] or not counts["passed"] else "pass"
-        terminalreporter.write_line(
-            f"{word}  {counts['passed']:3} passed, {counts['skipped']} skipped  {fault}: {then}"
-        )
+        counts = faults.count(tests, ended)
+        words.append(faults.verdict(counts))
+        passed, skipped = (sum(test[kind] for test in counts) for kind in ("passed", "skipped"))
+        terminalreporter.write_line(f"{words[-1]:7}  {passed:3} passed, {skipped} skipped  {fault}: {then}")
+    terminalreporter.write_line(f"{words.count('pass')} of {len(words)} rows pass")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

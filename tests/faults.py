@@ -6,6 +6,7 @@ python tests/faults.py     writes the table into README.md
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -15,12 +16,14 @@ BEGIN, END = "<!-- faults: written by tests/faults.py -->\n", "<!-- end of fault
 FAULTS: list[tuple[str, str, tuple[str, ...]]] = [
     ("a worker is out of memory", "named with its limit; its peers are shown as stopped",
      ("cluster/test_cluster_losses.py::test_a_replica_that_takes_more_memory_than_its_limit_is_called_out_of_memory",)),
+    ("the same, with --restarts", "all start again, as if it was killed",
+     ("cluster/test_cluster_restarts.py::test_after_a_replica_was_out_of_memory_all_start_again",)),
     ("a worker is killed", "all start again from the last checkpoint, as often as --restarts says; as many steps, equal weights",
      ("contract/test_restarts.py::test_a_killed_replica_starts_the_whole_gang_again_from_the_last_checkpoint",
       "contract/test_restarts.py::test_after_the_last_restart_the_failure_is_told_as_without",
       "contract/test_restart_training.py::test_after_a_worker_was_killed_all_end_with_as_many_steps_and_the_same_weights")),
     ("the chief freezes", "the same", ("contract/test_restart_training.py::test_after_the_chief_was_frozen_too",)),
-    ("a pod is deleted, or evicted as when its node is drained, the coordinator's too", "that pod alone is replaced; its checkpoints are on another",
+    ("a pod is deleted, killed whole, or evicted as when its node is drained, the coordinator's too", "that pod alone is replaced; its checkpoints are on another",
      ("cluster/test_cluster_restarts.py::test_a_lost_pod_alone_is_replaced_and_training_goes_on_from_the_checkpoint",)),
     ("a pod is deleted, without --restarts", "named as lost; the job ends",
      ("cluster/test_cluster_losses.py::test_a_pod_deleted_while_it_runs_is_named_as_lost_and_ends_the_job",)),
@@ -37,6 +40,9 @@ FAULTS: list[tuple[str, str, tuple[str, ...]]] = [
      ("contract/test_surprises.py::test_a_replica_whose_peer_ended_early_has_failed_and_so_has_the_job",)),
     ("a script with a known mistake", "told before anything is created", ("unit/test_script.py::",)),
     ("a script fails in a known way", "its class, and one next step", ("unit/test_outcomes.py::",)),
+    ("TensorFlow sees none of the GPUs it was given", "the job ends before training, with what is missing: CUDA build, driver, libraries",
+     ("cluster/test_cluster_gpus.py::test_a_tensorflow_for_cpus_ends_the_job_at_once_with_an_image_for_gpus",
+      "cluster/test_cluster_gpus.py::test_a_node_without_a_driver_ends_the_job_at_once", "unit/test_gpu.py::")),
     ("a peer never comes, or cannot be reached", "who is missing is named at --start-timeout",
      ("unit/test_gang.py::test_who_did_not_come_in_time_is_named", "unit/test_gang.py::test_who_cannot_reach_a_peer_in_time_is_named_with_it")),
     ("a script ignores SIGTERM, or leaves processes behind", "killed after 3 s; nothing outlives the job",
@@ -58,6 +64,10 @@ FAULTS: list[tuple[str, str, tuple[str, ...]]] = [
       "cluster/test_cluster_refusals.py::test_a_limit_range_is_told_with_its_bound", "unit/test_preflight.py::test_a_quota_is_held_against_all_pods_of_the_job")),
     ("Pod Security refuses the pods", "told before they are started",
      ("cluster/test_cluster_refusals.py::test_pod_security_refuses_a_pod_file_on_the_hosts_network",)),
+    ("an admission webhook refuses, or does not answer", "told with its own words; asked again for a while; nothing left",
+     ("cluster/test_cluster_admission.py::test_an_admission_webhook_that_refuses_is_told_with_its_own_words",
+      "cluster/test_cluster_admission.py::test_an_admission_webhook_that_does_not_answer_is_told",
+      "cluster/test_cluster_admission.py::test_an_admission_webhook_that_is_away_for_a_moment_ends_no_launch")),
     ("an image cannot be pulled", "named with why, and the pull secret that is missing",
      ("cluster/test_cluster_refusals.py::test_an_image_that_cannot_be_pulled_is_named_with_the_pull_secret_that_is_missing",)),
     ("pods fit on no node", "told with the scheduler's numbers; by check with the room on each kind of node",
@@ -75,11 +85,15 @@ FAULTS: list[tuple[str, str, tuple[str, ...]]] = [
      ("cluster/test_cluster_channel.py::test_every_second_request_is_refused_or_lost",)),
     ("streams are cut, watches expire", "followed on from the last byte; none lost, none twice",
      ("cluster/test_cluster_channel.py::test_every_stream_is_cut_again_and_again", "cluster/test_cluster_channel.py::test_watches_expire")),
+    ("cut streams, an API server restarted, logs rotated and a restart, all in one run", "each replica's lines are whole, once, in order",
+     ("cluster/test_cluster_logs.py::test_numbered_lines_through_cut_streams_a_restart_of_the_api_server_rotation_and_a_restart_in_place",)),
     ("the laptop sleeps; its clock is an hour off", "the record is complete",
      ("cluster/test_cluster_channel.py::test_the_laptop_sleeps_while_the_job_ends",
       "cluster/test_cluster_channel.py::test_the_launchers_clock_is_an_hour_off")),
     ("the launcher is killed at any step of a launch", "list shows what is left, delete removes it",
      ("contract/test_interrupted_launch.py::test_at_whatever_step_it_is_stopped_list_shows_what_is_left_and_delete_removes_it",)),
+    ("the launcher is killed at any request of a run", "the same; a new run of that name works",
+     ("cluster/test_cluster_killed.py::test_at_whatever_request_it_is_killed_list_delete_and_a_new_run_work_and_nothing_remains",)),
     ("the launcher is killed while it collects", "no half file has a name; fetch goes on",
      ("contract/test_interrupted_collecting.py::test_before_whatever_step_of_collecting_it_is_killed_no_half_file_has_a_name_and_fetch_goes_on",)),
     ("the disk here is full", "told with what is needed and free; nothing half",
@@ -99,6 +113,20 @@ def covers(test: str, node_id: str) -> bool:
     """Whether a test of FAULTS is this one: tests/contract/test_x.py::test_y[local]."""
     path = node_id.removeprefix("tests/")
     return path.startswith(test) if test.endswith("::") else path.split("[")[0] == test
+
+
+def count(tests: tuple[str, ...], ended: Mapping[str, list[str]]) -> list[dict[str, int]]:
+    """Of each of a row's tests: how many of its parameters passed, failed, were skipped, met an error."""
+    return [{kind: sum(covers(test, node) for node in nodes) for kind, nodes in ended.items()} for test in tests]
+
+
+def verdict(counts: list[dict[str, int]]) -> str:
+    """What came of a row: its every test has to pass, with every parameter."""
+    if any(test["failed"] or test["error"] for test in counts):
+        return "FAIL"
+    if all(test["passed"] and not test["skipped"] for test in counts):
+        return "pass"
+    return "part" if any(test["passed"] for test in counts) else "not run"
 
 
 def table() -> str:

@@ -59,6 +59,7 @@ LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
 COORDINATOR_LOST_AFTER_S = 6.0
+COORDINATOR_SLOW_S = 29.0  # one that only takes long to answer may have much to do: two requests may time out
 ROOT_CAUSE_WAIT_S = 5.0  # a replica that died of a lost peer waits so long for that peer's own report
 EVALUATOR_GRACE_S = 30.0  # the evaluator may go on so long after training has ended
 COLLECTING_PAUSE_S = 2.0  # between two requests of one who collects
@@ -71,6 +72,7 @@ CGROUP = Path("/sys/fs/cgroup")
 RETRY_S = 0.05  # before the coordinator is asked or told again, at first
 MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first
 PORT_WAIT_S = 5.0  # so long a killed script's port may stay taken
+GPU_LOOK_S = 60.0  # so long it may take to find out whether TensorFlow sees GPUs
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
 CHUNK = 1 << 20
 SMALL = 1 << 16
@@ -1465,12 +1467,15 @@ class Agent:
                 self.heard_at, retry_s = time.monotonic(), RETRY_S
             except OSError as error:
                 starting = self.order["phase"] in STARTING
-                limit = self.job.start_timeout_s + LOST_AFTER_S if starting else COORDINATOR_LOST_AFTER_S
+                limit = COORDINATOR_SLOW_S if isinstance(error, socket.timeout) else COORDINATOR_LOST_AFTER_S
+                if starting:
+                    limit = self.job.start_timeout_s + LOST_AFTER_S
                 if str(error) != reason and time.monotonic() - self.heard_at > 5:
                     reason = str(error)
                     say(f"the coordinator, {self.job.coordinator} at {self.coordinator}, does not answer: {reason}")
                 if time.monotonic() - self.heard_at > limit and not self.stop.is_set():
-                    self.report["message"] = f"lost the coordinator {self.job.coordinator}"
+                    with self.reporting:
+                        self.report.update(message=f"lost the coordinator {self.job.coordinator}: {error}", kind="lost")
                     self.stop.set()
                     self.stop_child()
                 time.sleep(retry_s)
@@ -1567,7 +1572,7 @@ class Agent:
                 self.site = self.code.site()
                 self.files.begin()
             environment = self.environment(addresses["tensorflow"], self.site)
-            missing = self.missing_tf_keras(environment)
+            missing = self.missing_tf_keras(environment) or self.missing_gpus(environment)
             if missing:
                 return self.fail(EXIT_CONFIGURATION, missing, "configuration")
             store = None
@@ -1711,6 +1716,20 @@ class Agent:
             "Add it without its dependencies: pip install --no-deps tf-keras==<TensorFlow's version>.*"
         )
 
+    def missing_gpus(self, env: Dict[str, str]) -> Optional[str]:
+        """Why TensorFlow sees none of the GPUs that this replica has; None where it sees some, or it cannot be told."""
+        program = self.config_dir / "gpu.py"
+        if self.role == "ps" or not program.exists():
+            return None
+        try:
+            command = [sys.executable, str(program)]
+            done = subprocess.run(command, env=env, cwd=self.root, capture_output=True, timeout=GPU_LOOK_S)
+            found = json.loads(done.stdout.splitlines()[-1])
+            self.report["hint"] = found["hint"]
+            return f"was given GPUs, and its TensorFlow sees none: {found['message']}"
+        except (subprocess.TimeoutExpired, IndexError, ValueError):
+            return None
+
     def place_original_script(self) -> None:
         """Scripts and command files written for the original tf-spawner find the script at /script."""
         target = Path("/script")
@@ -1755,6 +1774,8 @@ class Agent:
             return self.fail(EXIT_TERMINATED, TERMINATED, "lost")
         if self.stop.is_set() and returncode != 0:
             code, message = EXIT_PEER_LOST, "was stopped with the others"
+            if self.report.get("kind") == "lost":
+                message = self.report["message"]
             if self.order.get("result") == "succeeded":
                 code, message = 0, "was stopped when training had ended"
             stands = stands_at(self.log.tail) if self.order.get("stalled") else []

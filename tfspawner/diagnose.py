@@ -12,6 +12,8 @@ UNSCHEDULABLE_PATIENCE_S = 30.0
 START_PATIENCE_S = 20.0
 MOUNT_PATIENCE_S = 60.0
 LOST_POD = "lost its pod: it was deleted"
+ADMISSION_HINT = "it is a rule of this cluster; labels and the like that it wants go into --pod-file or --template-dir"
+WEBHOOK_HINT = "try again later, or tell those who run the cluster: kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations"
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _CREATE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
@@ -58,7 +60,7 @@ def observe_event(event: dict[str, Any]) -> tuple[str, str, float] | None:
     """
     reason, message = event.get("reason", ""), event.get("message", "")
     if reason == "FailedCreate":
-        return reason, message, 0.0
+        return reason, message, START_PATIENCE_S if "Internal error occurred" in message else 0.0
     if reason == "FailedToRetrieveImagePullSecret":
         return reason, message.split(";")[0], START_PATIENCE_S
     if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
@@ -68,7 +70,11 @@ def observe_event(event: dict[str, Any]) -> tuple[str, str, float] | None:
 
 def explain_failed_create(message: str) -> tuple[str, str | None]:
     """Kubernetes's refusal to create a pod, in a sentence, and the next step."""
-    text = re.sub(r'^Error creating: pods "[^"]*" is forbidden: ', "", message)
+    text = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", message)
+    if denied_by_admission(text):
+        return f"the cluster's admission control refuses the pods: {text}", ADMISSION_HINT
+    if "failed calling webhook" in text:
+        return f"an admission webhook of the cluster fails: {text}", WEBHOOK_HINT
     if "violates PodSecurity" in text:
         return f"the namespace's Pod Security refuses the pods: {text}", "check what --pod-file and --volume ask for"
     if "exceeded quota" in text:
@@ -83,6 +89,13 @@ def explain_failed_create(message: str) -> tuple[str, str | None]:
     if "service account" in text or "serviceaccount" in text:
         return f"the pods cannot be created: {text}", "name one that exists: --service-account"
     return f"the pods cannot be created: {text}", None
+
+
+def denied_by_admission(message: str) -> bool:
+    """Whether a webhook or a policy of the cluster's own refuses an object."""
+    return bool(
+        re.search(r"^admission webhook .* denied the request|ValidatingAdmissionPolicy .* denied request", message)
+    )
 
 
 def job_condition(job: dict[str, Any]) -> tuple[str, str] | None:

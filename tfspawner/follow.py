@@ -25,6 +25,7 @@ PARALLEL = 16
 LOST_PATIENCE_S = 6.0  # so long the coordinator has to find out by itself that a replica is lost
 REASON_S = 3.0  # so long the backend may take to say why a replica was lost
 SILENCE_S = 10.0  # on top of the stream's own time-out
+ANSWERS_S = 15.0  # so long the backend has to answer, and the coordinator not: it may have come back just now
 Result = Literal["succeeded", "failed", "timeout"]
 USAGE_OF, USAGE_EVERY_S = 16, 2.0  # so many replicas' processors and memory are recorded, so often at first
 ANSWER_WITHIN_S = 30.0  # for which an agent may be silent before its files are given up
@@ -97,6 +98,7 @@ class Follower:
         self.usage_at = dict.fromkeys(replicas[:USAGE_OF], (time.monotonic(), -math.inf))  # the start, the last record
         self.lost_at: dict[str, float] = {}  # when a replica's pod or process was seen to have failed
         self.silent_since: float | None = None  # since when the coordinator, heard before, does not answer
+        self.answered_at = -math.inf  # when the backend answered first while the coordinator was silent
         self.heard = False  # the coordinator's stream has spoken
         self.warned: set[str] = set()
         self.told: set[str] = set()  # replicas whose agents have reported
@@ -261,6 +263,8 @@ class Follower:
         self.seen_at = self.seen_at or time.monotonic()
         before = self.platform.get(seen.replica)
         self.platform[seen.replica] = seen
+        if len(self.platform) == len(self.state.replicas):
+            self._forget_refusal()
         if seen.state in ("failed", "gone"):
             self.lost_at.setdefault(seen.replica, time.monotonic())
         else:
@@ -279,6 +283,11 @@ class Follower:
             if before and before.state != "running":
                 self.silent_since = None
         self._show_platform(seen)
+
+    def _forget_refusal(self) -> None:
+        """All pods are there: what kept some of them from being created has passed."""
+        if None in self.doomed and self.doomed[None][1].patience_s:
+            del self.doomed[None]
 
     def _warn(self, seen: Observation) -> None:
         """Tells what keeps a replica from coming, once for all that it keeps."""
@@ -324,7 +333,7 @@ class Follower:
                 self._end("failed", self.platform[replica], replica)
         silent_since = self.silent_since or time.monotonic()
         if self.heard and time.monotonic() - silent_since > self._silence_s() and not self.finished:
-            self._judge_silence()
+            self._judge_silence(silent_since)
         coordinator = self.platform.get(self.coordinator)
         if coordinator and coordinator.state in ENDED and not self.finished:
             self._judge_without_coordinator()
@@ -350,12 +359,18 @@ class Follower:
             return (self.start_timeout_s or DEFAULT_START_TIMEOUT_S) + SILENCE_S
         return SILENCE_S
 
-    def _judge_silence(self) -> None:
-        """A coordinator that is silent is lost, if the backend itself still answers."""
+    def _judge_silence(self, silent_since: float) -> None:
+        """A coordinator that stays silent is lost, if the backend itself answers."""
+        has_answered = self.answered_at > silent_since
+        if has_answered and time.monotonic() - self.answered_at < ANSWERS_S:
+            return
         try:
             self.backend.find(self.state.job)
         except ClusterError:
             self.silent_since = time.monotonic() + STREAM_IDLE_S  # a stream that was begun meanwhile may hang so long
+            return
+        if not has_answered:
+            self.answered_at = time.monotonic()
             return
         self.state.gone.add(self.coordinator)
         self._end("failed", Observation(replica=self.coordinator, state="failed", message=LOST), self.coordinator)
@@ -420,13 +435,14 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
         return agent
 
     deadline = time.monotonic() + (ANSWER_WITHIN_S if state.result == "succeeded" else 0.0)
+    candidates = [replica for replica in state.replicas if replica not in state.gone]
     found: dict[str, AgentClient] = {}
     with ThreadPoolExecutor(PARALLEL) as pool:
         while True:
-            missing = [replica for replica in state.replicas if replica not in state.gone and replica not in found]
+            missing = [replica for replica in candidates if replica not in found]
             found |= {agent.replica: agent for agent in pool.map(answering, missing) if agent}
-            if len(missing) == 0 or time.monotonic() > deadline:
-                return {replica: found[replica] for replica in state.replicas if replica in found}
+            if len(found) == len(candidates) or time.monotonic() > deadline:
+                return {replica: found[replica] for replica in candidates if replica in found}
             time.sleep(0.5)
 
 

@@ -232,6 +232,7 @@ def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
         code,
         needs_tf_keras=needed,
         speaks_of_s3=_speaks_of_s3(spec),
+        needs_gpus=_needs_gpus(spec),
     )
     return backend, replace(plan, warnings=(*warnings, *(backend.preflight(plan) if check else [])))
 
@@ -260,6 +261,17 @@ def _speaks_of_s3(spec: JobSpec) -> bool:
     return any("s3://" in word for word in (*spec.args, *spec.env.values())) or bool(
         mentions(spec.folder, "s3://", out=spec.out)
     )
+
+
+def _needs_gpus(spec: JobSpec) -> bool:
+    """Whether each replica's TensorFlow must see a GPU.
+
+    A command file may prepare another environment for it, and beside JAX or PyTorch it may be there for the data alone.
+    """
+    if not spec.gpus or spec.command_file:
+        return False
+    tensorflow, *others = (mentions(spec.folder, word, out=spec.out) for word in ("tensorflow", "jax", "torch"))
+    return bool(tensorflow) and not any(others)
 
 
 def bring_back(

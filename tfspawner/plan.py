@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import s3, usage
+from . import gpu, s3, usage
 from .agent import tf_config
 from .code import Code
 from .errors import ConfigurationError
@@ -92,7 +92,7 @@ def _check_tf_config(spec: JobSpec) -> None:
 
 
 def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, warnings: tuple[str, ...] = (), *,
-              needs_tf_keras: bool, speaks_of_s3: bool = False) -> Plan:  # fmt: skip
+              needs_tf_keras: bool, speaks_of_s3: bool = False, needs_gpus: bool = False) -> Plan:  # fmt: skip
     """Puts together what the agents have to know; does no I/O but for reading the command file."""
     _check_tf_config(spec)
     config = {
@@ -126,6 +126,8 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
     if speaks_of_s3:
         for name in ("gfile.py", "sitecustomize.py"):
             files[name] = Path(s3.__file__).with_name(name).read_bytes()
+    if needs_gpus:
+        files["gpu.py"] = Path(gpu.__file__).read_bytes()
     if spec.command_file:
         files["command"] = spec.command_file.read_bytes()
     return Plan(job=job, spec=spec, code=code, token=secrets.token_urlsafe(24), files=files,

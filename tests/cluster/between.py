@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+CUTS = {"cut": (200, 20_000), "cut late": (200_000, 4_000_000)}  # after how many bytes a reply breaks off
 Fault = Callable[[str, str], str | None]  # (method, path) of a request -> what becomes of it; None: nothing
 
 
@@ -68,8 +69,8 @@ class Handler(BaseHTTPRequestHandler):
             reply = connection.getresponse()
             if fault == "unanswered":
                 return self.connection.close()
-            self.answer(reply, self.server.random.randrange(200, 20_000) if fault == "cut" else None)
-        except OSError:
+            self.answer(reply, self.server.random.randrange(*CUTS[fault]) if fault in CUTS else None)
+        except (OSError, http.client.HTTPException):
             self.close_connection = True  # the API server is away, or the client has what it wanted
         finally:
             connection.close()

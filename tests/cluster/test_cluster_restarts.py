@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -41,11 +45,27 @@ def lose(place, job: str, index: str, how: str) -> None:
     if how == "deleted":
         place.kubectl("-n", place.namespace, "delete", "pod", "-l", selector, "--wait=false")
         return
-    names = place.kubectl("-n", place.namespace, "get", "pods", "-l", selector, "-o", "name").split()
-    evict(place, names[0].removeprefix("pod/"))
+    (pod,) = json.loads(place.kubectl("-n", place.namespace, "get", "pods", "-l", selector, "-o", "json"))["items"]
+    if how == "evicted":
+        return evict(place, pod["metadata"]["name"])
+    kill_container(pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://"))
 
 
-@pytest.mark.parametrize(("index", "how"), [("0", "deleted"), ("1", "deleted"), ("0", "evicted")])
+def kill_container(container: str) -> None:
+    """Kills all of a container at once, as the kernel does on nodes with cgroup v2 when it is out of memory."""
+    processes = []
+    for groups in Path("/proc").glob("[0-9]*/cgroup"):
+        with suppress(OSError):  # it has ended
+            if container in groups.read_text():
+                processes.append(int(groups.parent.name))
+    if not processes:
+        pytest.skip("needs this machine to be the node")
+    for process in processes:
+        with suppress(ProcessLookupError):  # the end of the container's first is the others' end
+            os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("index", "how"), [("0", "deleted"), ("1", "deleted"), ("0", "evicted"), ("1", "killed")])
 def test_a_lost_pod_alone_is_replaced_and_training_goes_on_from_the_checkpoint(cluster_place, wait_until, index, how):
     place = cluster_place
     script = place.script(STEPS)
@@ -70,6 +90,22 @@ def test_a_lost_pod_alone_is_replaced_and_training_goes_on_from_the_checkpoint(c
         assert 25 <= starts[-1] <= 400, f"worker-{number} began at {starts}"
         assert log.count("whole") == 1
     assert place.leftovers() == []
+
+
+def test_after_a_replica_was_out_of_memory_all_start_again(cluster_place):
+    script = cluster_place.script("""
+        import os, time
+        if os.environ["TFSPAWNER_RESTART"] == "0":
+            if os.environ["TFSPAWNER_INDEX"] == "1":
+                held = [bytearray(os.urandom(1024)) * 1024 for _ in range(512)]
+            time.sleep(600)
+        print("whole", flush=True)
+    """)
+    done = cluster_place.run(script, "--memory", "64Mi", "--restarts", "1", "--name", "grows")
+    assert done.code == 0, done.err
+    assert "restart 1 of 1: worker-1 was killed: out of memory (limit 64Mi)\n" in done.err
+    assert done.out.count("whole") == 2
+    assert cluster_place.leftovers() == []
 
 
 def test_a_job_whose_restarts_are_over_is_not_started_again_by_kubernetes(cluster_place):

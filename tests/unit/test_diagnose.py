@@ -156,6 +156,11 @@ def test_every_reason_that_waiting_will_not_mend_has_a_next_step(status):
         ("exceeded quota: q, requested: pods=2, used: pods=0, limited: pods=1", "quota does not allow", "ask for less"),
         ("failed quota: q: must specify requests.cpu", "quota wants a request", "--cpu"),
         ("maximum cpu usage per Container is 500m, but limit is 1", "LimitRange", "--cpu"),
+        (
+            "ValidatingAdmissionPolicy 'team' with binding 'b' denied request: failed expression: x",
+            "admission control",
+            "--pod-file",
+        ),
         ('error looking up service account ns/x: serviceaccount "x" not found', "service account", "--service-account"),
     ],
 )
@@ -165,11 +170,22 @@ def test_a_refusal_to_create_pods_is_explained(message, words, hint):
     assert hint in step
 
 
+@pytest.mark.parametrize(
+    ("message", "words", "hint"),
+    [
+        ('admission webhook "team.example.com" denied the request: no label team', "admission control refuses", "--pod-file"),
+        ('Internal error occurred: failed calling webhook "team.example.com": context deadline exceeded', "an admission webhook", "later"),
+    ],
+)  # fmt: skip
+def test_what_an_admission_webhook_does_is_explained(message, words, hint):
+    text, step = explain_failed_create(f"Error creating: {message}")
+    assert words in text
+    assert text.endswith(message)
+    assert hint in step
+
+
 def test_another_refusal_is_given_as_it_stands():
-    assert explain_failed_create("admission webhook said no") == (
-        "the pods cannot be created: admission webhook said no",
-        None,
-    )
+    assert explain_failed_create("Error creating: no") == ("the pods cannot be created: no", None)
 
 
 def test_only_events_that_keep_a_replica_from_coming_count():
@@ -177,6 +193,8 @@ def test_only_events_that_keep_a_replica_from_coming_count():
         assert observe_event({"reason": reason, "message": "x"}) is None
     assert observe_event({}) is None
     assert observe_event({"reason": "FailedCreate", "message": "x"}) == ("FailedCreate", "x", 0.0)
+    passing = "Error creating: Internal error occurred: failed calling webhook"
+    assert observe_event({"reason": "FailedCreate", "message": passing}) == ("FailedCreate", passing, START_PATIENCE_S)
     for reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
         assert observe_event({"reason": reason, "message": "x"}) == (reason, "x", MOUNT_PATIENCE_S)
     secret = {"reason": "FailedToRetrieveImagePullSecret", "message": "Unable to retrieve s; attempting to pull"}

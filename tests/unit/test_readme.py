@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from faults import FAULTS, covers, with_table
+from faults import FAULTS, count, covers, verdict, with_table
 from readme_help import README, with_help
 
 
@@ -24,7 +26,24 @@ def test_each_test_of_the_fault_matrix_is_there():
     for _, _, tests in FAULTS:
         for test in tests:
             file, name = test.split("::")
-            assert f"def {name or 'test_'}" in (folder / file).read_text(), test
+            assert f"def {name}(" if name else "def test_" in (folder / file).read_text(), test
+
+
+@pytest.mark.parametrize(
+    ("passed", "failed", "skipped", "word"),
+    [
+        (["a", "b[local]", "b[kubernetes]"], [], [], "pass"),
+        (["a", "b[local]"], [], ["b[kubernetes]"], "part"),
+        (["a"], [], [], "part"),
+        ([], [], ["a", "b[local]"], "not run"),
+        ([], [], [], "not run"),
+        (["a", "b[local]"], ["b[kubernetes]"], [], "FAIL"),
+    ],
+)
+def test_a_row_of_the_matrix_passes_where_its_every_test_does(passed, failed, skipped, word):
+    nodes = {"passed": passed, "failed": failed, "skipped": skipped, "error": []}
+    ended = {kind: [f"tests/unit/test_x.py::test_{name}" for name in names] for kind, names in nodes.items()}
+    assert verdict(count(("unit/test_x.py::test_a", "unit/test_x.py::test_b"), ended)) == word
 
 
 def test_a_row_of_the_matrix_covers_a_tests_every_parameter():

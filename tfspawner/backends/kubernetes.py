@@ -350,7 +350,8 @@ class KubernetesBackend:
 
     def _pod_of(self, job: str, replica: str) -> str | None:
         if replica not in self.pods.get(job, {}):
-            for pod in self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={JOB_LABEL}={job}"):
+            found = self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={JOB_LABEL}={job}")
+            for pod in sorted(found, key=_newness):
                 self.pods.setdefault(job, {})[_replica(pod)] = pod["metadata"]["name"]
         return self.pods.get(job, {}).get(replica)
 
@@ -361,6 +362,7 @@ class _News:
     def __init__(self, job: str, pods: dict[str, str]) -> None:
         self.job, self.pods = job, pods
         self.replicas: dict[str, str | None] = {}  # the job's objects: uid -> replica, None for a Job
+        self.newest: dict[str, tuple[str, bool]] = {}  # replica -> how new its pod is
         self.pull_notes: dict[str, str] = {}  # a pod's uid -> what is wrong with its image pull secrets
         self.unclaimed: dict[str, list[Manifest]] = {}  # events that came before their object
         self.replacing: set[str] = set()  # roles whose Jobs give a lost replica another pod
@@ -386,7 +388,9 @@ class _News:
                 yield self.unless_replaced(Observation(replica=replica, state="gone", message=LOST_POD))
             return
         self.replicas[pod["metadata"]["uid"]] = replica
-        self.pods[replica] = name
+        if self.pods.get(replica, name) != name and _newness(pod) < self.newest.get(replica, ("", False)):
+            return  # another has taken its place
+        self.pods[replica], self.newest[replica] = name, _newness(pod)
         seen = observe(replica, pod)
         note = self.pull_notes.get(pod["metadata"]["uid"])
         yield self.unless_replaced(replace(seen, message=f"{seen.message}; {note}") if note and seen.fatal else seen)
@@ -427,7 +431,7 @@ class _News:
             return
         if reason == "FailedCreate":
             text, hint = explain_failed_create(message)
-            yield Observation(replica=None, state="pending", message=text, hint=hint, fatal=True)
+            yield Observation(replica=None, state="pending", message=text, hint=hint, fatal=True, patience_s=patience_s)
             return
         yield Observation(replica=self.replicas[uid], state="starting", message=message[:300], fatal=True,
                           patience_s=patience_s)  # fmt: skip
@@ -443,6 +447,11 @@ def _is_same(there: Manifest, manifest: Manifest) -> bool:
 def _replica(pod: Manifest) -> str:
     labels = pod["metadata"]["labels"]
     return f"{labels['tf-spawner/role']}-{labels['batch.kubernetes.io/job-completion-index']}"
+
+
+def _newness(pod: Manifest) -> tuple[str, bool]:
+    """Orders the pods of one replica: the next is made when the former has ended."""
+    return pod["metadata"]["creationTimestamp"], pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
 
 
 def _needed_rules(role: str) -> Iterator[tuple[str, str, str]]:

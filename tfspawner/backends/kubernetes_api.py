@@ -13,6 +13,7 @@ from typing import Any
 
 import urllib3
 
+from ..diagnose import ADMISSION_HINT, WEBHOOK_HINT, denied_by_admission
 from ..errors import ClusterError, ConfigurationError, NotFoundError
 
 WATCH_S = 240  # the API server ends a watch after so long, and we begin the next
@@ -210,6 +211,10 @@ class Api:
             message = json.loads(content)["message"]
         except (ValueError, KeyError, TypeError):
             message = content[:300].decode(errors="replace").strip()
+        if denied_by_admission(message):
+            return ClusterError(f"the cluster's admission control refuses it: {message}", hint=ADMISSION_HINT)
+        if "failed calling webhook" in message:
+            return Unreachable(f"an admission webhook of the cluster fails: {message}", hint=WEBHOOK_HINT)
         came_back = self.answered and time.monotonic() - self.away_at < BACK_S
         if status == 429 or status >= 500 or (status in (401, 403) and came_back):
             return Unreachable(f"the API server {self.host} answered {status}: {message}")

@@ -1,0 +1,57 @@
+"""How long a replica waits for its coordinator: one that is gone is told from one that is slow."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from tfspawner import agent
+from tfspawner.agent import Agent, Gang, Job
+
+CONFIG = {
+    "job": "j", "roles": {"worker": 2}, "coordinator_address": "worker-0:7117", "collect": [], "code_sha256": "",
+    "start_timeout_s": 60, "timeout_s": None, "restarts": 1, "restart_on": ["lost"], "replaces_lost": False,
+    "stall_timeout_s": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def replica(tmp_path, monkeypatch):
+    """worker-1 while it runs; its coordinator is given 0.2 s where nothing answers, 1 s where it is slow."""
+    monkeypatch.setattr(agent, "COORDINATOR_LOST_AFTER_S", 0.2)
+    monkeypatch.setattr(agent, "COORDINATOR_SLOW_S", 1.0)
+    made = Agent(Job(CONFIG), "worker", 1, "127.0.0.1", 1, 2, "", tmp_path, tmp_path)
+    made.order["phase"] = "running"
+    return made
+
+
+@pytest.mark.parametrize(
+    ("error", "least_s", "most_s"),
+    [(ConnectionRefusedError("refused"), 0.2, 0.9), (TimeoutError("timed out"), 1.0, 5.0)],
+)
+def test_a_coordinator_that_is_slow_is_waited_for_longer_than_one_that_is_gone(
+    replica, monkeypatch, error, least_s, most_s
+):
+    def ask_json(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(agent, "ask_json", ask_json)
+    began = time.monotonic()
+    threading.Thread(target=replica.listen, daemon=True).start()
+    assert replica.stop.wait(most_s)
+    assert time.monotonic() - began >= least_s
+    assert (replica.report["message"], replica.report["kind"]) == (f"lost the coordinator worker-0: {error}", "lost")
+
+
+def test_a_gang_of_which_one_lost_the_coordinator_starts_again():
+    gang = Gang(Job(CONFIG))
+    report = {"since": 0, "message": "", "address": "a", "agent": "b", "life": "1", "generation": 0, "met": -1}
+    for state in ("ready", "running"):
+        for name in ("worker-0", "worker-1"):
+            gang.report(name, dict(report, replica=name, state=state))
+    lost = {"state": "stopped", "message": "lost the coordinator worker-0: timed out", "kind": "lost", "finished": 1.0}
+    gang.report("worker-1", dict(report, replica="worker-1", **lost))
+    assert (gang.phase, gang.result) == ("stopping", None)
+    assert gang.restarting["message"] == lost["message"]
