@@ -172,13 +172,23 @@ def _waiting(replica: str, node: str, waiting: dict[str, Any], image: str) -> Ob
     )
 
 
+_SCHEDULING = (
+    ("Insufficient", "ask for less, or wait for room: --start-timeout 1h"),
+    ("persistentvolumeclaim", "see which claims there are: kubectl get pvc"),
+    ("affinity/selector", "see what labels the nodes have: kubectl get nodes --show-labels"),
+    ("untolerated taint", "tolerate it: --toleration KEY, or choose other nodes"),
+    ("", "ask for less, or wait for room: --start-timeout 1h"),
+)  # what the scheduler's message has in it -> the next step
+
+
 def _unschedulable(replica: str, condition: dict[str, Any], spec: dict[str, Any]) -> Observation:
     asks = ", ".join(f"{key} {value}" for key, value in _limits(spec).items())
     message = re.split(r" preemption:|[,.] no new claims", condition.get("message", ""))[0].rstrip(". ")
+    message = message.replace("not found. not found", "not found")  # as the scheduler says of a claim
     return Observation(
         replica=replica, state="pending", fatal=True, patience_s=UNSCHEDULABLE_PATIENCE_S,
         message=f"cannot be scheduled: {message}" + (f" (it asks for {asks})" if asks else ""),
-        hint="ask for less, or wait for room: --start-timeout 1h",
+        hint=next(hint for words, hint in _SCHEDULING if words in message),
     )  # fmt: skip
 
 

@@ -81,8 +81,9 @@ def fits(nodes: Iterable[Manifest], pods: Iterable[Manifest], pod_spec: Mapping[
     if places >= count:
         return None
     told = "; ".join(f"{number} node{'s' * (number > 1)}: {reason}" for reason, number in reasons.most_common())
-    asked = ", ".join(f"{_amount(k, v)} {k}" for k, v in requests.items() if k != "pods") or "nothing in particular"
-    return f"{places} of {count} pods fit now, each asking for {asked} ({told or 'there are no nodes'})"
+    asked = ", ".join(f"{_amount(k, v)} {k}" for k, v in requests.items() if k != "pods")
+    asking = f", each asking for {asked}" if asked else ""
+    return f"{places} of {count} pods fit now{asking} ({told or 'there are no nodes'})"
 
 
 def _used_by_node(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:

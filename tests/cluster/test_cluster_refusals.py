@@ -105,14 +105,14 @@ def test_a_node_selector_that_no_node_has_is_told(cluster_place):
     done = cluster_place.run(
         cluster_place.script(HI), "-w", "1", "--node-selector", "no-such=label", "--start-timeout", "3s"
     )
-    assert_refused(cluster_place, done, 3, "cannot be scheduled", "selector")
+    assert_refused(cluster_place, done, 3, "cannot be scheduled", "selector", "kubectl get nodes --show-labels")
 
 
 def test_a_claim_that_is_not_there_is_named(cluster_place):
     done = cluster_place.run(
         cluster_place.script(HI), "-w", "1", "--volume", "no-such-claim:/data", "--start-timeout", "3s"
     )
-    assert_refused(cluster_place, done, 3, "cannot be scheduled", '"no-such-claim" not found')
+    assert_refused(cluster_place, done, 3, "cannot be scheduled", '"no-such-claim" not found', "kubectl get pvc")
 
 
 def test_a_secret_that_a_pod_file_names_and_is_not_there_is_named(cluster_place):
