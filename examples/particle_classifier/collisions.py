@@ -57,6 +57,10 @@ class LeptonFilter:
     eta_max: float = 2.5
     isolation_max: float | None = None
 
+    def __str__(self) -> str:
+        isolation = "" if self.isolation_max is None else f" and an isolation below {self.isolation_max:g}"
+        return f"pT >= {self.pt_min:g} GeV, |eta| < {self.eta_max:g}{isolation}"
+
     def kinematic(self, particles: np.ndarray) -> np.ndarray:
         leptons = np.isin(np.abs(particles["pid"]), LEPTONS)
         return particles[leptons & (particles["pt"] >= self.pt_min) & (np.abs(particles["eta"]) < self.eta_max)]
@@ -105,6 +109,10 @@ def stable(entries: Sequence[pythia8mc.Particle]) -> np.ndarray:
     return table([p for p in entries if p.isFinal() and p.isVisible()])
 
 
+class NoneKept(Exception):
+    """The lepton filter asks too much of the process."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Source:
     """Collisions of one process that pass the filter; counts those tried and kept, and the weights of the kept ones."""
@@ -112,6 +120,7 @@ class Source:
     process: Process
     lepton_filter: LeptonFilter
     seed: int
+    patience: int = 50_000
     tried: int = 0
     kept: int = 0
     weights: float = 0.0
@@ -123,23 +132,27 @@ class Source:
         self.pythia = generator(self.process.settings + held, self.seed)
 
     def __iter__(self) -> Iterator[Collision]:
-        while True:
+        """Endless. Raises NoneKept when no one of `patience` collisions passes."""
+        barren = 0
+        while barren < self.patience:
+            barren += 1
             if not self.pythia.next():
                 continue
             self.tried += 1
             if collision := self.collision():
+                barren = 0
                 self.kept += 1
                 self.weights += collision.weight
                 self.squared_weights += collision.weight**2
                 yield collision
+        raise NoneKept(f"none of {self.patience} collisions has a lepton with {self.lepton_filter}")
 
     def collision(self) -> Collision | None:
         entries = self.pythia.event.particles()
         heavy = [i for i, p in enumerate(entries) if p.idAbs() in HEAVY]
         if self.process.redecays > 1:
             return self.redecayed([i for i in heavy if entries[i].isFinal()])
-        hard = any(self.hard_lepton(p) for p in entries)
-        if not hard or not self.lepton_filter.passes(particles := stable(entries)):
+        if not self.hard_lepton(entries) or not self.lepton_filter.passes(particles := stable(entries)):
             return None
         return Collision(particles=particles, hadrons=table([entries[i] for i in heavy]), weight=1.0)
 
@@ -168,7 +181,7 @@ class Source:
             if any(self.promising(event[i]) for i in range(size, event.size())):
                 self.pythia.moreDecays()
                 products = [event[i] for i in range(size, event.size())]
-                if any(self.hard_lepton(p) for p in products):
+                if self.hard_lepton(products):
                     yield stable(products)
             event.restoreSize()
             for i in held:
@@ -180,8 +193,9 @@ class Source:
         """Whether it, or what it decays to, can be a lepton that is hard enough."""
         return product.pT() >= self.lepton_filter.pt_min and (product.idAbs() in LEPTONS or product.canDecay())
 
-    def hard_lepton(self, particle: pythia8mc.Particle) -> bool:
-        return particle.idAbs() in LEPTONS and particle.isFinal() and particle.pT() >= self.lepton_filter.pt_min
+    def hard_lepton(self, entries: Sequence[pythia8mc.Particle]) -> bool:
+        pt_min = self.lepton_filter.pt_min
+        return any(p.idAbs() in LEPTONS and p.isFinal() and p.pT() >= pt_min for p in entries)
 
     def may_decay(self, allowed: bool) -> None:
         for pid in HEAVY:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import delphes
 import numpy as np
-from collisions import BEAMS, MINIMUM_BIAS, PROCESSES, Collision, LeptonFilter, Source, minimum_bias, numbered
+from collisions import BEAMS, MINIMUM_BIAS, PROCESSES, Collision, LeptonFilter, NoneKept, Source, minimum_bias, numbered
 from detector import simulate
 from pileup import PileUp, displaced
 
@@ -187,36 +187,58 @@ def positive(text: str) -> int:
     return number
 
 
+def not_negative(text: str) -> float:
+    if not 0 <= (number := float(text)) < np.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of 0 or more")
+    return number
+
+
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(os.environ.get("TFSPAWNER_OUTPUT", "."))
     parser.add_argument("--process", choices=[*PROCESSES, "all"], default="all")
     parser.add_argument("--events", type=positive, default=1000, help="of each process, all shards together")
     parser.add_argument("--shards", type=positive, default=4, help="files of each process")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="0 or more")
     parser.add_argument("--output", type=Path, default=here, help="folder (default: $TFSPAWNER_OUTPUT, or this one)")
     parser.add_argument("--jobs", type=positive, help="processes (default: one per core; 1 for one of several workers)")
-    parser.add_argument("--lepton-pt", type=float, default=20.0, help="the filter's threshold in GeV")
-    parser.add_argument("--isolation", type=float, help="the filter's greatest relative isolation (default: any)")
-    parser.add_argument("--pile-up", type=float, default=9.0, help="mean number of other collisions per event")
+    parser.add_argument("--lepton-pt", type=not_negative, default=20.0, help="the filter's threshold in GeV")
+    parser.add_argument(
+        "--isolation", type=not_negative, help="the filter's greatest relative isolation (default: any)"
+    )
+    parser.add_argument("--pile-up", type=not_negative, default=9.0, help="mean number of other collisions per event")
     parser.add_argument("--pool", type=positive, default=500, help="collisions that pile-up is drawn from")
     parser.add_argument("--mantissa-bits", type=int, choices=range(6, 24), default=23, metavar="6..23")
     parser.add_argument("--compression", choices=delphes.COMPRESSIONS, default="zlib")
     args = parser.parse_args(argv)
     if args.shards > args.events:
         parser.error(f"--shards {args.shards} is more than --events {args.events}: take fewer shards")
+    if args.seed < 0:
+        parser.error(f"--seed {args.seed} is negative: take 0 or more")
     return args
 
 
-def main() -> None:
+def main() -> int:
     args = arguments()
-    args.output.mkdir(parents=True, exist_ok=True)
     number, workers = place_among_workers(os.environ.get("TF_CONFIG", "{}"))
-    if mine := jobs(args)[number::workers]:
-        run(mine, args, min(len(mine), args.jobs or (os.cpu_count() if workers == 1 else 1)))
-    else:
+    mine = jobs(args)[number::workers]
+    if not mine:
         print(f"no shard for worker {number} of {workers}: take more --shards", file=sys.stderr)
+        return 0
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        run(mine, args, min(len(mine), args.jobs or (os.cpu_count() if workers == 1 else 1)))
+    except NoneKept as error:
+        return failure(f"{error}: lower --lepton-pt, or raise --isolation")
+    except OSError as error:
+        return failure(f"{error.filename}: {error.strerror}: --output names the folder to write to")
+    return 0
+
+
+def failure(message: str) -> int:
+    print(f"generate.py: error: {message}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

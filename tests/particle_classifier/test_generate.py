@@ -127,11 +127,37 @@ def test_a_worker_knows_its_place(tf_config: dict, place: tuple[int, int]) -> No
     assert generate.place_among_workers(json.dumps(tf_config)) == place
 
 
-def test_more_shards_than_events_are_refused_in_a_line(tmp_path: Path) -> None:
-    done = run(command(tmp_path / "none", "--shards", "11"))
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--shards", "11"), "--shards 11 is more than --events 10: take fewer shards"),
+        (("--events", "0"), "argument --events: 0 is less than 1"),
+        (("--pile-up", "-1"), "argument --pile-up: -1 is no number of 0 or more"),
+        (("--seed", "-1"), "--seed -1 is negative: take 0 or more"),
+    ],
+)
+def test_bad_arguments_are_refused_in_a_line(args: tuple, message: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as refused:
+        generate.arguments([*ARGUMENTS, *args])
+    assert refused.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(message)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run(command(tmp_path / "file"))
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("--shards 11 is more than --events 10: take fewer shards")
-    assert not (tmp_path / "none").exists()
+    assert done.stderr.splitlines() == [
+        f"generate.py: error: {tmp_path / 'file'}: File exists: --output names the folder to write to"
+    ]
+
+
+def test_a_filter_that_nothing_passes_ends_the_search() -> None:
+    wanted = LeptonFilter(pt_min=3000, isolation_max=0.1)
+    source = Source(process=PROCESSES["wjets"], lepton_filter=wanted, seed=1, patience=20)
+    with pytest.raises(collisions.NoneKept, match="none of 20 collisions has a lepton with pT >= 3000 GeV"):
+        next(iter(source))
+    assert source.tried == 20
 
 
 @pytest.mark.parametrize("process", CLASSES)
