@@ -108,9 +108,9 @@ def simulate(particles: np.ndarray, hadrons: np.ndarray, events: int, rng: np.ra
     pointing = {name: hits[name][source] for name in ("event", "eta", "phi")} | {"energy": tracks["energy"]}
     kind = np.abs(particles["pid"])
     electromagnetic = (kind == ELECTRON) | (kind == PHOTON)
-    photons = neutrals(ECAL, hits, electromagnetic, pointing, electromagnetic[source], rng)
+    photons = neutrals(ECAL, select(hits, electromagnetic), select(pointing, electromagnetic[source]), rng)
     hadronic = ~electromagnetic & (kind != MUON)
-    neutral_hadrons = neutrals(HCAL, hits, hadronic, pointing, hadronic[source], rng)
+    neutral_hadrons = neutrals(HCAL, select(hits, hadronic), select(pointing, hadronic[source]), rng)
     flow = [tracks, photons, neutral_hadrons]
     jets = tagged(calibrated(cluster(flow, events), rng), hadrons, events, rng)
     jets = without_leptons(jets, [electrons, muons], events)
@@ -176,27 +176,24 @@ def leptons(tracks: Flat, pid: int, efficiency: ByEta, fakes: float, rng: np.ran
     return select(tracks, (tracks["PT"] > LEPTON_PT_MIN) & (rng.random(len(kind)) < probability))
 
 
-def neutrals(
-    grids: Sequence[Grid], hits: Flat, deposits: np.ndarray, pointing: Flat, absorbed: np.ndarray, rng
-) -> Flat:
-    """Energy above the tracks', of both parts of a calorimeter, in order of event."""
-    parts = [
-        excess(grid, select(hits, deposits & grid.covers(hits["eta"])),
-               select(pointing, absorbed & grid.covers(pointing["eta"])), rng)
-        for grid in grids
-    ]  # fmt: skip
+def neutrals(grids: Sequence[Grid], hits: Flat, pointing: Flat, rng: np.random.Generator) -> Flat:
+    """Energy above the tracks', of all parts of a calorimeter, in order of event."""
+    parts = [excess(grid, inside(grid, hits), inside(grid, pointing), rng) for grid in grids]
     together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return select(together, np.argsort(together["event"], kind="stable"))
 
 
+def inside(grid: Grid, hits: Flat) -> Flat:
+    return select(hits, grid.covers(hits["eta"]))
+
+
 def excess(grid: Grid, hits: Flat, tracks: Flat, rng: np.random.Generator) -> Flat:
-    """Cells with significantly more energy than the tracks that point at them."""
+    """Cells with significantly more energy than the tracks that point at them; each track's particle is in `hits`."""
     cells, cell = np.unique(grid.index(hits["event"], hits["eta"], hits["phi"]), return_inverse=True)
     true = np.bincount(cell, hits["energy"], len(cells))
     measured = true + grid.resolution(true) * rng.standard_normal(len(cells))
-    aimed = grid.index(tracks["event"], tracks["eta"], tracks["phi"])
-    at = np.minimum(np.searchsorted(cells, aimed), max(len(cells) - 1, 0))
-    known = np.bincount(at, tracks["energy"], len(cells)) if len(cells) else np.zeros(0)
+    aimed = np.searchsorted(cells, grid.index(tracks["event"], tracks["eta"], tracks["phi"]))
+    known = np.bincount(aimed, tracks["energy"], len(cells))
     energy = measured - known
     kept = (energy > grid.threshold) & (energy > grid.significance * grid.resolution(np.maximum(measured, 0)))
     event, eta, phi = grid.centre(cells[kept])
