@@ -324,6 +324,14 @@ def test_bad_files_are_one_line(selection: Path, tmp_path: Path, table: pa.Table
     assert [path.name for path in tmp_path.iterdir()] == ["bad.parquet"]
 
 
+def test_a_bad_file_is_the_same_line_on_spark(selection: Path, tmp_path: Path):
+    pq.write_table(some(width=18), tmp_path / "bad.parquet")
+    words = [str(selection), str(tmp_path / "bad.parquet"), "--output", str(tmp_path / "sets")]
+    with pytest.raises(DataError, match="lfeatures are not 1 to 801 rows of 19 numbers") as caught:
+        prepare.run(prepare.parser().parse_args([*words, "--engine", "spark", "--master", "local[2]"]))
+    assert "\n" not in caught.value.message
+
+
 def test_cut_off_and_missing_files_are_told(selection: Path, tmp_path: Path):
     data = (selection / "qcd.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(data[: len(data) // 2])
