@@ -170,14 +170,13 @@ def place_among_workers(tf_config: str) -> tuple[int, int]:
     return task["index"] + (chiefs if task["type"] == "worker" else 0), max(chiefs + workers, 1)
 
 
-def run(mine: list[Job], args: argparse.Namespace) -> None:
+def run(mine: list[Job], args: argparse.Namespace, processes: int) -> None:
     pool = minimum_bias(args.pool, pythia_seed(entropy("pool", args.seed)))
-    workers = min(args.jobs, len(mine))
-    if workers == 1:
+    if processes == 1:
         for job in mine:
             print(generate(job, pool, args.output), flush=True)
         return
-    with ProcessPoolExecutor(workers) as executor:
+    with ProcessPoolExecutor(processes) as executor:
         for done in [executor.submit(generate, job, pool, args.output) for job in mine]:
             print(done.result(), flush=True)
 
@@ -196,7 +195,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shards", type=positive, default=4, help="files of each process")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=here, help="folder (default: $TFSPAWNER_OUTPUT, or this one)")
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument("--jobs", type=positive, help="processes (default: one per core; 1 for one of several workers)")
     parser.add_argument("--lepton-pt", type=float, default=20.0, help="the filter's threshold in GeV")
     parser.add_argument("--isolation", type=float, help="the filter's greatest relative isolation (default: any)")
     parser.add_argument("--pile-up", type=float, default=9.0, help="mean number of other collisions per event")
@@ -214,7 +213,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     number, workers = place_among_workers(os.environ.get("TF_CONFIG", "{}"))
     if mine := jobs(args)[number::workers]:
-        run(mine, args)
+        run(mine, args, min(len(mine), args.jobs or (os.cpu_count() if workers == 1 else 1)))
     else:
         print(f"no shard for worker {number} of {workers}: take more --shards", file=sys.stderr)
 
