@@ -87,7 +87,7 @@ def generator(settings: Sequence[str], seed: int) -> pythia8mc.Pythia:
     quiet = ("Print:quiet = on", "Random:setSeed = on", f"Random:seed = {seed}")
     for line in (*quiet, *BEAMS, *settings):
         if not pythia.readString(line):
-            raise ValueError(f"Pythia does not know the setting {line!r}")
+            raise ValueError(f"Pythia does not know, or does not take, the setting {line!r}")
     if not pythia.init():
         raise RuntimeError(f"Pythia cannot start with {', '.join(settings)}")
     return pythia
