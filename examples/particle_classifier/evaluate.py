@@ -166,7 +166,7 @@ def report(results: list[Result], known: dict[str, Any], output: Path, pictures_
 def duration(seconds: float | None) -> str:
     """Seconds as people say them: 4.2 s, 5 min 17 s, 2 h 2 min."""
     if seconds is None:
-        return "–"
+        return "-"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -24,6 +24,10 @@ THEMES = {
 }
 AGAINST = tuple(f"{name} against {' and '.join(CLASSES[:k] + CLASSES[k + 1 :])}" for k, name in enumerate(CLASSES))
 
+PARAMETERS = {
+    "batch": "batch size", "epochs": "epochs", "nh1": "units of layer 1", "nh2": "units of layer 2", "nh3": "units of layer 3",
+}  # fmt: skip
+
 Theme = dict[str, str]
 Result = dict[str, Any]
 Draw = Callable[[Theme], Figure]
@@ -63,29 +67,38 @@ def curves(results: list[Result], published: list[Result]) -> Draw:
     """Loss and accuracy after each epoch, of the training and the test events; published ones in grey."""
 
     def draw(theme: Theme) -> Figure:
-        figure, panels = plt.subplots(1, 2, figsize=(10, 3.9))
+        figure, panels = plt.subplots(1, 2, figsize=(10, 4.3))
         for panel, quantity in zip(panels, ("loss", "accuracy"), strict=True):
             for result in published:
-                _history(panel, result["epochs"], quantity, theme["muted"], f"published: {result['run']}")
+                _history(panel, result["epochs"], quantity, theme["muted"], f"{result['model']}, as published", 1)
             for result, colour in colours(results):
                 if result["epochs"]:
-                    _history(panel, result["epochs"], quantity, colour, result["name"])
+                    _history(panel, result["epochs"], quantity, colour, result["name"], 1.8)
             panel.set(xlabel="epoch", title=quantity.capitalize())
             panel.xaxis.get_major_locator().set_params(integer=True)
         panels[0].plot([], [], color=theme["ink"], label="test events")
         panels[0].plot([], [], color=theme["ink"], linestyle=":", label="training events")
-        panels[0].legend()
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         return figure
 
     return draw
 
 
-def _history(panel: Axes, epochs: list[dict[str, Any]], quantity: str, colour: str, label: str) -> None:
-    """Dotted: in training; solid: on the test events. Numbers are counted from 1 where the epochs have none."""
+def _history(panel: Axes, epochs: list[Any], quantity: str, colour: str, label: str, width: float) -> None:
+    """Dotted: in training; solid: on the test events. Epochs without a number are counted from 1."""
     x = [epoch.get("epoch", k) for k, epoch in enumerate(epochs, 1)]
     for key, style, shown in ((f"val_{quantity}", "-", label), (quantity, ":", None)):
         if all(epoch.get(key) is not None for epoch in epochs):
-            panel.plot(x, [epoch[key] for epoch in epochs], style, color=colour, label=shown, marker="o", markersize=3)
+            panel.plot(
+                x,
+                [epoch[key] for epoch in epochs],
+                style,
+                color=colour,
+                label=shown,
+                marker="o",
+                markersize=2 * width,
+                linewidth=width,
+            )
 
 
 def roc(results: list[Result]) -> Draw:
@@ -113,7 +126,7 @@ def roc(results: list[Result]) -> Draw:
 
 def confusion(results: list[Result]) -> Draw:
     """A matrix for each result: rows are the true classes, each of which sums to 100 %."""
-    columns = min(3, len(results))
+    columns = 2 if len(results) == 4 else min(3, len(results))
     rows = -(-len(results) // columns)
 
     def draw(theme: Theme) -> Figure:
@@ -140,3 +153,61 @@ def _matrix(panel: Axes, counts: Any, theme: Theme) -> None:
         ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
         text = f"{share:.1%}\n{counts[row, column]:,}"
         panel.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
+
+
+def tuning(lines: list[dict[str, Any]]) -> Draw:
+    """A search's points, best first: their paths through the parameters, and the accuracy over each parameter."""
+    values = {name: sorted({line[name] for line in lines}) for name in PARAMETERS}
+    accuracies = np.array([line["accuracy"] for line in lines])
+
+    def draw(theme: Theme) -> Figure:
+        figure = plt.figure(figsize=(12, 7.2))
+        grid = figure.add_gridspec(2, len(PARAMETERS), height_ratios=(1.25, 1))
+        _paths(figure.add_subplot(grid[0, :]), lines, values, accuracies)
+        shared = None
+        for k, (name, title) in enumerate(PARAMETERS.items()):
+            shared = panel = figure.add_subplot(grid[1, k], sharey=shared)
+            _over(panel, [values[name].index(line[name]) for line in lines], accuracies, theme)
+            panel.set_xticks(range(len(values[name])), values[name])
+            panel.set_xlabel(title)
+            panel.tick_params(labelleft=k == 0)
+        figure.axes[-len(PARAMETERS)].set_ylabel("accuracy")
+        return figure
+
+    return draw
+
+
+def _paths(panel: Axes, lines: list[dict[str, Any]], values: dict[str, list[int]], accuracies: Any) -> None:
+    """Parallel coordinates; equal values are spread by rank, so that every point's line can be seen."""
+    spread = np.linspace(0.12, -0.12, len(lines))  # the best on top
+    low, high = accuracies.min(), max(accuracies.max(), accuracies.min() + 1e-6)
+    colours = matplotlib.colormaps["viridis"]((accuracies - low) / (high - low))
+    for k in reversed(range(len(lines))):
+        heights = [(values[n].index(lines[k][n]) + 0.5) / len(values[n]) + spread[k] for n in PARAMETERS]
+        best = k == 0
+        panel.plot(
+            heights, color="#d55e00" if best else colours[k], linewidth=3 if best else 0.9, alpha=1 if best else 0.7
+        )
+    for x, name in enumerate(PARAMETERS):
+        panel.axvline(x, color="grey", linewidth=0.8)
+        for at, value in enumerate(values[name]):
+            text = {"ha": "right", "va": "center", "fontsize": 9, "fontweight": "bold"}
+            panel.text(x - 0.03, (at + 0.5) / len(values[name]), str(value), **text)
+    panel.set_xticks(range(len(PARAMETERS)), PARAMETERS.values())
+    panel.set(xlim=(-0.2, len(PARAMETERS) - 0.9), ylim=(0, 1), yticks=[])
+    panel.grid(False)
+    panel.spines[:].set_visible(False)
+    panel.set_title(f"{len(lines)} points; the best one, {accuracies[0]:.4f}, in orange")
+    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(low, high), "viridis")
+    panel.figure.colorbar(scale, ax=panel, label="accuracy", pad=0.01, aspect=14)
+
+
+def _over(panel: Axes, places: list[int], accuracies: Any, theme: Theme) -> None:
+    """Each point's accuracy at its value, side by side, and their means."""
+    here = np.array(places)
+    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, len(here))
+    panel.scatter(here + jitter, accuracies, s=9, color=COLOURS[0], alpha=0.5, linewidths=0)
+    used = np.unique(here)
+    means = [accuracies[here == place].mean() for place in used]
+    panel.plot(used, means, color=theme["ink"], marker="D", markersize=5, linewidth=1.2)
+    panel.grid(axis="x", visible=False)
