@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from physics import HIGH_LEVEL
 
 from tfspawner.data import File, list_files
 from tfspawner.data.columnar import read_batches
@@ -15,11 +16,7 @@ from tfspawner.data.sharding import Part
 from tfspawner.data.tables import form_of, rows_of
 from tfspawner.errors import DataError
 
-FEATURES = (
-    "HT", "MET", "phiMET", "MT2", "nJets", "nBjets", "LepPt", "LepEta", "LepPhi",
-    "LepIsoCh", "LepIsoGamma", "LepIsoNeu", "LepCharge", "LepIsEle",
-)  # fmt: skip
-SHAPES = {"HLF_input": [len(FEATURES)], "encoded_label": [3]}
+SHAPES = {"HLF_input": [len(HIGH_LEVEL)], "encoded_label": [3]}
 ROWS_AT_ONCE = 1 << 16
 
 Floats, Labels = NDArray[np.float32], NDArray[np.int64]

