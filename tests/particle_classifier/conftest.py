@@ -1,0 +1,14 @@
+"""The example's scripts as modules, and its shipped sample."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples/particle_classifier"
+sys.path.insert(0, str(EXAMPLE))
+
+
+@pytest.fixture
+def example() -> Path:
+    return EXAMPLE
