@@ -58,35 +58,44 @@ def disagreement(histories: list[dict[str, Any]]) -> float | None:
     return float(np.ptp(np.array(losses), axis=0).max())
 
 
-def kind_of(model: Any, history: dict[str, Any]) -> str:
-    """Which of train.py's models it is: told by its history, or else by what it takes."""
-    if history.get("model"):
-        return str(history["model"])
-    shapes = {tuple(tensor.shape[1:]) for tensor in model.inputs}
-    return {frozenset({(14,)}): "hlf", frozenset({(801, 19)}): "sequence"}.get(frozenset(shapes), "inclusive")
+def name_of(model: Any) -> str:
+    """Which of models.py's models it is: told by its name, or where it has another one by what it takes."""
+    import models
+
+    try:
+        models.kind_of(model.name)
+        return str(model.name)
+    except ValueError:
+        ranks = sorted(len(tensor.shape) for tensor in model.inputs)
+        return {(2,): "hlf", (3,): "sequence"}.get(tuple(ranks), "inclusive")
 
 
-def test_folder(data: str, kind: str) -> str:
+def test_folder(data: str, name: str) -> str:
     """The folder that holds test/ with what the model reads: data itself, or one of prepare.py's below it."""
-    if "://" in data or (Path(data) / "test").exists():
+    if "://" in data or any(Path(data).glob("test*/part-*")):
         return data
-    for name in ("hlf", "small", "inclusive") if kind == "hlf" else ("small", "inclusive"):
-        if (Path(data) / name / "test").exists():
-            return str(Path(data) / name)
+    for form in ("hlf", "small", "inclusive") if name == "hlf" else ("small", "inclusive"):
+        if any(Path(data, form).glob("test*/part-*")):
+            return str(Path(data, form))
     raise ConfigurationError(
-        f"--data {data} holds no test events for the model {kind}: give prepare.py's output folder"
+        f"--data {data} holds no test events for the model {name}", hint="give prepare.py's --output"
     )
 
 
-def predicted(model: Any, data: str, kind: str) -> tuple[Any, Any, float]:
+def predicted(model: Any, data: str, name: str) -> tuple[Any, Any, float]:
     """(labels, probabilities, seconds) of all test events, in their order."""
     import batches
+    import tensorflow as tf
 
     labels, probabilities = [], []
     began = time.perf_counter()
-    for inputs, encoded in batches.labelled(test_folder(data, kind), kind, BATCH):
-        labels.append(np.asarray(encoded).argmax(axis=-1))
-        probabilities.append(np.asarray(model(inputs, training=False)))
+    try:
+        for inputs, encoded in batches.labelled(test_folder(data, name), name, BATCH):
+            labels.append(np.asarray(encoded).argmax(axis=-1))
+            probabilities.append(np.asarray(model(inputs, training=False)))
+    except tf.errors.OpError as error:
+        reason = str(error.message).splitlines()[0]
+        raise DataError(f"{data} cannot be read for the model {name}: {reason}", hint="tf-spawner data check") from None
     return np.concatenate(labels), np.concatenate(probabilities), time.perf_counter() - began
 
 
@@ -105,14 +114,14 @@ def evaluated(name: str, path: Path, data: str) -> Result:
     model = models.load_model(str(file))
     histories = [history_of(folder) for folder in folders]
     history = histories[0]
-    kind = kind_of(model, history)
+    kind = name_of(model)
     labels, probabilities, seconds = predicted(model, data, kind)
     try:
         measures = measured(labels, probabilities)
     except ValueError as error:
         raise DataError(f"{name} cannot be measured: {error}", hint=f"look at the test events in {data}") from None
     return {
-        "name": name, "model": kind, "parameters": int(model.count_params()), **training(history),
+        "name": name, "model": models.kind_of(kind)[0], "parameters": int(model.count_params()), **training(history),
         "workers_differ_by": disagreement(histories), "evaluation_s": round(seconds, 3), **measures,
     }  # fmt: skip
 
@@ -123,7 +132,7 @@ def training(history: dict[str, Any]) -> dict[str, Any]:
     seconds = sum(epoch.get("seconds", 0) for epoch in epochs)
     events = history.get("events")
     rate = round(events * len(epochs) / seconds, 1) if events and seconds else None
-    kept = {key: history.get(key) for key in ("workers", "batch_size")}
+    kept = {key: history.get(key) for key in ("workers", "batch_size", "fast", "schedule")}
     return {**kept, "trained_events": events, "time_s": seconds or None, "events_per_s": rate, "epochs": epochs}
 
 

@@ -19,17 +19,17 @@ HERE = Path(__file__).parent
 CODE = "particle_classifier_code.zip"
 
 
-def session(tasks: int, master: str | None = None, **settings: object) -> Any:
+def session(tasks: int, master: str | None = None, tries: int = 1) -> Any:
     """The session that spark-submit made, one at `master`, or else one on this machine of so many tasks at once.
 
-    settings: Spark's own, with _ for each dot, for a session that is made here. Raises ConfigurationError where it does
-    not start.
+    tries: how often a barrier stage is started at most. Raises ConfigurationError where Spark does not start.
     """
-    settings.setdefault("spark_driver_memory", "4g")
-    words = " ".join(f"--conf {key.replace('_', '.')}={value}" for key, value in settings.items())
+    words = (
+        f"--driver-memory 4g --conf spark.stage.maxConsecutiveAttempts={tries} --conf spark.task.maxFailures={tries}"
+    )
     os.environ.setdefault("PYSPARK_SUBMIT_ARGS", f"{words} pyspark-shell")
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit, which knows the master
-    spark = spark_session(master or (None if submitted else f"local[{tasks}]"))
+    spark = spark_session(master or (None if submitted else f"local[{tasks},{tries}]"))
     ship(spark.sparkContext)
     return spark
 

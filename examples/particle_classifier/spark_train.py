@@ -24,8 +24,6 @@ import sys
 import tempfile
 import zipfile
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,35 +35,30 @@ from tfspawner.errors import ConfigurationError, JobFailed
 
 LAST_LINES = 20
 FAILED = re.compile(r"<<<worker (\{.*?\})>>>")
+ERROR = re.compile(r"^(?:[A-Z]\w*(?:Error|Exception): .*|Caused by: .*)$", re.M)
 PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What each task is to do."""
+def task(packed: bytes, arguments: tuple[str, ...], checkpoints: str | None) -> tuple[int, bytes]:
+    """One worker, within its task: trains, and returns (its number, a zip file of its log and files).
 
-    code: bytes  # a zip file: train.py, its neighbours, the package tfspawner
-    arguments: tuple[str, ...]
-    checkpoints: str | None  # a folder that all tasks see
-
-
-def task(work: Work) -> Iterator[tuple[int, bytes]]:
-    """One worker, within its task: trains, and yields (its number, a zip file of its log and files)."""
+    packed: a zip file of train.py, its neighbours and the package tfspawner; checkpoints: a folder that all tasks see.
+    """
     from pyspark import BarrierTaskContext
 
     context = BarrierTaskContext.get()
     index = context.partitionId()
     folder = Path(tempfile.mkdtemp(prefix="spark-train-"))
     try:
-        with zipfile.ZipFile(io.BytesIO(work.code)) as archive:
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             archive.extractall(folder / "code")
         hosts = meet(context)
-        environment = environment_of(hosts, index, folder, work.checkpoints, context.stageAttemptNumber())
-        code, lines = run(folder, work.arguments, environment)
+        environment = environment_of(hosts, index, folder, checkpoints)
+        code, lines = run(folder, arguments, environment)
         if code:
             told = {"worker": index, "host": hosts[index].rpartition(":")[0], "exit": code, "lines": lines}
             raise RuntimeError(f"<<<worker {json.dumps(told)}>>>")
-        yield index, zipped(folder, index)
+        return index, zipped(folder, index)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -79,15 +72,13 @@ def meet(context: Any) -> list[str]:
     return [str(host) for host in context.allGather(address(own, port))]
 
 
-def environment_of(
-    hosts: list[str], index: int, folder: Path, checkpoints: str | None, attempt: int
-) -> dict[str, str]:  # fmt: skip
+def environment_of(hosts: list[str], index: int, folder: Path, checkpoints: str | None) -> dict[str, str]:
     """What a worker's script finds in its environment, as under tf-spawner."""
     several = {"TF_USE_LEGACY_KERAS": "1"} if len(hosts) > 1 else {}
     return {
         **several, **os.environ,
         "TF_CONFIG": tf_config({"worker": hosts}, "worker", index),
-        "TFSPAWNER_ROLE": "worker", "TFSPAWNER_INDEX": str(index), "TFSPAWNER_RESTART": str(attempt),
+        "TFSPAWNER_ROLE": "worker", "TFSPAWNER_INDEX": str(index),
         "TFSPAWNER_OUTPUT": str(folder / "output"), "TFSPAWNER_CHECKPOINTS": checkpoints or str(folder / "checkpoints"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(folder / "code"), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
@@ -99,7 +90,7 @@ def run(folder: Path, arguments: tuple[str, ...], environment: dict[str, str]) -
     index, last = environment["TFSPAWNER_INDEX"], deque[str](maxlen=LAST_LINES)
     (folder / "output").mkdir()
     process = subprocess.Popen(
-        [sys.executable, "train.py", *arguments], cwd=folder / "code", env=environment, stdout=subprocess.PIPE,
+        [sys.executable, str(folder / "code/train.py"), *arguments], env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, errors="replace", preexec_fn=die_with_parent,
     )  # fmt: skip
     assert process.stdout
@@ -128,21 +119,22 @@ def zipped(folder: Path, index: int) -> bytes:
     return content.getvalue()
 
 
-def train(session: Any, workers: int, work: Work, output: Path) -> None:
+def train(session: Any, workers: int, arguments: tuple[str, ...], output: Path, checkpoints: str | None) -> None:
     """Runs the stage, and puts what its tasks return into output, all of it or nothing."""
     context = session.sparkContext
+    context.setLogLevel("FATAL")  # what failed is told in the end
     room = context.defaultParallelism
     if room < workers:
         raise ConfigurationError(
             f"{workers} workers take {workers} tasks at once, and Spark has room for {room}",
             hint="more executors or cores for Spark, or a smaller -w",
         )
-    shipped = context.broadcast(work)
+    packed = context.broadcast(spark.packed(spark.HERE))
+    stage = context.parallelize(range(workers), workers).barrier()
     try:
-        stage = context.parallelize(range(workers), workers).barrier()
-        returned = stage.mapPartitions(lambda _: task(shipped.value)).collect()
+        returned = stage.mapPartitions(lambda _: [task(packed.value, arguments, checkpoints)]).collect()
     except Exception as error:
-        raise failure(str(error)) from error
+        raise failure(str(error)) from None
     unfinished = output.with_name(output.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     for _, content in returned:
@@ -152,10 +144,11 @@ def train(session: Any, workers: int, work: Work, output: Path) -> None:
 
 
 def failure(text: str) -> JobFailed:
-    """What Spark's error says of the worker that failed, or its first line where it was Spark itself."""
+    """What Spark's error says of the worker that failed, or of what else went wrong."""
     found = FAILED.search(text)
     if not found:
-        return JobFailed(f"Spark ended the workers: {text.strip().splitlines()[0]}", hint="see the executors' logs")
+        reasons = ERROR.findall(text) or text.strip().splitlines()
+        return JobFailed(f"Spark ended the workers: {reasons[-1]}", hint="the executors' logs tell more")
     told = json.loads(found[1])
     lines = "".join(f"\n  {line}" for line in told["lines"])
     return JobFailed(f"worker-{told['worker']} on {told['host']} ended with exit code {told['exit']}:{lines}")
@@ -178,9 +171,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.output.exists():
             raise ConfigurationError(f"--output {args.output} is there already", hint="give a folder that is not")
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        tries = {"spark_stage_maxConsecutiveAttempts": args.restarts + 1}
-        work = Work(code=spark.packed(spark.HERE), arguments=tuple(args.arguments), checkpoints=args.checkpoints)
-        train(spark.session(args.workers, args.master, **tries), args.workers, work, args.output)
+        session = spark.session(args.workers, args.master, args.restarts + 1)
+        train(session, args.workers, tuple(args.arguments), args.output, args.checkpoints)
         print(f"trained by {args.workers} workers: {args.output / 'files/worker-0/model.keras'}")
 
 
