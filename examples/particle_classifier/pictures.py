@@ -19,8 +19,20 @@ from metrics import CLASSES, by_row
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#6a5acd", "#56b4e9", "#8c564b")  # told apart by all
 THEMES = {
-    "": {"ink": "#24292f", "muted": "#6e7781", "grid": "#d8dee4", "paper": "#ffffff", "map": "Blues"},
-    "-dark": {"ink": "#e6edf3", "muted": "#8b949e", "grid": "#30363d", "paper": "#0d1117", "map": "cividis"},
+    "": {
+        "ink": "#24292f",
+        "muted": "#6e7781",
+        "grid": "#d8dee4",
+        "paper": "#ffffff",
+        "map": ("#f6f9fc", "#6aaed6", "#08488e"),
+    },
+    "-dark": {
+        "ink": "#e6edf3",
+        "muted": "#8b949e",
+        "grid": "#30363d",
+        "paper": "#0d1117",
+        "map": ("#161b22", "#0a4a86", "#6cb6ff"),
+    },
 }
 AGAINST = tuple(f"{name} against {' and '.join(CLASSES[:k] + CLASSES[k + 1 :])}" for k, name in enumerate(CLASSES))
 
@@ -28,7 +40,7 @@ PARAMETERS = {
     "batch": "batch size", "epochs": "epochs", "nh1": "units of layer 1", "nh2": "units of layer 2", "nh3": "units of layer 3",
 }  # fmt: skip
 
-Theme = dict[str, str]
+Theme = dict[str, Any]
 Result = dict[str, Any]
 Draw = Callable[[Theme], Figure]
 
@@ -143,7 +155,8 @@ def confusion(results: list[Result]) -> Draw:
 
 def _matrix(panel: Axes, counts: Any, theme: Theme) -> None:
     shares = by_row(counts)
-    image = panel.imshow(shares, cmap=theme["map"], vmin=0, vmax=1)
+    colours = matplotlib.colors.LinearSegmentedColormap.from_list("shares", theme["map"])
+    image = panel.imshow(shares, cmap=colours, vmin=0, vmax=1)
     panel.grid(False)
     panel.set_xticks(range(len(CLASSES)), CLASSES)
     panel.set_yticks(range(len(CLASSES)), CLASSES)

@@ -52,13 +52,19 @@ def sample_of(args: argparse.Namespace, features: hlf.Floats, labels: hlf.Labels
     return fits.folded(features[chosen], labels[chosen], args.folds, args.seed)
 
 
-def _begin(sample: Sample) -> None:
+def _hold(sample: Sample) -> None:
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")  # that each fit traces functions of its own is meant
+    _sample[:] = [sample]
+
+
+def _hold_on_one_thread(sample: Sample) -> None:
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    tf.get_logger().setLevel("ERROR")  # that each fit traces functions of its own is meant
-    _sample[:] = [sample]
+    _hold(sample)
 
 
 def _scores(fit: Fit) -> list[Score]:
@@ -66,12 +72,12 @@ def _scores(fit: Fit) -> list[Score]:
 
 
 def local(jobs: int, sample: Sample) -> tuple[Executor, Submit]:
-    """So many processes of this machine, a thread each."""
+    """So many processes of this machine, a thread each; one alone is this process."""
     pool: Executor
     if jobs == 1:
-        pool = ThreadPoolExecutor(1, initializer=_begin, initargs=(sample,))
+        pool = ThreadPoolExecutor(1, initializer=_hold, initargs=(sample,))
     else:
-        pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin, initargs=(sample,))
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_hold_on_one_thread, initargs=(sample,))
     return pool, lambda fit: pool.submit(_scores, fit)
 
 
