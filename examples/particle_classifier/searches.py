@@ -79,7 +79,7 @@ class Guided:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        sampler = optuna.samplers.TPESampler(seed=seed)
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
         self.space = {name: optuna.distributions.CategoricalDistribution(values) for name, values in SPACE.items()}
         self.random = random.Random(seed)

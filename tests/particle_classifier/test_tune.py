@@ -190,15 +190,15 @@ def test_fewer_random_points_are_the_first_of_more():
     assert searches.random_points(20, seed=3) != searches.random_points(20, seed=4)
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_guided_search_finds_a_good_point_and_asks_for_none_twice():
+@pytest.mark.parametrize("seed", range(3))
+def test_a_guided_search_finds_the_best_of_243_points_in_40_fits_and_does_none_twice(seed):
     """Accuracy falls with the distance from one point; two fits are under way at any time."""
 
     def accuracy(point):
         away = [abs(SPACE[n].index(v) - w) for n, v, w in zip(PARAMETERS, point, (2, 1, 0, 2, 1), strict=True)]
         return 1 - sum(away) / 10
 
-    search, asked, under_way, found = Guided(60, 1, {}), [], [], []
+    search, asked, under_way, best = Guided(40, seed, {}), [], [], 0.0
     while (fit := search.next()) or under_way:
         if fit:
             under_way.append(fit)
@@ -208,17 +208,12 @@ def test_a_guided_search_finds_a_good_point_and_asks_for_none_twice():
             lines = [
                 line(*point, accuracy=accuracy(point)) for point in ((fit.batch, e, *fit.hidden) for e in fit.epochs)
             ]
-            found += lines
+            best = max(best, *(some["accuracy"] for some in lines))
             search.tell(fit, lines)
-    assert len(asked) == len(set(asked)) == 60
-    best = max(some["accuracy"] for some in found)
-    by_chance = max(accuracy(point) for point in searches.random_points(60, 1))
     assert best == 1.0
-    assert best >= by_chance
-    assert np.mean([accuracy(p) for p in asked[30:]]) > np.mean([accuracy(p) for p in asked[:10]])
+    assert len(asked) == len(set(asked)) == 40
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_guided_search_ends_when_nothing_is_left():
     done = {point: line(*point) for point in searches.all_points()[:-2]}
     search = Guided(243, 1, done)
@@ -229,14 +224,8 @@ def test_a_guided_search_ends_when_nothing_is_left():
 # ---- the command ----
 
 
-def called(data: str, output: Path, *arguments: str, env: dict | None = None) -> str:
-    done = subprocess.run(
-        [sys.executable, tune.__file__, "--data", data, "--output", str(output), "--folds", "3", *arguments],
-        capture_output=True, text=True,
-        env={**os.environ, **(env or {}), "PYTHONPATH": str(Path(tune.__file__).parents[2])},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def called(data: str, output: Path, *arguments: str) -> None:
+    tune.main(["--data", data, "--output", str(output), "--folds", "3", "--jobs", "1", *arguments])
 
 
 def scores_of(output: Path) -> dict:
@@ -246,62 +235,65 @@ def scores_of(output: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def searched(data, tmp_path_factory):
-    """(folder, what was printed) of a random search on two processes."""
+    """A random search's folder."""
     output = tmp_path_factory.mktemp("tuned") / "one"
-    return output, called(data, output, "--search", "random", "--points", "5", "--jobs", "2")
+    called(data, output, "--search", "random", "--points", "4")
+    return output
 
 
 def test_a_search_leaves_a_table_a_picture_and_the_best_model(searched, data):
-    output, printed = searched
-    best, *_ = json.loads((output / "results.json").read_text())["points"]
-    assert best["accuracy"] == max(accuracy for accuracy, _ in scores_of(output).values())
-    rows = list(csv.DictReader((output / "results.csv").open()))
+    best, *_ = json.loads((searched / "results.json").read_text())["points"]
+    assert best["accuracy"] == max(accuracy for accuracy, _ in scores_of(searched).values())
+    rows = list(csv.DictReader((searched / "results.csv").open()))
     assert [float(row["accuracy"]) for row in rows] == sorted((float(row["accuracy"]) for row in rows), reverse=True)
-    assert len(rows) == 5
-    assert (output / "tuning.png").read_bytes().startswith(b"\x89PNG")
-    history = json.loads((output / "history.json").read_text())
+    assert len(rows) == 4
+    assert (searched / "tuning.png").read_bytes().startswith(b"\x89PNG")
+    history = json.loads((searched / "history.json").read_text())
     assert len(history["epochs"]) == best["epochs"]
     assert history["events"] == 900
     features, labels = hlf.read(hlf.part_of(data, "test"))
-    model = keras.models.load_model(output / "model.keras")
+    model = keras.models.load_model(searched / "model.keras")
     accuracy = (model.predict(features, verbose=0).argmax(axis=1) == labels).mean()
     assert accuracy == pytest.approx(history["epochs"][-1]["val_accuracy"], abs=1e-6)
-    assert f"{best['accuracy']:.4f} ±" in printed
 
 
-def test_what_is_done_is_not_done_again(searched, data, tmp_path):
-    output, _ = searched
-    (tmp_path / "more").mkdir()
+def test_what_is_done_is_not_done_again(searched, data, tmp_path, capsys):
     for name in ("points.jsonl", "settings.json"):
-        (tmp_path / "more" / name).write_bytes((output / name).read_bytes())
-    printed = called(data, tmp_path / "more", "--search", "random", "--points", "6", "--jobs", "1")
+        (tmp_path / name).write_bytes((searched / name).read_bytes())
+    called(data, tmp_path, "--search", "random", "--points", "5")
+    printed = capsys.readouterr().out
     assert printed.count("accuracy after") == 1
-    assert "6 points" in printed
-    assert scores_of(output).items() <= scores_of(tmp_path / "more").items()
+    assert "5 points" in printed
+    assert scores_of(searched).items() <= scores_of(tmp_path).items()
 
 
-def test_workers_points_are_merged_to_those_of_one_process(searched, data, tmp_path):
-    output, _ = searched
+def test_workers_points_are_merged_to_those_of_one_process(searched, data, tmp_path, capsys, monkeypatch):
     for index in (0, 1):
         cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": index}}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
         place = tmp_path / "run/files" / f"worker-{index}"
-        env = {"TF_CONFIG": json.dumps(cluster), "TF_USE_LEGACY_KERAS": "1"}
-        called(data, place, "--search", "random", "--points", "5", "--jobs", "1", env=env)
+        called(data, place, "--search", "random", "--points", "4")
+        assert 0 < len(scores_of(place)) < 4
         assert not (place / "model.keras").exists()
-    printed = called(data, tmp_path / "merged", "--merge", str(tmp_path / "run"))
-    assert "5 points of 2 workers" in printed
-    merged, alone = scores_of(tmp_path / "merged"), scores_of(output)
-    assert merged.keys() == alone.keys()
-    for point, scores in merged.items():
-        assert scores == pytest.approx(alone[point], abs=1e-6)
+    monkeypatch.delenv("TF_CONFIG")
+    called(data, tmp_path / "merged", "--merge", str(tmp_path / "run"))
+    assert "4 points of 2 workers" in capsys.readouterr().out
+    assert scores_of(tmp_path / "merged") == scores_of(searched)
     assert (tmp_path / "merged/model.keras").exists()
 
 
-def test_spark_gives_the_same_scores(searched, data, tmp_path):
-    output, _ = searched
-    called(data, tmp_path / "spark", "--search", "random", "--points", "2", "--engine", "spark", "--jobs", "2")
-    alone = scores_of(output)
-    for point, scores in scores_of(tmp_path / "spark").items():
+@pytest.mark.parametrize("arguments", [("--jobs", "2"), ("--jobs", "2", "--engine", "spark")])
+def test_two_processes_and_spark_give_the_same_scores(arguments, searched, data, tmp_path):
+    root = Path(tune.__file__).parents[2]
+    command = [sys.executable, tune.__file__, "--data", data, "--output", str(tmp_path), "--folds", "3"]
+    done = subprocess.run(
+        [*command, "--search", "random", "--points", "2", *arguments],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root), "TF_USE_LEGACY_KERAS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found, alone = scores_of(tmp_path), scores_of(searched)
+    assert len(found) == 2
+    for point, scores in found.items():
         assert scores == pytest.approx(alone[point], abs=1e-6)
 
 
