@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,20 @@ Floats, Labels = NDArray[np.float32], NDArray[np.int64]
 Events = tuple[Floats, Labels]
 
 
-def part_of(data: str, part: str) -> str:
-    """The pattern of the files of `train` or `test`; the published folders are called testUndersampled_… and so on."""
-    return f"{data.rstrip('/')}/{part}*/part-*"
+def files_of(data: str, part: str) -> list[File]:
+    """The files of `train` or `test`: TFRecord, or else Parquet; published folders are called testUndersampled_… and so on."""
+    try:
+        files = list_files(f"{data.rstrip('/')}/{part}*/part-r-*")
+    except DataError:
+        files = list_files(f"{data.rstrip('/')}/{part}*/part-*")
+    return [file for file in files if file.size]
 
 
-def read(uris: str | Iterable[str]) -> Events:
-    """(features of (events, 14), labels 0 to 2) of all files there, in their order, whatever place they are at."""
-    found = [pair for file in list_files(uris) if file.size for pair in read_file(file)]
+def read(data: str, part: str) -> Events:
+    """(features of (events, 14), labels 0 to 2) of all events of a part, in the files' order, wherever they are."""
+    found = [pair for file in files_of(data, part) for pair in read_file(file)]
     if not found:
-        raise DataError(f"{uris}: all files there are empty", hint="run prepare.py again")
+        raise DataError(f"{data}: all files of {part} are empty", hint="run prepare.py again")
     features, encoded = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     return features, encoded.argmax(axis=1)
 

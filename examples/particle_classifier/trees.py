@@ -27,7 +27,7 @@ import spark
 from console import errors_told, write
 from physics import HIGH_LEVEL
 
-from tfspawner.data import File, list_files
+from tfspawner.data import File
 from tfspawner.errors import ConfigurationError
 
 METHODS = ("forest", "gbt", "xgboost")
@@ -39,7 +39,7 @@ def events(session: Any, data: str, part: str, ranges: Ranges | None) -> Any:
     """A data frame of (features: vector, label) of a part's events, a task for each file; GeV, not 0 to 1, by ranges."""
     from pyspark.ml.functions import array_to_vector
 
-    files = [(file.uri, file.size) for file in list_files(hlf.part_of(data, part)) if file.size]
+    files = [(file.uri, file.size) for file in hlf.files_of(data, part)]
     listed = session.createDataFrame(files, "uri string, size long").repartition(len(files), "uri")
 
     def read(batches: Iterator[Any]) -> Iterator[Any]:

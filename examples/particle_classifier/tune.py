@@ -177,7 +177,7 @@ def finish(args: argparse.Namespace, record: Record, features: hlf.Floats, label
 def tested_on(data: str) -> hlf.Events | None:
     """The test events, where there are any."""
     try:
-        return hlf.read(hlf.part_of(data, "test"))
+        return hlf.read(data, "test")
     except DataError:
         return None
 
@@ -218,7 +218,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     with errors_told():
         args = checked(arguments(argv))
-        features, labels = hlf.read(hlf.part_of(args.data, "train"))
+        features, labels = hlf.read(args.data, "train")
         sample = sample_of(args, features, labels)
         record = Record(args.output, settings_of(sample))
         if args.merge:

@@ -122,7 +122,7 @@ def data(tmp_path_factory):
 def run(data, tmp_path_factory):
     """A folder as tf-spawner leaves it of two workers, who have the same model."""
     folder = tmp_path_factory.mktemp("runs") / "hlf-x2"
-    train, test = (hlf.read(hlf.part_of(str(data), part)) for part in ("train", "test"))
+    train, test = (hlf.read(str(data), part) for part in ("train", "test"))
     for worker in ("worker-0", "worker-1"):
         place = folder / "files" / worker
         place.mkdir(parents=True)

@@ -75,7 +75,7 @@ def test_the_measures_go_into_evaluates_page(trained, tmp_path):
 
 
 def test_the_frame_has_all_events_and_undoes_the_scaling(session, data):
-    features, labels = hlf.read(hlf.part_of(str(data), "test"))
+    features, labels = hlf.read(str(data), "test")
     ranges = list(RANGES.values())
     for used, wanted in ((None, features), (ranges, trees.unscaled(features, ranges))):
         rows = trees.events(session, str(data), "test", used).collect()

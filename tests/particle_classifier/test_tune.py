@@ -13,6 +13,8 @@ import keras
 import models
 import numpy as np
 import points
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import searches
 import synthetic
@@ -20,7 +22,7 @@ import tune
 from points import PARAMETERS, Record, point_of
 from searches import SPACE, Guided, Listed
 
-from tfspawner.errors import ConfigurationError
+from tfspawner.errors import ConfigurationError, DataError
 
 SETTINGS = {"events": 10, "folds": 5, "seed": 1, "data_crc32": "0"}
 
@@ -32,38 +34,55 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sample(data):
-    return fits.folded(*hlf.read(hlf.part_of(data, "train")), 3, seed=5)
+    return fits.folded(*hlf.read(data, "train"), 3, seed=5)
 
 
 # ---- reading ----
 
 
-def test_events_are_read_in_the_files_order_at_one_layout_and_at_another(tmp_path):
+def test_events_are_read_in_the_files_order_in_one_layout_and_in_another(tmp_path):
     features, labels = synthetic.write_part(tmp_path / "train", 40, seed=9)
-    read = hlf.read(hlf.part_of(str(tmp_path), "train"))
+    read = hlf.read(str(tmp_path), "train")
     np.testing.assert_array_equal(read[0], features)
     np.testing.assert_array_equal(read[1], labels)
-    swapped = [
-        synthetic.frame(
-            synthetic.write_example({"encoded_label": np.eye(3, dtype=np.float32)[1], "HLF_input": features[0]})
-        )
-    ]
-    path = tmp_path / "train/part-r-00000.tfrecord"
-    path.write_bytes(path.read_bytes() + b"".join(swapped))
-    assert hlf.read(str(path))[1].tolist() == [*labels[:20], 1]
-    np.testing.assert_array_equal(hlf.read(str(path))[0][-1], features[0])
+    other = {"encoded_label": np.eye(3, dtype=np.float32)[1], "HLF_input": features[0]}
+    with open(tmp_path / "train/part-r-00001.tfrecord", "ab") as file:
+        file.write(synthetic.frame(synthetic.write_example(other)))
+    read = hlf.read(str(tmp_path), "train")
+    assert read[1].tolist() == [*labels, 1]
+    np.testing.assert_array_equal(read[0], [*features, features[0]])
 
 
 def test_a_label_is_not_sought_among_the_features(tmp_path):
     """The features hold the very bytes of a one-hot label, and all records have the same class."""
     features = np.tile(np.float32([0, 1, 0]), 5)[:14]
-    label = np.float32([0, 1, 0])
     rows = [features, features * np.float32(0.5)]
-    content = [synthetic.frame(synthetic.write_example({"HLF_input": row, "encoded_label": label})) for row in rows]
-    (tmp_path / "part-r-00000").write_bytes(b"".join(content))
-    read = hlf.read(str(tmp_path / "part-r-00000"))
+    content = [synthetic.write_example({"HLF_input": row, "encoded_label": np.float32([0, 1, 0])}) for row in rows]
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/part-r-00000").write_bytes(b"".join(map(synthetic.frame, content)))
+    read = hlf.read(str(tmp_path), "test")
     np.testing.assert_array_equal(read[0], rows)
     assert read[1].tolist() == [1, 1]
+
+
+def test_parquet_is_read_where_there_is_no_tfrecord_and_only_there(tmp_path):
+    features, labels = synthetic.write_part(tmp_path / "train", 30, seed=9)
+    columns = {"HLF_input": list(features.astype(float)), "encoded_label": list(np.eye(3)[labels])}
+    for part in ("train.parquet", "test.parquet"):
+        (tmp_path / part).mkdir()
+        pq.write_table(pa.table(columns), tmp_path / part / "part-00000.parquet")
+    for part in ("train", "test"):
+        read = hlf.read(str(tmp_path), part)
+        np.testing.assert_array_equal(read[0], features)
+        np.testing.assert_array_equal(read[1], labels)
+
+
+def test_records_without_the_features_are_told_with_their_file(tmp_path):
+    (tmp_path / "test").mkdir()
+    content = synthetic.write_example({"HLF_input": np.zeros(13, np.float32)})
+    (tmp_path / "test/part-r-00000").write_bytes(synthetic.frame(content))
+    with pytest.raises(DataError, match="part-r-00000: the feature HLF_input has 13 values of float32; it must be 14"):
+        hlf.read(str(tmp_path), "test")
 
 
 # ---- training ----
@@ -251,7 +270,7 @@ def test_a_search_leaves_a_table_a_picture_and_the_best_model(searched, data):
     history = json.loads((searched / "history.json").read_text())
     assert len(history["epochs"]) == best["epochs"]
     assert history["events"] == 900
-    features, labels = hlf.read(hlf.part_of(data, "test"))
+    features, labels = hlf.read(data, "test")
     model = keras.models.load_model(searched / "model.keras")
     accuracy = (model.predict(features, verbose=0).argmax(axis=1) == labels).mean()
     assert accuracy == pytest.approx(history["epochs"][-1]["val_accuracy"], abs=1e-6)
