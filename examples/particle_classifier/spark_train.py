@@ -34,7 +34,7 @@ from tfspawner.agent import address, tf_config
 from tfspawner.errors import ConfigurationError, JobFailed
 
 LAST_LINES = 20
-FAILED = re.compile(r"<<<worker (\{.*?\})>>>")
+FAILED = re.compile(r"^RuntimeError: <<<worker (\{.*\})>>>$", re.M)
 ERROR = re.compile(r"^(?:[A-Z]\w*(?:Error|Exception): .*|Caused by: .*)$", re.M)
 PR_SET_PDEATHSIG = 1
 

@@ -30,7 +30,7 @@ from physics import HIGH_LEVEL
 from tfspawner.data import File
 from tfspawner.errors import ConfigurationError
 
-METHODS = ("forest", "gbt", "xgboost")
+TREES = {"forest": 100, "gbt": 20, "xgboost": 100}
 SCHEMA = "features array<double>, label double"
 Ranges = list[list[float]]  # [lowest, highest] of each feature
 
@@ -67,20 +67,20 @@ def unscaled(features: Any, ranges: Ranges) -> Any:
     return low + features * (high - low)
 
 
-def estimator(method: str, tasks: int, seed: int) -> Any:
+def estimator(method: str, trees: int, tasks: int, seed: int) -> Any:
     """Published: the forest, and XGBoost as it comes; Spark's boosted trees know two classes, so that each has its own."""
     if method == "forest":
         from pyspark.ml.classification import RandomForestClassifier
 
-        return RandomForestClassifier(numTrees=100, maxDepth=10, seed=seed)
+        return RandomForestClassifier(numTrees=trees, maxDepth=10, seed=seed)
     if method == "gbt":
         from pyspark.ml.classification import GBTClassifier, OneVsRest
 
-        return OneVsRest(classifier=GBTClassifier(maxIter=20, maxDepth=5, seed=seed), parallelism=3)
+        return OneVsRest(classifier=GBTClassifier(maxIter=trees, maxDepth=5, seed=seed), parallelism=3)
     from xgboost.spark import SparkXGBClassifier
 
     logging.getLogger("XGBoost-PySpark").setLevel(logging.WARNING)
-    return SparkXGBClassifier(num_workers=tasks, random_state=seed, verbose_eval=False)
+    return SparkXGBClassifier(n_estimators=trees, num_workers=tasks, random_state=seed, verbose_eval=False)
 
 
 def load(method: str, path: str) -> Any:
@@ -153,11 +153,19 @@ def run(args: argparse.Namespace) -> None:
 def trained(session: Any, args: argparse.Namespace, ranges: Ranges | None) -> tuple[Any, dict[str, Any]]:
     train = events(session, args.data, "train", ranges).cache()
     number, tasks = train.count(), session.sparkContext.defaultParallelism
+    trees = args.trees or TREES[args.method]
     began = time.perf_counter()
-    model = estimator(args.method, tasks, args.seed).fit(train)
+    model = estimator(args.method, trees, tasks, args.seed).fit(train)
     seconds = time.perf_counter() - began
     train.unpersist()
-    about = {"method": args.method, "seed": args.seed, "ranges": ranges, "trained_events": number, "workers": tasks}
+    about = {
+        "method": args.method,
+        "trees": trees,
+        "seed": args.seed,
+        "ranges": ranges,
+        "trained_events": number,
+        "workers": tasks,
+    }
     return model, {**about, "time_s": round(seconds, 3), "events_per_s": round(number / seconds, 1)}
 
 
@@ -172,7 +180,8 @@ def ranges_of(path: Path | None) -> Ranges | None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="the folder of train/ and test/ with HLF records")
-    parser.add_argument("--method", choices=METHODS, default="forest")
+    parser.add_argument("--method", choices=TREES, default="forest")
+    parser.add_argument("--trees", type=int, help="of the forest, or rounds of boosting; else 100, of gbt 20")
     parser.add_argument("--load", type=Path, metavar="FOLDER", help="measure the model there in place of training one")
     parser.add_argument(
         "--raw", type=Path, metavar="prepared.json", help="undo the scaling, by the ranges of that file"
@@ -182,6 +191,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("trees"))
     args = parser.parse_args(argv)
     with errors_told():
+        if args.trees is not None and args.trees < 1:
+            raise ConfigurationError(f"--trees is {args.trees}; it takes 1 or more")
         if args.load and not (args.load / "trees.json").exists():
             raise ConfigurationError(
                 f"--load {args.load}: there is no trees.json", hint="give the --output of a training"

@@ -31,14 +31,14 @@ def data(tmp_path_factory):
     return synthetic.write_hlf(tmp_path_factory.mktemp("data") / "hlf", train=600, test=300)
 
 
-@pytest.fixture(scope="module", params=trees.METHODS)
+@pytest.fixture(scope="module", params=trees.TREES)
 def trained(request, session, data, tmp_path_factory):
     """(method, folder) of each method's model; XGBoost's is of features in their own units."""
     output = tmp_path_factory.mktemp("trees") / request.param
     prepared = output.parent / "prepared.json"
     prepared.write_text(json.dumps({"ranges": RANGES}))
     raw = ["--raw", str(prepared)] if request.param == "xgboost" else []
-    trees.main(["--data", str(data), "--method", request.param, "--output", str(output), *raw])
+    trees.main(["--data", str(data), "--method", request.param, "--output", str(output), "--trees", "8", *raw])
     return request.param, output
 
 
