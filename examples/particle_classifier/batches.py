@@ -25,7 +25,7 @@ from tfspawner.data.records import OVERHEAD
 from tfspawner.data.sharding import Part
 
 BATCHES_SORTED = 8  # so many batches' events are sorted by length at once
-LENGTHS = 32  # batches' lengths are multiples of it: XLA compiles anew for each
+LENGTHS = 64  # batches' lengths are multiples of it: XLA compiles anew for each
 SHUFFLED = {True: 65_536, False: 2_048}  # events in the buffer from which batches are drawn; of the model hlf, others
 SAMPLE_FILES, SAMPLE_BYTES = 8, 2 << 20
 
