@@ -1,8 +1,9 @@
 """Keras' GRU layer, quicker on processors: equal weights, equal results, another order of the work.
 
 Keras leaves the loop over a sequence's steps to TensorFlow, a dozen operations a step, keeps what each of them gave,
-and goes back through the loop as TensorFlow derives it. Here XLA compiles both loops. Only the states are kept, and the
-rest of a step is computed again on the way back, where it is in the processor's cache: that costs less than memory does.
+and goes back through the loop as TensorFlow derives it. Here XLA compiles both loops, once, for stretches of a fixed number
+of steps. Only the states are kept, and the rest of a step is computed again on the way back, where it is in the
+processor's cache: that costs less than memory does.
 Padding costs no operation of its own: it opens the update gate, through which the state passes as it was.
 
 On GPUs the layer is Keras' own, which calls cuDNN there.
@@ -16,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 keras = tf.keras
+STRETCH = 32  # steps
 OPEN = 40.0  # sigmoid(OPEN) is 1 in float32
 LEAST = 128  # events, for which it pays to start another thread
 
@@ -44,35 +46,47 @@ def last_state(sequences: tf.Tensor, mask: tf.Tensor, kernel: tf.Tensor, recurre
     Gates in Keras' order, update, reset, candidate; bias (2, 3 units), of the input and of the recurrence.
     """
     weights = kernel, recurrent, bias
-    state, states = _forward(sequences, mask, *weights)
-    return state, lambda change: (None, None, *_backward(change, sequences, mask, states, *weights))
+    given, opened = _by_stretch(sequences, mask)
+    stretches, units = tf.shape(given)[0], recurrent.shape[0]
+
+    def forward(n: Any, state: Any, kept: Any) -> tuple[Any, ...]:
+        state, states = _forward(state, given[n], opened[n], *weights)
+        return n + 1, state, kept.write(n, states)
+
+    kept = tf.TensorArray(tf.float32, stretches, element_shape=[STRETCH, None, units])
+    start = (0, tf.zeros([tf.shape(sequences)[0], units]), kept)
+    _, state, kept = tf.while_loop(lambda n, *_: n < stretches, forward, start, parallel_iterations=1)
+    kept = kept.stack()
+
+    def gradient(change: tf.Tensor) -> tuple[Any, ...]:
+        def backward(n: Any, *changes: Any) -> tuple[Any, ...]:
+            return n - 1, *_backward(given[n], opened[n], kept[n], changes, *weights)
+
+        start = (stretches - 1, change, *map(tf.zeros_like, weights))
+        return None, None, *tf.while_loop(lambda n, *_: n >= 0, backward, start, parallel_iterations=1)[2:]
+
+    return state, gradient
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _forward(sequences: Any, mask: Any, *weights: Any) -> tuple[Any, Any]:
-    """The last state, and the state before each step (steps, batch, units)."""
-    given, opened = _by_step(sequences, mask)
-    steps, batch = tf.unstack(tf.shape(given)[:2])
-    units = weights[1].shape[0]
+def _forward(state: Any, given: Any, opened: Any, *weights: Any) -> tuple[Any, Any]:
+    """The state after a stretch, and that before each of its steps (steps, batch, units)."""
 
     def step(t: Any, state: Any, states: Any) -> tuple[Any, ...]:
         update, _, candidate, _ = _gates(given[t], opened[t], state, *weights)
         return t + 1, candidate + update * (state - candidate), states.write(t, state)
 
-    states = tf.TensorArray(tf.float32, steps, element_shape=[None, units])
-    start = (0, tf.zeros([batch, units]), states)
-    _, state, states = tf.while_loop(lambda t, *_: t < steps, step, start, maximum_iterations=steps)
+    states = tf.TensorArray(tf.float32, STRETCH, element_shape=[None, state.shape[1]])
+    _, state, states = tf.while_loop(lambda t, *_: t < STRETCH, step, (0, state, states), maximum_iterations=STRETCH)
     return state, states.stack()
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _backward(change: Any, sequences: Any, mask: Any, states: Any, *weights: Any) -> tuple[Any, ...]:
-    """The gradients of kernel, recurrent kernel and bias, by that of the last state."""
-    given, opened = _by_step(sequences, mask)
-    steps, back = tf.shape(given)[0], tf.transpose(weights[1])
+def _backward(given: Any, opened: Any, states: Any, changes: Any, *weights: Any) -> tuple[Any, ...]:
+    """The gradients of the state before a stretch, and those of the weights with what the stretch adds to them."""
+    back = tf.transpose(weights[1])
 
-    def step(n: Any, change: Any, kernel: Any, recurrent: Any, bias: Any) -> tuple[Any, ...]:
-        t = steps - 1 - n
+    def step(t: Any, change: Any, kernel: Any, recurrent: Any, bias: Any) -> tuple[Any, ...]:
         state = states[t]
         update, reset, candidate, returned = _gates(given[t], opened[t], state, *weights)
         to_candidate = change * (1.0 - update) * (1.0 - candidate * candidate)
@@ -83,15 +97,18 @@ def _backward(change: Any, sequences: Any, mask: Any, states: Any, *weights: Any
         kernel += tf.matmul(given[t], to_input, transpose_a=True)
         recurrent += tf.matmul(state, to_recurrence, transpose_a=True)
         bias += tf.stack([tf.reduce_sum(to_input, 0), tf.reduce_sum(to_recurrence, 0)])
-        return n + 1, change * update + to_recurrence @ back, kernel, recurrent, bias
+        return t - 1, change * update + to_recurrence @ back, kernel, recurrent, bias
 
-    start = (0, change, *map(tf.zeros_like, weights))
-    return tf.while_loop(lambda n, *_: n < steps, step, start, maximum_iterations=steps)[2:]
+    return tf.while_loop(lambda t, *_: t >= 0, step, (STRETCH - 1, *changes), maximum_iterations=STRETCH)[1:]
 
 
-def _by_step(sequences: Any, mask: Any) -> tuple[Any, Any]:
-    """(steps, batch, width), and (steps, batch, 1) of OPEN for padding, 0 for others."""
-    return tf.transpose(sequences, [1, 0, 2]), tf.where(tf.transpose(mask), 0.0, OPEN)[:, :, tf.newaxis]
+def _by_stretch(sequences: Any, mask: Any) -> tuple[Any, Any]:
+    """(stretches, steps, batch, width), and (stretches, steps, batch, 1) of OPEN for padding, 0 for others."""
+    batch, steps, width = tf.unstack(tf.shape(sequences))
+    lacking = -steps % STRETCH
+    given = tf.transpose(tf.pad(sequences, [[0, 0], [0, lacking], [0, 0]]), [1, 0, 2])
+    opened = tf.where(tf.transpose(tf.pad(mask, [[0, 0], [0, lacking]])), 0.0, OPEN)
+    return tf.reshape(given, [-1, STRETCH, batch, width]), tf.reshape(opened, [-1, STRETCH, batch, 1])
 
 
 def _gates(given: Any, opened: Any, state: Any, kernel: Any, recurrent: Any, bias: Any) -> tuple[Any, Any, Any, Any]:
