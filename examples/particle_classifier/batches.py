@@ -24,8 +24,8 @@ from tfspawner.data.reading import first_record, read_records
 from tfspawner.data.records import OVERHEAD
 from tfspawner.data.sharding import Part
 
-BATCHES_SORTED = 8  # so many batches' events are sorted by length at once
-LENGTHS = 32  # batches' lengths are multiples of it: XLA compiles anew for each
+BATCHES_SORTED = 32  # so many batches' events are sorted by length at once
+LENGTHS = 32  # batches' lengths are multiples of it, but for that of 801
 SHUFFLED = {True: 65_536, False: 2_048}  # events in the buffer from which batches are drawn; of the model hlf, others
 SAMPLE_FILES, SAMPLE_BYTES = 8, 2 << 20
 
@@ -66,13 +66,14 @@ def training(data: str, model_name: str, batch_size: int, *, seed: int, first_pa
     Every batch is full: what is left of a pass is left out, other events each time.
     """
     name, masked = kind_of(model_name)
-    events = batch_size * BATCHES_SORTED if masked else batch_size
     found = tfrecords(
-        files_of(data, "train"), features_of(model_name), events, seed=seed, shuffle_records=SHUFFLED[name == "hlf"],
-        first_epoch=first_pass, drop_remainder=not masked,
+        files_of(data, "train"), features_of(model_name), batch_size, seed=seed, shuffle_records=SHUFFLED[name == "hlf"],
+        first_epoch=first_pass, drop_remainder=True,
     )  # fmt: skip
     if masked:
-        found = found.enumerate().flat_map(lambda number, chunk: by_length(chunk, number, batch_size, model_name, seed))
+        compact = found.map(lambda batch: {**batch, "GRU_input": real_rows(batch["GRU_input"])}, num_parallel_calls=2)
+        chunks = compact.batch(BATCHES_SORTED).enumerate()
+        found = chunks.flat_map(lambda number, chunk: by_length(chunk, number, batch_size, model_name, seed))
     else:
         found = found.map(lambda batch: inputs_of(batch, model_name), num_parallel_calls=2)
     return found.repeat().prefetch(4)
@@ -90,17 +91,17 @@ def inputs_of(batch: dict[str, Any], model_name: str) -> tuple[Any, Any]:
 
 
 def by_length(chunk: dict[str, Any], number: Any, batch_size: int, model_name: str, seed: int) -> tf.data.Dataset:
-    """A chunk's events as full batches of like lengths, in an order that is random, and equal on all workers.
+    """Some batches' events as batches of like lengths, in an order that is random, and equal on all workers.
 
     So that workers, who wait for each other at every step, get their long batches at the same time.
     """
     with_features = kind_of(model_name)[0] != "sequence"
-    rows = real_rows(chunk["GRU_input"])
+    rows = chunk["GRU_input"].merge_dims(0, 1)
     order = tf.argsort(rows.row_lengths())
     rows = tf.gather(rows, order)
-    features, labels = (tf.gather(chunk[name], order) for name in ("HLF_input", "encoded_label"))
-    batches = tf.shape(labels)[0] // batch_size
-    ranks = tf.random.experimental.stateless_shuffle(tf.range(batches), tf.stack([tf.cast(seed, tf.int64), number]))
+    features, labels = (tf.gather(tf.reshape(chunk[n], [-1, w]), order) for n, w in (("HLF_input", HLF), ("encoded_label", 3)))
+    ranks = tf.range(tf.shape(labels)[0] // batch_size)
+    ranks = tf.random.experimental.stateless_shuffle(ranks, tf.stack([tf.cast(seed, tf.int64), number]))
 
     def batch(rank: Any) -> tuple[Any, Any]:
         here = slice(rank * batch_size, (rank + 1) * batch_size)
