@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -123,6 +124,7 @@ class Spark:
     def regroup(self, split: Split, items: Sequence[Any], write: Write, schema: pa.Schema, parts: int) -> list[Any]:
         import pickle
 
+        from pyspark.errors import PySparkException
         from pyspark.sql.pandas.types import from_arrow_schema
 
         context = self.session.sparkContext
@@ -131,7 +133,10 @@ class Spark:
             partial(_split_items, split), from_arrow_schema(schema)
         )
         grouped = rows.repartition(parts, "part").sortWithinPartitions("part", "order")
-        written = grouped.mapInArrow(partial(_write_parts, write), "outcome binary").collect()
+        try:
+            written = grouped.mapInArrow(partial(_write_parts, write), "outcome binary").collect()
+        except PySparkException as error:
+            raise _told_by(error) from None
         return [_result(pickle.loads(row.outcome)) for row in written]
 
 
@@ -148,6 +153,12 @@ def _result(outcome: tuple[Any, str | None, str | None]) -> Any:
     if message is not None:
         raise DataError(message, hint=hint)
     return result
+
+
+def _told_by(error: Exception) -> Exception:
+    """The error for the user that an executor's traceback ends with, or else the whole."""
+    told = re.search(r"tfspawner\.errors\.\w+: (.*)", str(error))
+    return DataError(told[1]) if told else error
 
 
 def _split_items(split: Split, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -30,33 +30,33 @@ def read_events(
     path: Path, *, tree: str = TREE, muons: str = MUONS, at_once: int = EVENTS_AT_ONCE
 ) -> Iterator[dict[str, Ragged]]:
     """{name: its particles} of the events of a file, `at_once` at a time. Raises DataError for what is no such file."""
+    with told_of(path), opened(path, tree) as found:
+        branches = branches_of(path, found, tree, muons)
+        names = list(branches.values())
+        first = 0
+        for arrays in found.iterate(names, step_size=at_once, how=dict):
+            columns = {leaf: ragged_of(arrays[name]) for leaf, name in branches.items()}
+            yield collections_of(path, columns, first, muons)
+            first += len(arrays[names[0]])
+        if first != found.num_entries:
+            raise DataError(f"{path}: {first} of {found.num_entries} events could be read", hint="copy it again")
+
+
+@contextmanager
+def opened(path: Path, tree: str) -> Iterator[Any]:
+    """The file's tree of that name."""
     import uproot
 
-    with told_of(path, "opened"):
-        file = uproot.open(path)
-    with file:
+    with uproot.open(path) as file:
         found = file.get(tree)
         if found is None or not hasattr(found, "iterate"):
             there = ", ".join(sorted(set(file.keys(cycle=False)))) or "nothing"
             raise DataError(f"{path}: there is no tree {tree}; there is {there}", hint="--tree names another")
-        branches = branches_of(path, found, tree, muons)
-        names = list(branches.values())
-        chunks = found.iterate(names, step_size=at_once, how=dict)
-        first = 0
-        while True:
-            with told_of(path, "read"):
-                arrays = next(chunks, None)
-                if arrays is None:
-                    break
-                columns = {leaf: ragged_of(arrays[name]) for leaf, name in branches.items()}
-            yield collections_of(path, columns, first, muons)
-            first += len(arrays[names[0]])
-        if first != found.num_entries:
-            raise DataError(f"{path}: {first} of {found.num_entries} events could be read", hint="copy the file again")
+        yield found
 
 
 @contextmanager
-def told_of(path: Path, verb: str) -> Iterator[None]:
+def told_of(path: Path) -> Iterator[None]:
     """uproot raises errors of any kind for damaged bytes: all of them become one."""
     try:
         yield
@@ -67,7 +67,7 @@ def told_of(path: Path, verb: str) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path}: it cannot be {verb} as a ROOT file: {reason}", hint="it may be cut off: copy it again"
+            f"{path}: it cannot be read as a ROOT file: {reason}", hint="it may be cut off: copy it again"
         ) from None
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tfspawner.data.copying import copy_all, plan
-from tfspawner.data.filesystems import File, LocalFiles, filesystem_of, has_pattern, list_files, local_path
+from tfspawner.data.filesystems import File, LocalFiles, filesystem_of, has_pattern, local_path
 from tfspawner.errors import ConfigurationError, DataError
 
 
@@ -67,15 +67,11 @@ def written(uri: str) -> Iterator[Path]:
 
 def empty(uri: str) -> None:
     """Raises ConfigurationError for a folder that holds something, or a file of that name."""
-    path = Path(local_path(uri))
-    holds = (path.exists() and (not path.is_dir() or any(path.iterdir()))) if is_local(uri) else bool(_listed(uri))
-    if holds:
-        raise ConfigurationError(
-            f"{uri} is not empty", hint="name another folder, or --overwrite" * is_local(uri) or None
-        )
-
-
-def _listed(uri: str) -> list[File]:
-    with suppress(DataError):
-        return list_files(uri)
-    return []
+    if is_local(uri):
+        path = Path(local_path(uri))
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigurationError(f"{uri} is not empty", hint="name another folder, or --overwrite")
+        return
+    files = filesystem_of(uri)
+    if files.list(uri) or files.list(f"{uri.rstrip('/')}/*/*/*"):
+        raise ConfigurationError(f"{uri} is not empty", hint="name another folder")

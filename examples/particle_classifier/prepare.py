@@ -81,7 +81,7 @@ def survey(file: File) -> Survey:
     counts, ranges = np.zeros(len(CLASSES), np.int64), Ranges.none()
     for batch in read_selected(file, particles=False, at_once=1 << 14):
         counts += np.bincount(batch.labels, minlength=len(CLASSES))
-        ranges = ranges.with_(batch.features.min(axis=0), batch.features.max(axis=0))
+        ranges = ranges.widened(batch.features.min(axis=0), batch.features.max(axis=0))
     told = json.loads(facts_of(file).get("counts", "{}"))
     stages = np.outer(counts > 0, [told.get(stage, 0) for stage in STAGES])
     if not counts.any() and told:  # nothing was selected: the class is known by the file's own account
@@ -95,14 +95,14 @@ def training_ranges(plan: Plan, file: File) -> Ranges:
     for batch in read_selected(file, particles=False, at_once=1 << 14):
         of = batch.features[plan.kept(batch.features, batch.labels) & plan.in_train(batch.features)]
         if len(of):
-            ranges = ranges.with_(of.min(axis=0), of.max(axis=0))
+            ranges = ranges.widened(of.min(axis=0), of.max(axis=0))
     return ranges
 
 
 def total(surveys: Sequence[Survey]) -> Survey:
     ranges = Ranges.none()
     for one in surveys:
-        ranges = ranges.with_(one.ranges.low, one.ranges.high)
+        ranges = ranges.widened(one.ranges.low, one.ranges.high)
     return Survey(sum(s.counts for s in surveys), ranges, sum(s.stages for s in surveys))
 
 
@@ -156,7 +156,7 @@ def prepare(options: argparse.Namespace, engine: engines.Engine, output: str) ->
     if options.fit == "train":
         ranges = Ranges.none()
         for one in engine.map(partial(training_ranges, plan), files):
-            ranges = ranges.with_(one.low, one.high)
+            ranges = ranges.widened(one.low, one.high)
     look = time.monotonic()
     write = partial(write_part, plan, ranges, options.forms, options.parquet, output)
     parts = 3 * plan.class_parts + plan.train_parts

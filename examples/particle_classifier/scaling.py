@@ -51,7 +51,7 @@ class Ranges:
     def none(cls) -> Ranges:
         return cls(np.full(len(HIGH_LEVEL), np.inf), np.full(len(HIGH_LEVEL), -np.inf))
 
-    def with_(self, low: np.ndarray, high: np.ndarray) -> Ranges:
+    def widened(self, low: np.ndarray, high: np.ndarray) -> Ranges:
         return Ranges(np.minimum(self.low, low), np.maximum(self.high, high))
 
     def scaled(self, features: np.ndarray) -> np.ndarray:

@@ -115,7 +115,7 @@ def _batch(batch: pa.RecordBatch, where: str, uri: str) -> Batch:
 def _labels(batch: pa.RecordBatch, where: str, uri: str) -> np.ndarray:
     if "label" in batch.schema.names:
         labels = batch["label"].to_numpy(zero_copy_only=False)
-    elif named := re.search(r"/label=(\d+)/", uri):
+    elif named := re.search(r"(?:^|/)label=(\d+)/", uri):
         labels = np.full(len(batch), int(named[1]))
     else:
         raise DataError(f"{uri} has no column label, and lies in no folder label=0, label=1 or label=2")
