@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
     about = json.loads((args.load / "trees.json").read_text()) if args.load else {"method": args.method}
     method = about["method"]
     ranges = about.get("ranges") if args.load else ranges_of(args.raw)
-    session = spark.session(os.cpu_count() or 1, args.master)
+    session = spark.session(len(os.sched_getaffinity(0)), args.master)
     test = events(session, args.data, "test", ranges)
     if args.load:
         model = load(method, str((args.load / "model").resolve()))
