@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections import deque
 from pathlib import Path
@@ -30,10 +31,10 @@ from typing import Any
 import spark
 from console import errors_told
 
-from tfspawner.agent import address, tf_config
+from tfspawner.agent import EXIT_PEER_LOST, ROOT_CAUSE_WAIT_S, address, classify, tf_config
 from tfspawner.errors import ConfigurationError, JobFailed
 
-LAST_LINES = 20
+LAST_LINES, SHOWN_LINES = 80, 20
 FAILED = re.compile(r"^RuntimeError: <<<worker (\{.*\})>>>$", re.M)
 ERROR = re.compile(r"^(?:[A-Z]\w*(?:Error|Exception): .*|Caused by: .*)$", re.M)
 PR_SET_PDEATHSIG = 1
@@ -99,7 +100,10 @@ def run(folder: Path, arguments: tuple[str, ...], environment: dict[str, str]) -
             log.write(line)
             last.append(line.rstrip("\n"))
             print(f"worker-{index} | {line}", end="", file=sys.stderr, flush=True)
-    return process.wait(), list(last)
+    code, _ = classify(process.wait(), "\n".join(last).encode())
+    if code == EXIT_PEER_LOST:
+        time.sleep(ROOT_CAUSE_WAIT_S)  # the lost peer's own task is to be the first that fails
+    return code, list(last)[-SHOWN_LINES:]
 
 
 def die_with_parent() -> None:
