@@ -37,13 +37,18 @@ def files_of(data: str, part: str) -> str:
 
 def features_of(model_name: str) -> dict[str, Any]:
     """What tf.io.parse_example is to look for."""
-    wanted = {"HLF_input": tf.io.FixedLenFeature([HLF], tf.float32), "encoded_label": tf.io.FixedLenFeature([3], tf.float32)}
+    wanted = {
+        "HLF_input": tf.io.FixedLenFeature([HLF], tf.float32),
+        "encoded_label": tf.io.FixedLenFeature([3], tf.float32),
+    }
     if kind_of(model_name)[0] != "hlf":
         wanted["GRU_input"] = tf.io.FixedLenFeature([ROWS, WIDTH], tf.float32)
     return wanted
 
 
-def labelled(data: str, model_name: str, batch_size: int, *, part: str = "test", share: bool = False) -> tf.data.Dataset:
+def labelled(
+    data: str, model_name: str, batch_size: int, *, part: str = "test", share: bool = False
+) -> tf.data.Dataset:
     """(inputs, one-hot labels) of all events of a part, once, in order; the last batch may be smaller.
 
     Args:
@@ -94,7 +99,9 @@ def by_length(chunk: dict[str, Any], number: Any, batch_size: int, model_name: s
     rows = chunk["GRU_input"].merge_dims(0, 1)
     order = tf.argsort(rows.row_lengths())
     rows = tf.gather(rows, order)
-    features, labels = (tf.gather(tf.reshape(chunk[n], [-1, w]), order) for n, w in (("HLF_input", HLF), ("encoded_label", 3)))
+    features, labels = (
+        tf.gather(tf.reshape(chunk[n], [-1, w]), order) for n, w in (("HLF_input", HLF), ("encoded_label", 3))
+    )
     ranks = tf.range(tf.shape(labels)[0] // batch_size)
     ranks = tf.random.experimental.stateless_shuffle(ranks, tf.stack([tf.cast(seed, tf.int64), number]))
 

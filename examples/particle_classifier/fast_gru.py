@@ -31,11 +31,17 @@ class FastGRU(keras.layers.GRU):
         if mask is None:
             mask = tf.ones(tf.shape(sequences)[:2], tf.bool)
         weights = [tf.convert_to_tensor(w) for w in (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias)]
-        threads = min(len(os.sched_getaffinity(0)), (sequences.shape[0] or 0) // LEAST) or 1
-        parts = zip(tf.split(sequences, threads), tf.split(mask, threads), strict=True) if threads > 1 else [(sequences, mask)]
+        threads = threads_for(sequences.shape[0] or 1)
+        parts = zip(tf.split(sequences, threads), tf.split(mask, threads), strict=True)
         last = tf.concat([last_state(*part, *weights) for part in parts], 0)
         last.set_shape([sequences.shape[0], self.units])
         return last
+
+
+def threads_for(batch: int) -> int:
+    """Among how many threads a batch is shared, in equal parts of at least LEAST events."""
+    most = min(len(os.sched_getaffinity(0)), max(1, batch // LEAST))
+    return next(n for n in range(most, 0, -1) if batch % n == 0)
 
 
 @tf.custom_gradient

@@ -72,7 +72,9 @@ class Checkpoints:
         try:
             self.checkpoint.restore(latest).assert_existing_objects_matched()
         except (AssertionError, ValueError):
-            raise ConfigurationError(f"{latest} is a checkpoint of another model", hint="another --checkpoints") from None
+            raise ConfigurationError(
+                f"{latest} is a checkpoint of another model", hint="another --checkpoints"
+            ) from None
         with tf.io.gfile.GFile(f"{self.folder}/{HISTORY}") as file:
             return json.load(file)["epochs"][: int(self.epochs.numpy())]
 
@@ -123,7 +125,9 @@ class Reports(keras.callbacks.Callback):
         logs.update(self.validation())
         rate = round(float(tf.convert_to_tensor(self.model.optimizer.learning_rate)), 9)
         measured = {name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        self.history["epochs"].append({"epoch": epoch + 1, "seconds": round(seconds, 3), **measured, "learning_rate": rate})
+        self.history["epochs"].append(
+            {"epoch": epoch + 1, "seconds": round(seconds, 3), **measured, "learning_rate": rate}
+        )
         write_json(str(self.output / HISTORY), self.history)
         self.board.add(epoch + 1, {**measured, "learning_rate": rate})
         self.checkpoints.save(self.history)

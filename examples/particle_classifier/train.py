@@ -53,11 +53,16 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         help="learning rates: 0.0005 for three epochs, 0.0002 for two, then 0.0001; or 0.001 throughout",
     )  # fmt: skip
     parser.add_argument("--rate", type=float, default=1.0, help="multiplies the learning rates")
-    parser.add_argument("--fast", action="store_true", help="leave out the padding, and take the quicker GRU")
+    parser.add_argument(
+        "--fast", action="store_true",
+        help="no padding for sequence, inclusive and lstm; a quicker GRU for the first two; more steps at once for all",
+    )  # fmt: skip
     parser.add_argument("--xla", action="store_true", help="compile the whole step by XLA; on one worker")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path(os.environ.get("TFSPAWNER_OUTPUT", ".")))
-    parser.add_argument("--checkpoints", default=os.environ.get("TFSPAWNER_CHECKPOINTS"), help="a folder that all share")
+    parser.add_argument(
+        "--checkpoints", default=os.environ.get("TFSPAWNER_CHECKPOINTS"), help="a folder that all share"
+    )
     return parser.parse_args(argv)
 
 
@@ -129,7 +134,9 @@ def train(args: argparse.Namespace) -> None:
     save(model, args)
 
 
-def training_data(args: argparse.Namespace, model: Any, strategy: Any, *, done: int, events: int, steps_per_epoch: int) -> Any:
+def training_data(
+    args: argparse.Namespace, model: Any, strategy: Any, *, done: int, events: int, steps_per_epoch: int
+) -> Any:
     """What fit takes: this worker's batches, from the pass that comes after the epochs that are done."""
     workers = strategy.num_replicas_in_sync
     passes = round(done * steps_per_epoch * args.batch_size * workers / events)
@@ -156,6 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     except SpawnerError as error:
         print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         sys.exit(2)
+
 
 if __name__ == "__main__":
     main()
