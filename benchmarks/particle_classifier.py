@@ -4,7 +4,8 @@
 
 PREPARED holds inclusive/ and small/, the same events in the published layout and in the small encoding, as the example's
 prepare.py writes them. The published recipe: batches of 128, Masking that masks nothing, Keras' GRU over 801 rows. Fast:
-the particles alone, in batches of like lengths, by the GRU of fast_gru.py. Both are 12,353 parameters, from the same seed.
+the particles alone, in batches of 256 of like lengths at twice the learning rate, as two workers would, by the GRU of
+fast_gru.py. Both have 12,353 parameters, from the same seed.
 
 Each is a process that waits while the other trains an epoch, so that they meet the same noise; after each epoch both
 classify the same test events. Events a second are medians of all epochs but the first, which compiles.
@@ -82,8 +83,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prepared", type=Path)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--fast-batch", type=int, default=128)
-    parser.add_argument("--fast-rate", type=float, default=1.0, help="multiplies the fast side's learning rates")
+    parser.add_argument("--fast-batch", type=int, default=256)
+    parser.add_argument("--fast-rate", type=float, default=2.0, help="multiplies the fast side's learning rates")
     parser.add_argument("--steps-per-epoch", type=int, help="of the recipe, where not all events are to be used")
     parser.add_argument("--json", type=Path, help="writes all epochs there")
     args = parser.parse_args()

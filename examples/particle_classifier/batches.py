@@ -99,7 +99,9 @@ def by_length(chunk: dict[str, Any], number: Any, batch_size: int, model_name: s
     rows = chunk["GRU_input"].merge_dims(0, 1)
     order = tf.argsort(rows.row_lengths())
     rows = tf.gather(rows, order)
-    features, labels = (tf.gather(tf.reshape(chunk[n], [-1, w]), order) for n, w in (("HLF_input", HLF), ("encoded_label", 3)))
+    features, labels = (
+        tf.gather(tf.reshape(chunk[n], [-1, w]), order) for n, w in (("HLF_input", HLF), ("encoded_label", 3))
+    )
     ranks = tf.range(tf.shape(labels)[0] // batch_size)
     ranks = tf.random.experimental.stateless_shuffle(ranks, tf.stack([tf.cast(seed, tf.int64), number]))
 

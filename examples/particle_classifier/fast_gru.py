@@ -31,11 +31,17 @@ class FastGRU(keras.layers.GRU):
         if mask is None:
             mask = tf.ones(tf.shape(sequences)[:2], tf.bool)
         weights = [tf.convert_to_tensor(w) for w in (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias)]
-        threads = min(len(os.sched_getaffinity(0)), (sequences.shape[0] or 0) // LEAST) or 1
-        parts = zip(tf.split(sequences, threads), tf.split(mask, threads), strict=True) if threads > 1 else [(sequences, mask)]
+        threads = threads_for(sequences.shape[0] or 1)
+        parts = zip(tf.split(sequences, threads), tf.split(mask, threads), strict=True)
         last = tf.concat([last_state(*part, *weights) for part in parts], 0)
         last.set_shape([sequences.shape[0], self.units])
         return last
+
+
+def threads_for(batch: int) -> int:
+    """Among how many threads a batch is shared, in equal parts of at least LEAST events."""
+    most = min(len(os.sched_getaffinity(0)), max(1, batch // LEAST))
+    return next(n for n in range(most, 0, -1) if batch % n == 0)
 
 
 @tf.custom_gradient
@@ -50,17 +56,17 @@ def last_state(sequences: tf.Tensor, mask: tf.Tensor, kernel: tf.Tensor, recurre
     stretches, units = tf.shape(given)[0], recurrent.shape[0]
 
     def forward(n: Any, state: Any, kept: Any) -> tuple[Any, ...]:
-        state, states = _forward(state, given[n], opened[n], *weights)
-        return n + 1, state, kept.write(n, states)
+        after, states = _forward(state, given[n], opened[n], *weights)
+        return n + 1, tf.ensure_shape(after, state.shape), kept.write(n, states)
 
-    kept = tf.TensorArray(tf.float32, stretches, element_shape=[STRETCH, None, units])
+    kept = tf.TensorArray(tf.float32, stretches, element_shape=[STRETCH, None, units], clear_after_read=False)
     start = (0, tf.zeros([tf.shape(sequences)[0], units]), kept)
     _, state, kept = tf.while_loop(lambda n, *_: n < stretches, forward, start, parallel_iterations=1)
-    kept = kept.stack()
 
     def gradient(change: tf.Tensor) -> tuple[Any, ...]:
         def backward(n: Any, *changes: Any) -> tuple[Any, ...]:
-            return n - 1, *_backward(given[n], opened[n], kept[n], changes, *weights)
+            before = _backward(given[n], opened[n], kept.read(n), changes, *weights)
+            return n - 1, *(tf.ensure_shape(one, other.shape) for one, other in zip(before, changes, strict=True))
 
         start = (stretches - 1, change, *map(tf.zeros_like, weights))
         return None, None, *tf.while_loop(lambda n, *_: n >= 0, backward, start, parallel_iterations=1)[2:]

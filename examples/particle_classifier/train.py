@@ -53,7 +53,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         help="learning rates: 0.0005 for three epochs, 0.0002 for two, then 0.0001; or 0.001 throughout",
     )  # fmt: skip
     parser.add_argument("--rate", type=float, default=1.0, help="multiplies the learning rates")
-    parser.add_argument("--fast", action="store_true", help="leave out the padding, and take the quicker GRU")
+    parser.add_argument(
+        "--fast", action="store_true",
+        help="no padding for sequence, inclusive and lstm; a quicker GRU for the first two; more steps at once for all",
+    )  # fmt: skip
     parser.add_argument("--xla", action="store_true", help="compile the whole step by XLA; on one worker")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path(os.environ.get("TFSPAWNER_OUTPUT", ".")))

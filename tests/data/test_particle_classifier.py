@@ -32,7 +32,9 @@ def test_two_workers_train_on_events_in_a_bucket(place, reachable_s3):
     assert losses[0] == losses[1]
     assert len(losses[0]) == 3
     history = json.loads((place.runs / "bucket/files/worker-1/history.json").read_text())
-    assert history["epochs"][0]["val_accuracy"] * 101 == pytest.approx(round(history["epochs"][0]["val_accuracy"] * 101))
+    assert history["epochs"][0]["val_accuracy"] * 101 == pytest.approx(
+        round(history["epochs"][0]["val_accuracy"] * 101)
+    )
 
 
 def test_small_events_in_a_bucket_are_counted_by_an_estimate(s3):

@@ -53,7 +53,11 @@ def test_tf_keras_builds_the_same_and_either_keras_loads_what_the_other_saved(tm
     particles = np.random.default_rng(0).normal(size=(2, 40, 19)).astype("float32")
     np.save(tmp_path / "particles.npy", particles)
     command = [sys.executable, "-c", BY_TF_KERAS, tmp_path / "model.keras", tmp_path / "particles.npy"]
-    environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1", "PYTHONPATH": f"{example}:{os.environ.get('PYTHONPATH', '')}"}
+    environment = {
+        **os.environ,
+        "TF_USE_LEGACY_KERAS": "1",
+        "PYTHONPATH": f"{example}:{os.environ.get('PYTHONPATH', '')}",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     keras, counts, predicted = json.loads(done.stdout.splitlines()[-1])

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-import published_models  # noqa: E402
+import published_models
 
 MODELS = Path(__file__).parents[3] / "shared/data/models"
 needs_models = pytest.mark.skipif(not MODELS.is_dir(), reason=f"needs the published models in {MODELS}")
@@ -29,7 +29,13 @@ def test_the_published_hlf_classifier_knows_the_five_events_to_five_digits():
 
 @needs_models
 def test_the_command_prints_them_and_saves_a_keras_model(example, tmp_path):
-    command = [sys.executable, example / "published_models.py", MODELS / "HLFclassifier.weight", "--save", tmp_path / "hlf.keras"]
+    command = [
+        sys.executable,
+        example / "published_models.py",
+        MODELS / "HLFclassifier.weight",
+        "--save",
+        tmp_path / "hlf.keras",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "B      tt      tt           0.00054  0.96312  0.03634" in done.stdout

@@ -35,7 +35,13 @@ def test_a_process_trains_and_leaves_a_model_its_history_and_tensorboards_files(
     assert done.returncode == 0, done.stderr
     assert "1,200 events to train on: 37 steps an epoch of 1 x 32, which leaves out 16" in done.stdout
     history = json.loads((tmp_path / "history.json").read_text())
-    assert {"model": "hlf", "parameters": 2013, "workers": 1, "batch_size": 32, "events": 1200}.items() <= history.items()
+    assert {
+        "model": "hlf",
+        "parameters": 2013,
+        "workers": 1,
+        "batch_size": 32,
+        "events": 1200,
+    }.items() <= history.items()
     assert [epoch["epoch"] for epoch in history["epochs"]] == [1, 2, 3, 4, 5]
     last = history["epochs"][-1]
     assert last["learning_rate"] == pytest.approx(0.003)
@@ -103,7 +109,9 @@ def losses(log: str) -> list[str]:
 
 
 @pytest.mark.timeout(240)
-def test_two_workers_print_equal_losses_and_after_one_is_killed_go_on_and_end_with_equal_weights(data, example, local_place):
+def test_two_workers_print_equal_losses_and_after_one_is_killed_go_on_and_end_with_equal_weights(
+    data, example, local_place
+):
     place = local_place
     job = place.start_run(
         example / "train.py", "-w", "2", "--restarts", "1", "--name", "trains", "--", "--data", data["small"],
@@ -137,7 +145,9 @@ def script_of(place, index: int) -> int:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().split(b"\0")
-            if marks <= set((folder / "environ").read_bytes().split(b"\0")) and any(w.endswith(b"train.py") for w in command):
+            if marks <= set((folder / "environ").read_bytes().split(b"\0")) and any(
+                w.endswith(b"train.py") for w in command
+            ):
                 return int(folder.name)
         except OSError:
             continue
