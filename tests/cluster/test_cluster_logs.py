@@ -75,9 +75,7 @@ def test_numbered_lines_through_cut_streams_a_restart_of_the_api_server_rotation
     if not testcluster:
         pytest.skip("needs TESTCLUSTER, which can stop its API server")
     with between(place.folder / "kubeconfig", fault) as server:
-        running = place.start_run(
-            place.script(SCRIPT), "-w", str(REPLICAS), "--cpu", "20m", "--restarts", "1", "--name", "lines"
-        )
+        running = place.start_run(place.script(SCRIPT), "-w", str(REPLICAS), "--restarts", "1", "--name", "lines")
 
         def comes(condition: Callable[[], bool], what: str) -> None:
             wait_until(lambda: condition() or running.process.poll() is not None, what, 300)
