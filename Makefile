@@ -32,8 +32,8 @@ $(VENV)/train: setup.cfg
 	$(BIN)/pip install -q --no-deps 'tf-keras==2.21.*'  # it depends on a second TensorFlow
 	@touch $@
 
-$(VENV)/test: $(VENV)/train
-	$(BIN)/pip install -q -e '.[train,data,eos,test,dev]'
+$(VENV)/test: $(VENV)/train examples/particle_classifier/requirements.txt examples/particle_classifier/requirements-demo.txt
+	$(BIN)/pip install -q -e '.[train,data,eos,test,dev]' -r examples/particle_classifier/requirements.txt
 	@touch $@
 
 clean:
