@@ -80,7 +80,7 @@ def estimator(method: str, trees: int, tasks: int, seed: int) -> Any:
     from xgboost.spark import SparkXGBClassifier
 
     logging.getLogger("XGBoost-PySpark").setLevel(logging.WARNING)
-    return SparkXGBClassifier(n_estimators=trees, num_workers=tasks, random_state=seed, verbose_eval=False)
+    return SparkXGBClassifier(n_estimators=trees, num_workers=tasks, random_state=seed, verbose=False)
 
 
 def load(method: str, path: str) -> Any:

@@ -199,7 +199,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation")
     parser.add_argument("--sample", type=float, default=1.0, help="the share of the training events to search on")
     parser.add_argument("--engine", choices=("local", "spark"), default="local")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="fits at once: processes, or Spark tasks")
+    parser.add_argument(
+        "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="fits at once: processes, or Spark tasks"
+    )
     parser.add_argument("--merge", type=Path, nargs="+", metavar="RUN", help="take the points of these folders instead")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--output", type=Path, default=Path(os.environ.get("TFSPAWNER_OUTPUT", "tuning")))
