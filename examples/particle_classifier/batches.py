@@ -1,7 +1,7 @@
 """Training data as batches: TFRecord files in the published layout, or in tf-spawner's small encoding of it.
 
-    DATA/train*/part-*      the events to train on, shuffled once and for all
-    DATA/test*/part-*       the events to test with
+    DATA/train*/part-r-*     the events to train on, shuffled once and for all
+    DATA/test*/part-r-*      the events to test with
 
 DATA is a folder, s3://BUCKET/FOLDER or root://HOST//FOLDER. Records hold HLF_input float[14], encoded_label float[3]
 and, but for the model hlf, GRU_input float[801 x 19]. Each event comes to one worker in a pass.
@@ -32,7 +32,7 @@ SAMPLE_FILES, SAMPLE_BYTES = 8, 2 << 20
 
 def files_of(data: str, part: str) -> str:
     """The pattern of the files of `train` or `test`; the published folders are called testUndersampled_… and so on."""
-    return f"{data.rstrip('/')}/{part}*/part-*"
+    return f"{data.rstrip('/')}/{part}*/part-r-*"
 
 
 def features_of(model_name: str) -> dict[str, Any]:
