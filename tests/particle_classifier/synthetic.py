@@ -1,41 +1,53 @@
-"""Records of high-level features in the published layout whose classes overlap: no classifier is right about all."""
+"""Small sets of events in the published layout, whose classes differ in their features and in their particles."""
 
 from pathlib import Path
 
 import numpy as np
 
+from tfspawner.data.encoding import Encoder, Encoding
 from tfspawner.data.example import write_example
 from tfspawner.data.records import frame
 
-FILES = 2
+ROWS, WIDTH = 801, 19
+SMALL = [Encoding(name="GRU_input", rows=ROWS, width=WIDTH, stored="float16")]
 
 
-def events(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(features of (count, 14) between 0 and 1, labels), of three Gaussian clouds."""
-    centres = np.random.default_rng(0).normal(size=(3, 14))
-    random = np.random.default_rng(seed)
-    labels = random.permutation(np.arange(count) % 3)
-    features = centres[labels] + 1.5 * random.normal(size=(count, 14))
-    return np.clip((features + 8) / 16, 0, 1).astype(np.float32), labels
+def event(number: int, most: int = 90) -> dict[str, np.ndarray]:
+    """Event `number`, of class number % 3: its particles around a run of padding that is not zero."""
+    random, label = np.random.default_rng(number), number % 3
+    features = random.normal(size=14) + np.eye(14)[label] * 2
+    real = random.normal(size=(random.integers(20, most), WIDTH)) + np.eye(WIDTH)[label]
+    at = random.integers(1, len(real))
+    padding = np.repeat(random.normal(size=(1, WIDTH)), ROWS - len(real), 0)
+    particles = np.concatenate([real[:at], padding, real[at:]])
+    return {
+        "HLF_input": features.astype(np.float32),
+        "GRU_input": particles.astype(np.float32).ravel(),
+        "encoded_label": np.eye(3, dtype=np.float32)[label],
+    }
 
 
-def write_part(folder: Path, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Writes part-r-00000.tfrecord and so on; returns the events in the files' order."""
-    features, labels = events(count, seed)
-    folder.mkdir(parents=True)
-    encoded = np.eye(3, dtype=np.float32)[labels]
-    records = [
-        frame(write_example({"HLF_input": some, "encoded_label": label}))
-        for some, label in zip(features, encoded, strict=True)
-    ]
-    for number, rows in enumerate(np.array_split(np.arange(count), FILES)):
-        content = b"".join(records[row] for row in rows)
-        (folder / f"part-r-{number:05}.tfrecord").write_bytes(content)
-    return features, labels
+def particles_of(number: int) -> np.ndarray:
+    """The event's particles without their padding."""
+    rows = event(number)["GRU_input"].reshape(ROWS, WIDTH)
+    same = (rows[1:] == rows[:-1]).all(1)
+    return rows[~(np.append(same, False) | np.append(False, same))]
 
 
-def write_hlf(folder: Path, train: int = 900, test: int = 300) -> Path:
-    """A folder of train/ and test/, as prepare.py's hlf."""
-    write_part(folder / "train", train, seed=1)
-    write_part(folder / "test", test, seed=2)
+def write(folder: Path, *, train: int, test: int, kind: str = "inclusive", files: int = 3) -> Path:
+    """train/ and test/ of the kind hlf, inclusive (as published) or small; the test's events come after train's."""
+    for part, numbers in (("train", range(train)), ("test", range(train, train + test))):
+        (folder / part).mkdir(parents=True)
+        for n in range(files):
+            content = b"".join(frame(write_example(record(number, kind))) for number in numbers[n::files])
+            (folder / part / f"part-r-{n:05}.tfrecord").write_bytes(content)
     return folder
+
+
+def record(number: int, kind: str) -> dict[str, np.ndarray]:
+    found = event(number)
+    if kind == "small":
+        return Encoder(SMALL).encode(found, f"event {number}")
+    if kind == "hlf":
+        del found["GRU_input"]
+    return found

@@ -9,13 +9,13 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import clouds
 import evaluate
 import fits
 import hlf
 import metrics
 import numpy as np
 import pytest
-import synthetic
 from sklearn import metrics as sklearn_metrics
 
 from tfspawner.errors import ConfigurationError
@@ -115,7 +115,7 @@ def test_what_cannot_be_measured_is_refused(labels, probabilities, told):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return synthetic.write_hlf(tmp_path_factory.mktemp("data") / "hlf")
+    return clouds.write_hlf(tmp_path_factory.mktemp("data") / "hlf")
 
 
 @pytest.fixture(scope="module")

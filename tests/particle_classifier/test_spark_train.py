@@ -6,16 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import clouds
 import models
 import numpy as np
 import pytest
 import spark_train
-import synthetic
 
 
 @pytest.fixture
 def data(tmp_path):
-    return synthetic.write_hlf(tmp_path / "hlf", train=512, test=120)
+    return clouds.write_hlf(tmp_path / "hlf", train=512, test=120)
 
 
 def called(data: Path, output: Path, *options: str, model: str = "hlf") -> subprocess.CompletedProcess:

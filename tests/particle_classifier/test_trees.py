@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
+import clouds
 import evaluate
 import hlf
 import metrics
 import numpy as np
 import pytest
 import spark
-import synthetic
 import trees
 from physics import HIGH_LEVEL
 
@@ -28,7 +28,7 @@ def session():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return synthetic.write_hlf(tmp_path_factory.mktemp("data") / "hlf", train=600, test=300)
+    return clouds.write_hlf(tmp_path_factory.mktemp("data") / "hlf", train=600, test=300)
 
 
 @pytest.fixture(scope="module", params=trees.TREES)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import clouds
 import fits
 import hlf
 import keras
@@ -17,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import searches
-import synthetic
 import tune
 from points import PARAMETERS, Record, point_of
 from searches import SPACE, Guided, Listed
@@ -29,7 +29,7 @@ SETTINGS = {"events": 10, "folds": 5, "seed": 1, "data_crc32": "0"}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return str(synthetic.write_hlf(tmp_path_factory.mktemp("data") / "hlf"))
+    return str(clouds.write_hlf(tmp_path_factory.mktemp("data") / "hlf"))
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ def sample(data):
 
 
 def test_events_are_read_in_the_files_order_in_one_layout_and_in_another(tmp_path):
-    features, labels = synthetic.write_part(tmp_path / "train", 40, seed=9)
+    features, labels = clouds.write_part(tmp_path / "train", 40, seed=9)
     read = hlf.read(str(tmp_path), "train")
     np.testing.assert_array_equal(read[0], features)
     np.testing.assert_array_equal(read[1], labels)
     other = {"encoded_label": np.eye(3, dtype=np.float32)[1], "HLF_input": features[0]}
     with open(tmp_path / "train/part-r-00001.tfrecord", "ab") as file:
-        file.write(synthetic.frame(synthetic.write_example(other)))
+        file.write(clouds.frame(clouds.write_example(other)))
     read = hlf.read(str(tmp_path), "train")
     assert read[1].tolist() == [*labels, 1]
     np.testing.assert_array_equal(read[0], [*features, features[0]])
@@ -57,16 +57,16 @@ def test_a_label_is_not_sought_among_the_features(tmp_path):
     """The features hold the very bytes of a one-hot label, and all records have the same class."""
     features = np.tile(np.float32([0, 1, 0]), 5)[:14]
     rows = [features, features * np.float32(0.5)]
-    content = [synthetic.write_example({"HLF_input": row, "encoded_label": np.float32([0, 1, 0])}) for row in rows]
+    content = [clouds.write_example({"HLF_input": row, "encoded_label": np.float32([0, 1, 0])}) for row in rows]
     (tmp_path / "test").mkdir()
-    (tmp_path / "test/part-r-00000").write_bytes(b"".join(map(synthetic.frame, content)))
+    (tmp_path / "test/part-r-00000").write_bytes(b"".join(map(clouds.frame, content)))
     read = hlf.read(str(tmp_path), "test")
     np.testing.assert_array_equal(read[0], rows)
     assert read[1].tolist() == [1, 1]
 
 
 def test_parquet_is_read_where_there_is_no_tfrecord_and_only_there(tmp_path):
-    features, labels = synthetic.write_part(tmp_path / "train", 30, seed=9)
+    features, labels = clouds.write_part(tmp_path / "train", 30, seed=9)
     columns = {"HLF_input": list(features.astype(float)), "encoded_label": list(np.eye(3)[labels])}
     for part in ("train.parquet", "test.parquet"):
         (tmp_path / part).mkdir()
@@ -79,8 +79,8 @@ def test_parquet_is_read_where_there_is_no_tfrecord_and_only_there(tmp_path):
 
 def test_records_without_the_features_are_told_with_their_file(tmp_path):
     (tmp_path / "test").mkdir()
-    content = synthetic.write_example({"HLF_input": np.zeros(13, np.float32)})
-    (tmp_path / "test/part-r-00000").write_bytes(synthetic.frame(content))
+    content = clouds.write_example({"HLF_input": np.zeros(13, np.float32)})
+    (tmp_path / "test/part-r-00000").write_bytes(clouds.frame(content))
     with pytest.raises(DataError, match="part-r-00000: the feature HLF_input has 13 values of float32; it must be 14"):
         hlf.read(str(tmp_path), "test")
 
