@@ -6,7 +6,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -446,13 +446,21 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
             time.sleep(0.5)
 
 
-def complete_logs(backend: Backend, state: JobState, agents: Mapping[str, AgentClient], record: Record) -> list[str]:
-    """Brings every replica's log to its end, from its agent or else the backend; returns whose could not be had."""
+def complete_logs(
+    backend: Backend, state: JobState, agents: Mapping[str, AgentClient], record: Record, view: View
+) -> list[str]:
+    """Brings every replica's log to its end, and shows that, from its agent or else the backend.
+
+    Returns whose log could not be had.
+    """
+    showing = threading.Lock()
 
     def complete(replica: str) -> bool:
         try:
             if replica in agents:
-                _log_from_agent(agents[replica], record)
+                for fresh in _log_from_agent(agents[replica], record):
+                    with showing:
+                        view.log(replica, fresh)
                 return True
         except AgentUnreachable:
             pass
@@ -465,9 +473,10 @@ def complete_logs(backend: Backend, state: JobState, agents: Mapping[str, AgentC
     return [replica for replica, was_had in had.items() if not was_had]
 
 
-def _log_from_agent(agent: AgentClient, record: Record) -> None:
+def _log_from_agent(agent: AgentClient, record: Record) -> Iterator[bytes]:
+    """Adds the rest of a log to the record, and gives it."""
     while True:
         offset, data, ended = agent.log(record.log_end(agent.replica))
-        record.append_log(agent.replica, offset, data)
+        yield record.append_log(agent.replica, offset, data)
         if ended or not data:
             return

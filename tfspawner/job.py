@@ -279,7 +279,7 @@ def bring_back(
 ) -> tuple[list[Collected], ArtifactError | None]:
     """The rest of the logs and all files; and what is missing of them."""
     agents = reachable_agents(backend, state)
-    without_log = complete_logs(backend, state, agents, record)
+    without_log = complete_logs(backend, state, agents, record, view)
     collected, errors = collect(list(agents.values()), record.files, view.received)
     record.event("collected", files=sum(len(replica.files) for replica in collected))
     for found in collected:

@@ -101,9 +101,9 @@ def test_after_a_replica_was_out_of_memory_all_start_again(cluster_place):
             time.sleep(600)
         print("whole", flush=True)
     """)
-    done = cluster_place.run(script, "--memory", "64Mi", "--restarts", "1", "--name", "grows")
+    done = cluster_place.run(script, "--memory", "256Mi", "--restarts", "1", "--name", "grows")
     assert done.code == 0, done.err
-    assert "restart 1 of 1: worker-1 was killed: out of memory (limit 64Mi)\n" in done.err
+    assert "restart 1 of 1: worker-1 was killed: out of memory (limit 256Mi)\n" in done.err
     assert done.out.count("whole") == 2
     assert cluster_place.leftovers() == []
 

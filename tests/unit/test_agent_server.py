@@ -11,10 +11,15 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import urllib3
 
 from tfspawner import agent
+from tfspawner.client import AgentClient
+from tfspawner.follow import JobState, ReplicaState, complete_logs
+from tfspawner.record import Record
 
 SOURCE = Path(agent.__file__)
 SCRIPT = """
@@ -140,6 +145,21 @@ def test_files_come_as_frames_and_unknown_ones_are_missing(running):
     assert (
         stream == b'{"path": "model", "offset": 3, "size": 4}\nghts{"path": "../x", "missing": true}\n{"end": true}\n'
     )
+
+
+def test_what_no_stream_brought_is_shown_when_the_logs_are_completed(running, tmp_path):
+    whole = running.whole_log()
+    shown = []
+    client = AgentClient(replica="worker-0", url=f"http://127.0.0.1:{running.port}", token="right",
+                         pool=urllib3.PoolManager(), headers=dict)  # fmt: skip
+    record = Record(tmp_path / "runs/j", "id")
+    record.append_log("worker-0", 0, whole[:3])
+    view = SimpleNamespace(log=lambda replica, data: shown.append((replica, data)))
+    state = JobState(job="j", replicas={"worker-0": ReplicaState(replica="worker-0")})
+    assert complete_logs(None, state, {"worker-0": client}, record, view) == []
+    record.close()
+    assert (record.logs / "worker-0.log").read_bytes() == whole
+    assert b"".join(data for _, data in shown) == whole[3:]
 
 
 def test_a_report_that_the_coordinator_could_not_take_yet_is_repeated_soon(tmp_path):
