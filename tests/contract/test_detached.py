@@ -34,6 +34,8 @@ def life(shared_place, gate_code, wait_until):
     follow.prints(*(f"{replica} | at the gate\n" for replica in REPLICAS))
     follow_json.prints("worker-0", "worker-1")
     follow_one.prints("at the gate")
+    status = ("status", "first", "--output", "json")
+    wait_until(lambda: all(line["usage"] for line in place.of(*status).json["replicas"]), "what each uses")
     life.running = {verb: place.of(verb, "first", "--output", "json") for verb in ("status", "logs")}
     life.running_text = {verb: place.of(verb, "first") for verb in ("status", "logs")}
     watcher, leaver = (place.start("attach", *place.target, "first") for _ in range(2))
