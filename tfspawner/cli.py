@@ -79,7 +79,7 @@ def fail(error: SpawnerError, words: str = "") -> int:
     from .view import harmless
 
     if isinstance(error, JobFailed) and error.lines:
-        click.echo(f"\n{error.about or 'its last lines:'}", err=True)
+        click.echo(f"\n{error.about}", err=True)
         for line in error.lines:
             click.echo("  " + harmless(line), err=True)
         click.echo(err=True)
@@ -162,10 +162,11 @@ def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> 
     tf-spawner rerun digits-7xk2p -w 4 -- --epochs 20
     """
     from .options import recorded_options
-    from .report import read_json, run_folder
+    from .record import read_json
+    from .report import run_folder
 
     folder = run_folder(recorded, options["out"] or Path("runs"))
-    stored = read_json(folder, "spec.json")
+    stored = read_json(folder / "spec.json")
     if not stored:
         raise ConfigurationError(f"{folder} has no spec.json: it was fetched, and launched elsewhere")
     spec = _spec(ctx, options, recorded_options(stored))

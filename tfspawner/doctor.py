@@ -12,7 +12,7 @@ from typing import Any, Literal
 from .backends.kubernetes import KubernetesBackend
 from .errors import ConfigurationError, SpawnerError
 from .keras import installed_tensorflow
-from .preflight import ENDED, requests_of
+from .preflight import used_by_node
 from .spec import quantity
 
 GPU = "nvidia.com/gpu"
@@ -130,16 +130,11 @@ def _is_ready(node: dict[str, Any]) -> bool:
 def _free(nodes: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> dict[str, float]:
     """What is left on the nodes, by resource."""
     left = dict.fromkeys(("cpu", "memory", "pods", GPU), 0.0)
-    names = set()
+    used = used_by_node(pods)
     for node in nodes:
-        names.add(node["metadata"]["name"])
+        asked = used.get(node["metadata"]["name"], {})
         for key in left:
-            left[key] += quantity(str(node["status"]["allocatable"].get(key, "0")))
-    for pod in pods:
-        if pod["spec"].get("nodeName") in names and pod["status"].get("phase") not in ENDED:
-            for key, value in requests_of(pod["spec"]).items():
-                if key in left:
-                    left[key] -= value
+            left[key] += quantity(str(node["status"]["allocatable"].get(key, "0"))) - asked.get(key, 0.0)
     return left
 
 

@@ -234,12 +234,16 @@ class Follower:
                 self.state.gone.discard(replica)
 
     def _hear_of_usage(self, line: ReplicaState, usage: dict[str, Any]) -> None:
-        """Takes over what the script uses; of jobs of some size, not each replica's is recorded."""
-        if usage and usage != line.usage and self.record and line.replica in list(self.state.replicas)[:USAGE_OF]:
-            gpus = [gpu["use"] for gpu in usage.get("gpus", [])]
-            self.record.event(
-                "usage", replica=line.replica, cpu=usage["cpu"], memory=usage["memory"], gpus=gpus or None
-            )
+        """Takes over what the script uses. Of many replicas the first are recorded, and the less often the longer they run."""
+        if self.record and usage and usage != line.usage and line.replica in self.usage_at:
+            began, last = self.usage_at[line.replica]
+            now = time.monotonic()
+            if now - last >= max(USAGE_EVERY_S, (now - began) / 300):
+                self.usage_at[line.replica] = (began, now)
+                gpus = [gpu["use"] for gpu in usage["gpus"]]
+                self.record.event(
+                    "usage", replica=line.replica, cpu=usage["cpu"], memory=usage["memory"], gpus=gpus or None
+                )
         line.usage = usage
 
     def _hear_of_restarts(self, gang: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ def _amount(resource: str, value: float) -> str:
 def fits(nodes: Iterable[Manifest], pods: Iterable[Manifest], pod_spec: Mapping[str, Any], count: int) -> str | None:
     """Why that many pods do not fit on the nodes as they are now, with the numbers; None where they do."""
     requests = requests_of(pod_spec)
-    used = _used_by_node(pods)
+    used = used_by_node(pods)
     places, reasons = 0, Counter[str]()
     for node in nodes:
         reason = _refusal(node, pod_spec)
@@ -86,7 +86,8 @@ def fits(nodes: Iterable[Manifest], pods: Iterable[Manifest], pod_spec: Mapping[
     return f"{places} of {count} pods fit now{asking} ({told or 'there are no nodes'})"
 
 
-def _used_by_node(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:
+def used_by_node(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:
+    """What the pods that have not ended ask for in all, by node."""
     used: dict[str, dict[str, float]] = {}
     for pod in pods:
         node = pod["spec"].get("nodeName")

@@ -45,7 +45,7 @@ class Record:
         self._open: dict[Path, Any] = {}
         self._bases_lock = threading.Lock()
         self._ends: dict[str, int] = {}  # offset behind the last byte that each log has
-        self._bases = _read_json(
+        self._bases = read_json(
             self.logs / BASES_FILE
         )  # {replica: [offset of its last pod's first byte, where in the file]}
 
@@ -162,7 +162,8 @@ class Record:
         self.write(name, json.dumps(value, indent=1, default=str) + "\n")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of a record; empty where there is none, or no JSON."""
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):

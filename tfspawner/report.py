@@ -15,6 +15,7 @@ from typing import Any
 from .agent import ANSI, parse_progress
 from .errors import ConfigurationError, NotFoundError
 from .options import words_of
+from .record import read_json
 from .render import html_environment
 from .view import age, human_bytes
 
@@ -69,7 +70,7 @@ def write_page(folder: Path) -> Path:
 
 def page(folder: Path) -> str:
     """The page of the run recorded in folder; it needs no network and no other file but for its links to logs."""
-    report, spec = read_json(folder, "report.json"), read_json(folder, "spec.json")
+    report, spec = read_report(folder), read_json(folder / "spec.json")
     events = read_events(folder)
     metrics = {path.stem: learned(path) for path in sorted((folder / "logs").glob("*.log"))}
     files = [(replica, file) for replica, found in report.get("files", {}).items() for file in found]
@@ -87,7 +88,7 @@ def compared(folders: list[Path]) -> list[dict[str, Any]]:
     """For each run its job, result, seconds, replicas, arguments and last metrics, as the first replica printed them."""
     rows = []
     for folder in folders:
-        report, spec = read_json(folder, "report.json"), read_json(folder, "spec.json")
+        report, spec = read_report(folder), read_json(folder / "spec.json")
         replicas = report["replicas"]
         log = folder / "logs" / f"{replicas[0]['replica']}.log"
         curves = learned(log) if log.exists() else {}
@@ -110,16 +111,14 @@ def run_folder(named: str, out: Path) -> Path:
     return found
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((folder / name).read_text())
-    except (OSError, ValueError):
-        if name != "report.json":
-            return {}
+def read_report(folder: Path) -> dict[str, Any]:
+    """report.json of a run's folder. Raises NotFoundError where there is none."""
+    report = read_json(folder / "report.json")
+    if not report:
         raise NotFoundError(
             f"there is no record of an ended run in {folder}", hint=f"bring it here: tf-spawner fetch {folder.name}"
-        ) from None
-    return found
+        )
+    return report
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
