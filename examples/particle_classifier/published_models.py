@@ -4,7 +4,7 @@
     python published_models.py InclusiveClassifier.keras      the inclusive classifier, as Keras saved it
     python published_models.py HLFclassifier.weight --save hlf_published.keras
 
-The five events are rows of the published data with their labels, scaled as these are (published_events.json). A
+The five events are rows of the published data with their labels, scaled as these are (published.json). A
 container is five big-endian int32 (3721, 1, an id, 0, how many weights), the weights as big-endian float32, an int32
 16, and the MD5 of all up to the last weight. Of each layer it holds the weights (outputs x inputs), then the biases.
 """
@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import models
 import numpy as np
 
-EVENTS = Path(__file__).with_name("published_events.json")
+PUBLISHED = Path(__file__).with_name("published.json")
 HEADER = struct.Struct(">5i")
 MAGIC = 3721
 LAYERS = ((14, 50), (50, 20), (20, 10), (10, 3))  # the HLF classifier's inputs and outputs
@@ -73,7 +73,7 @@ def load_published(path: Path) -> Any:
 
 def classified(model: Any) -> list[dict[str, Any]]:
     """The published events with the model's probabilities of the three classes."""
-    events = json.loads(EVENTS.read_text())
+    events = json.loads(PUBLISHED.read_text())["events"]
     probabilities = model.predict(np.array([event["HLF_input"] for event in events], np.float32), verbose=0)
     return [{**event, "probabilities": row} for event, row in zip(events, probabilities, strict=True)]
 

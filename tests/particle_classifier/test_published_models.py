@@ -24,7 +24,7 @@ def test_the_published_hlf_classifier_knows_the_five_events_to_five_digits():
     assert [event["id"] for event in found] == list("ABCDE")
     for event in found:
         assert event["probabilities"].argmax() == event["label"]
-        assert event["probabilities"] == pytest.approx(event["published_weights_give"], abs=5e-6)
+        assert event["probabilities"] == pytest.approx(event["softmax"], abs=5e-6)
 
 
 @needs_models
@@ -88,5 +88,5 @@ def test_what_is_no_such_container_is_told_in_a_line(tmp_path, example, content,
 
 
 def test_the_published_events_are_five_rows_of_fourteen():
-    events = json.loads(published_models.EVENTS.read_text())
+    events = json.loads(published_models.PUBLISHED.read_text())["events"]
     assert [len(event["HLF_input"]) for event in events] == [14] * 5
