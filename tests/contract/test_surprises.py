@@ -101,16 +101,18 @@ def test_a_second_job_of_a_name_gets_a_record_of_its_own(place):
     assert (place.runs / "same.1/logs/worker-0.log").read_text() == "the first says much more than\n"
 
 
-@pytest.mark.parametrize("replica", ["worker-0", "worker-1"])
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
 @pytest.mark.parametrize("backend", ["local"], indirect=True, scope="module")
-def test_a_frozen_or_killed_agent_is_named_and_its_script_does_not_live_on(place, replica, how):
-    running = place.start_run(place.script(SLEEPS), "--name", "frozen")
-    running.prints("worker-0 | sleeping", "worker-1 | sleeping")
-    state = Path(place.env["XDG_STATE_HOME"]) / "tf-spawner/jobs/frozen/pids.json"
-    os.kill(json.loads(state.read_text())[replica][0], how)
-    done = running.done()
-    assert done.code == 125, done.err
-    assert f"error: {replica} was lost" in done.err
-    assert done.seconds < (75 if how == signal.SIGSTOP else 25)
+def test_a_frozen_or_killed_agent_is_named_and_its_script_does_not_live_on(place, how):
+    replicas = ["worker-0", "worker-1"]
+    both = [place.start_run(place.script(SLEEPS), "--name", f"without-{replica}") for replica in replicas]
+    for replica, running in zip(replicas, both, strict=True):
+        running.prints("worker-0 | sleeping", "worker-1 | sleeping")
+        state = Path(place.env["XDG_STATE_HOME"]) / f"tf-spawner/jobs/without-{replica}/pids.json"
+        os.kill(json.loads(state.read_text())[replica][0], how)
+    for replica, running in zip(replicas, both, strict=True):
+        done = running.done()
+        assert done.code == 125, done.err
+        assert f"error: {replica} was lost" in done.err
+        assert done.seconds < (75 if how == signal.SIGSTOP else 25)
     assert place.leftovers() == []
