@@ -184,6 +184,7 @@ class Planned:
     specs: list[JobSpec]  # of the grid's points
     plan: Plan
     record: dict[str, Any]  # of sweep.json, all but the points
+    is_other: bool  # than what was begun, of which nothing is done
 
 
 def prepare(asked: Sweep, *, check: bool = True) -> Planned:
@@ -203,13 +204,22 @@ def prepare(asked: Sweep, *, check: bool = True) -> Planned:
         "spec": described, "files": _files(asked),
     }  # fmt: skip
     changed = differences(former, record) if former else []
-    if changed:
+    if changed and any(is_done(spec.out, point) for point in points):
         more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigurationError(
             f"sweep {name} was begun otherwise, and its results would be mixed: {'; '.join(changed[:3])}{more}",
-            hint=f"give another --name, or make it what it was; files that are no code go into .tfspawnerignore ({folder})",
+            hint="give another --name; a file that is no code belongs into .tfspawnerignore",
         )
-    return Planned(name=name, id=record["id"], folder=folder, points=points, specs=specs, plan=plan, record=record)
+    return Planned(
+        name=name,
+        id=record["id"],
+        folder=folder,
+        points=points,
+        specs=specs,
+        plan=plan,
+        record=record,
+        is_other=bool(changed),
+    )
 
 
 def points_of(asked: Sweep, name: str, former: Sequence[Mapping[str, Any]]) -> tuple[list[Point], int]:
@@ -236,6 +246,21 @@ def _key(values: Mapping[str, str]) -> frozenset[tuple[str, str]]:
 
 def _restored(found: Mapping[str, Any]) -> Point:
     return Point(**{name: found[name] for name in STORED})
+
+
+def report_of(out: Path, point: Point) -> dict[str, Any]:
+    """The report of the job that was launched for the point last; empty where there is none."""
+    try:
+        is_its = (out / point.job / ID_FILE).read_text() == point.id
+    except OSError:
+        return {}
+    return read_json(out / point.job / "report.json") if is_its else {}
+
+
+def is_done(out: Path, point: Point) -> bool:
+    """Whether the point has succeeded, and all its files are here."""
+    report = report_of(out, point)
+    return report.get("result") == "succeeded" and not report.get("missing")
 
 
 def _gpus_of(spec: JobSpec) -> int:
@@ -318,7 +343,7 @@ class _Run:
         self.there = {job.job: job for job in found if job.job in launched and job.id in ("", launched[job.job].id)}
         for point in self.planned.points:
             left = point.job in self.there
-            if self._is_done(point):
+            if is_done(self.spec.out, point):
                 self._learn(point)
                 point.result, point.error = "succeeded", ""
                 if left and not self.spec.keep:
@@ -337,31 +362,18 @@ class _Run:
         rest = [point for point in todo if point.job not in self.there]
         return [left, rest] if self.spec.gpus and self.spec.on == "local" else [[*left, *rest]]
 
-    def _report(self, point: Point) -> dict[str, Any]:
-        """The report of the job that was launched for it last."""
-        folder = self.spec.out / point.job
-        try:
-            is_its = (folder / ID_FILE).read_text() == point.id
-        except OSError:
-            return {}
-        return read_json(folder / "report.json") if is_its else {}
-
-    def _is_done(self, point: Point) -> bool:
-        report = self._report(point)
-        return report.get("result") == "succeeded" and not report.get("missing")
-
     def _learn(self, point: Point) -> None:
-        if self._report(point):
+        if report_of(self.spec.out, point):
             row = compared([self.spec.out / point.job])[0]
             point.metrics, point.seconds = row["metrics"], row["seconds"]
 
     def _goes_on(self, backend: Backend, point: Point) -> bool:
         """Whether the job that is left of it can still succeed: it trains, or holds what it has trained."""
         events = {event["event"] for event in read_events(self.spec.out / point.job)}
-        if self._report(point).get("result") in ("failed", "timeout") or "interrupted" in events:
+        if report_of(self.spec.out, point).get("result") in ("failed", "timeout") or "interrupted" in events:
             return False
         left = self.there[point.job]
-        if left.state == "incomplete":
+        if left.state == "incomplete" or self.planned.is_other:
             return False
         state = jobs.Job(point.job, backend, tuple(left.replicas)).status()
         is_silent = state.phase == "pending" and left.state == "running"  # which its follower will judge
@@ -373,18 +385,20 @@ class _Run:
         """Returns when all that was begun of the points has ended; whether Ctrl-C stopped it."""
         self.todo = deque(points)
         slots = range(min(self.parallel, len(points)))
-        threads = [threading.Thread(target=self._work, args=(slot,), daemon=True) for slot in slots]
+        ended = {slot: threading.Event() for slot in slots}
+        begun = []
         try:
-            for thread in threads:
-                thread.start()
-            _join(threads)
+            for slot in slots:
+                begun.append(ended[slot])
+                threading.Thread(target=self._work, args=(slot, ended[slot]), daemon=True).start()
+            _await(begun)
             return False
         except KeyboardInterrupt:
             self.stop.set()
         running = [point.job for point in self.points if point.since and point.result not in ENDED]
         self.view.note(f"\ninterrupted: removing {', '.join(running) or 'nothing'} (Ctrl-C again leaves what is there)")
         try:
-            _join(threads)
+            _await(begun)
         except KeyboardInterrupt:
             self.view.finish()
             raise Interrupted(
@@ -393,26 +407,28 @@ class _Run:
             ) from None
         return True
 
-    def _work(self, slot: int) -> None:
-        while not self.stop.is_set():
-            try:
-                point = self.todo.popleft()
-            except IndexError:
-                return
-            try:
+    def _work(self, slot: int, ended: threading.Event) -> None:
+        try:
+            while not self.stop.is_set() and (point := self._next()):
                 self._carry_out(point, slot)
-            except BaseException as bug:
-                self.bug = bug
-                self.stop.set()
+        except BaseException as bug:
+            self.bug = bug
+            self.stop.set()
+        finally:
+            ended.set()
+
+    def _next(self) -> Point | None:
+        with self.lock:
+            return self.todo.popleft() if self.todo else None
 
     def _carry_out(self, point: Point, slot: int) -> None:
         shown_as = PointView(point, self.view, self.stop)
         point.since = time.time()
         shown_as.turn("starting")
         try:
-            result, point.error = self._run_job(point, slot, shown_as).result, ""
-        except Interrupted as error:
-            result, point.error = "interrupted", error.message
+            result = self._run_job(point, slot, shown_as).result
+        except Interrupted:
+            result = "interrupted"
         except SpawnerError as error:
             self.errors[point.job] = error
             point.error = error.message
@@ -471,11 +487,17 @@ class _Run:
         failed = [point for point in self.points if point.job in self.errors]
         kinds = {type(error) for error in self.errors.values()}
         kind = kinds.pop() if len(kinds) == 1 else JobFailed
-        told = "; ".join(f"{point.title}: {point.error}" for point in failed[:SHOWN_FAILURES])
-        more = f"; and {len(failed) - SHOWN_FAILURES} more" if len(failed) > SHOWN_FAILURES else ""
+        alike: dict[str, list[Point]] = {}
+        for point in failed:
+            alike.setdefault(point.error, []).append(point)
+        told = [
+            f"{points[0].title}{f' and {len(points) - 1} more' if len(points) > 1 else ''}: {message}"
+            for message, points in alike.items()
+        ]
+        more = [f"and {len(told) - SHOWN_FAILURES} other failures"] if len(told) > SHOWN_FAILURES else []
         first = self.errors[failed[0].job]
         error = kind(
-            f"{len(failed)} of {len(rows)} points failed: {told}{more}",
+            f"{len(failed)} of {len(rows)} points failed: {'; '.join([*told[:SHOWN_FAILURES], *more])}",
             hint=f"{first.hint + '; ' if first.hint else ''}{self._again} runs those again",
         )
         if isinstance(error, JobFailed) and isinstance(first, JobFailed):
@@ -483,7 +505,8 @@ class _Run:
         return error
 
 
-def _join(threads: list[threading.Thread]) -> None:
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.5)
+def _await(events: Sequence[threading.Event]) -> None:
+    """Waits for all; Thread.join() would take a thread for ended once Ctrl-C has come while it waited."""
+    for event in events:
+        while not event.wait(0.5):
+            pass
