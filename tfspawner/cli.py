@@ -479,7 +479,10 @@ def report(run: str, out: Path) -> None:
 @OUT
 @output_option
 def compare(runs: tuple[str, ...], out: Path, output: str) -> None:
-    """Show runs, or the points of sweeps, side by side: result, time, replicas, arguments, last metrics."""
+    """Show runs side by side: result, time, replicas, arguments, last metrics.
+
+    RUN is a job or a sweep of runs/, or its folder; of a sweep all points are shown.
+    """
     from .report import compared, run_folder, runs_of
 
     rows = compared([folder for run in runs for folder in runs_of(run_folder(run, out))])

@@ -32,7 +32,7 @@ MOST_FAINT = 200  # curves behind those that have a colour
 MOST_CHARTS = 6  # of curves
 MOST_METRICS = 2  # that are shown over a flag's values
 LOG_SPREAD = 100  # values that differ by this factor stand on a logarithmic axis
-LABEL_WIDTH, LABEL_LETTERS = 46, 14  # of a tick's text, in SVG units; of a longer one the beginning
+LABEL_WIDTH, LABEL_LETTERS = 56, 14  # of a tick's text, in SVG units; of a longer one the beginning
 
 
 def write_page(folder: Path) -> Path:
@@ -59,7 +59,7 @@ def page(folder: Path) -> str:
             flag: found for flag in record["grid"] if (found := flag_charts(flag, rows, bests, metrics[:MOST_METRICS]))
         },
         command=shlex.join(["tf-spawner", "run", *sweep_words(record)]),
-        age=age, shown=shown, total=age(sum(row["seconds"] for row in rows)),
+        drawn=MOST_CURVES + MOST_FAINT, age=age, shown=shown, total=age(sum(row["seconds"] for row in rows)),
     )  # fmt: skip
 
 
@@ -124,8 +124,8 @@ def axis(values: Sequence[str]) -> tuple[Callable[[str], float], list[tuple[floa
     elif min(places) > 0 and max(places) / min(places) >= LOG_SPREAD:
         places, how = [math.log10(place) for place in places], " (logarithmic)"
     first, span = min(places), (max(places) - min(places)) or 1.0
-    inner = WIDTH - LEFT - 60
-    at = {value: LEFT + 26 + (place - first) / span * inner for value, place in zip(values, places, strict=True)}
+    inner = WIDTH - LEFT - 80
+    at = {value: LEFT + 36 + (place - first) / span * inner for value, place in zip(values, places, strict=True)}
     labels: list[tuple[float, str]] = []
     for value, place in sorted(at.items(), key=lambda item: item[1]):
         if not labels or place - labels[-1][0] >= LABEL_WIDTH:

@@ -36,8 +36,8 @@ class PlainSweepView:
     def begin(self, name: str, points: Sequence[Point], parallel: int) -> None:
         self.points = points
         done = sum(point.result == "succeeded" for point in points)
-        at_a_time = f", {parallel} at a time" if parallel > 1 else ""
-        self.note(f"sweep {name}: {len(points)} points" + (f", {done} of them done before" if done else "") + at_a_time)
+        counted = f"{len(points)} point{'s' * (len(points) > 1)}" + (f", {done} of them done before" if done else "")
+        self.note(f"sweep {name}: {counted}" + (f", {parallel} at a time" if parallel > 1 else ""))
 
     def show(self, point: Point) -> None:
         with self.lock:

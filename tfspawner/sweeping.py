@@ -148,10 +148,13 @@ def sweep(
 ) -> SweepOutcome:
     """Runs the script once for each combination of the grid's values, each as a job, and records them in spec.out.
 
-    What a sweep of that name has done already is not done again. Raises what `run` raises before anything is launched; points
-    that fail are told by the outcome, and do not end the others.
+    What a sweep of that name has done already is not done again. Raises what `run` raises before anything is launched, and
+    Interrupted; points that fail are told by the outcome, and do not end the others.
     """
-    return run_sweep(Sweep(spec=spec, grid=grid, parallel=parallel), view)
+    outcome = run_sweep(Sweep(spec=spec, grid=grid, parallel=parallel), view)
+    if isinstance(outcome.error, Interrupted):
+        raise outcome.error
+    return outcome
 
 
 def run_sweep(asked: Sweep, view: SweepView | None = None) -> SweepOutcome:
