@@ -463,6 +463,7 @@ class _Run:
 
     def _outcome(self, interrupted: bool) -> SweepOutcome:
         rows = ranked([self._row(point) for point in self.points])
+        interrupted = interrupted and any(row["result"] in ("waiting", "interrupted") for row in rows)
         error = self._interrupted(rows) if interrupted else self._failed(rows) if self.errors else None
         result = "interrupted" if interrupted else "failed" if error else "succeeded"
         return SweepOutcome(name=self.planned.name, result=result, folder=self.record.folder, points=rows, best=best(rows),
