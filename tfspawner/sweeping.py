@@ -133,11 +133,7 @@ class SweepOutcome:
     def as_json(self) -> dict[str, Any]:
         error = {"error": self.error.message, "hint": self.error.hint} if self.error else {}
         points = [
-            {
-                **row,
-                "metrics": {name: value if math.isfinite(value) else None for name, value in row["metrics"].items()},
-            }
-            for row in self.points
+            {**row, "metrics": {name: _finite(value) for name, value in row["metrics"].items()}} for row in self.points
         ]
         return {"sweep": self.name, "result": self.result, "folder": str(self.folder), "page": str(self.page),
                 "seconds": round(self.seconds, 3), "points": points, "best": self.best, **error}  # fmt: skip
@@ -190,7 +186,7 @@ class Planned:
     is_other: bool  # than what was begun, of which nothing is done
 
 
-def prepare(asked: Sweep, *, check: bool = True) -> Planned:
+def prepare(asked: Sweep) -> Planned:
     """All that can be known and refused before anything is created. Raises ConfigurationError, ClusterError."""
     spec = asked.spec
     name = job_name(spec)
@@ -200,7 +196,7 @@ def prepare(asked: Sweep, *, check: bool = True) -> Planned:
     specs = [asked.job(name, point.job, point.values) for point in points[:count]]
     job_name(max(specs, key=lambda one: len(one.name or "")))  # which refuses a name that is too long
     first_gpu = (min(asked.parallel, count) - 1) * _gpus_of(spec)
-    _, plan = jobs.prepare(_widest(specs, name), check=check, first_gpu=first_gpu)
+    _, plan = jobs.prepare(_widest(specs, name), first_gpu=first_gpu)
     described = {**json.loads(json.dumps(jobs.described(plan), default=str)), "args": list(spec.args), "tag": spec.tag}
     record: dict[str, Any] = {
         "sweep": name, "id": former.get("id") or secrets.token_hex(8), "grid": asked.grid, "parallel": asked.parallel,
@@ -213,16 +209,8 @@ def prepare(asked: Sweep, *, check: bool = True) -> Planned:
             f"sweep {name} was begun otherwise, and its results would be mixed: {'; '.join(changed[:3])}{more}",
             hint="give another --name; a file that is no code belongs into .tfspawnerignore",
         )
-    return Planned(
-        name=name,
-        id=record["id"],
-        folder=folder,
-        points=points,
-        specs=specs,
-        plan=plan,
-        record=record,
-        is_other=bool(changed),
-    )
+    return Planned(name=name, id=record["id"], folder=folder, points=points, specs=specs, plan=plan, record=record,
+                   is_other=bool(changed))  # fmt: skip
 
 
 def points_of(asked: Sweep, name: str, former: Sequence[Mapping[str, Any]]) -> tuple[list[Point], int]:
@@ -266,6 +254,11 @@ def is_done(out: Path, point: Point) -> bool:
     return report.get("result") == "succeeded" and not report.get("missing")
 
 
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
 def _gpus_of(spec: JobSpec) -> int:
     return spec.gpus * len(spec.replicas)
 
@@ -297,13 +290,8 @@ class _Run:
     """One launcher's part of a sweep: so many threads, each of which takes one point after the other."""
 
     def __init__(self, asked: Sweep, planned: Planned, record: Record, view: SweepView) -> None:
-        self.spec, self.parallel, self.planned, self.record, self.view = (
-            asked.spec,
-            asked.parallel,
-            planned,
-            record,
-            view,
-        )
+        self.spec, self.parallel = asked.spec, asked.parallel
+        self.planned, self.record, self.view = planned, record, view
         self.specs = {str(spec.name): spec for spec in planned.specs}
         self.points = planned.points[: len(planned.specs)]
         self.there: dict[str, JobSummary] = {}  # jobs that a former launcher left
@@ -315,7 +303,6 @@ class _Run:
         self.began = time.monotonic()
 
     def run(self) -> SweepOutcome:
-        self.save()
         todo = self._look_back()
         self.save()
         self.view.begin(self.planned.name, self.points, self.parallel)
@@ -350,14 +337,20 @@ class _Run:
                 self._learn(point)
                 point.result, point.error = "succeeded", ""
                 if left and not self.spec.keep:
-                    backend.delete(point.job, jobs.DELETE_TIMEOUT_S, point.id)
+                    self._remove(backend, point)
             elif point.job in self.specs:
                 point.result, point.error, point.metrics, point.seconds = "waiting", "", {}, 0.0
                 todo.append(point)
+                if left and self.planned.is_other:
+                    self._remove(backend, point)
             elif left:
                 self.view.note(f"warning: {point.title} is no point of this grid, and its job is still there: "
                                f"tf-spawner delete {point.job}")  # fmt: skip
         return todo
+
+    def _remove(self, backend: Backend, point: Point) -> None:
+        backend.delete(point.job, jobs.DELETE_TIMEOUT_S, point.id)
+        del self.there[point.job]
 
     def _batches(self, todo: list[Point]) -> list[list[Point]]:
         """First what is left of a former launcher; where that has GPUs of this machine, all else only when it has ended."""
@@ -376,7 +369,7 @@ class _Run:
         if report_of(self.spec.out, point).get("result") in ("failed", "timeout") or "interrupted" in events:
             return False
         left = self.there[point.job]
-        if left.state == "incomplete" or self.planned.is_other:
+        if left.state == "incomplete":
             return False
         state = jobs.Job(point.job, backend, tuple(left.replicas)).status()
         is_silent = state.phase == "pending" and left.state == "running"  # which its follower will judge
@@ -452,7 +445,7 @@ class _Run:
                 view.note("its job is there from before, and is followed to its end")
                 return jobs.take_over(backend, plan, point.id, view)
             view.note("its job is there from before, and cannot succeed: it is removed, and run again")
-            backend.delete(point.job, jobs.DELETE_TIMEOUT_S, point.id)
+            self._remove(backend, point)
         if self.stop.is_set():
             raise Interrupted("interrupted before it was launched")
         point.id = plan.id
@@ -470,10 +463,8 @@ class _Run:
                             seconds=time.monotonic() - self.began, error=error)  # fmt: skip
 
     def _row(self, point: Point) -> dict[str, Any]:
-        return {
-            **{name: getattr(point, name) for name in STORED if name != "id"},
-            "folder": str(self.spec.out / point.job),
-        }
+        row = {name: getattr(point, name) for name in STORED if name != "id"}
+        return {**row, "folder": str(self.spec.out / point.job)}
 
     @property
     def _again(self) -> str:

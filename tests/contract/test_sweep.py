@@ -142,3 +142,16 @@ def test_the_records_of_points_and_of_the_sweep_are_found(life):
     assert {row["run"].rpartition("/")[2]: row["args"] for row in rows}["swp-2"] == ["--base", "1", "--rate=2"]
     page = life.place.tf("report", "swp", "--out", life.place.runs).out.strip()
     assert page == str(life.place.runs / "swp/sweep.html")
+
+
+def test_what_still_runs_with_other_code_is_replaced_where_nothing_is_done(local_place, gate_code):
+    place = local_place
+    words = ("-w", "1", "--name", "swp", "--grid", "x=1", "--env", f"GATE={place.gate}")
+    killed = place.start_run(place.script(gate_code), *words)
+    killed.prints("swp-1 (x=1): running", stream="stderr")
+    killed.send(signal.SIGKILL)
+    killed.done()
+    done = place.run(place.script("print('repaired')"), *words)
+    assert done.code == 0, done.err
+    assert (place.runs / "swp-1/logs/worker-0.log").read_text() == "repaired\n"
+    assert place.leftovers() == []

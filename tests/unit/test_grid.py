@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tfspawner
 from tfspawner import cli
 from tfspawner import job as jobs
 from tfspawner.backends import local
@@ -302,6 +303,18 @@ def test_points_at_a_time_get_gpus_of_their_own(folder):
     jobs.carry_out(backend, plan, jobs.Silent())
     logs = [(folder / f"runs/g/logs/worker-{number}.log").read_text() for number in (0, 1)]
     assert logs == ["4,5\n", "6,7\n"]
+
+
+def test_from_python_a_sweep_tells_of_all_points_and_is_done_only_once(folder):
+    (folder / "code/train.py").write_text("import sys; sys.exit(3 if sys.argv[1] == '--x=2' else 0)")
+    spec = JobSpec(script="code/train.py", workers=1, name="swp")
+    found = tfspawner.sweep(spec, {"x": [1, 2]}, parallel=2)
+    assert {point["values"]["x"]: point["result"] for point in found.points} == {"1": "succeeded", "2": "failed"}
+    assert (found.result, found.error.exit_code, found.page.exists()) == ("failed", 125, True)
+    assert "swp-2 (x=2): worker-0 ended with exit code 3" in found.error.message
+    first = folder.joinpath("runs/swp-1/.job-id").read_text()
+    assert tfspawner.sweep(spec, {"x": [1]}).result == "succeeded"
+    assert folder.joinpath("runs/swp-1/.job-id").read_text() == first
 
 
 # ---- what is shown ------------------------------------------------------------------------------
