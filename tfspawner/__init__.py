@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from .errors import SpawnerError
     from .job import Job, attach, launch, run
     from .spec import JobSpec
+    from .sweeping import sweep
 
 __version__ = "0.1.0"
-__all__ = ["Job", "JobSpec", "SpawnerError", "attach", "launch", "run"]
+__all__ = ["Job", "JobSpec", "SpawnerError", "attach", "launch", "run", "sweep"]
 
 _HOMES = {
     "Job": "job",
@@ -20,6 +21,7 @@ _HOMES = {
     "attach": "job",
     "launch": "job",
     "run": "job",
+    "sweep": "sweeping",
 }
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .backends import JobSummary
     from .doctor import Finding
     from .follow import JobState, View
+    from .grid import Sweep
     from .job import Job, Outcome
     from .spec import JobSpec
 
@@ -144,7 +145,7 @@ def run(ctx: click.Context, /, output: str, **options: Any) -> None:
     \b
     tf-spawner run train.py -w 4 -- --epochs 10
     """
-    _run(_spec(ctx, options), output)
+    _run(_asked(ctx, options), output)
 
 
 @cli.command(cls=RunCommand, context_settings={"max_content_width": 110})
@@ -155,31 +156,61 @@ def run(ctx: click.Context, /, output: str, **options: Any) -> None:
 def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> None:
     """Run again what RUN's record tells of, with changes by flags.
 
-    RUN is a job of runs/ or a run's folder. ARGS replace the former ones. The record has no value of an
+    RUN is a job or a sweep of runs/, or its folder. ARGS replace the former ones. The record has no value of an
     environment variable: give --env-file or --env again.
 
     \b
     tf-spawner rerun digits-7xk2p -w 4 -- --epochs 20
     """
-    from .options import recorded_options
+    from .options import recorded_options, recorded_sweep
     from .record import read_json
     from .report import run_folder
 
     folder = run_folder(recorded, options["out"] or Path("runs"))
-    stored = read_json(folder / "spec.json")
+    swept = read_json(folder / "sweep.json")
+    stored = swept.get("spec") or read_json(folder / "spec.json")
     if not stored:
         raise ConfigurationError(f"{folder} has no spec.json: it was fetched, and launched elsewhere")
-    spec = _spec(ctx, options, recorded_options(stored))
-    missing = [name for name in stored.get("env", []) if name not in spec.env]
+    asked = _asked(ctx, options, recorded_sweep(swept) if swept else recorded_options(stored))
+    missing = [name for name in stored.get("env", []) if name not in _base(asked).env]
     if missing:
         raise ConfigurationError(
             f"{recorded} had the variables {', '.join(missing)}, whose values no record has",
             hint="give --env-file, or --env",
         )
-    _run(spec, output)
+    _run(asked, output)
 
 
-def _run(spec: JobSpec, output: str) -> None:
+def _run(asked: JobSpec | Sweep, output: str) -> None:
+    from .grid import Sweep
+
+    if isinstance(asked, Sweep):
+        _run_sweep(asked, output)
+    else:
+        _run_job(asked, output)
+
+
+def _run_sweep(asked: Sweep, output: str) -> None:
+    from rich.console import Console
+
+    from .sweep_view import make_sweep_view, result_table
+    from .sweeping import run_sweep
+
+    view = make_sweep_view()
+    try:
+        outcome = run_sweep(asked, view)
+    finally:
+        view.finish()
+    if output == "json":
+        _print_json(outcome.as_json())
+    else:
+        Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(result_table(outcome))
+        click.echo(f"\nsweep {outcome.name}: {outcome.told}\npage:  {outcome.page}", err=True)
+    if outcome.error:
+        raise outcome.error
+
+
+def _run_job(spec: JobSpec, output: str) -> None:
     from . import job as jobs
     from .view import make_view
 
@@ -214,12 +245,18 @@ def _run(spec: JobSpec, output: str) -> None:
 def render(ctx: click.Context, /, output: str, **options: Any) -> None:
     """Print the manifests that run would create, without any secret value."""
     options["on"] = "kubernetes"
-    spec = _spec(ctx, options)
+    asked = _asked(ctx, options)
+    from .grid import Sweep, shown
     from .job import prepare
+    from .plan import job_name
     from .render import redacted, to_yaml
     from .render import render as render_plan
 
-    _, plan = prepare(spec, check=False)
+    if isinstance(asked, Sweep):
+        name, values = job_name(asked.spec), asked.points[0]
+        click.echo(f"point 1 of {len(asked.points)}: {shown(values)}", err=True)
+        asked = asked.job(name, f"{name}-1", values)
+    _, plan = prepare(asked, check=False)
     manifests = redacted(render_plan(plan))
     if output == "json":
         _print_json({"apiVersion": "v1", "kind": "List", "items": manifests})
@@ -247,20 +284,25 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
     \b
     tf-spawner check train.py -w 4 --on kubernetes --data s3://bucket/train/
     """
-    spec = _spec(ctx, options)
+    asked = _asked(ctx, options)
+    from .grid import Sweep
     from .job import prepare
+    from .sweeping import prepare as prepare_sweep
 
-    _, plan = prepare(spec)
+    spec, points = _base(asked), len(asked.points) if isinstance(asked, Sweep) else None
+    plan = prepare_sweep(asked).plan if isinstance(asked, Sweep) else prepare(asked)[1]
     warnings = [*plan.warnings, *(_check_data(uris, spec) if uris else [])]
     if output == "json":
-        _print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings})
+        _print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings,
+                     **({"points": points} if points else {})})  # fmt: skip
         return
     for warning in warnings:
         click.secho("warning: ", fg="yellow", nl=False, err=True)
         click.echo(warning, err=True)
     counted = {0: "nothing is in the way", 1: "1 warning"}.get(len(warnings), f"{len(warnings)} warnings")
     where = "this machine" if spec.on == "local" else "Kubernetes"
-    click.echo(f"{len(spec.replicas)} replicas on {where}: {counted}")
+    each = f" for each of {points} points" if points else ""
+    click.echo(f"{len(spec.replicas)} replicas on {where}{each}: {counted}")
 
 
 def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:
@@ -423,11 +465,13 @@ def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
 def report(run: str, out: Path) -> None:
     """Write RUN's page anew, and print its path: curves, times, failures, files.
 
-    RUN is a job of runs/ or a run's folder. Each run that ends writes its page by itself.
+    RUN is a job or a sweep of runs/, or its folder. Each run that ends writes its page by itself.
     """
     from .report import run_folder, write_page
+    from .sweep_page import write_page as write_sweep_page
 
-    click.echo(write_page(run_folder(run, out)))
+    folder = run_folder(run, out)
+    click.echo(write_sweep_page(folder) if (folder / "sweep.json").exists() else write_page(folder))
 
 
 @cli.command()
@@ -435,10 +479,13 @@ def report(run: str, out: Path) -> None:
 @OUT
 @output_option
 def compare(runs: tuple[str, ...], out: Path, output: str) -> None:
-    """Show runs side by side: result, time, replicas, arguments, last metrics."""
-    from .report import compared, run_folder
+    """Show runs side by side: result, time, replicas, arguments, last metrics.
 
-    rows = compared([run_folder(run, out) for run in runs])
+    RUN is a job or a sweep of runs/, or its folder; of a sweep all points are shown.
+    """
+    from .report import compared, run_folder, runs_of
+
+    rows = compared([folder for run in runs for folder in runs_of(run_folder(run, out))])
     if output == "json":
         _print_json(rows)
         return
@@ -576,14 +623,21 @@ def completion(shell: str) -> None:
 # ---- words to values, values to words ------------------------------------------------------------
 
 
-def _spec(ctx: click.Context, options: dict[str, Any], recorded: dict[str, Any] | None = None) -> JobSpec:
+def _asked(ctx: click.Context, options: dict[str, Any], recorded: dict[str, Any] | None = None) -> JobSpec | Sweep:
     from .options import make_spec
 
     args = (*options.pop("args"), *ctx.meta.get("script_args", ()))
-    spec, notes = make_spec(options, args, recorded)
+    asked, notes = make_spec(options, args, recorded)
     for note in notes:
         click.echo(note, err=True)
-    return spec
+    return asked
+
+
+def _base(asked: JobSpec | Sweep) -> JobSpec:
+    """The job, or what all jobs of a sweep have in common."""
+    from .grid import Sweep
+
+    return asked.spec if isinstance(asked, Sweep) else asked
 
 
 def _target(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -596,7 +650,11 @@ def _attach(job: str, target: dict[str, Any]) -> Job:
     try:
         return attach(job, **target)
     except NotFoundError as error:
-        if error.hint == "tf-spawner list" and Path("runs", job).is_dir():
+        if error.hint == "tf-spawner list" and Path("runs", job, "sweep.json").exists():
+            error.hint = (
+                f"{job} is a sweep, whose jobs are {job}-1 and so on: tf-spawner list; all: tf-spawner delete -t {job}"
+            )
+        elif error.hint == "tf-spawner list" and Path("runs", job).is_dir():
             error.hint = f"what is known of a run of that name is in {Path('runs', job)}"
         raise
 

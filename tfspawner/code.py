@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
 from .record import ID_FILE
@@ -34,9 +35,32 @@ class Code:
     file_count: int
 
     def open(self) -> IO[bytes]:
-        """The archive, from its beginning: for one reader at a time."""
-        self.archive.seek(0)
-        return self.archive
+        """The archive, from its beginning; jobs that share it read it side by side."""
+        return io.BufferedReader(_Reader(self.archive.fileno()))
+
+
+class _Reader(io.RawIOBase):
+    """Reads a file from a place of its own on; the file stays open."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self.place = descriptor, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: os.fstat(self.descriptor).st_size}
+        self.place = base[whence] + offset
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        data = os.pread(self.descriptor, len(buffer), self.place)
+        buffer[: len(data)] = data
+        self.place += len(data)
+        return len(data)
 
 
 def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = ()) -> Code:
@@ -58,6 +82,15 @@ def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = ())
     archive.seek(0)
     digest = hashlib.file_digest(archive, "sha256").hexdigest()
     return Code(archive=archive, sha256=digest, size_bytes=os.fstat(archive.fileno()).st_size, file_count=len(files))
+
+
+def digests(folder: Path, *, out: Path) -> dict[str, str]:
+    """The SHA-256 of every file that pack() would take."""
+    found = {}
+    for path, name in _files(folder, _ignored(folder), {out.resolve()}):
+        with path.open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def mentions(folder: Path, word: str, *, out: Path) -> list[Path]:

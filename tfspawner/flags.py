@@ -74,6 +74,8 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--volume", "volumes", multiple=True, metavar="CLAIM:/PATH[:ro]", help="Mount a PersistentVolumeClaim, or a /host/path such as /eos."),
         click.option("--pod-file", type=PATH, help="A Pod manifest to build the replicas' pods on."),
         click.option("--template-dir", type=PATH, help="Folder with templates that replace tf-spawner's own."),
+        click.option("--grid", multiple=True, metavar="NAME=V1,V2", help="A job for each value, which its script gets as --NAME=VALUE; given again, for each combination."),
+        click.option("--parallel", type=int, help="Jobs of --grid at a time.  [default: 1]"),
         click.option("--keep", is_flag=True, default=None, help="Leave the job's objects after collecting."),
         click.option("--no-legacy-keras", "legacy_keras", flag_value=False, default=None, help="Do not set TF_USE_LEGACY_KERAS=1 for several workers."),
         click.option("-f", "--file", "job_file", type=PATH, help="A YAML file with any of these options; flags win."),

@@ -16,7 +16,7 @@ from . import keras
 from .agent import STARTING
 from .backends import Backend, JobSummary, backend_for, backend_of
 from .causes import explained
-from .code import mentions, pack
+from .code import Code, mentions, pack
 from .collect import Collected, collect
 from .errors import (
     AgentUnreachable,
@@ -138,7 +138,7 @@ class Job:
         try:
             state = self.status()
             collected, missing = bring_back(self.backend, state, record, view or Silent())
-            outcome = write_report(record, state, collected)
+            outcome = write_report(record, state, collected, missing)
             if missing:
                 missing.hint = missing.hint or (
                     "if they were fetched before, or the hold time is over, they are gone; a longer one: --hold 48h"
@@ -190,11 +190,33 @@ def run(spec: JobSpec, view: View | None = None) -> Outcome:
     backend, plan = prepare(spec)
     for warning in plan.warnings:
         view.note(f"warning: {warning}")
-    record = Record(spec.out / plan.job, plan.id)
+    return carry_out(backend, plan, view)
+
+
+def carry_out(backend: Backend, plan: Plan, view: View) -> Outcome:
+    """Launches what is planned, and goes on as `run` does."""
+    record = Record(plan.spec.out / plan.job, plan.id)
     if record.aside:
         view.note(f"the former {record.folder} is now {record.aside}")
     try:
         return _run(backend, plan, record, view)
+    finally:
+        record.close()
+
+
+def take_over(backend: Backend, plan: Plan, id: str, view: View) -> Outcome:
+    """Goes on as `run` does with the job of that id, which a launcher that is gone made of the same plan."""
+    record = Record(plan.spec.out / plan.job, id)
+    try:
+        with _deleted_on_interrupt(backend, plan.job, id, view, record):
+            record.event("taken over")
+            if not (record.folder / "spec.json").exists():
+                record.write_json("spec.json", described(plan))
+            with _still_there(plan.job):
+                state = _follow(backend, plan, record, view, None)
+                outcome = _bring_home(backend, state, record, view)
+            _clear(backend, plan, id, state, record)
+        return _judged(state, record, outcome)
     finally:
         record.close()
 
@@ -213,7 +235,7 @@ def launch(spec: JobSpec, view: View | None = None) -> Job:
     return job
 
 
-def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
+def prepare(spec: JobSpec, *, check: bool = True, first_gpu: int = 0) -> tuple[Backend, Plan]:
     """All that can be known and refused before anything is created."""
     warnings = read_script(spec)
     name = job_name(spec)
@@ -233,6 +255,7 @@ def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
         needs_tf_keras=needed,
         speaks_of_s3=_speaks_of_s3(spec),
         needs_gpus=_needs_gpus(spec),
+        first_gpu=first_gpu,
     )
     return backend, replace(plan, warnings=(*warnings, *(backend.preflight(plan) if check else [])))
 
@@ -299,7 +322,9 @@ def bring_back(
     return collected, None
 
 
-def write_report(record: Record, state: JobState, collected: list[Collected]) -> Outcome:
+def write_report(
+    record: Record, state: JobState, collected: list[Collected], missing: ArtifactError | None = None
+) -> Outcome:
     """Writes report.json, and gives the same as an Outcome."""
     seconds = state.times.get("ended", time.time()) - state.times["forming"] if "forming" in state.times else 0.0
     outcome = Outcome(job=state.job, result=state.result or state.phase, folder=record.folder, cause=state.cause,
@@ -310,6 +335,7 @@ def write_report(record: Record, state: JobState, collected: list[Collected]) ->
         "restarts": state.restarts,
         "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
         "files": {replica.replica: replica.files for replica in collected}, "artifacts": outcome.artifacts,
+        "missing": missing and missing.message,
     })  # fmt: skip
     from .report import write_page  # Jinja, which a local job needs for nothing else
 
@@ -364,31 +390,43 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(f"interrupted; nothing of job {plan.job} is left") from None
         raise
-    with _deleted_on_interrupt(backend, plan, view, record):
+    with _deleted_on_interrupt(backend, plan.job, plan.id, view, record):
         record.event("launched", seconds=round(time.time() - began, 3))
         _describe(plan, record)
-        try:
-            state = _follow(backend, plan, record, view)
+        code = plan.code if backend.must_upload(plan) else None
+        with _still_there(plan.job):
+            state = _follow(backend, plan, record, view, code)
             for number in range(2, (plan.spec.start_tries or 1) + 1):
                 if not (state.cause or {}).get("no_room"):
                     break
                 _give_back(backend, plan, state, record, view, number)
                 backend.launch(plan)
-                state = _follow(backend, plan, record, view)
+                state = _follow(backend, plan, record, view, code)
             state.times["launched"] = began
-            collected, missing = bring_back(backend, state, record, view)
-            outcome = write_report(record, state, collected)
-            if missing:
-                raise missing
-        except SpawnerError as error:
-            there = f"job {plan.job} is still there: tf-spawner fetch {plan.job}, or tf-spawner delete {plan.job}"
-            error.hint = f"{error.hint}; {there}" if error.hint else there
-            raise
-        if plan.spec.keep:
-            _release(backend, state)
-        else:
-            backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
-            record.event("deleted")
+            outcome = _bring_home(backend, state, record, view)
+        _clear(backend, plan, plan.id, state, record)
+    return _judged(state, record, outcome)
+
+
+def _bring_home(backend: Backend, state: JobState, record: Record, view: View) -> Outcome:
+    collected, missing = bring_back(backend, state, record, view)
+    outcome = write_report(record, state, collected, missing)
+    if missing:
+        raise missing
+    return outcome
+
+
+def _clear(backend: Backend, plan: Plan, id: str, state: JobState, record: Record) -> None:
+    """Removes the job, all of which is here."""
+    if plan.spec.keep:
+        _release(backend, state)
+    else:
+        backend.delete(plan.job, DELETE_TIMEOUT_S, id)
+        record.event("deleted")
+
+
+def _judged(state: JobState, record: Record, outcome: Outcome) -> Outcome:
+    """The outcome, or what is raised for it."""
     try:
         raise_for(state, record)
         raise_for_artifacts(state, f"all is here: {record.folder}")
@@ -398,11 +436,21 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
     return outcome
 
 
-def _follow(backend: Backend, plan: Plan, record: Record, view: View) -> JobState:
+@contextmanager
+def _still_there(job: str) -> Iterator[None]:
+    """Adds to what goes wrong that the job is left, and what to do with it."""
+    try:
+        yield
+    except SpawnerError as error:
+        there = f"job {job} is still there: tf-spawner fetch {job}, or tf-spawner delete {job}"
+        error.hint = f"{error.hint}; {there}" if error.hint else there
+        raise
+
+
+def _follow(backend: Backend, plan: Plan, record: Record, view: View, upload: Code | None) -> JobState:
     follower = Follower(
-        backend, plan.job, plan.spec.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s,
-        upload=plan.code if backend.must_upload(plan) else None,
-    )  # fmt: skip
+        backend, plan.job, plan.spec.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s, upload=upload
+    )
     return follower.follow()
 
 
@@ -418,25 +466,28 @@ def _give_back(backend: Backend, plan: Plan, state: JobState, record: Record, vi
 
 
 @contextmanager
-def _deleted_on_interrupt(backend: Backend, plan: Plan, view: View, record: Record) -> Iterator[None]:
+def _deleted_on_interrupt(backend: Backend, job: str, id: str, view: View, record: Record) -> Iterator[None]:
     """Ctrl-C removes the job; a second one leaves the removing to `tf-spawner delete`."""
     try:
         yield
     except KeyboardInterrupt:
-        job = plan.job
         record.event("interrupted")
         view.note(f"\ninterrupted: removing job {job} (Ctrl-C again leaves it)")
         try:
-            backend.delete(job, DELETE_TIMEOUT_S, plan.id)
+            backend.delete(job, DELETE_TIMEOUT_S, id)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted while job {job} was removed", hint=f"tf-spawner delete {job}") from None
         raise Interrupted(f"interrupted; job {job} is removed, its logs so far are in {record.logs}") from None
 
 
+def described(plan: Plan) -> dict[str, Any]:
+    """What a record tells of a job: its options, of variables the names alone, and the code's SHA-256."""
+    spec = {k: v for k, v in asdict(plan.spec).items() if v is not None and v not in ((), {})}
+    return {"job": plan.job, "code_sha256": plan.code.sha256, **spec, "env": sorted(plan.spec.env)}
+
+
 def _describe(plan: Plan, record: Record) -> None:
-    spec = {k: v for k, v in asdict(plan.spec).items() if v not in (None, (), {}, False)}
-    spec["env"] = sorted(plan.spec.env)  # names only
-    record.write_json("spec.json", {"job": plan.job, "code_sha256": plan.code.sha256, **spec})
+    record.write_json("spec.json", described(plan))
     if plan.spec.on == "kubernetes":
         from .render import redacted, render, to_yaml
 

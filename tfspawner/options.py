@@ -1,15 +1,16 @@
-"""From a user's words, on the command line and in job.yaml, to a JobSpec."""
+"""From a user's words, on the command line and in job.yaml, to a JobSpec, or to a Sweep where there is a grid."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from .envfile import read_env_file
 from .errors import ConfigurationError
+from .grid import Sweep, grid_word, parse_grid
 from .spec import KUBERNETES_ONLY, JobSpec, flag_of
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -25,7 +26,7 @@ _PAIRS = ("env_pairs", "node_selector_pairs")
 _DURATIONS = ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s", "ttl_s")
 _PATHS = ("script", "workdir", "command_file", "pod_file", "template_dir", "kubeconfig", "out")
 _FLAGS = ("chief", "evaluator", "keep", "detach", "legacy_keras")
-_NUMBERS = ("workers", "ps", "gpus", "port", "restarts", "start_tries")
+_NUMBERS = ("workers", "ps", "gpus", "port", "restarts", "start_tries", "parallel")
 _TEXTS = (
     "on",
     "name",
@@ -51,8 +52,8 @@ def duration(value: object) -> float:
 
 def make_spec(
     options: Mapping[str, Any], args: tuple[str, ...], recorded: Mapping[str, Any] | None = None
-) -> tuple[JobSpec, list[str]]:
-    """The JobSpec of a command line, over what its -f file says, over what a run's record says; and notes."""
+) -> tuple[JobSpec | Sweep, list[str]]:
+    """What a command line asks for, over what its -f file says, over what a run's record says; and notes."""
     given = {key: value for key, value in options.items() if value is not None and value != ()}
     path = given.pop("job_file", None)
     stored = {**(recorded or {}), **(read_job_file(path) if path else {})}
@@ -65,7 +66,9 @@ def make_spec(
         if given.get("image") and not _is_on_command_line("image"):
             del given["image"]  # from the environment: where it is not used, it does no harm
     pairs = {key: {**_pairs(key, stored.get(key, {})), **_pairs(key, given.get(key, ()))} for key in _PAIRS}
+    grid = {**stored.pop("grid", {}), **parse_grid(given.pop("grid", ()))}
     merged = {**stored, **given}
+    parallel = merged.pop("parallel", None)
     merged_args = args or tuple(merged.pop("args", ()))
     merged.pop("args", None)
     if "script" not in merged:
@@ -78,7 +81,14 @@ def make_spec(
         merged.pop(key, None)
     if merged.get("ttl_s") is not None:
         merged["ttl_s"] = int(merged["ttl_s"])
-    return JobSpec(**merged, args=merged_args, env=env, node_selector=pairs["node_selector_pairs"]), notes
+    spec = JobSpec(**merged, args=merged_args, env=env, node_selector=pairs["node_selector_pairs"])
+    if grid:
+        return Sweep(spec=spec, grid=grid, parallel=1 if parallel is None else parallel, file=path), notes
+    if parallel is not None:
+        raise ConfigurationError(
+            "--parallel is how many points of a grid run at a time, and there is no grid", hint="add --grid NAME=V1,V2"
+        )
+    return spec, notes
 
 
 def recorded_options(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +106,13 @@ def recorded_options(spec: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def words_of(spec: Mapping[str, Any]) -> list[str]:
-    """The command line's words behind `run` for a run's spec.json; of variables the names alone."""
+def recorded_sweep(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a sweep's sweep.json, as recorded_options gives those of a run."""
+    return {**recorded_options(record["spec"]), "grid": record["grid"], "parallel": record["parallel"]}
+
+
+def words_of(spec: Mapping[str, Any], more: Sequence[str] = ()) -> list[str]:
+    """The command line's words behind `run` for a run's spec.json, and more options; of variables the names alone."""
     words = [str(spec["script"])]
     for field in fields(JobSpec):
         value = spec.get(field.name)
@@ -114,7 +129,14 @@ def words_of(spec: Mapping[str, Any]) -> list[str]:
             words += [word for key, text in value.items() for word in (flag, f"{key}={text}")]
         elif str(value) != str(field.default):
             words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
-    return [*words, *(["--", *spec["args"]] if spec.get("args") else [])]
+    return [*words, *more, *(["--", *spec["args"]] if spec.get("args") else [])]
+
+
+def sweep_words(record: Mapping[str, Any]) -> list[str]:
+    """The same for a sweep's sweep.json, with its name: they go on with it."""
+    grid = [word for name, values in record["grid"].items() for word in ("--grid", grid_word(name, values))]
+    parallel = ["--parallel", str(record["parallel"])] if record["parallel"] > 1 else []
+    return words_of(record["spec"], ["--name", record["sweep"], *grid, *parallel])
 
 
 def _is_on_command_line(name: str) -> bool:
@@ -145,7 +167,7 @@ def read_job_file(path: Path) -> dict[str, Any]:
     for key, value in stored.items():
         word = str(key).replace("_", "-")
         name = _KEYS.get(word, word.replace("-", "_"))
-        if name not in (*_LISTS, *_PAIRS, *_DURATIONS, *_PATHS, *_FLAGS, *_NUMBERS, *_TEXTS):
+        if name not in (*_LISTS, *_PAIRS, *_DURATIONS, *_PATHS, *_FLAGS, *_NUMBERS, *_TEXTS, "grid"):
             raise ConfigurationError(
                 f"-f {path}: there is no option {key!r}", hint="its keys are run's long flags: tf-spawner run --help"
             )
@@ -203,6 +225,10 @@ def _stored_value(name: str, value: Any, path: Path, key: str) -> Any:
         if not all(isinstance(item, str) for item in values):
             raise ConfigurationError(f"-f {path}: {key} must be a mapping, or a list of KEY=VALUE")
         return tuple(values)
+    if name == "grid":
+        if not value or not isinstance(value, dict) or not all(isinstance(item, list) for item in value.values()):
+            raise ConfigurationError(f"-f {path}: grid must be a mapping of lists", hint="grid: {lr: [1e-3, 1e-4]}")
+        return {_scalar(name): listed for name, listed in value.items()}
     if name in _DURATIONS:
         try:
             return duration(value)

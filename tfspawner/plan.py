@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import gpu, s3, usage
@@ -39,6 +39,7 @@ class Plan:
     token: str = field(repr=False)
     files: Mapping[str, bytes]  # what every agent finds beside itself: job.json, and command
     warnings: tuple[str, ...] = ()
+    first_gpu: int = 0  # this machine's GPUs before it are other jobs'
 
     @property
     def id(self) -> str:
@@ -92,7 +93,7 @@ def _check_tf_config(spec: JobSpec) -> None:
 
 
 def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, warnings: tuple[str, ...] = (), *,
-              needs_tf_keras: bool, speaks_of_s3: bool = False, needs_gpus: bool = False) -> Plan:  # fmt: skip
+              needs_tf_keras: bool, speaks_of_s3: bool = False, needs_gpus: bool = False, first_gpu: int = 0) -> Plan:  # fmt: skip
     """Puts together what the agents have to know; does no I/O but for reading the command file."""
     _check_tf_config(spec)
     config = {
@@ -131,4 +132,15 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
     if spec.command_file:
         files["command"] = spec.command_file.read_bytes()
     return Plan(job=job, spec=spec, code=code, token=secrets.token_urlsafe(24), files=files,
-                warnings=warnings)  # fmt: skip
+                warnings=warnings, first_gpu=first_gpu)  # fmt: skip
+
+
+def plan_like(plan: Plan, spec: JobSpec, coordinator_address: str, first_gpu: int = 0) -> Plan:
+    """The plan of another job with the same code and replicas: its name, arguments and token are its own."""
+    job = job_name(spec)
+    config = json.loads(plan.files["job.json"])
+    config.update(job=job, args=list(spec.args), coordinator_address=coordinator_address)
+    files = {**plan.files, "job.json": json.dumps(config, separators=(",", ":")).encode()}
+    return replace(
+        plan, job=job, spec=spec, token=secrets.token_urlsafe(24), files=files, warnings=(), first_gpu=first_gpu
+    )

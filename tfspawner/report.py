@@ -6,8 +6,8 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,28 @@ class Line:
     points: str
     last: str
     dashed: bool
+    faint: bool = False  # it stands behind the others, and in no key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dot:
+    """One point of a chart: its SVG place, and what it is."""
+
+    x: float
+    y: float
+    told: str
+    is_best: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """Curves over epochs or seconds; ticks are (SVG place, text)."""
+    """Curves over epochs or seconds, or dots over a flag's values; ticks are (SVG place, text)."""
 
     title: str
     lines: list[Line]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
+    dots: list[Dot] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +73,13 @@ class Bar:
 
 def write_page(folder: Path) -> Path:
     """Writes report.html into a run's folder. Raises NotFoundError where no run is recorded there."""
-    path = folder / "report.html"
-    part = path.with_name(".report.html.part")
-    part.write_text(page(folder))
+    return write_html(folder / "report.html", page(folder))
+
+
+def write_html(path: Path, text: str) -> Path:
+    """Writes a page, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
     part.replace(path)
     return path
 
@@ -82,6 +98,15 @@ def page(folder: Path) -> str:
         total=human_bytes(sum(f["size"] for _, f in files)), restarts=report.get("restarts", []),
         logs=sorted(path.name for path in (folder / "logs").glob("*.log")),
     )  # fmt: skip
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """The run recorded in a folder, or the runs of the sweep recorded there that have ended."""
+    points = read_json(folder / "sweep.json").get("points")
+    if points is None:
+        return [folder]
+    runs = [folder.parent / point["job"] for point in points]
+    return [run for run in runs if (run / "report.json").exists()]
 
 
 def compared(folders: list[Path]) -> list[dict[str, Any]]:
@@ -203,32 +228,42 @@ def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
     return [found for found in drawn if found]
 
 
-def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False) -> Chart | None:
-    """The chart of named curves, or None where there are not two points beside each other."""
+def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, coloured: int | None = None) -> Chart | None:
+    """The chart of named curves, or None where there are not two points beside each other.
+
+    All but the first `coloured` stand faint behind these.
+    """
     places = [place for curve in curves.values() for place in curve]
-    values = [value for curve in curves.values() for value in curve.values()]
     if len(set(places)) < 2:
         return None
     first, last = min(places), max(places)
-    y_values = ticks(min(values), max(values))
-    low, high = min(*values, y_values[0]), max(*values, y_values[-1])
+    y, y_ticks = heights([value for curve in curves.values() for value in curve.values()])
 
     def x(place: float) -> float:
         return LEFT + (place - first) / (last - first) * (WIDTH - LEFT - 8)
-
-    def y(value: float) -> float:
-        return (HEIGHT - BOTTOM) - (value - low) / ((high - low) or 1.0) * (HEIGHT - BOTTOM - 8)
 
     return Chart(
         title=title,
         lines=[
             Line(label=label, dashed=label.startswith("val_"), last=f"{curve[max(curve)]:.4g}",
+                 faint=coloured is not None and number >= coloured,
                  points=" ".join(f"{x(place):.1f},{y(curve[place]):.1f}" for place in sorted(curve)))
-            for label, curve in curves.items()
+            for number, (label, curve) in enumerate(curves.items())
         ],
         x_ticks=[(x(place), f"{place:g}") for place in ticks(first, last, whole=whole)],
-        y_ticks=[(y(value), f"{value:.6g}") for value in y_values],
+        y_ticks=y_ticks,
     )  # fmt: skip
+
+
+def heights(values: list[float]) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
+    """From a value to its height in a chart that shows them all; and the ticks there."""
+    places = ticks(min(values), max(values))
+    low, high = min(*values, places[0]), max(*values, places[-1])
+
+    def y(value: float) -> float:
+        return (HEIGHT - BOTTOM) - (value - low) / ((high - low) or 1.0) * (HEIGHT - BOTTOM - 8)
+
+    return y, [(y(value), f"{value:.6g}") for value in places]
 
 
 def finite(curve: Curve) -> Curve:

@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +70,11 @@ class LocalBackend:
     def check(self, spec: JobSpec) -> list[str]:
         if spec.name and (self.folder / spec.name).exists():
             raise _name_in_use(spec.name)
-        if spec.gpus:
-            _check_gpus(spec.gpus * len(spec.replicas))
         return []
 
     def preflight(self, plan: Plan) -> list[str]:
+        if plan.spec.gpus:
+            _check_gpus(plan.first_gpu + plan.spec.gpus * len(plan.spec.replicas))
         free, needed = _free_memory(), TENSORFLOW_BYTES * len(plan.spec.replicas)
         if free is None or free >= needed:
             return []
@@ -221,7 +223,7 @@ class LocalBackend:
             "TFSPAWNER_TOKEN": plan.token,
         }
         if plan.spec.gpus:
-            first = number * plan.spec.gpus
+            first = plan.first_gpu + number * plan.spec.gpus
             env["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + i) for i in range(plan.spec.gpus))
         command = [sys.executable, agent.__file__, "--config", str(folder), "--role", role, "--index", index,
                    "--root", str(root), "--host", HOST, "--port", str(port), "--fd", str(listener.fileno())]  # fmt: skip
@@ -316,15 +318,19 @@ def _free_ports(count: int, first: int | None) -> list[int]:
         if taken:
             raise ConfigurationError(f"port {taken[0]} is taken on this machine", hint="give another --port, or none")
         return ports
-    candidates = list(PORTS)
-    random.shuffle(candidates)
     found: list[int] = []
-    for port in candidates:
+    for port in islice(_port_order(), len(PORTS)):
         if len(found) == count:
             return found
         if _is_free(port):
             found.append(port)
     raise ClusterError(f"{count} free ports are needed on this machine, and there are {len(found)}")
+
+
+@cache
+def _port_order() -> Iterator[int]:
+    """This process's own order: a port comes again after all others, for TensorFlow opens it only some seconds later."""
+    return cycle(random.sample(PORTS, len(PORTS)))
 
 
 def _free_memory() -> int | None:
