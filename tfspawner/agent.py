@@ -1450,9 +1450,21 @@ class Agent:
                 self.gang.tick()
             now = (self.report["state"], self.log.size)
             if untold or now != sent or time.monotonic() - sent_at > 5:
-                usage = self.usage
-                self.tell(**({"usage": usage.sample()} if usage else {}))
+                self.tell(**self.used())
                 sent, sent_at = now, time.monotonic()
+
+    def used(self) -> Dict[str, Any]:
+        """What the script uses now, for the report; what is wrong with its GPUs goes into the log."""
+        usage = self.usage
+        if usage is None:
+            return {}
+        told = usage.sample()
+        self.log_problems(usage)
+        return {"usage": told}
+
+    def log_problems(self, usage: Any) -> None:
+        while usage.problems and usage is self.usage:
+            self.log.write(f"{AGENT_MARK.decode()} {usage.problems.pop(0)}\n".encode())
 
     def listen(self) -> None:
         """Follows the coordinator's orders; without it for LOST_AFTER_S, stops as if told to."""
@@ -1746,6 +1758,7 @@ class Agent:
 
     def run(self, env: Dict[str, str]) -> int:
         """Runs the script to its end; returns what this replica's exit code will be."""
+        sys.path.append(str(self.config_dir / "pynvml.zip"))  # where an image has none
         from usage import Usage  # type: ignore[import-not-found] # travels beside this file
 
         read_end, write_end = os.pipe()
@@ -1762,7 +1775,8 @@ class Agent:
         self.pump.start()
         kills_before, _ = memory_cgroup()
         self.log.last_output = time.monotonic()
-        self.usage = Usage(self.child.pid)
+        self.usage = Usage(self.child.pid, wants_gpus=self.job.gpus > 0 and self.role != "ps")
+        self.log_problems(self.usage)
         self.tell("running", pid=self.child.pid, started=time.time())
         if self.stop.is_set():
             self.stop_child()

@@ -33,6 +33,7 @@ from .plan import Plan, job_name, make_plan
 from .record import Record
 from .script import Finding, findings
 from .spec import JobSpec
+from .usage import packed_nvml
 
 DELETE_TIMEOUT_S = 120.0
 LAST_LINES = 15
@@ -224,6 +225,8 @@ def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
     if needed:
         wheels, more = backend.provide_tf_keras(spec)
         warnings += more
+    gpus, more = backend.gpus(spec) if check and spec.gpus else ({}, [])
+    warnings += more
     code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels)
     plan = make_plan(
         spec,
@@ -233,6 +236,8 @@ def prepare(spec: JobSpec, *, check: bool = True) -> tuple[Backend, Plan]:
         needs_tf_keras=needed,
         speaks_of_s3=_speaks_of_s3(spec),
         needs_gpus=_needs_gpus(spec),
+        gpus=gpus,
+        nvml=packed_nvml() if spec.gpus and spec.on == "kubernetes" else None,
     )
     return backend, replace(plan, warnings=(*warnings, *(backend.preflight(plan) if check else [])))
 

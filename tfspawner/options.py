@@ -33,6 +33,7 @@ _TEXTS = (
     "artifacts",
     "cpu",
     "memory",
+    "gpu_type",
     "image",
     "namespace",
     "context",

@@ -38,6 +38,7 @@ class Plan:
     code: Code
     token: str = field(repr=False)
     files: Mapping[str, bytes]  # what every agent finds beside itself: job.json, and command
+    gpus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # which ones, as the backend's gpus() found
     warnings: tuple[str, ...] = ()
 
     @property
@@ -92,7 +93,8 @@ def _check_tf_config(spec: JobSpec) -> None:
 
 
 def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, warnings: tuple[str, ...] = (), *,
-              needs_tf_keras: bool, speaks_of_s3: bool = False, needs_gpus: bool = False) -> Plan:  # fmt: skip
+              needs_tf_keras: bool, speaks_of_s3: bool = False, needs_gpus: bool = False,
+              gpus: Mapping[str, tuple[str, ...]] | None = None, nvml: bytes | None = None) -> Plan:  # fmt: skip
     """Puts together what the agents have to know; does no I/O but for reading the command file."""
     _check_tf_config(spec)
     config = {
@@ -101,6 +103,7 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         "coordinator_address": coordinator_address,
         "script": spec.script_path.relative_to(spec.folder).as_posix(),
         "args": list(spec.args),
+        "gpus": spec.gpus,
         "command_file": spec.command_file is not None,
         "original_script_path": spec.on == "kubernetes",
         "code_sha256": code.sha256,
@@ -128,7 +131,9 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
             files[name] = Path(s3.__file__).with_name(name).read_bytes()
     if needs_gpus:
         files["gpu.py"] = Path(gpu.__file__).read_bytes()
+    if nvml:
+        files["pynvml.zip"] = nvml
     if spec.command_file:
         files["command"] = spec.command_file.read_bytes()
     return Plan(job=job, spec=spec, code=code, token=secrets.token_urlsafe(24), files=files,
-                warnings=warnings)  # fmt: skip
+                gpus=gpus or {}, warnings=warnings)  # fmt: skip
