@@ -332,7 +332,7 @@ def _name_in_use(job: str) -> ConfigurationError:
 def _free_ports(count: int, first: int | None) -> list[int]:
     if first is not None:
         ports = list(range(first, first + count))
-        taken = [port for port in ports if not _is_free(port)]
+        taken = [port for port in ports if not is_free(port)]
         if taken:
             raise ConfigurationError(f"port {taken[0]} is taken on this machine", hint="give another --port, or none")
         return ports
@@ -342,7 +342,7 @@ def _free_ports(count: int, first: int | None) -> list[int]:
     for port in candidates:
         if len(found) == count:
             return found
-        if _is_free(port):
+        if is_free(port):
             found.append(port)
     raise ClusterError(f"{count} free ports are needed on this machine, and there are {len(found)}")
 
@@ -358,7 +358,7 @@ def _free_memory() -> int | None:
     return None
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
