@@ -14,7 +14,7 @@ from .errors import ConfigurationError, SpawnerError
 from .keras import installed_tensorflow
 from .preflight import GPU, gpus_offered, used_by_node
 from .spec import quantity
-from .usage import Gpus, text
+from .usage import NO_NVML, Gpus, text
 
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 KUEUE = "kueue.x-k8s.io"
@@ -51,8 +51,9 @@ def machine() -> Iterator[Finding]:
 def _gpus_here() -> tuple[Literal["ok", "note"], str, str]:
     gpus = Gpus()
     if gpus.missing:
-        hint = "pip install 'tf-spawner[gpu]'" if "nvidia-ml-py" in gpus.missing else ""
-        return "note", f"no NVIDIA GPU: {gpus.missing}", hint
+        if gpus.missing == NO_NVML:
+            return "note", f"GPUs cannot be looked for: {NO_NVML}", "pip install 'tf-spawner[gpu]'"
+        return "note", f"no NVIDIA GPU: {gpus.missing}", ""
     names = Counter(gpu.name for gpu in gpus.devices)
     told = ", ".join(f"{count} {name}" for name, count in names.items())
     return "ok", f"GPUs: {told}, driver {text(gpus.nvml.nvmlSystemGetDriverVersion())}", ""

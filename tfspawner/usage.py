@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+NO_NVML = "nvidia-ml-py is missing"
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -79,7 +80,7 @@ class Gpus:
         try:
             import pynvml
         except ImportError:
-            self.missing = "nvidia-ml-py is missing"
+            self.missing = NO_NVML
             return
         self.nvml = pynvml
         try:

@@ -27,7 +27,7 @@ from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoun
 from ..keras import installed_tensorflow, wheel
 from ..preflight import is_product
 from ..spec import JobSpec, is_name
-from ..usage import Gpus
+from ..usage import NO_NVML, Gpus
 from . import JobSummary, Observation
 
 if TYPE_CHECKING:
@@ -77,10 +77,11 @@ class LocalBackend:
     def gpus(self, spec: JobSpec) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
         """Those of this machine, but for what CUDA_VISIBLE_DEVICES keeps from this process."""
         found, needed = Gpus(), spec.gpus * len(spec.gpu_replicas)
+        if found.missing == NO_NVML:
+            raise ConfigurationError("--gpus needs nvidia-ml-py here", hint="pip install 'tf-spawner[gpu]'")
         if found.missing:
             raise ConfigurationError(
-                f"--gpus: this machine shows no NVIDIA GPU: {found.missing}",
-                hint="pip install 'tf-spawner[gpu]'" if "nvidia-ml-py" in found.missing else "leave --gpus out",
+                f"--gpus: this machine shows no NVIDIA GPU: {found.missing}", hint="leave --gpus out"
             )
         fitting = [gpu for gpu in found.devices if is_product(spec.gpu_type, gpu.name)]
         if len(fitting) < needed:
