@@ -33,7 +33,7 @@ $(VENV)/train: setup.cfg
 	@touch $@
 
 $(VENV)/test: $(VENV)/train examples/particle_classifier/requirements.txt examples/particle_classifier/requirements-demo.txt
-	$(BIN)/pip install -q -e '.[train,data,eos,test,dev]' -r examples/particle_classifier/requirements.txt
+	$(BIN)/pip install -q -e '.[train,data,eos,gpu,test,dev]' -r examples/particle_classifier/requirements.txt
 	@touch $@
 
 clean:

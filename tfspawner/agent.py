@@ -9,7 +9,9 @@ when the gang meets, runs, stops and has ended. Whoever shows the job's token ma
     GET  /cluster                at the coordinator, once all have reported: where TensorFlow and the agents listen
     GET  /log?offset=N&wait=S    bytes of the script's output from N on; waits S seconds for more
     POST /stream {offsets}       at the coordinator: frames with all replicas' output and status, until the end
+    GET  /order?version=N&wait=S at the coordinator: the gang's phase, as soon as it is not N's; waits S seconds for that
     GET  /files                  what the replica wrote: paths, sizes, SHA-256
+    GET  /files?named=PATTERN    the same of files with such names, which may be growing, without SHA-256
     POST /files [[path, offset, size]] those files' bytes from offset up to size, as frames
     GET  /checkpoints, POST /checkpoints  the same of the newest checkpoint: the coordinator's, or the copy of it
     PUT  /code, GET /code        the script's folder, as a gzipped tar archive
@@ -24,6 +26,7 @@ import argparse
 import base64
 import ctypes
 import errno
+import fnmatch
 import glob
 import hashlib
 import hmac
@@ -278,7 +281,8 @@ class Gang:
             self.hung_up.pop(replica or "", None)
             while self.version == version and time.monotonic() < deadline:
                 if not alive():
-                    self.hung_up[replica or ""] = time.monotonic()
+                    if replica:
+                        self.hung_up[replica] = time.monotonic()
                     break
                 if replica:
                     self.seen[replica] = time.monotonic()
@@ -685,8 +689,8 @@ class Handler(BaseHTTPRequestHandler):
         self.reply_json({})
 
     def get_order(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        replica = query["replica"]
-        self.reply_json(self.gang().wait(int(query["version"]), 10.0, self.alive, replica))
+        wait_s = min(10.0, float(query.get("wait", 10.0)))
+        self.reply_json(self.gang().wait(int(query["version"]), wait_s, self.alive, query.get("replica")))
 
     def get_cluster(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         if self.gang().phase == "forming":
@@ -713,7 +717,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.sendfile(file)
 
     def get_files(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        self.reply_json(agent.files.manifest())
+        self.reply_json(agent.files.manifest(query.get("named")))
 
     def get_checkpoints(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         self.reply_json(agent.checkpoints.newest.manifest())
@@ -1170,19 +1174,24 @@ class Files:
                 elif os.lstat(path).st_mtime >= self.began:
                     yield path, name, os.lstat(path)
 
-    def manifest(self) -> Dict[str, Any]:
-        """{"files": [{path, size, sha256}], and paths: "folders", "skipped" (links, devices), "unreadable"}."""
+    def manifest(self, named: Optional[str] = None) -> Dict[str, Any]:
+        """{"files": [{path, size, sha256}], and paths: "folders", "skipped" (links, devices), "unreadable"}.
+
+        Of files named like a pattern alone, the SHA-256 is left out: they may be growing.
+        """
         files: Dict[str, Dict[str, Any]] = {}
         folders, skipped = [], []
         with self.lock:
             self.unreadable.clear()
             for source, name, status in self.entries():
+                if named and not fnmatch.fnmatchcase(os.path.basename(source), named):
+                    continue
                 if stat.S_ISDIR(status.st_mode):
                     folders.append(name)
                 elif not stat.S_ISREG(status.st_mode):
                     skipped.append(name)
                 else:
-                    digest = self.hash(source, status)
+                    digest = "" if named else self.hash(source, status)
                     if digest is None:
                         self.unreadable.append(OSError(errno.EACCES, "", name))
                         continue
@@ -1450,9 +1459,21 @@ class Agent:
                 self.gang.tick()
             now = (self.report["state"], self.log.size)
             if untold or now != sent or time.monotonic() - sent_at > 5:
-                usage = self.usage
-                self.tell(**({"usage": usage.sample()} if usage else {}))
+                self.tell(**self.used())
                 sent, sent_at = now, time.monotonic()
+
+    def used(self) -> Dict[str, Any]:
+        """What the script uses now, for the report; what is wrong with its GPUs goes into the log."""
+        usage = self.usage
+        if usage is None:
+            return {}
+        told = usage.sample()
+        self.log_problems(usage)
+        return {"usage": told}
+
+    def log_problems(self, usage: Any) -> None:
+        while usage.problems and usage is self.usage:
+            self.log.write(f"{AGENT_MARK.decode()} {usage.problems.pop(0)}\n".encode())
 
     def listen(self) -> None:
         """Follows the coordinator's orders; without it for LOST_AFTER_S, stops as if told to."""
@@ -1746,6 +1767,7 @@ class Agent:
 
     def run(self, env: Dict[str, str]) -> int:
         """Runs the script to its end; returns what this replica's exit code will be."""
+        sys.path.append(str(self.config_dir / "pynvml.zip"))  # where an image has none
         from usage import Usage  # type: ignore[import-not-found] # travels beside this file
 
         read_end, write_end = os.pipe()
@@ -1762,7 +1784,8 @@ class Agent:
         self.pump.start()
         kills_before, _ = memory_cgroup()
         self.log.last_output = time.monotonic()
-        self.usage = Usage(self.child.pid)
+        self.usage = Usage(self.child.pid, wants_gpus=self.job.gpus > 0 and self.role != "ps")
+        self.log_problems(self.usage)
         self.tell("running", pid=self.child.pid, started=time.time())
         if self.stop.is_set():
             self.stop_child()

@@ -81,6 +81,11 @@ CAUSES = (
         r"Errno 30|Read-only file system",
         "in a replica write to $TFSPAWNER_OUTPUT, which comes back, to the working folder, or to /tmp",
     ),
+    _cause(
+        "no-tensorboard",
+        r"TBNotInstalledError",
+        "TensorFlow 2.21 does not bring along what tf.summary needs: install tensorboard where the replicas run",
+    ),
     _cause("syntax", r"^\s*(Syntax|Indentation|Tab)Error: ", "the script is no Python that the replicas' Python reads"),
     _cause(
         "module-missing",

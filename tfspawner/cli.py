@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Mapping
 from itertools import pairwise
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 
 PLACE_FLAGS = ("-n", "--namespace", "--context", "--kubeconfig")
-_COMMAND = re.compile(r"tf-spawner (?:attach|delete|fetch|list|logs|status|wait)(?: -f)?(?: [a-z0-9-]+(?![\w.:]))?")
+_COMMAND = re.compile(
+    r"tf-spawner (?:attach|delete|fetch|list|logs|status|tensorboard|wait)(?: -f)?(?: [a-z0-9-]+(?![\w.:]))?"
+)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -494,6 +497,35 @@ def compare(runs: tuple[str, ...], out: Path, output: str) -> None:
     from .view import comparison_table
 
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(comparison_table(rows))
+
+
+@cli.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...", shell_complete=complete_job)
+@target_options
+@OUT
+@click.option("--port", type=click.IntRange(1024, 65535), help="TensorBoard's.  [default: 6006, or the next free one]")
+@click.option("--every", "every_s", type=DURATION, default=3.0, help="How often new events come.  [default: 3s]")
+def tensorboard(jobs: tuple[str, ...], out: Path, port: int | None, every_s: float, **target: Any) -> None:
+    """Show jobs in a TensorBoard on this machine, while they train and after.
+
+    Event files that the replicas write come over as they grow. Where a job is gone, JOB is one of runs/ or a run's
+    folder. Ctrl-C ends TensorBoard; the jobs go on.
+    """
+    from .tensorboard import serve
+    from .view import harmless
+
+    def note(text: str) -> None:
+        click.echo(harmless(text), err=True)
+
+    def tell(url: str) -> None:
+        click.echo(f"TensorBoard: {url}")
+
+    for number in (signal.SIGHUP, signal.SIGTERM):  # a terminal that is closed leaves no files, either
+        signal.signal(number, signal.default_int_handler)
+    try:
+        serve(jobs, lambda job: _attach(job, target), out, note, tell, port=port, every_s=max(every_s, 0.2))
+    except KeyboardInterrupt:
+        click.echo("\nTensorBoard has ended", err=True)
 
 
 @cli.command()

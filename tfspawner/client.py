@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
+from urllib.parse import quote
 
 import urllib3
 
@@ -41,9 +42,20 @@ class AgentClient:
         status: dict[str, Any] = self._json("GET", "/status", timeout_s=timeout_s)
         return status
 
-    def manifest(self) -> dict[str, Any]:
-        """{"files": [{path, size, sha256}]}, and paths: "folders", "skipped" (links, devices), "unreadable"."""
-        manifest = self._json("GET", "/files", timeout_s=self.manifest_s, longest=LONGEST_MANIFEST)
+    def order(self, version: int, wait_s: float) -> dict[str, Any]:
+        """{"version", "phase", "result"} of the gang, as soon as the version is another or wait_s are over."""
+        order = self._json("GET", f"/order?version={version}&wait={wait_s:g}", timeout_s=wait_s + 10)
+        if not isinstance(order, dict) or not {"version", "phase", "result"} <= order.keys():
+            raise AgentUnreachable(f"{self.replica}'s agent sent no order")
+        return order
+
+    def manifest(self, named: str | None = None) -> dict[str, Any]:
+        """{"files": [{path, size, sha256}]}, and paths: "folders", "skipped" (links, devices), "unreadable".
+
+        Of files named like a pattern alone, without their SHA-256.
+        """
+        path = f"/files?named={quote(named)}" if named else "/files"
+        manifest = self._json("GET", path, timeout_s=self.manifest_s, longest=LONGEST_MANIFEST)
         lists = isinstance(manifest, dict) and [
             manifest.get(key) for key in ("files", "folders", "skipped", "unreadable")
         ]

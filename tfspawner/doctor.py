@@ -12,11 +12,10 @@ from typing import Any, Literal
 from .backends.kubernetes import KubernetesBackend
 from .errors import ConfigurationError, SpawnerError
 from .keras import installed_tensorflow
-from .preflight import used_by_node
+from .preflight import GPU, gpus_offered, used_by_node
 from .spec import quantity
+from .usage import NO_NVML, Gpus, text
 
-GPU = "nvidia.com/gpu"
-GPU_PRODUCT = "nvidia.com/gpu.product"  # set on nodes by NVIDIA's GPU feature discovery
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 KUEUE = "kueue.x-k8s.io"
 
@@ -50,18 +49,14 @@ def machine() -> Iterator[Finding]:
 
 
 def _gpus_here() -> tuple[Literal["ok", "note"], str, str]:
-    try:
-        import pynvml
-    except ImportError:
-        return "note", "GPUs cannot be looked for: nvidia-ml-py is missing", "pip install 'tf-spawner[gpu]'"
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return "note", f"no NVIDIA GPU ({error})", ""
-    devices = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
-    names = Counter(str(pynvml.nvmlDeviceGetName(device)) for device in devices)
+    gpus = Gpus()
+    if gpus.missing:
+        if gpus.missing == NO_NVML:
+            return "note", f"GPUs cannot be looked for: {NO_NVML}", "pip install 'tf-spawner[gpu]'"
+        return "note", f"no NVIDIA GPU: {gpus.missing}", ""
+    names = Counter(gpu.name for gpu in gpus.devices)
     told = ", ".join(f"{count} {name}" for name, count in names.items())
-    return "ok", f"GPUs: {told}, driver {pynvml.nvmlSystemGetDriverVersion()}", ""
+    return "ok", f"GPUs: {told}, driver {text(gpus.nvml.nvmlSystemGetDriverVersion())}", ""
 
 
 def cluster(target: Mapping[str, Any], *, wanted: bool) -> Iterator[Finding]:
@@ -109,15 +104,9 @@ def _nodes(backend: KubernetesBackend) -> Iterator[Told]:
     free = _free(nodes, pods)
     yield "ok", (f"{len(nodes)} nodes are ready; free: {free['cpu']:.1f} CPUs, {free['memory'] / 1024**3:.1f} GiB, "
                  f"{free['pods']:.0f} pods"), ""  # fmt: skip
-    with_gpus = [node for node in nodes if float(node["status"]["allocatable"].get(GPU, 0))]
-    products = Counter[str]()
-    for node in with_gpus:
-        products[node["metadata"].get("labels", {}).get(GPU_PRODUCT, "of unknown kind")] += int(
-            node["status"]["allocatable"][GPU]
-        )
-    if products:
-        told = ", ".join(f"{count} {product}" for product, count in products.items())
-        yield "ok", f"GPUs: {told}; free: {free[GPU]:.0f}", ""
+    offered = gpus_offered(nodes, pods)
+    if offered:
+        yield "ok", f"GPUs: {offered}", ""
     else:
         yield "note", f"no node offers {GPU}: --gpus would wait for ever", ""
 
@@ -129,7 +118,7 @@ def _is_ready(node: dict[str, Any]) -> bool:
 
 def _free(nodes: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> dict[str, float]:
     """What is left on the nodes, by resource."""
-    left = dict.fromkeys(("cpu", "memory", "pods", GPU), 0.0)
+    left = dict.fromkeys(("cpu", "memory", "pods"), 0.0)
     used = used_by_node(pods)
     for node in nodes:
         asked = used.get(node["metadata"]["name"], {})

@@ -41,6 +41,7 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--ps", type=int, help="Parameter servers; they need a chief and add it."),
         click.option("--evaluator", is_flag=True, default=None, help="An evaluator beside the workers."),
         click.option("--gpus", type=int, help="GPUs for each replica (none for parameter servers)."),
+        click.option("--gpu-type", metavar="PRODUCT", help='Which GPUs, by a part of their name, like "A100" or "a100-40gb".'),
         click.option("--cpu", help='CPUs for each replica, like "2" or "500m".'),
         click.option("--memory", help='Memory for each replica, like "4Gi".'),
         click.option("-i", "--image", envvar="TFSPAWNER_IMAGE", show_envvar=True, help="Container image with Python 3.9 or newer.  [default: tensorflow/tensorflow:2.21.0]"),

@@ -42,7 +42,7 @@ class ReplicaState:
     since: float = 0.0
     message: str = ""
     progress: dict[str, Any] = field(default_factory=dict)
-    usage: dict[str, Any] = field(default_factory=dict)  # cpu: processors, memory: bytes, gpus: name, use, memory
+    usage: dict[str, Any] = field(default_factory=dict)  # cpu: processors, memory: bytes, gpus: as Gpu.sample()
     exit_code: int | None = None
     storing: str = ""  # where it puts its files just now
     stored: dict[str, Any] | None = None  # with --artifacts: uri, files, size, failure
@@ -240,10 +240,11 @@ class Follower:
             now = time.monotonic()
             if now - last >= max(USAGE_EVERY_S, (now - began) / 300):
                 self.usage_at[line.replica] = (began, now)
-                gpus = [gpu["use"] for gpu in usage["gpus"]]
-                self.record.event(
-                    "usage", replica=line.replica, cpu=usage["cpu"], memory=usage["memory"], gpus=gpus or None
+                gpus, filled = (
+                    [gpu[key] for gpu in usage["gpus"] if gpu[key] is not None] for key in ("use", "memory")
                 )
+                self.record.event("usage", replica=line.replica, cpu=usage["cpu"], memory=usage["memory"],
+                                  gpus=gpus or None, gpu_memory=sum(filled) if filled else None)  # fmt: skip
         line.usage = usage
 
     def _hear_of_restarts(self, gang: dict[str, Any]) -> None:

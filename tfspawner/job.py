@@ -33,6 +33,7 @@ from .plan import Plan, job_name, make_plan
 from .record import Record
 from .script import Finding, findings
 from .spec import JobSpec
+from .usage import packed_nvml
 
 DELETE_TIMEOUT_S = 120.0
 LAST_LINES = 15
@@ -235,8 +236,8 @@ def launch(spec: JobSpec, view: View | None = None) -> Job:
     return job
 
 
-def prepare(spec: JobSpec, *, check: bool = True, first_gpu: int = 0) -> tuple[Backend, Plan]:
-    """All that can be known and refused before anything is created."""
+def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Backend, Plan]:
+    """All that can be known and refused before anything is created, for so many jobs at once."""
     warnings = read_script(spec)
     name = job_name(spec)
     backend = backend_for(spec.on, namespace=spec.namespace, context=spec.context, kubeconfig=spec.kubeconfig)
@@ -246,6 +247,8 @@ def prepare(spec: JobSpec, *, check: bool = True, first_gpu: int = 0) -> tuple[B
     if needed:
         wheels, more = backend.provide_tf_keras(spec)
         warnings += more
+    gpus, more = backend.gpus(spec, at_once) if check and spec.gpus else ({}, [])
+    warnings += more
     code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels)
     plan = make_plan(
         spec,
@@ -255,7 +258,8 @@ def prepare(spec: JobSpec, *, check: bool = True, first_gpu: int = 0) -> tuple[B
         needs_tf_keras=needed,
         speaks_of_s3=_speaks_of_s3(spec),
         needs_gpus=_needs_gpus(spec),
-        first_gpu=first_gpu,
+        gpus=gpus,
+        nvml=packed_nvml() if spec.gpus and spec.on == "kubernetes" else None,
     )
     return backend, replace(plan, warnings=(*warnings, *(backend.preflight(plan) if check else [])))
 

@@ -29,10 +29,10 @@ class Manifest:
 
 
 def checked(manifest: dict[str, Any], replica: str, *, key: Callable[[str], str] = str,
-            longest: int = LONGEST_PATH) -> Manifest:  # fmt: skip
+            longest: int = LONGEST_PATH, hashed: bool = True) -> Manifest:  # fmt: skip
     """Of a manifest as the agent sends it, the files with a safe name of their own.
 
-    Names with the same key are the same file here; a path may take `longest` bytes. Raises ArtifactError where
+    Names with the same key are the same file here; a path may take `longest` bytes; hashed: with their SHA-256. Raises ArtifactError where
     something is described wrongly or there is too much of it.
     """
     count = len(manifest["files"]) + len(manifest["folders"])
@@ -41,7 +41,7 @@ def checked(manifest: dict[str, Any], replica: str, *, key: Callable[[str], str]
             f"{replica} lists {count:,} files and folders, and {MOST_ENTRIES:,} can be collected",
             hint="pack them into archives, or have them stored: --artifacts s3://bucket/folder",
         )
-    described = [_file(entry, replica) for entry in manifest["files"]]
+    described = [_file(entry, replica, hashed) for entry in manifest["files"]]
     files = {key(file["path"]): file for file in reversed(described) if is_safe(file["path"], longest)}
     parents = {key(parent) for file in files.values() for parent in _with_parents(file["path"])[1:]}
     for name in parents & files.keys():  # a file that is a folder, too
@@ -65,12 +65,12 @@ def _with_parents(path: str) -> list[str]:
     return [path, *(str(parent) for parent in PurePosixPath(path).parents)]
 
 
-def _file(entry: Any, replica: str) -> dict[str, Any]:
+def _file(entry: Any, replica: str, hashed: bool) -> dict[str, Any]:
     try:
         name, size, digest = entry["path"], entry["size"], entry["sha256"]
     except (KeyError, TypeError):
         raise ArtifactError(f"{replica} describes a file wrongly: {shown(entry)}", hint=NOT_AN_AGENT) from None
-    if type(size) is not int or size < 0 or not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+    if type(size) is not int or size < 0 or not isinstance(digest, str) or bool(_SHA256.fullmatch(digest)) != hashed:
         raise ArtifactError(f"{replica} describes its file {shown(name)} wrongly", hint=NOT_AN_AGENT)
     return {"path": name, "size": size, "sha256": digest}
 

@@ -34,6 +34,7 @@ _TEXTS = (
     "artifacts",
     "cpu",
     "memory",
+    "gpu_type",
     "image",
     "namespace",
     "context",

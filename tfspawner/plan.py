@@ -38,8 +38,9 @@ class Plan:
     code: Code
     token: str = field(repr=False)
     files: Mapping[str, bytes]  # what every agent finds beside itself: job.json, and command
+    gpus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # which ones, as the backend's gpus() found
     warnings: tuple[str, ...] = ()
-    first_gpu: int = 0  # this machine's GPUs before it are other jobs'
+    slot: int = 0  # its number among the jobs at once, which share this machine's GPUs out
 
     @property
     def id(self) -> str:
@@ -93,7 +94,8 @@ def _check_tf_config(spec: JobSpec) -> None:
 
 
 def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, warnings: tuple[str, ...] = (), *,
-              needs_tf_keras: bool, speaks_of_s3: bool = False, needs_gpus: bool = False, first_gpu: int = 0) -> Plan:  # fmt: skip
+              needs_tf_keras: bool, speaks_of_s3: bool = False, needs_gpus: bool = False,
+              gpus: Mapping[str, tuple[str, ...]] | None = None, nvml: bytes | None = None) -> Plan:  # fmt: skip
     """Puts together what the agents have to know; does no I/O but for reading the command file."""
     _check_tf_config(spec)
     config = {
@@ -102,6 +104,7 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         "coordinator_address": coordinator_address,
         "script": spec.script_path.relative_to(spec.folder).as_posix(),
         "args": list(spec.args),
+        "gpus": spec.gpus,
         "command_file": spec.command_file is not None,
         "original_script_path": spec.on == "kubernetes",
         "code_sha256": code.sha256,
@@ -129,18 +132,18 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
             files[name] = Path(s3.__file__).with_name(name).read_bytes()
     if needs_gpus:
         files["gpu.py"] = Path(gpu.__file__).read_bytes()
+    if nvml:
+        files["pynvml.zip"] = nvml
     if spec.command_file:
         files["command"] = spec.command_file.read_bytes()
     return Plan(job=job, spec=spec, code=code, token=secrets.token_urlsafe(24), files=files,
-                warnings=warnings, first_gpu=first_gpu)  # fmt: skip
+                gpus=gpus or {}, warnings=warnings)  # fmt: skip
 
 
-def plan_like(plan: Plan, spec: JobSpec, coordinator_address: str, first_gpu: int = 0) -> Plan:
+def plan_like(plan: Plan, spec: JobSpec, coordinator_address: str, slot: int = 0) -> Plan:
     """The plan of another job with the same code and replicas: its name, arguments and token are its own."""
     job = job_name(spec)
     config = json.loads(plan.files["job.json"])
     config.update(job=job, args=list(spec.args), coordinator_address=coordinator_address)
     files = {**plan.files, "job.json": json.dumps(config, separators=(",", ":")).encode()}
-    return replace(
-        plan, job=job, spec=spec, token=secrets.token_urlsafe(24), files=files, warnings=(), first_gpu=first_gpu
-    )
+    return replace(plan, job=job, spec=spec, token=secrets.token_urlsafe(24), files=files, warnings=(), slot=slot)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .spec import quantity
 
 Manifest = dict[str, Any]
 ENDED = ("Succeeded", "Failed")
+GPU = "nvidia.com/gpu"
+GPU_PRODUCT = "nvidia.com/gpu.product"  # set on nodes by NVIDIA's GPU feature discovery
+# Where a node's labels name its GPUs. AKS's own, kubernetes.azure.com/accelerator, says no more than "nvidia".
+PRODUCT_LABELS = (
+    GPU_PRODUCT, "cloud.google.com/gke-accelerator", "k8s.amazonaws.com/accelerator",
+    "karpenter.k8s.aws/instance-gpu-name", "eks.amazonaws.com/instance-gpu-name", "karpenter.azure.com/sku-gpu-name",
+)  # fmt: skip
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _HARD_TAINTS = ("NoSchedule", "NoExecute")
 
 
@@ -64,7 +73,7 @@ def _amount(resource: str, value: float) -> str:
     return f"{value:g}"
 
 
-def fits(nodes: Iterable[Manifest], pods: Iterable[Manifest], pod_spec: Mapping[str, Any], count: int) -> str | None:
+def fits(nodes: Sequence[Manifest], pods: Sequence[Manifest], pod_spec: Mapping[str, Any], count: int) -> str | None:
     """Why that many pods do not fit on the nodes as they are now, with the numbers; None where they do."""
     requests = requests_of(pod_spec)
     used = used_by_node(pods)
@@ -83,7 +92,8 @@ def fits(nodes: Iterable[Manifest], pods: Iterable[Manifest], pod_spec: Mapping[
     told = "; ".join(f"{number} node{'s' * (number > 1)}: {reason}" for reason, number in reasons.most_common())
     asked = ", ".join(f"{_amount(k, v)} {k}" for k, v in requests.items() if k != "pods")
     asking = f", each asking for {asked}" if asked else ""
-    return f"{places} of {count} pods fit now{asking} ({told or 'there are no nodes'})"
+    offered = f"; GPUs there: {gpus_offered(nodes, pods) or 'none'}" if requests.get(GPU) else ""
+    return f"{places} of {count} pods fit now{asking} ({told or 'there are no nodes'}){offered}"
 
 
 def used_by_node(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:
@@ -102,15 +112,21 @@ def _refusal(node: Manifest, pod_spec: Mapping[str, Any]) -> str | None:
     missing = [f"{k}={v}" for k, v in (pod_spec.get("nodeSelector") or {}).items() if labels.get(k) != v]
     if missing:
         return f"without the label {missing[0]}"
+    if not any(_matches(term, labels) for term in _node_terms(pod_spec) or [{}]):
+        return f"with other GPUs ({gpus[1]})" if (gpus := product_of(node)) else "not of the pods' node affinity"
     if spec.get("unschedulable"):
         return "cordoned"
     for taint in spec.get("taints") or []:
         if taint["effect"] in _HARD_TAINTS and not any(
             _tolerates(toleration, taint) for toleration in pod_spec.get("tolerations") or []
         ):
-            return f"tainted {taint['key']}:{taint['effect']}"
-    ready = [c for c in node.get("status", {}).get("conditions", []) if c["type"] == "Ready"]
-    return "not ready" if ready and ready[0]["status"] != "True" else None
+            return f"tainted {taint['key']}:{taint['effect']}, to be tolerated by --toleration"
+    return None if _is_ready(node) else "not ready"
+
+
+def _is_ready(node: Manifest) -> bool:
+    conditions = node.get("status", {}).get("conditions", [])
+    return all(condition["status"] == "True" for condition in conditions if condition["type"] == "Ready")
 
 
 def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
@@ -131,3 +147,92 @@ def _room(node: Manifest, used: Mapping[str, float], requests: Mapping[str, floa
     }
     least = min(room, key=lambda key: room[key])
     return max(0, room[least]), least
+
+
+# ---- GPUs and their products ---------------------------------------------------------------------
+
+
+def is_product(asked: str | None, product: str) -> bool:
+    """Whether a product has all the words that are asked for: "a100" fits NVIDIA-A100-SXM4-40GB, and A10 does not.
+
+    A part of a GPU, or a GPU that several pods share, is meant only where that is asked for.
+    """
+    if asked is None:
+        return True
+    words, wanted = (set(re.findall(r"[a-z0-9]+", text.lower())) for text in (product, asked))
+    return wanted <= words and not {"mig", "shared"} & (words - wanted)
+
+
+def product_of(node: Manifest) -> tuple[str, str] | None:
+    """The label that names the node's GPUs, and its value."""
+    labels = node["metadata"].get("labels", {})
+    return next(((label, labels[label]) for label in PRODUCT_LABELS if label in labels), None)
+
+
+def labels_of(asked: str, nodes: Iterable[Manifest]) -> dict[str, tuple[str, ...]]:
+    """The labels, and their values, of all nodes that offer GPUs of the product asked for."""
+    found: dict[str, set[str]] = {}
+    for node in nodes:
+        label, product = product_of(node) or ("", "")
+        if label and _offers(node) and is_product(asked, product):
+            found.setdefault(label, set()).add(product)
+    return {label: tuple(sorted(products)) for label, products in found.items()}
+
+
+def as_label(asked: str) -> dict[str, tuple[str, ...]]:
+    """A product as it is given, as the value that GPU feature discovery makes of it."""
+    return {GPU_PRODUCT: (asked.replace(" ", "-"),)}
+
+
+def require_nodes(pod_spec: Manifest, labels: Mapping[str, tuple[str, ...]]) -> None:
+    """Adds to a pod's own node affinity that the node has one of these labels with one of its values."""
+    affinity = pod_spec.get("affinity") or {}
+    ours = [{"key": label, "operator": "In", "values": list(values)} for label, values in labels.items()]
+    terms = [
+        {**term, "matchExpressions": [*(term.get("matchExpressions") or []), expression]}
+        for term in _node_terms(pod_spec) or [{}]
+        for expression in ours
+    ]
+    nodes = {**(affinity.get("nodeAffinity") or {}), _REQUIRED: {"nodeSelectorTerms": terms}}
+    pod_spec["affinity"] = {**affinity, "nodeAffinity": nodes}
+
+
+def _node_terms(pod_spec: Mapping[str, Any]) -> list[Manifest]:
+    affinity = (pod_spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get(_REQUIRED) or {}
+    return list(required.get("nodeSelectorTerms") or [])
+
+
+def _matches(term: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a node's labels are what a nodeSelectorTerm wants; Gt, Lt and matchFields are left to the scheduler."""
+
+    def holds(expression: Mapping[str, Any]) -> bool:
+        key, values = expression["key"], expression.get("values", [])
+        return {"In": labels.get(key) in values, "NotIn": labels.get(key) not in values,
+                "Exists": key in labels, "DoesNotExist": key not in labels}.get(expression["operator"], True)  # fmt: skip
+
+    return all(map(holds, term.get("matchExpressions") or []))
+
+
+def _offers(node: Manifest) -> float:
+    return quantity(str(node.get("status", {}).get("allocatable", {}).get(GPU, "0")))
+
+
+def gpus_offered(nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> str:
+    """The GPUs of the nodes that are ready, by product, how many are free, and what keeps pods away; "" where none are."""
+    used = used_by_node(pods)
+    sums: dict[tuple[str, str], list[float]] = {}
+    for node in nodes:
+        count, spec = _offers(node), node.get("spec", {})
+        if not count or not _is_ready(node) or spec.get("unschedulable"):
+            continue
+        taints = [
+            f"{taint['key']}:{taint['effect']}" for taint in spec.get("taints") or [] if taint["effect"] in _HARD_TAINTS
+        ]
+        kind = (product_of(node) or ("", "of unknown kind"))[1], "".join(f", tainted {taint}" for taint in taints)
+        free = count - used.get(node["metadata"]["name"], {}).get(GPU, 0.0)
+        sums[kind] = [a + b for a, b in zip(sums.get(kind, [0.0] * 3), (count, free, 1), strict=True)]
+    return ", ".join(
+        f"{count:g} {product} on {number:g} node{'s' * (number > 1)} ({free:g} free{taints})"
+        for (product, taints), (count, free, number) in sums.items()
+    )

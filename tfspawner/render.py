@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from . import agent
 from .errors import ConfigurationError
 from .plan import CONFIGMAP_BYTES, Plan
+from .preflight import GPU, as_label, require_nodes
 from .spec import DEFAULT_IMAGE, DEFAULT_PORT
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -165,10 +166,10 @@ def _manifest(environment: ImmutableSandboxedEnvironment, template: str, **value
 def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[str, Any], role: str) -> Manifest:
     spec = plan.spec
     pairs = [_volume(text, number) for number, text in enumerate(spec.volumes)]
-    resources = {"cpu": spec.cpu, "memory": spec.memory, "nvidia.com/gpu": spec.gpus if role != "ps" else 0}
+    resources = {"cpu": spec.cpu, "memory": spec.memory, GPU: spec.gpus if role != "ps" else 0}
     manifest = _manifest(
         environment, "job.yaml", **common, role=role, count=spec.roles[role], image=spec.image or DEFAULT_IMAGE,
-        gpus=resources["nvidia.com/gpu"], resources={key: str(value) for key, value in resources.items() if value},
+        gpus=resources[GPU], resources={key: str(value) for key, value in resources.items() if value},
         restarts=spec.restarts, exits_of_lost=agent.EXITS_OF_LOST, id=plan.id, pod_labels=_pod_labels(plan), node_selector=dict(spec.node_selector),
         tolerations=[_toleration(text) for text in spec.tolerations], service_account=spec.service_account,
         image_pull_secrets=[{"name": name} for name in spec.image_pull_secrets],
@@ -194,6 +195,8 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
                 f"template job.yaml: --pod-file does not fit into it: {error!r}",
                 hint="it needs spec.template with metadata, and spec.containers with env, envFrom, volumeMounts",
             ) from None
+    if spec.gpu_type and role != "ps":
+        require_nodes(manifest["spec"]["template"]["spec"], plan.gpus or as_label(spec.gpu_type))
     return manifest
 
 

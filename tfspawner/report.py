@@ -211,7 +211,7 @@ def chart(name: str, metrics: Mapping[str, Mapping[str, Curve]]) -> Chart | None
 
 def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
     """Processors, memory and GPUs of the first replicas over the run's seconds."""
-    curves: dict[str, dict[str, Curve]] = {"processors": {}, "memory, GiB": {}, "GPU use, %": {}}
+    curves: dict[str, dict[str, Curve]] = {"processors": {}, "memory, GiB": {}, "GPU use, %": {}, "GPU memory, GiB": {}}
     for event in events:
         if event["event"] != "usage":
             continue
@@ -221,6 +221,7 @@ def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
             ("processors", event["cpu"]),
             ("memory, GiB", event["memory"] / 1024**3),
             ("GPU use, %", sum(gpus) / len(gpus) if gpus else None),
+            ("GPU memory, GiB", event["gpu_memory"] / 1024**3 if "gpu_memory" in event else None),
         ):
             if value is not None:
                 curves[title].setdefault(replica, {})[at] = value

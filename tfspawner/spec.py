@@ -21,6 +21,7 @@ ROLES = ("chief", "worker", "ps", "evaluator")
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_GPU_TYPE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9. _-]{0,61}[A-Za-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi|e[0-9]+)?")
@@ -64,6 +65,7 @@ _TEXTS = (
     "artifacts",
     "cpu",
     "memory",
+    "gpu_type",
     "image",
     "namespace",
     "context",
@@ -90,6 +92,7 @@ class JobSpec:
     ps: int = 0
     evaluator: bool = False
     gpus: int = 0
+    gpu_type: str | None = None
     on: Literal["local", "kubernetes"] = "local"
     name: str | None = None
     tag: str | None = None
@@ -174,6 +177,11 @@ class JobSpec:
         return [f"{role}-{index}" for role, count in self.roles.items() for index in range(count)]
 
     @property
+    def gpu_replicas(self) -> list[str]:
+        """Those that get --gpus: parameter servers hold variables, and need none."""
+        return [replica for replica in self.replicas if self.gpus and not replica.startswith("ps-")]
+
+    @property
     def has_chief(self) -> bool:
         """Parameter servers need a coordinating chief, so asking for them asks for it."""
         return self.chief or self.ps > 0
@@ -220,6 +228,12 @@ class JobSpec:
         _check_match(_NAME, "name", self.name, "lower-case letters, digits and '-', beginning with a letter")
         _check_match(_LABEL, "tag", self.tag, "letters, digits, '.', '_' and '-', at most 63")
         _check_match(_LABEL, "queue", self.queue, "a LocalQueue's name")
+        _check_match(_GPU_TYPE, "gpu_type", self.gpu_type, "a GPU's product or a part of its name, like A100")
+        if self.gpu_type and not self.gpus:
+            raise ConfigurationError(
+                f"gpu_type is {self.gpu_type!r}, and no GPU is asked for",
+                hint="say how many for each replica: --gpus 1",
+            )
         _check_match(_NAMESPACE, "namespace", self.namespace, "lower-case letters, digits and '-', at most 63")
         _check_match(_S3_FOLDER, "artifacts", self.artifacts, "like s3://bucket/folder")
         _check_match(_IMAGE, "image", self.image, "like registry/name:tag")

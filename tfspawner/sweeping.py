@@ -195,8 +195,7 @@ def prepare(asked: Sweep) -> Planned:
     points, count = points_of(asked, name, former.get("points", []))
     specs = [asked.job(name, point.job, point.values) for point in points[:count]]
     job_name(max(specs, key=lambda one: len(one.name or "")))  # which refuses a name that is too long
-    first_gpu = (min(asked.parallel, count) - 1) * _gpus_of(spec)
-    _, plan = jobs.prepare(_widest(specs, name), first_gpu=first_gpu)
+    _, plan = jobs.prepare(_widest(specs, name), at_once=min(asked.parallel, count))
     described = {**json.loads(json.dumps(jobs.described(plan), default=str)), "args": list(spec.args), "tag": spec.tag}
     record: dict[str, Any] = {
         "sweep": name, "id": former.get("id") or secrets.token_hex(8), "grid": asked.grid, "parallel": asked.parallel,
@@ -257,10 +256,6 @@ def is_done(out: Path, point: Point) -> bool:
 def _finite(value: float) -> float | None:
     """JSON has no NaN."""
     return value if math.isfinite(value) else None
-
-
-def _gpus_of(spec: JobSpec) -> int:
-    return spec.gpus * len(spec.replicas)
 
 
 def _is_starting(phase: str) -> bool:
@@ -438,8 +433,7 @@ class _Run:
     def _run_job(self, point: Point, slot: int, view: PointView) -> jobs.Outcome:
         """Takes over the job that is there, or launches one; never both, for a job's name is there once."""
         spec, backend = self.specs[point.job], self._backend()
-        first_gpu = slot * _gpus_of(spec)
-        plan = plan_like(self.planned.plan, spec, backend.coordinator_address(spec, point.job), first_gpu)
+        plan = plan_like(self.planned.plan, spec, backend.coordinator_address(spec, point.job), slot)
         if point.job in self.there:
             if self._goes_on(backend, point):
                 view.note("its job is there from before, and is followed to its end")

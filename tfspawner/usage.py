@@ -1,29 +1,43 @@
 """What a replica's script uses: processors, memory, GPUs. It travels to the replicas: Python 3.9's standard library alone.
 
-GPUs are read by nvidia-ml-py where the replica's image has it.
+GPUs are read by nvidia-ml-py, which travels along where it is installed; it needs the driver's library alone.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import time
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+NO_NVML = "nvidia-ml-py is missing"
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Usage:
-    """Samples what all processes of one session use; the session is known by its first process."""
+    """Samples what all processes of one session use; the session is known by its first process.
 
-    def __init__(self, session: int) -> None:
+    `problems` are words for people on GPUs that are not measured, each there once, to be taken out by who tells them.
+    """
+
+    def __init__(self, session: int, *, wants_gpus: bool = False) -> None:
         self.session = session
         self.ticks: dict[int, int] = {}  # process -> processor time until the last sample
         self.sampled_at = time.monotonic()
         self.gpus = Gpus()
+        self.missing = self.gpus.missing if wants_gpus else ""
+        self.problems = [f"no GPU is measured here: {self.missing}"] if self.missing else []
+        self.lost: set[str] = set()
 
     def sample(self) -> dict[str, Any]:
-        """{"cpu": processors in use since the last sample, "memory": bytes, "gpus": as Gpus.sample()}."""
+        """{"cpu": processors in use since the last sample, "memory": bytes, "gpus": as Gpus.sample()}.
+
+        "gpus_missing": why there are none, where some are wanted.
+        """
         now, memory, ticks = time.monotonic(), 0, {}
         for pid, used, pages in session_processes(self.session):
             ticks[pid] = used
@@ -31,7 +45,14 @@ class Usage:
         spent = sum(max(0, used - self.ticks.get(pid, 0)) for pid, used in ticks.items())
         cpu = spent / TICKS_A_SECOND / max(now - self.sampled_at, 1e-3)
         self.ticks, self.sampled_at = ticks, now
-        return {"cpu": round(cpu, 2), "memory": memory, "gpus": self.gpus.sample()}
+        gpus = self.gpus.sample()
+        for number, gpu in enumerate(gpus):
+            problem = f"GPU {number}, {gpu['name']}, is not measured: {gpu.get('error')}"
+            if "error" in gpu and problem not in self.lost:
+                self.lost.add(problem)
+                self.problems.append(problem)
+        told = {"cpu": round(cpu, 2), "memory": memory, "gpus": gpus}
+        return {**told, "gpus_missing": self.missing} if self.missing else told
 
 
 def session_processes(session: int) -> list[Any]:
@@ -51,36 +72,128 @@ def session_processes(session: int) -> list[Any]:
 
 
 class Gpus:
-    """The GPUs that this replica sees; none where there is no driver, or no nvidia-ml-py."""
+    """The GPUs that this process may use, as NVML tells of them; `missing` says why there are none."""
 
     def __init__(self) -> None:
-        self.devices: list[Any] = []
+        self.devices: list[Gpu] = []
+        self.missing = ""
         try:
             import pynvml
-
-            self.nvml = pynvml
+        except ImportError:
+            self.missing = NO_NVML
+            return
+        self.nvml = pynvml
+        try:
             pynvml.nvmlInit()
-            everything = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
-            self.devices = visible(everything, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        except Exception:  # NVML has dozens of reasons, none of which is the script's
-            pass
+            whole = self.permitted(pynvml.nvmlDeviceGetCount())
+            chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+            self.devices = [part for gpu in visible(whole, chosen) for part in gpu.parts()]
+        except Exception as error:  # NVML has dozens of reasons, none of which is the script's
+            self.missing = str(error)
+            return
+        if not self.devices:
+            self.missing = "no GPU is there" if chosen is None else f"CUDA_VISIBLE_DEVICES={chosen!r} leaves none"
+
+    def permitted(self, count: int) -> list[Gpu]:
+        """Of all GPUs of the machine, those that NVML lets this process speak to; raises its error where those are none."""
+        found: list[Gpu] = []
+        refusal = None
+        for number in range(count):
+            try:
+                found.append(Gpu(self.nvml, self.nvml.nvmlDeviceGetHandleByIndex(number), number))
+            except self.nvml.NVMLError as error:
+                refusal = error
+        if refusal and not found:
+            raise refusal
+        return found
 
     def sample(self) -> list[dict[str, Any]]:
-        """[{"name", "use": per cent of the time, "memory": bytes in use, "memory_total": bytes}]."""
-        return [told for told in map(self.tell, self.devices) if told]
+        """Each GPU's as Gpu.sample()."""
+        return [gpu.sample() for gpu in self.devices]
 
-    def tell(self, device: Any) -> dict[str, Any]:
+
+class Gpu:
+    """A GPU, or one of the MIG devices that it is cut into."""
+
+    def __init__(self, nvml: Any, handle: Any, number: int | None = None) -> None:
+        self.nvml, self.handle = nvml, handle
+        self.name = text(nvml.nvmlDeviceGetName(handle))
+        self.uuid = text(nvml.nvmlDeviceGetUUID(handle))
+        self.word = self.uuid if number is None else str(number)  # for CUDA_VISIBLE_DEVICES
+
+    def parts(self) -> list[Gpu]:
+        """Its MIG devices, of those that this process may use; itself where it is not cut."""
+        nvml, found = self.nvml, []
         try:
-            name, memory = self.nvml.nvmlDeviceGetName(device), self.nvml.nvmlDeviceGetMemoryInfo(device)
-            return {"name": name if isinstance(name, str) else name.decode(), "memory": memory.used,
-                    "memory_total": memory.total, "use": self.nvml.nvmlDeviceGetUtilizationRates(device).gpu}  # fmt: skip
-        except Exception:  # such as a device that fell off the bus
-            return {}
+            if nvml.nvmlDeviceGetMigMode(self.handle)[0] != nvml.NVML_DEVICE_MIG_ENABLE:
+                return [self]
+            most = nvml.nvmlDeviceGetMaxMigDeviceCount(self.handle)
+        except nvml.NVMLError:  # such as on GPUs before Ampere
+            return [self]
+        for n in range(most):
+            try:
+                found.append(Gpu(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex(self.handle, n)))
+            except nvml.NVMLError:  # there is none of this number, or it is another's
+                continue
+        return found
+
+    def sample(self) -> dict[str, Any]:
+        """{"name", "use": per cent of the time, "memory": bytes in use, "memory_total": bytes}.
+
+        What it does not tell is None, such as a MIG device's use; "error": why it tells no more, such as one that fell
+        off the bus.
+        """
+        told: dict[str, Any] = {"name": self.name, "use": None, "memory": None, "memory_total": None}
+        for read in (self.memory, self.use):
+            try:
+                told.update(read())
+            except self.nvml.NVMLError_NotSupported:
+                pass
+            except Exception as error:
+                told["error"] = str(error)
+        return told
+
+    def memory(self) -> dict[str, int]:
+        memory = self.nvml.nvmlDeviceGetMemoryInfo(self.handle)
+        return {"memory": memory.used, "memory_total": memory.total}
+
+    def use(self) -> dict[str, int]:
+        return {"use": self.nvml.nvmlDeviceGetUtilizationRates(self.handle).gpu}
 
 
-def visible(devices: list[Any], numbers: Any) -> list[Any]:
-    """Those that CUDA_VISIBLE_DEVICES names by number; all, where it is unset or names them by UUID."""
-    chosen = [word.strip() for word in numbers.split(",")] if numbers else []
-    if not chosen or not all(word.isdigit() for word in chosen):
-        return devices
-    return [devices[int(word)] for word in chosen if int(word) < len(devices)]
+def packed_nvml() -> bytes | None:
+    """nvidia-ml-py as a zip file that Python imports from, for images that lack it; None where it is not installed."""
+    spec = find_spec("pynvml")
+    if spec is None or spec.origin is None:
+        return None
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("pynvml.py"), Path(spec.origin).read_bytes(), zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
+
+
+def text(name: str | bytes) -> str:
+    """A name as nvidia-ml-py gives it, which had bytes until its version 11.5."""
+    return name if isinstance(name, str) else name.decode(errors="replace")
+
+
+def visible(gpus: list[Gpu], chosen: str | None) -> list[Gpu]:
+    """Those that CUDA_VISIBLE_DEVICES names by number or UUID; as for CUDA, what follows one that is not there is void."""
+    if chosen is None:
+        return gpus
+    found: list[Gpu] = []
+    for word in chosen.split(","):
+        gpu = named(gpus, word.strip())
+        if gpu is None:
+            break
+        found.append(gpu)
+    return found
+
+
+def named(gpus: list[Gpu], word: str) -> Gpu | None:
+    if word.isdigit():
+        return next((gpu for gpu in gpus if gpu.word == str(int(word))), None)
+    if not word.startswith(("GPU-", "MIG-")):
+        return None
+    places = gpus if word.startswith("GPU-") else [part for gpu in gpus for part in gpu.parts()]
+    return next((gpu for gpu in places if gpu.uuid.startswith(word)), None)

@@ -76,13 +76,21 @@ def describe_progress(progress: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def describe_usage(line: ReplicaState) -> tuple[str, str, str]:
-    """Processors, memory and GPUs in use, as the table's words; of several GPUs the mean use."""
+    """Processors, memory and GPUs in use, as the table's words."""
     if not line.usage or line.state != "running":
         return "", "", ""
-    gpus = line.usage.get("gpus") or []
-    memory = sum(gpu["memory"] for gpu in gpus)
-    told = f"{sum(gpu['use'] for gpu in gpus) / len(gpus):.0f}% {human_bytes(memory)}" if gpus else ""
+    told = "not measured" if line.usage.get("gpus_missing") else describe_gpus(line.usage["gpus"])
     return f"{line.usage['cpu']:.1f}", human_bytes(line.usage["memory"]), told
+
+
+def describe_gpus(gpus: list[dict[str, Any]]) -> str:
+    """Their mean use, the memory in use of all, and how many are out of reach, each where it is known."""
+    uses, memory = ([gpu[key] for gpu in gpus if gpu[key] is not None] for key in ("use", "memory"))
+    words = [f"{sum(uses) / len(uses):.0f}%"] if uses else []
+    words += [human_bytes(sum(memory))] if memory else []
+    errors = Counter(gpu["error"] for gpu in gpus if "error" in gpu)
+    counts = [error if len(gpus) == 1 else f"{count} of {len(gpus)}: {error}" for error, count in errors.items()]
+    return ", ".join(filter(None, [" ".join(words), *counts]))
 
 
 def left(line: ReplicaState) -> str:
@@ -250,7 +258,11 @@ def replica_table(state: JobState) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     lines = list(state.replicas.values())
-    usage = ["cpu", "memory", *(["gpu"] if any(line.usage.get("gpus") for line in lines) else [])]
+    usage = [
+        "cpu",
+        "memory",
+        *(["gpu"] if any(line.usage.get("gpus") or line.usage.get("gpus_missing") for line in lines) else []),
+    ]
     usage = usage if any(line.usage for line in lines) else []
     for column in ("replica", "state", "node", "since", *usage, "epoch", "left", "step", "metrics"):
         table.add_column(column, no_wrap=column != "metrics", overflow="fold" if column == "metrics" else "ellipsis")

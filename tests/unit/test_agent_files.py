@@ -36,6 +36,18 @@ def test_output_and_what_is_new_in_the_working_folder_is_listed(files, tmp_path)
     assert manifest["files"][0]["sha256"] == hashlib.sha256(b"w" * 10).hexdigest()
 
 
+def test_files_of_a_name_are_listed_alone_and_not_read(files, tmp_path, monkeypatch):
+    (tmp_path / "output/logs").mkdir()
+    (tmp_path / "output/empty").mkdir()
+    for name in ("output/logs/events.out.tfevents.1.a", "code/events.out.tfevents.2.b", "output/model"):
+        (tmp_path / name).write_bytes(b"12345")
+    monkeypatch.setattr("tfspawner.agent.sha256_of", None)
+    manifest = files.manifest("*tfevents*")
+    assert paths(manifest) == ["logs/events.out.tfevents.1.a", "workdir/events.out.tfevents.2.b"]
+    assert [(file["size"], file["sha256"]) for file in manifest["files"]] == [(5, "")] * 2
+    assert manifest["folders"] == []
+
+
 def test_a_file_of_the_code_that_changed_comes_back(files, tmp_path):
     (tmp_path / "code/train.py").write_text("changed")
     assert paths(files.manifest()) == ["workdir/train.py"]

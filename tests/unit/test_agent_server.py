@@ -49,7 +49,7 @@ class Running:
             "job": "j", "roles": {"worker": 1}, "coordinator_address": f"127.0.0.1:{self.port}",
             "script": "script.py", "args": [], "command_file": False, "original_script_path": False, "code_sha256": digest,
             "collect": [], "start_timeout_s": 60, "timeout_s": None, "hold_s": 60, "legacy_keras": False, "needs_tf_keras": False,
-            "artifacts": None, "restarts": 0, "restart_on": [], "replaces_lost": False, "stall_timeout_s": None,
+            "artifacts": None, "gpus": 0, "restarts": 0, "restart_on": [], "replaces_lost": False, "stall_timeout_s": None,
         }  # fmt: skip
         (folder / "job.json").write_text(json.dumps(config))
         command = [

@@ -297,14 +297,6 @@ def test_ports_come_again_only_after_all_others():
     assert len(set(found)) == len(found)
 
 
-def test_points_at_a_time_get_gpus_of_their_own(folder):
-    (folder / "code/train.py").write_text("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
-    backend, plan = jobs.prepare(JobSpec(script="code/train.py", workers=2, gpus=2, name="g"), check=False, first_gpu=4)
-    jobs.carry_out(backend, plan, jobs.Silent())
-    logs = [(folder / f"runs/g/logs/worker-{number}.log").read_text() for number in (0, 1)]
-    assert logs == ["4,5\n", "6,7\n"]
-
-
 def test_from_python_a_sweep_tells_of_all_points_and_is_done_only_once(folder):
     (folder / "code/train.py").write_text("import sys; sys.exit(3 if sys.argv[1] == '--x=2' else 0)")
     spec = JobSpec(script="code/train.py", workers=1, name="swp")

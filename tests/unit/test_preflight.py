@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from tfspawner.preflight import fits, quota_shortfalls, requests_of
+import pytest
+
+from tfspawner.preflight import (
+    GPU,
+    GPU_PRODUCT,
+    fits,
+    gpus_offered,
+    is_product,
+    labels_of,
+    quota_shortfalls,
+    requests_of,
+    require_nodes,
+)
 
 
 def pod(node="", phase="Running", **resources):
@@ -77,3 +89,106 @@ def test_tolerations_are_kubernetess():
         assert fits(tainted, [], {"containers": [{}], "tolerations": [toleration]}, 1) is None
     for toleration in ({"key": "gpu", "value": "no"}, {"key": "gpu", "operator": "Exists", "effect": "NoExecute"}):
         assert fits(tainted, [], {"containers": [{}], "tolerations": [toleration]}, 1)
+
+
+# ---- GPUs and their products -----------------------------------------------------------------------
+
+GKE = "cloud.google.com/gke-accelerator"
+A100, T4 = {GPU_PRODUCT: "NVIDIA-A100-SXM4-40GB"}, {GPU_PRODUCT: "Tesla-T4"}
+POOL = [
+    node("a", labels=A100, **{GPU: "2"}),
+    node("b", labels={GPU_PRODUCT: "NVIDIA-A100-SXM4-80GB"}, **{GPU: "4"}),
+    node("c", labels={GKE: "nvidia-tesla-a100", "x": "y"}, taints=[{"key": GPU, "effect": "NoSchedule"}], **{GPU: "1"}),
+    node("d", labels=T4, **{GPU: "4"}),
+    node("e", labels=T4, **{GPU: "1"}),
+    node("f", labels={GPU_PRODUCT: "NVIDIA-H100-80GB-HBM3"}, ready="False", **{GPU: "8"}),
+    node("g", **{GPU: "1"}),
+    node("h"),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "product", "fits"),
+    [
+        ("a100", "NVIDIA-A100-SXM4-40GB", True),
+        ("A100", "NVIDIA A100-SXM4-40GB", True),
+        ("A100-40GB", "NVIDIA-A100-SXM4-40GB", True),
+        ("A100 80gb", "NVIDIA-A100-SXM4-40GB", False),
+        ("t4", "Tesla-T4", True),
+        ("nvidia-l4", "nvidia-l4", True),
+        ("L4", "NVIDIA-L40S", False),
+        ("A10", "NVIDIA-A100-SXM4-40GB", False),
+        ("A100", "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", False),
+        ("a100-mig-1g.5gb", "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", True),
+        ("T4", "Tesla-T4-SHARED", False),
+        ("T4-SHARED", "Tesla-T4-SHARED", True),
+        (None, "Tesla-T4", True),
+    ],
+)
+def test_a_product_is_known_by_words_of_its_name(asked, product, fits):
+    assert is_product(asked, product) is fits
+
+
+def test_the_labels_of_all_nodes_with_such_gpus_are_found_whoever_set_them():
+    assert labels_of("a100", POOL) == {
+        GPU_PRODUCT: ("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-SXM4-80GB"), GKE: ("nvidia-tesla-a100",)
+    }  # fmt: skip
+    assert labels_of("v100", POOL) == {}
+    assert labels_of("t4", [node("x", labels=T4)]) == {}  # whose device plugin is away
+
+
+def test_the_gpus_that_are_offered_are_told_by_product_with_what_is_free_and_what_keeps_pods_away():
+    told = gpus_offered(POOL, [pod("a", **{GPU: "1"}), pod("d", **{GPU: "3"}), pod("d", phase="Failed", **{GPU: "1"})])
+    assert told.split(", ", 1)[0] == "2 NVIDIA-A100-SXM4-40GB on 1 node (1 free)"
+    assert "1 nvidia-tesla-a100 on 1 node (1 free, tainted nvidia.com/gpu:NoSchedule)" in told
+    assert "5 Tesla-T4 on 2 nodes (2 free)" in told
+    assert told.endswith(", 1 of unknown kind on 1 node (1 free)")
+    assert "H100" not in told
+    assert gpus_offered([node("h")], []) == ""
+
+
+def test_only_nodes_of_the_product_count_as_room_and_what_there_is_is_told():
+    wants = {"containers": [{"resources": {"limits": {GPU: "4"}}}]}
+    assert fits(POOL, [], wants, 2) is None
+    require_nodes(wants, labels_of("a100", POOL))
+    told = fits(POOL, [], wants, 2)
+    assert told.startswith("1 of 2 pods fit now, each asking for 4 nvidia.com/gpu (")
+    for reason in (
+        "2 nodes: with other GPUs (Tesla-T4)",
+        "1 node: room for 0, lacking nvidia.com/gpu",
+        "1 node: tainted nvidia.com/gpu:NoSchedule, to be tolerated by --toleration",
+        "GPUs there: 2 NVIDIA-A100-SXM4-40GB on 1 node (2 free), 4 NVIDIA-A100-SXM4-80GB on 1 node (4 free)",
+    ):
+        assert reason in told
+    wants["tolerations"] = [{"key": GPU, "operator": "Exists"}]
+    wants["containers"][0]["resources"]["limits"][GPU] = "1"
+    assert fits(POOL, [], wants, 7) is None
+    assert fits(POOL, [], wants, 8).startswith("7 of 8")
+
+
+@pytest.mark.parametrize("affinity", [None, {"nodeAffinity": None}, {"podAntiAffinity": {"mine": []}}])
+def test_a_product_is_asked_for_by_the_pods_node_affinity(affinity):
+    spec = {"affinity": affinity}
+    require_nodes(spec, {GPU_PRODUCT: ("a", "b"), GKE: ("c",)})
+    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert [term["matchExpressions"] for term in terms] == [
+        [{"key": GPU_PRODUCT, "operator": "In", "values": ["a", "b"]}], [{"key": GKE, "operator": "In", "values": ["c"]}]
+    ]  # fmt: skip
+    assert spec["affinity"].get("podAntiAffinity") == (affinity or {}).get("podAntiAffinity")
+
+
+def test_the_pods_own_node_affinity_is_kept_and_counts_as_well():
+    zone = {"key": "zone", "operator": "NotIn", "values": ["far"]}
+    other = {"key": "spot", "operator": "Exists"}
+    required = {"nodeSelectorTerms": [{"matchExpressions": [zone]}, {"matchExpressions": [other]}]}
+    spec = {
+        "containers": [{"resources": {"limits": {GPU: "1"}}}],
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}},
+    }
+    require_nodes(spec, {GPU_PRODUCT: ("Tesla-T4",)})
+    near, far = node("a", labels=T4, **{GPU: "1"}), node("b", labels={**T4, "zone": "far"}, **{GPU: "1"})
+    spot = node("c", labels={**T4, "zone": "far", "spot": ""}, **{GPU: "1"})
+    assert fits([near], [], spec, 1) is None
+    assert fits([spot], [], spec, 1) is None
+    assert fits([far], [], spec, 1)
+    assert fits([node("d", **{GPU: "1"})], [], spec, 1)

@@ -229,6 +229,16 @@ def test_parameter_servers_get_no_gpus(make_fixed_plan):
     assert [name for name, text in jobs.items() if "nvidia.com/gpu" in text] == ["j-chief", "j-worker"]
 
 
+def test_a_gpu_type_is_required_of_the_nodes_but_for_parameter_servers(make_fixed_plan, pod_file):
+    plan = make_fixed_plan("j", ps=1, gpus=2, gpu_type="NVIDIA A100", pod_file=pod_file)
+    specs = {m["metadata"]["name"]: m["spec"]["template"]["spec"] for m in render(plan) if m["kind"] == "Job"}
+    term = {"matchExpressions": [{"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-A100"]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    for role in ("chief", "worker"):
+        assert specs[f"j-{role}"]["affinity"] == {"podAntiAffinity": {}, "nodeAffinity": required}
+    assert specs["j-ps"]["affinity"] == {"podAntiAffinity": {}}
+
+
 @pytest.mark.parametrize(
     "text", ["data", "data:relative", ":/x", "data:/x:rwx", "data:/x:ro:ro", "data:/", "data:/work", "/x:/tmp/", "/x://tmp", "/x:/a/../tmp"]
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,6 +60,12 @@ class Backend(Protocol):
 
     def check(self, spec: JobSpec) -> list[str]:
         """Raises what would stop a launch, before anything is created; returns warnings."""
+
+    def gpus(self, spec: JobSpec, jobs: int = 1) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
+        """Which GPUs --gpus and --gpu-type get in so many jobs, by the variable or the node labels that name them; warnings.
+
+        Raises ConfigurationError where there are none such.
+        """
 
     def preflight(self, plan: Plan) -> list[str]:
         """Raises what would refuse the plan's replicas; returns warnings, such as that there is no room for them."""

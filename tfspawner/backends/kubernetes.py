@@ -7,7 +7,7 @@ import calendar
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..client import AgentClient
 from ..diagnose import LOST_POD, explain_failed_create, job_condition, observe, observe_event
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from ..keras import wheel_for
-from ..preflight import fits, quota_shortfalls, requests_of
+from ..preflight import GPU_PRODUCT, as_label, fits, gpus_offered, labels_of, quota_shortfalls, requests_of
 from ..render import ID, JOB_LABEL, MANAGED_BY, TOKEN, Manifest, render, role_manifest, travels_in_configmap
 from ..spec import JobSpec
 from . import JobSummary, Observation
@@ -93,6 +93,33 @@ class KubernetesBackend:
     def _may(self, group: str, resource: str, verb: str) -> bool:
         return any(_allows(rule, group, resource, verb) for rule in self.rules)
 
+    @cached_property
+    def room(self) -> tuple[list[Manifest], list[Manifest]] | None:
+        """The cluster's nodes, and the pods that take room on them; None where this user may not see them."""
+        if not self._may("", "nodes", "list"):
+            return None
+        try:
+            nodes = self.api.list("/api/v1/nodes")
+            return nodes, self.api.list("/api/v1/pods", "fieldSelector=status.phase!=Succeeded,status.phase!=Failed")
+        except ClusterError:  # such as for a right that was bound for the namespace alone
+            return None
+
+    def gpus(self, spec: JobSpec, jobs: int = 1) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
+        """The labels of the nodes that offer GPUs of --gpu-type; where they may not be seen, what was given counts."""
+        if not spec.gpu_type:
+            return {}, []
+        if self.room is None:
+            label = as_label(spec.gpu_type)
+            told = "is not looked up, since you may not list nodes and pods: the nodes' label has to be"
+            return label, [f"--gpu-type {spec.gpu_type} {told} {GPU_PRODUCT}={label[GPU_PRODUCT][0]}"]
+        found = labels_of(spec.gpu_type, self.room[0])
+        if not found:
+            raise ConfigurationError(
+                f"--gpu-type {spec.gpu_type}: no node offers such GPUs; there are {gpus_offered(*self.room) or 'none'}",
+                hint="for nodes that come when they are asked for, name the pool: --node-selector KEY=VALUE",
+            )
+        return found, []
+
     def preflight(self, plan: Plan) -> list[str]:
         """What this user's rights allow to ask: a dry run of each role's pod, the quotas, and room on the nodes."""
         warnings, pods = [], []
@@ -107,10 +134,8 @@ class KubernetesBackend:
         if self._may("", "resourcequotas", "list"):
             quotas = self.api.list(f"/api/v1/namespaces/{self.namespace}/resourcequotas")
             warnings += quota_shortfalls(quotas, [(requests_of(spec), count) for spec, count in pods])
-        if self._may("", "nodes", "list") and not plan.spec.queue:
-            nodes = self.api.list("/api/v1/nodes")
-            taken = self.api.list("/api/v1/pods", "fieldSelector=status.phase!=Succeeded,status.phase!=Failed")
-            told = [fits(nodes, taken, spec, count) for spec, count in pods]
+        if self.room and not plan.spec.queue:
+            told = [fits(*self.room, spec, count) for spec, count in pods]
             warnings += [text for text in told if text]
         return warnings
 

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -26,13 +27,16 @@ from .. import agent
 from ..client import AgentClient
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from ..keras import installed_tensorflow, wheel
+from ..preflight import is_product
 from ..spec import JobSpec, is_name
+from ..usage import NO_NVML, Gpus
 from . import JobSummary, Observation
 
 if TYPE_CHECKING:
     from ..plan import Plan
 
 HOST = "127.0.0.1"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 OUTPUT = "TFSPAWNER_OUTPUT"  # the variable by which a job's processes are told from others'
 TENSORFLOW_BYTES = 600 << 20  # what a process has once it has imported TensorFlow 2.21
 PORTS = range(20000, 32000)  # below Linux's ephemeral ports: no outgoing connection takes one between look and use
@@ -72,9 +76,26 @@ class LocalBackend:
             raise _name_in_use(spec.name)
         return []
 
+    def gpus(self, spec: JobSpec, jobs: int = 1) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
+        """Those of this machine, but for what CUDA_VISIBLE_DEVICES keeps from this process."""
+        found, needed = Gpus(), spec.gpus * len(spec.gpu_replicas) * jobs
+        if found.missing == NO_NVML:
+            raise ConfigurationError("--gpus needs nvidia-ml-py here", hint="pip install 'tf-spawner[gpu]'")
+        if found.missing:
+            raise ConfigurationError(
+                f"--gpus: this machine shows no NVIDIA GPU: {found.missing}", hint="leave --gpus out"
+            )
+        fitting = [gpu for gpu in found.devices if is_product(spec.gpu_type, gpu.name)]
+        if len(fitting) < needed:
+            names = Counter(gpu.name for gpu in found.devices)
+            kind = f" of type {spec.gpu_type}" if spec.gpu_type else ""
+            raise ConfigurationError(
+                f"--gpus: the replicas ask for {needed} GPUs{kind} in all, and this machine has "
+                + ", ".join(f"{count} {name}" for name, count in names.items())
+            )
+        return {VISIBLE: tuple(gpu.word for gpu in fitting[:needed])}, []
+
     def preflight(self, plan: Plan) -> list[str]:
-        if plan.spec.gpus:
-            _check_gpus(plan.first_gpu + plan.spec.gpus * len(plan.spec.replicas))
         free, needed = _free_memory(), TENSORFLOW_BYTES * len(plan.spec.replicas)
         if free is None or free >= needed:
             return []
@@ -112,8 +133,8 @@ class LocalBackend:
             self._write(plan, folder)
             pids: dict[str, list[int]] = {}
             _write_json(folder / "pids.json", pids)
-            for number, replica in enumerate(plan.spec.replicas):
-                pids[replica] = self._start(plan, folder, replica, number, ports[number])
+            for replica, port in zip(plan.spec.replicas, ports, strict=True):
+                pids[replica] = self._start(plan, folder, replica, port)
                 _write_json(folder / "pids.json", pids)
         except BaseException:
             self.delete(plan.job, 10, plan.id)
@@ -211,7 +232,7 @@ class LocalBackend:
             {"id": plan.id, "created": time.time(), "tag": plan.spec.tag or "", "agents": agents},
         )
 
-    def _start(self, plan: Plan, folder: Path, replica: str, number: int, port: int) -> list[int]:
+    def _start(self, plan: Plan, folder: Path, replica: str, port: int) -> list[int]:
         role, _, index = replica.rpartition("-")
         root = folder / replica
         root.mkdir()
@@ -223,8 +244,8 @@ class LocalBackend:
             "TFSPAWNER_TOKEN": plan.token,
         }
         if plan.spec.gpus:
-            first = plan.first_gpu + number * plan.spec.gpus
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + i) for i in range(plan.spec.gpus))
+            env[VISIBLE] = _share(plan, replica)
+            env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, by which the numbers count
         command = [sys.executable, agent.__file__, "--config", str(folder), "--role", role, "--index", index,
                    "--root", str(root), "--host", HOST, "--port", str(port), "--fd", str(listener.fileno())]  # fmt: skip
         with listener, open(root / "agent.log", "wb") as output:
@@ -314,7 +335,7 @@ def _name_in_use(job: str) -> ConfigurationError:
 def _free_ports(count: int, first: int | None) -> list[int]:
     if first is not None:
         ports = list(range(first, first + count))
-        taken = [port for port in ports if not _is_free(port)]
+        taken = [port for port in ports if not is_free(port)]
         if taken:
             raise ConfigurationError(f"port {taken[0]} is taken on this machine", hint="give another --port, or none")
         return ports
@@ -322,7 +343,7 @@ def _free_ports(count: int, first: int | None) -> list[int]:
     for port in islice(_port_order(), len(PORTS)):
         if len(found) == count:
             return found
-        if _is_free(port):
+        if is_free(port):
             found.append(port)
     raise ClusterError(f"{count} free ports are needed on this machine, and there are {len(found)}")
 
@@ -344,7 +365,7 @@ def _free_memory() -> int | None:
     return None
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -354,20 +375,13 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _check_gpus(needed: int) -> None:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        found = int(pynvml.nvmlDeviceGetCount())
-    except ImportError:
-        raise ConfigurationError("--gpus needs nvidia-ml-py here", hint="pip install nvidia-ml-py") from None
-    except pynvml.NVMLError as error:
-        raise ConfigurationError(
-            f"--gpus: this machine shows no NVIDIA GPU ({error})", hint="leave --gpus out"
-        ) from None
-    if found < needed:
-        raise ConfigurationError(f"--gpus: the replicas ask for {needed} GPUs in all, and this machine has {found}")
+def _share(plan: Plan, replica: str) -> str:
+    """A replica's own GPUs, in CUDA_VISIBLE_DEVICES's words; -1 are none."""
+    if replica not in plan.spec.gpu_replicas:
+        return "-1"
+    replicas = plan.spec.gpu_replicas
+    first = (plan.slot * len(replicas) + replicas.index(replica)) * plan.spec.gpus
+    return ",".join(plan.gpus[VISIBLE][first : first + plan.spec.gpus])
 
 
 def _write_json(path: Path, value: Any) -> None:
