@@ -18,7 +18,7 @@ import click
 from . import __version__
 from .data.commands import data
 from .errors import ClusterError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
-from .flags import DURATION, PATH, job_options, output_option, run_options, target_options
+from .flags import DURATION, PATH, JobCommand, job_options, output_option, run_options, target_options
 
 if TYPE_CHECKING:
     from .backends import JobSummary
@@ -97,14 +97,34 @@ def fail(error: SpawnerError, words: str = "") -> int:
     return error.exit_code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+SECTIONS = {
+    "Run": ("run", "rerun", "check", "render"),
+    "Watch": ("attach", "status", "logs", "tensorboard", "list", "wait"),
+    "Bring home": ("fetch", "report", "compare", "delete"),
+    "Set up": ("init", "doctor", "data", "rbac", "completion"),
+}
+
+
+class SectionedGroup(click.Group):
+    """Lists its commands by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        widest = max(map(len, self.commands))
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name.ljust(widest), self.commands[name].get_short_help_str(limit=200)) for name in names]
+                )
+
+
+@click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="tf-spawner")
 def cli() -> None:
-    """Takes a TensorFlow training script to N workers, and brings logs and model back.
+    """Takes a TensorFlow script to N workers, and brings logs and model back.
 
     \b
     tf-spawner run train.py -w 4                   4 workers on this machine
-    tf-spawner run train.py -w 4 --on kubernetes   the same on the current kube context
+    tf-spawner run train.py -w 4 --on kubernetes   the same in a cluster
     """
 
 
@@ -120,30 +140,18 @@ JOB = click.argument("job", shell_complete=complete_job)
 OUT = click.option("--out", type=PATH, default=Path("runs"), show_default=True, help="Where runs are recorded.")
 
 
-class RunCommand(click.Command):
-    """What stands behind -- goes to the script; options of run may stand before and after SCRIPT."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if "--" in args:
-            cut = args.index("--")
-            args, rest = args[:cut], args[cut + 1 :]
-            ctx.meta["script_args"] = tuple(rest)
-        return super().parse_args(ctx, args)
-
-
 cli.add_command(data)
 
 
-@cli.command(cls=RunCommand, context_settings={"max_content_width": 110})
+@cli.command(cls=JobCommand)
 @run_options
 @click.option("--detach", is_flag=True, default=None, help="Return as soon as the job is launched.")
 @output_option
 @click.pass_context
 def run(ctx: click.Context, /, output: str, **options: Any) -> None:
-    """Run SCRIPT on N workers, show their logs, bring the model back.
+    """Run SCRIPT on N workers, show logs, bring the model back.
 
-    Whatever the replicas write to $TFSPAWNER_OUTPUT, or as new files to their working folder, comes back
-    to runs/JOB/files. ARGS that begin with a dash stand behind --.
+    What the replicas write to $TFSPAWNER_OUTPUT comes back to runs/JOB/files.
 
     \b
     tf-spawner run train.py -w 4 -- --epochs 10
@@ -151,7 +159,7 @@ def run(ctx: click.Context, /, output: str, **options: Any) -> None:
     _run(_asked(ctx, options), output)
 
 
-@cli.command(cls=RunCommand, context_settings={"max_content_width": 110})
+@cli.command(cls=JobCommand)
 @click.argument("recorded", metavar="RUN")
 @job_options
 @output_option
@@ -159,8 +167,7 @@ def run(ctx: click.Context, /, output: str, **options: Any) -> None:
 def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> None:
     """Run again what RUN's record tells of, with changes by flags.
 
-    RUN is a job or a sweep of runs/, or its folder. ARGS replace the former ones. The record has no value of an
-    environment variable: give --env-file or --env again.
+    RUN is of runs/, or a folder. Values of variables are not recorded: give --env-file again.
 
     \b
     tf-spawner rerun digits-7xk2p -w 4 -- --epochs 20
@@ -241,12 +248,16 @@ def _run_job(spec: JobSpec, output: str) -> None:
     _print_outcome(outcome, output)
 
 
-@cli.command(cls=RunCommand)
+@cli.command(cls=JobCommand)
 @run_options
 @output_option
 @click.pass_context
 def render(ctx: click.Context, /, output: str, **options: Any) -> None:
-    """Print the manifests that run would create, without any secret value."""
+    """Print the manifests that run would create, without secrets.
+
+    \b
+    tf-spawner render train.py -w 4 | kubectl diff -f -
+    """
     options["on"] = "kubernetes"
     asked = _asked(ctx, options)
     from .grid import Sweep, shown
@@ -267,22 +278,21 @@ def render(ctx: click.Context, /, output: str, **options: Any) -> None:
         click.echo(to_yaml(manifests), nl=False)
 
 
-@cli.command(cls=RunCommand)
+@cli.command(cls=JobCommand)
 @run_options
 @click.option(
     "--data",
     "uris",
     multiple=True,
     metavar="URI",
-    help="Training data to look for: their files, counted against the workers.",
+    help="Training data: are there files for all workers?",
 )
 @output_option
 @click.pass_context
 def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: Any) -> None:
     """Say what would go wrong with run, without creating anything.
 
-    The script is read, and not run; the cluster is asked whether it would take the pods, by a dry run, and
-    whether there is room for them. Ends with 0 where only warnings are told.
+    It reads the script, and asks the cluster by a dry run.
 
     \b
     tf-spawner check train.py -w 4 --on kubernetes --data s3://bucket/train/
@@ -328,7 +338,11 @@ def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:
 @click.option("-t", "--tag", help="Only jobs with this tag.")
 @output_option
 def list_jobs(tag: str | None, output: str, **target: Any) -> None:
-    """List the jobs on this machine and in the namespace."""
+    """List the jobs on this machine and in the namespace.
+
+    \b
+    tf-spawner list -t nightly
+    """
     import time
 
     from .view import age
@@ -355,7 +369,11 @@ def list_jobs(tag: str | None, output: str, **target: Any) -> None:
 @target_options
 @output_option
 def status(job: str, output: str, **target: Any) -> None:
-    """Show a job's replicas: state, node, and what Keras tells."""
+    """Show a job's replicas: state, node, and what Keras tells.
+
+    \b
+    tf-spawner status digits-7xk2p -o json
+    """
     state = _attach(job, target).status()
     if output == "json":
         _print_json(_state_json(state))
@@ -376,7 +394,11 @@ def status(job: str, output: str, **target: Any) -> None:
 @click.option("--replica", metavar="ROLE-INDEX", help="Only this replica's, as they are.")
 @output_option
 def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any) -> None:
-    """Print the replicas' output so far, or as it comes."""
+    """Print the replicas' output so far, or as it comes.
+
+    \b
+    tf-spawner logs -f digits-7xk2p --replica worker-1
+    """
     attached = _attach(job, target)
     if replica and replica not in attached.replicas:
         shown = ", ".join(attached.replicas[:10]) + (", …" if len(attached.replicas) > 10 else "")
@@ -416,7 +438,11 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
 @target_options
 @click.option("--logs/--no-logs", default=True, help="Show the replicas' output above the table.")
 def attach(job: str, logs: bool, **target: Any) -> None:
-    """Watch a running job, as run shows it, from anywhere; Ctrl-C leaves it running."""
+    """Watch a running job from anywhere; Ctrl-C leaves it running.
+
+    \b
+    tf-spawner attach digits-7xk2p
+    """
     from .job import raise_for
     from .view import make_view
 
@@ -439,7 +465,13 @@ def attach(job: str, logs: bool, **target: Any) -> None:
 @click.option("--keep", is_flag=True, help="Leave the replicas holding their files.")
 @output_option
 def fetch(job: str, out: Path, keep: bool, output: str, **target: Any) -> None:
-    """Bring a job's logs and files to runs/JOB; an ended job may then end its pods."""
+    """Bring a job's logs and files to runs/JOB.
+
+    So far as they are there; when a job has ended and all is here, its pods may end.
+
+    \b
+    tf-spawner fetch digits-7xk2p
+    """
     outcome = _attach(job, target).fetch(out, _notes(), release=not keep)
     _print_outcome(outcome, output)
 
@@ -450,7 +482,13 @@ def fetch(job: str, out: Path, keep: bool, output: str, **target: Any) -> None:
 @click.option("--timeout", "timeout_s", type=DURATION, help="Wait no longer, and exit with 124.")
 @output_option
 def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
-    """Wait for a job to end; exits with 0 if it succeeded, 125 if it failed."""
+    """Wait for a job to end.
+
+    Exits with 0 if it succeeded, and with 125 if it failed.
+
+    \b
+    tf-spawner wait digits-7xk2p --timeout 2h && tf-spawner fetch digits-7xk2p
+    """
     from .job import raise_for, raise_for_artifacts
 
     state = _attach(job, target).wait(timeout_s=timeout_s)
@@ -466,9 +504,12 @@ def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
 @click.argument("run", metavar="RUN")
 @OUT
 def report(run: str, out: Path) -> None:
-    """Write RUN's page anew, and print its path: curves, times, failures, files.
+    """Write a run's page anew: curves, times, failures, files.
 
     RUN is a job or a sweep of runs/, or its folder. Each run that ends writes its page by itself.
+
+    \b
+    tf-spawner report digits-7xk2p
     """
     from .report import run_folder, write_page
     from .sweep_page import write_page as write_sweep_page
@@ -482,9 +523,12 @@ def report(run: str, out: Path) -> None:
 @OUT
 @output_option
 def compare(runs: tuple[str, ...], out: Path, output: str) -> None:
-    """Show runs side by side: result, time, replicas, arguments, last metrics.
+    """Show runs side by side: result, time, arguments, metrics.
 
     RUN is a job or a sweep of runs/, or its folder; of a sweep all points are shown.
+
+    \b
+    tf-spawner compare digits-7xk2p digits-9fw3c
     """
     from .report import compared, run_folder, runs_of
 
@@ -506,10 +550,13 @@ def compare(runs: tuple[str, ...], out: Path, output: str) -> None:
 @click.option("--port", type=click.IntRange(1024, 65535), help="TensorBoard's.  [default: 6006, or the next free one]")
 @click.option("--every", "every_s", type=DURATION, default=3.0, help="How often new events come.  [default: 3s]")
 def tensorboard(jobs: tuple[str, ...], out: Path, port: int | None, every_s: float, **target: Any) -> None:
-    """Show jobs in a TensorBoard on this machine, while they train and after.
+    """Show jobs in TensorBoard here, while they train and after.
 
-    Event files that the replicas write come over as they grow. Where a job is gone, JOB is one of runs/ or a run's
-    folder. Ctrl-C ends TensorBoard; the jobs go on.
+    Event files come over as they grow. Where a job is gone, JOB is one of runs/ or a run's folder. Ctrl-C ends
+    TensorBoard; the jobs go on.
+
+    \b
+    tf-spawner tensorboard digits-7xk2p
     """
     from .tensorboard import serve
     from .view import harmless
@@ -536,7 +583,13 @@ def tensorboard(jobs: tuple[str, ...], out: Path, port: int | None, every_s: flo
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @output_option
 def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, output: str, **target: Any) -> None:
-    """End jobs and remove all of them; returns when everything is gone."""
+    """End jobs and remove all of them.
+
+    Returns when everything is gone.
+
+    \b
+    tf-spawner delete -t nightly
+    """
     if bool(jobs) + all_jobs + bool(tag) != 1:
         raise ConfigurationError("name the jobs to delete, or give --all, or --tag", hint="tf-spawner list")
     if jobs:
@@ -564,7 +617,7 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
 @click.option("--data", "uris", multiple=True, metavar="URI", help="Training data to look for.")
 @output_option
 def doctor(on: str | None, uris: tuple[str, ...], output: str, **target: Any) -> None:
-    """Say what works from here: this machine, the cluster and your rights there, data.
+    """Say what works from here: machine, cluster, rights, data.
 
     Ends with 3 where something keeps jobs from running.
 
@@ -606,7 +659,7 @@ def _print_findings(findings: list[Finding]) -> None:
 @cli.command()
 @click.argument("folder", type=PATH, default=Path())
 def init(folder: Path) -> None:
-    """Write a training script and a job.yaml that run, to begin with, into FOLDER.
+    """Write a script and a job.yaml that run, to begin with.
 
     \b
     tf-spawner init first; tf-spawner run -f first/job.yaml
@@ -631,25 +684,39 @@ def init(folder: Path) -> None:
 @click.option("-n", "--namespace", help="Namespace to put into the Role.")
 @click.option("--user", help="Also print a RoleBinding for this user.")
 def rbac(namespace: str | None, user: str | None) -> None:
-    """Print the least Role that tf-spawner needs in a namespace."""
+    """Print the least Role that tf-spawner needs in a namespace.
+
+    \b
+    tf-spawner rbac -n physics --user anna | kubectl apply -f -
+    """
     from .render import role_manifest
 
     click.echo(role_manifest(namespace, user), nl=False)
 
 
 @cli.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
-    """Print the shell's completion script, for your shell's start-up file.
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), required=False)
+@click.option("--install", is_flag=True, help="Put it where the shell looks, instead.")
+@click.option("--uninstall", is_flag=True, help="Take away what --install has put there.")
+def completion(shell: str | None, install: bool, uninstall: bool) -> None:
+    """Complete commands, options and jobs in bash, zsh or fish.
+
+    Prints the script for SHELL, which is $SHELL where none is named.
 
     \b
-    eval "$(tf-spawner completion bash)"
+    tf-spawner completion --install
     """
-    from click.shell_completion import get_completion_class
+    from . import completion as scripts
 
-    found = get_completion_class(shell)
-    assert found
-    click.echo(found(cli, {}, "tf-spawner", "_TF_SPAWNER_COMPLETE").source())
+    shell = shell or scripts.shell_of(os.environ)
+    if install and uninstall:
+        raise ConfigurationError("--install and --uninstall exclude each other", hint="give one of them")
+    if install:
+        click.echo(scripts.install(shell, cli))
+    elif uninstall:
+        click.echo(scripts.uninstall(shell))
+    else:
+        click.echo(scripts.script(shell, cli))
 
 
 # ---- words to values, values to words ------------------------------------------------------------

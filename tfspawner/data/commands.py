@@ -23,10 +23,13 @@ SHOWN_VALUES = 6
 
 @click.group("data", context_settings={"help_option_names": ["-h", "--help"]})
 def data() -> None:
-    """Look at training data on S3, the web, mounts and disks, and write them anew: TFRecord, Parquet, Arrow.
+    """Look at training data anywhere, copy and convert them.
 
     A URI is a path, s3://BUCKET/KEY, root://HOST//PATH or https://…, may hold the patterns * ? [ ], and may name a folder. S3's
     endpoint and keys come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on.
+
+    \b
+    tf-spawner data check s3://bucket/train/ -w 4
     """
     try:
         import google_crc32c  # noqa: F401
@@ -42,7 +45,11 @@ def data() -> None:
 @click.option("-r", "--records", is_flag=True, help="Count records and show the schema, too: reads every file whole.")
 @OUTPUT
 def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
-    """List files and their sizes."""
+    """List files and their sizes.
+
+    \b
+    tf-spawner data ls s3://bucket/train/
+    """
     from .checking import Shard, glance
     from .filesystems import list_files
 
@@ -77,9 +84,12 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
 )
 @OUTPUT
 def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, done: Path | None, output: str) -> None:
-    """Read every file whole and find what is damaged, cut off or unlike the others.
+    """Read every file and find what is damaged or unlike others.
 
     Both checksums of each record are looked at. Exit code 4 if anything is wrong.
+
+    \b
+    tf-spawner data check s3://bucket/train/ --workers 4
     """
     from .checking import balance, disagreements, read_manifest
     from .filesystems import incomplete, list_files
@@ -111,7 +121,11 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
 @click.option("-n", "--count", type=click.IntRange(1), default=1, show_default=True, help="How many records.")
 @OUTPUT
 def head(uri: str, count: int, output: str) -> None:
-    """Show the first records of a file."""
+    """Show the first records of a file.
+
+    \b
+    tf-spawner data head s3://bucket/train/part-00000.tfrecord
+    """
     from itertools import chain, islice
 
     from .filesystems import list_files
@@ -132,36 +146,34 @@ def head(uri: str, count: int, output: str) -> None:
 
 @data.command("convert")
 @click.argument("uris", nargs=-1, required=True, metavar="SOURCE... DESTINATION")
-@click.option(
-    "--to", type=click.Choice(["tfrecord", "parquet", "arrow"]), help="Format; else by DESTINATION's name, or TFRecord."
-)
+@click.option("--to", type=click.Choice(["tfrecord", "parquet", "arrow"]), help="Format.  [default: by DESTINATION]")
 @click.option(
     "-e", "--encode", multiple=True, metavar="NAME=ROWSxWIDTH|none",
-    help="Store a float feature's longest run of one repeated row once, such as GRU_input=801x19; repeatable. "
-    "none: as plain features again.",
+    help="Store the longest run of a repeated row once; none: all of them.",
 )  # fmt: skip
 @click.option(
     "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True,
-    help="How encoded features' values are stored; the loss is printed.",
+    help="Of encoded features; the loss is told.",
 )  # fmt: skip
-@click.option("--overflow", is_flag=True, help="Let values that --dtype cannot hold become infinite.")
-@click.option("--shards", type=click.IntRange(1), help="How many files to write; else as many as are read.")
+@click.option("--overflow", is_flag=True, help="Let what --dtype cannot hold be infinite.")
+@click.option("--shards", type=click.IntRange(1), metavar="N", help="Files to write.  [default: as are read]")
 @click.option("--gzip", is_flag=True, help="Compress TFRecord files.")
 @click.option(
     "--nulls", type=click.Choice(["error", "empty"]), default="error", show_default=True,
-    help="What a null in a table becomes.",
+    help="What nulls become.",
 )  # fmt: skip
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at once; else one a processor.")
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes.  [default: one a processor]")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def convert_(
     uris: tuple[str, ...], to: str | None, encode: tuple[str, ...], dtype: str, overflow: bool, shards: int | None,
     gzip: bool, nulls: str, jobs: int | None, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Write data in another format, smaller, or in another number of files.
+    """Write data in another format, size or number of files.
 
-    DESTINATION is a folder, or one file ending in .tfrecord, .parquet or .arrow. Files written to a local folder get
-    their names when all are whole. Encoded files are read with the same features as before. Each process takes up to
-    300 MB and, of Parquet and Arrow files, a group of rows.
+    DESTINATION is a folder, or a .tfrecord, .parquet or .arrow file.
+
+    \b
+    tf-spawner data convert s3://bucket/parquet/ train/ --shards 16
     """
     from ..view import human_bytes
     from .convert import Options, convert, destination_of, parse_shapes
@@ -213,9 +225,12 @@ def _lost(loss: Any, dtype: str) -> str:
 )
 @OUTPUT
 def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
-    """Show each feature's range, mean, padding and classes: reads every file whole.
+    """Show each feature's range, mean, padding and classes.
 
-    Padding is the part of the rows that lies in a record's longest run of one repeated row.
+    Every file is read whole. Padding is the part of the rows that lies in a record's longest run of one repeated row.
+
+    \b
+    tf-spawner data stats s3://bucket/train/ -o json
     """
     from .convert import parse_shapes
     from .filesystems import list_files
@@ -263,10 +278,13 @@ def _number(value: float | None) -> str:
 @click.option("--overwrite", is_flag=True, help="Replace files that are there already and are others.")
 @OUTPUT
 def cp(uris: tuple[str, ...], overwrite: bool, output: str) -> None:
-    """Copy files from anywhere to anywhere, four at once, and compare what arrived.
+    """Copy files from anywhere to anywhere, and compare them.
 
-    DESTINATION is a folder if it ends with a slash, is one of this machine, or takes several files. Each file has its
-    name only when it is whole. Files that are there already and are equal are not sent again: broken off, it goes on.
+    Four at once. DESTINATION is a folder if it ends with a slash, is one of this machine, or takes several files.
+    Each file has its name only when it is whole. Files that are there already and are equal are not sent again: broken off, it goes on.
+
+    \b
+    tf-spawner data cp root://eospublic.cern.ch//eos/opendata/x.root data/
     """
     from ..view import human_bytes
     from .copying import copy_all, is_folder, plan
