@@ -6,7 +6,7 @@ from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 COMMANDS = (
-    "", "run", "rerun", "check", "render", "list", "status", "attach", "logs", "wait", "fetch", "delete", "report", "compare", "init", "doctor", "rbac", "completion",
+    "", "run", "rerun", "check", "render", "list", "status", "top", "attach", "logs", "wait", "fetch", "delete", "report", "compare", "init", "doctor", "rbac", "completion",
     "data", "data ls", "data head", "data check", "data stats", "data convert", "data cp",
 )  # fmt: skip
 

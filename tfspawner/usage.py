@@ -5,12 +5,15 @@ GPUs are read by nvidia-ml-py where the replica's image has it.
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections.abc import Iterable
 from typing import Any
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+SEARCH_PAUSE = 1000.0  # times as long as a search took, until the next
 
 
 class Usage:
@@ -19,13 +22,14 @@ class Usage:
     def __init__(self, session: int) -> None:
         self.session = session
         self.ticks: dict[int, int] = {}  # process -> processor time until the last sample
+        self.search_at = -math.inf  # when /proc is to be searched for new ones
         self.sampled_at = time.monotonic()
         self.gpus = Gpus()
 
     def sample(self) -> dict[str, Any]:
         """{"cpu": processors in use since the last sample, "memory": bytes, "gpus": as Gpus.sample()}."""
         now, memory, ticks = time.monotonic(), 0, {}
-        for pid, used, pages in session_processes(self.session):
+        for pid, used, pages in self.processes():
             ticks[pid] = used
             memory += pages * PAGE_BYTES
         spent = sum(max(0, used - self.ticks.get(pid, 0)) for pid, used in ticks.items())
@@ -33,20 +37,27 @@ class Usage:
         self.ticks, self.sampled_at = ticks, now
         return {"cpu": round(cpu, 2), "memory": memory, "gpus": self.gpus.sample()}
 
+    def processes(self) -> list[Any]:
+        """The session's. A node may have thousands: they are searched for a thousandth of the time at most."""
+        began = time.monotonic()
+        if began < self.search_at:
+            return session_processes(self.session, self.ticks)
+        found = session_processes(self.session, map(int, filter(str.isdigit, os.listdir("/proc"))))
+        self.search_at = began + SEARCH_PAUSE * (time.monotonic() - began)
+        return found
 
-def session_processes(session: int) -> list[Any]:
-    """(process, its processor time in clock ticks, its resident pages) of each process of a session; proc(5)."""
+
+def session_processes(session: int, candidates: Iterable[int]) -> list[Any]:
+    """(process, its processor time in clock ticks, its resident pages) of those that are of the session; proc(5)."""
     found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+    for pid in candidates:
         try:
-            with open(f"/proc/{name}/stat", "rb") as file:
+            with open(f"/proc/{pid}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()  # the name before it may hold spaces
         except OSError:
             continue  # it has ended meanwhile
         if int(fields[3]) == session:
-            found.append((int(name), int(fields[11]) + int(fields[12]), int(fields[21])))
+            found.append((pid, int(fields[11]) + int(fields[12]), int(fields[21])))
     return found
 
 
