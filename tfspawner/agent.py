@@ -84,7 +84,7 @@ AGENT_MARK = b"[tf-spawner]"
 MASK = b"***"
 MASKED_BYTES = 8  # a shorter value or line is no secret worth a log full of stars
 ENCODED_BYTES = 4096  # a longer text is masked as it stands, not in base64: its pattern would take seconds to make
-GATHER_S = 0.3  # so long output gathers, after a little of it was taken: each taking costs both sides a request
+GATHER_S = (0.3, 2.0)  # so long output gathers after a little was taken, of few replicas and of many: a request each
 HELD_S = 0.2  # so long output that may be the beginning of a secret waits for the rest
 # The bytes of logs, from the rarer to the commoner; before them all others.
 COMMON = b"QZXJYKVHjqzUBGMRWFDPLOCNSATIEyvxkwbgmfpduhclsrnioat9876543210_[=]-:,/.e "
@@ -634,12 +634,21 @@ def resolve(host: str) -> str:
     return RESOLVED[host]
 
 
-def ask(
-    host: str, token: str, method: str, path: str, body: Any = None, timeout_s: float = 15.0
-) -> http.client.HTTPResponse:
-    """One request to an agent; the caller reads the reply. Raises OSError on anything but 200."""
+def connect(host: str, timeout_s: float) -> http.client.HTTPConnection:
     name, port = split_address(host)
-    connection = http.client.HTTPConnection(resolve(name), port, timeout=timeout_s)
+    return http.client.HTTPConnection(resolve(name), port, timeout=timeout_s)
+
+
+def ask(
+    host: str, token: str, method: str, path: str, body: Any = None, timeout_s: float = 15.0,
+    connection: Optional[http.client.HTTPConnection] = None,
+) -> http.client.HTTPResponse:  # fmt: skip
+    """One request to an agent, by a connection that is there, or a new one; the caller reads the reply.
+
+    Raises OSError on anything but 200.
+    """
+    name = split_address(host)[0]
+    connection = connection or connect(host, timeout_s)
     data = None if body is None else json.dumps(body).encode()
     try:
         connection.request(method, path, data, {TOKEN_HEADER: token})
@@ -938,15 +947,23 @@ class Stream:
     def follow(self, replica: str, offset: int) -> None:
         """Takes one replica's output over to the queue, until its end; None: no more comes."""
         token, errors = self.agent.token, 0
+        gather_s = min(max(GATHER_S[0], len(self.agent.job.replicas) / 50), GATHER_S[1])
+        connection, connected = None, None
         while not self.closed:
             try:
                 agent = self.gang.reports.get(replica, {}).get("agent")
                 if agent is None:
                     raise OSError("it has not reported yet")
-                with ask(agent, token, "GET", f"/log?offset={offset}&wait=5", timeout_s=8) as response:
+                if connection is None or connected != agent:
+                    connection, connected = connect(agent, 8), agent
+                path = f"/log?offset={offset}&wait=5"
+                with ask(agent, token, "GET", path, timeout_s=8, connection=connection) as response:
                     data = response.read()
                     errors = 0
             except (OSError, http.client.HTTPException):
+                if connection:
+                    connection.close()
+                connection = None
                 errors += 1
                 report = self.gang.reports.get(replica, {})
                 if self.gang.phase == "ended" and (report.get("message") == LOST or errors >= 5):
@@ -957,8 +974,8 @@ class Stream:
                 offset = int(response.headers["X-Offset"])
                 self.put((replica, offset, data))
                 offset += len(data)
-                if len(data) < SMALL:
-                    time.sleep(GATHER_S)
+                if len(data) < SMALL and self.gang.phase == "running":
+                    time.sleep(gather_s)
             if response.headers["X-End"] == "1":
                 break
             if (
@@ -967,6 +984,8 @@ class Stream:
                 and self.gang.reports.get(replica, {}).get("state") not in FINISHED
             ):
                 break
+        if connection:
+            connection.close()
         self.put((replica, offset, None))
 
     def frames(self) -> Iterator[Tuple[Dict[str, Any], bytes]]:
