@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from .agent import LOST, STARTING, TERMINATED
+from .agent import FINISHED, LOST, STARTING, TERMINATED
 from .backends import Backend, Observation
 from .client import STREAM_IDLE_S, AgentClient
 from .code import Code
@@ -223,6 +223,8 @@ class Follower:
         state.cause, state.times = gang["cause"], state.times | gang["times"]
         for replica, report in gang["replicas"].items():
             line = state.replicas[replica]
+            if report["state"] not in FINISHED and replica in self.platform and self.platform[replica].state in ENDED:
+                continue  # said before its pod or process ended
             self.told.add(replica)
             if line.state != report["state"] and self.record:
                 self.record.event("replica", replica=replica, state=report["state"], message=report.get("message"),
@@ -264,6 +266,15 @@ class Follower:
                            f"{restart['replica']} {restart['message']}")  # fmt: skip
             if self.record:
                 self.record.event("restart", **restart)
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        """What the agents told of the former scripts counts no more: until they report anew, the backend's word does."""
+        self.told.clear()
+        for line in self.state.replicas.values():
+            line.state, line.since, line.progress, line.usage = "pending", time.time(), {}, {}
+            if line.replica in self.platform:
+                self._show_platform(self.platform[line.replica])
 
     def observe(self, seen: Observation) -> None:
         """Takes over what the backend sees of a replica, or of the whole job."""
