@@ -1,4 +1,4 @@
-"""Writes the reference in README.md anew from `tf-spawner run --help` and the other commands' own."""
+"""Writes the reference in README.md anew from `tf-spawner run --help-all` and the other commands' own."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 COMMANDS = (
-    "", "run", "rerun", "check", "render", "list", "status", "attach", "logs", "wait", "fetch", "tensorboard", "delete", "report", "compare", "init", "doctor", "rbac", "completion",
+    "", "run", "rerun", "check", "render", "list", "status", "top", "attach", "logs", "wait", "fetch", "tensorboard", "delete", "report", "compare", "init", "doctor", "rbac", "completion",
     "data", "data ls", "data head", "data check", "data stats", "data convert", "data cp",
 )  # fmt: skip
 
@@ -15,7 +15,8 @@ def help_text() -> str:
     """The help of the tool and of its main commands, as 100 columns show it."""
     texts = []
     for command in COMMANDS:
-        argv = [sys.executable, "-m", "tfspawner", *command.split(), "--help"]
+        flag = "--help-all" if command == "run" else "--help"
+        argv = [sys.executable, "-m", "tfspawner", *command.split(), flag]
         environment = {"COLUMNS": "100", "PATH": "/usr/bin:/bin"}
         texts.append(subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout.strip())
     return "\n\n".join(texts)

@@ -5,10 +5,11 @@ backend starts it as a process, the Kubernetes backend as the container's comman
 Replica 0 of the first role coordinates: the others report their addresses and states to it, and it decides
 when the gang meets, runs, stops and has ended. Whoever shows the job's token may ask over HTTP:
 
-    GET  /status                 what this replica does; at the coordinator, what the gang and all replicas do
+    GET  /status?brief=1         what this replica does; at the coordinator, what the gang and all replicas do; in brief
     GET  /cluster                at the coordinator, once all have reported: where TensorFlow and the agents listen
     GET  /log?offset=N&wait=S    bytes of the script's output from N on; waits S seconds for more
-    POST /stream {offsets}       at the coordinator: frames with all replicas' output and status, until the end
+    POST /stream {offsets}       at the coordinator: frames with all replicas' output and status, until the end;
+                                 offsets null: status alone
     GET  /order?version=N&wait=S at the coordinator: the gang's phase, as soon as it is not N's; waits S seconds for that
     GET  /files                  what the replica wrote: paths, sizes, SHA-256
     GET  /files?named=PATTERN    the same of files with such names, which may be growing, without SHA-256
@@ -33,6 +34,7 @@ import hmac
 import http.client
 import itertools
 import json
+import math
 import os
 import queue
 import re
@@ -48,11 +50,13 @@ import tempfile
 import threading
 import time
 import zipfile
+from bisect import bisect_right
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 PORT = 7117  # where an agent listens that is given no socket
@@ -83,10 +87,15 @@ AGENT_MARK = b"[tf-spawner]"
 MASK = b"***"
 MASKED_BYTES = 8  # a shorter value or line is no secret worth a log full of stars
 ENCODED_BYTES = 4096  # a longer text is masked as it stands, not in base64: its pattern would take seconds to make
+GATHER_S = (0.3, 2.0)  # so long output gathers after a little was taken, of few replicas and of many: a request each
 HELD_S = 0.2  # so long output that may be the beginning of a secret waits for the rest
 # The bytes of logs, from the rarer to the commoner; before them all others.
 COMMON = b"QZXJYKVHjqzUBGMRWFDPLOCNSATIEyvxkwbgmfpduhclsrnioat9876543210_[=]-:,/.e "
 
+RATE_OVER_S = 10.0  # the steps of the last so many seconds make the rate
+RATE_LEAST_S = (0.2, 1.0)  # over less than this there is none: for a whole epoch, and on its way
+BEHIND_S = (10.0, 60.0)  # who is so much later than the others is behind: at first, and after a long time
+BEHIND_PART = 0.05  # of the time that it has run; between the two
 SILENCES_DIFFER_S = 2.0  # whose last output is so much older stopped first
 QUIET = "no replica has put out anything for {:g} s"
 LOST = "was lost: its agent is not heard of any more"
@@ -146,6 +155,41 @@ def is_progress_bar(line: str) -> bool:
     """Whether a line is a bar still on its way: to be shown as progress, not as a line of the log."""
     told = parse_progress(line) if "/" in line else None
     return bool(told) and "step" in told and told["step"] != told["steps"]  # type: ignore[operator,index]
+
+
+class Pace:
+    """Steps a second: over an epoch's last ten seconds, or all of it where Keras tells of each epoch alone.
+
+    An epoch's first step, in which TensorFlow traces, does not count once there are others.
+    """
+
+    def __init__(self) -> None:
+        self.points: Deque[Tuple[float, int]] = deque()  # when which step was told
+        self.steps: Optional[int] = None
+        self.has_epochs = False
+
+    def begin(self, now: float) -> None:
+        """An epoch begins."""
+        self.points, self.steps, self.has_epochs = deque([(now, 0)]), None, True
+
+    def step(self, now: float, step: int, steps: Optional[int]) -> Optional[float]:
+        """The rate after that step; None where it cannot be told."""
+        counts_anew = bool(self.points) and (
+            step < self.points[-1][1] or (self.steps or steps) != (steps or self.steps)
+        )
+        if counts_anew or not self.points:
+            self.points.clear()
+            if self.has_epochs:  # outside of them it is an evaluation
+                return None
+        self.steps = steps or self.steps
+        points = self.points
+        if len(points) > 1 and now - points[-2][0] < 0.1:
+            points.pop()
+        points.append((now, step))
+        while len(points) > 2 and (now - points[1][0] >= RATE_OVER_S or (not points[0][1] and now - points[1][0] >= 1)):
+            points.popleft()
+        seconds, made = now - points[0][0], step - points[0][1]
+        return made / seconds if made and seconds >= RATE_LEAST_S[step != self.steps] else None
 
 
 # ---- the job, as each replica sees it -----------------------------------------------------------
@@ -237,12 +281,13 @@ class Gang:
         self.revisions: Dict[str, int] = {}
         self.seen: Dict[str, float] = {}
         self.hung_up: Dict[str, float] = {}  # replicas whose connection closed, and when
+        self.trail = Trail()
+        self.behind: Dict[str, float] = {}
 
     def report(self, replica: str, report: Dict[str, Any]) -> None:
         with self.changed:
             self.take(replica, report)
             self.decide()
-            self.changed.notify_all()
 
     def take(self, replica: str, report: Dict[str, Any]) -> None:
         """Keeps a report, if it is of this generation. Called under the lock."""
@@ -264,6 +309,8 @@ class Gang:
         self.reports[replica] = report
         self.seen[replica] = time.monotonic()
         self.hung_up.pop(replica, None)
+        if is_trainer(replica) and report["state"] in ("running", "succeeded"):
+            self.trail.take(replica, report.get("progress") or {}, self.seen[replica])
 
     def next_revision(self, replica: str) -> int:
         self.revisions[replica] = self.revisions.get(replica, 0) + 1
@@ -308,7 +355,30 @@ class Gang:
     def snapshot(self) -> Dict[str, Any]:
         with self.changed:
             return dict(self.order(), cause=self.cause, times=dict(self.times), replicas=dict(self.reports),
-                        restarts=list(self.restarts), restarts_allowed=self.job.restarts)  # fmt: skip
+                        restarts=list(self.restarts), restarts_allowed=self.job.restarts, behind=self.behind)  # fmt: skip
+
+    def brief(self) -> Dict[str, Any]:
+        """The gang in one line, whatever the number of replicas: how many are in which state, and their sums."""
+        with self.changed:
+            reports = [self.reports[r] for r in self.job.replicas if r in self.reports]
+            running = [report for report in reports if report["state"] == "running"]
+            usages = [report["usage"] for report in running if report.get("usage")]
+            gpus = [gpu for usage in usages for gpu in usage["gpus"]]
+            uses, memory = ([gpu[key] for gpu in gpus if gpu[key] is not None] for key in ("use", "memory"))
+            usage = {"cpu": round(sum(u["cpu"] for u in usages), 2), "memory": sum(u["memory"] for u in usages),
+                     "gpus": {"count": len(gpus), "use": sum(uses) / len(uses) if uses else None,
+                              "memory": sum(memory) if memory else None}}  # fmt: skip
+            progress: Dict[str, Any] = next((report["progress"] for report in running if report.get("progress")), {})
+            return dict(self.order(), times=dict(self.times), states=Counter(report["state"] for report in reports),
+                        usage=usage if usages else {}, progress=progress, behind=self.behind,
+                        restarts=len(self.restarts))  # fmt: skip
+
+    def find_behind(self) -> Dict[str, float]:
+        """The trainers that are behind the others, and by how many seconds."""
+        running_s = time.time() - self.times.get("running", time.time())
+        least_s = min(max(BEHIND_S[0], BEHIND_PART * running_s), BEHIND_S[1])
+        late = self.trail.late() if self.phase == "running" else {}
+        return {r: round(s, 1) for r, s in late.items() if s > least_s and self.reports[r]["state"] == "running"}
 
     def release(self) -> None:
         with self.changed:
@@ -318,6 +388,7 @@ class Gang:
     def tick(self) -> None:
         with self.changed:
             self.decide()
+            self.behind = self.find_behind()
 
     def moved(self) -> None:
         self.version += 1
@@ -342,7 +413,7 @@ class Gang:
         told = {key: cause.get(key) for key in ("replica", "message", "kind")}
         self.restarts.append(dict(told, generation=generation, time=time.time()))
         self.generation, self.restarting = generation, None
-        self.reports, self.seen, self.hung_up = {}, {}, {}
+        self.reports, self.seen, self.hung_up, self.trail = {}, {}, {}, Trail()
         self.formed_at = time.monotonic()
         self.enter("forming")
 
@@ -484,6 +555,43 @@ class Gang:
             self.enter("stopping", "succeeded")
 
 
+class Trail:
+    """When the trainers were where: who comes to a place much later than half of them is behind.
+
+    Where one of them tells of whole epochs alone, all are compared by their epochs.
+    """
+
+    def __init__(self) -> None:
+        self.places: Dict[str, Tuple[int, float]] = {}  # epoch and step, the furthest: an evaluation counts anew
+        self.told_at: Dict[str, float] = {}
+        self.tells_steps: Set[str] = set()
+        self.passed: List[Tuple[int, float]] = []  # places where half of the trainers were,
+        self.passed_at: List[float] = []  # and since when
+
+    def take(self, replica: str, progress: Dict[str, Any], now: float) -> None:
+        if not progress:
+            return
+        place = progress.get("epoch", 0), progress.get("step", 0)
+        if "step" in progress and progress["step"] != progress.get("steps"):
+            self.tells_steps.add(replica)
+        self.places[replica], self.told_at[replica] = max(place, self.places.get(replica, place)), now
+        middle = sorted(self.places.values())[len(self.places) // 2]
+        if not self.passed or middle > self.passed[-1]:
+            self.passed.append(middle)
+            self.passed_at.append(now)
+        if len(self.passed) > 1000:
+            del self.passed[:-500:2], self.passed_at[:-500:2]
+
+    def late(self) -> Dict[str, float]:
+        """For how many seconds half of the trainers had been further when each told its place last; 0 if they were not."""
+        by_epochs = self.tells_steps != set(self.places)
+        found = {}
+        for replica, (epoch, step) in self.places.items():
+            index = bisect_right(self.passed, (epoch, math.inf if by_epochs else step))
+            found[replica] = self.told_at[replica] - self.passed_at[index] if index < len(self.passed) else 0.0
+        return found
+
+
 def is_trainer(replica: str) -> bool:
     return replica.rsplit("-", 1)[0] in TRAINERS
 
@@ -531,12 +639,21 @@ def resolve(host: str) -> str:
     return RESOLVED[host]
 
 
-def ask(
-    host: str, token: str, method: str, path: str, body: Any = None, timeout_s: float = 15.0
-) -> http.client.HTTPResponse:
-    """One request to an agent; the caller reads the reply. Raises OSError on anything but 200."""
+def connect(host: str, timeout_s: float) -> http.client.HTTPConnection:
     name, port = split_address(host)
-    connection = http.client.HTTPConnection(resolve(name), port, timeout=timeout_s)
+    return http.client.HTTPConnection(resolve(name), port, timeout=timeout_s)
+
+
+def ask(
+    host: str, token: str, method: str, path: str, body: Any = None, timeout_s: float = 15.0,
+    connection: Optional[http.client.HTTPConnection] = None,
+) -> http.client.HTTPResponse:  # fmt: skip
+    """One request to an agent, by a connection that is there, or a new one; the caller reads the reply.
+
+    Raises OSError on anything but 200.
+    """
+    name = split_address(host)[0]
+    connection = connection or connect(host, timeout_s)
     data = None if body is None else json.dumps(body).encode()
     try:
         connection.request(method, path, data, {TOKEN_HEADER: token})
@@ -669,7 +786,9 @@ class Handler(BaseHTTPRequestHandler):
         return gang
 
     def get_status(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        self.reply_json(agent.gang.snapshot() if agent.gang else {"replicas": {agent.replica: agent.report}})
+        if not agent.gang:
+            return self.reply_json({"replicas": {agent.replica: agent.report}})
+        self.reply_json(agent.gang.brief() if "brief" in query else agent.gang.snapshot())
 
     def get_log(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         offset, wait = whole_number(int(query.get("offset", 0))), min(30.0, float(query.get("wait", 0)))
@@ -756,7 +875,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def post_stream(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         asked = self.body()["offsets"]
-        offsets = {r: whole_number(asked.get(r, 0)) for r in agent.job.replicas}
+        offsets = {} if asked is None else {r: whole_number(asked.get(r, 0)) for r in agent.job.replicas}
         self.gang()
         self.begin_stream()
         stream = Stream(agent, offsets, self.alive)
@@ -833,15 +952,23 @@ class Stream:
     def follow(self, replica: str, offset: int) -> None:
         """Takes one replica's output over to the queue, until its end; None: no more comes."""
         token, errors = self.agent.token, 0
+        gather_s = min(max(GATHER_S[0], len(self.agent.job.replicas) / 50), GATHER_S[1])
+        connection, connected = None, None
         while not self.closed:
             try:
                 agent = self.gang.reports.get(replica, {}).get("agent")
                 if agent is None:
                     raise OSError("it has not reported yet")
-                with ask(agent, token, "GET", f"/log?offset={offset}&wait=5", timeout_s=8) as response:
+                if connection is None or connected != agent:
+                    connection, connected = connect(agent, 8), agent
+                path = f"/log?offset={offset}&wait=5"
+                with ask(agent, token, "GET", path, timeout_s=8, connection=connection) as response:
                     data = response.read()
                     errors = 0
             except (OSError, http.client.HTTPException):
+                if connection:
+                    connection.close()
+                connection = None
                 errors += 1
                 report = self.gang.reports.get(replica, {})
                 if self.gang.phase == "ended" and (report.get("message") == LOST or errors >= 5):
@@ -852,6 +979,8 @@ class Stream:
                 offset = int(response.headers["X-Offset"])
                 self.put((replica, offset, data))
                 offset += len(data)
+                if len(data) < SMALL and self.gang.phase == "running":
+                    time.sleep(gather_s)
             if response.headers["X-End"] == "1":
                 break
             if (
@@ -860,6 +989,8 @@ class Stream:
                 and self.gang.reports.get(replica, {}).get("state") not in FINISHED
             ):
                 break
+        if connection:
+            connection.close()
         self.put((replica, offset, None))
 
     def frames(self) -> Iterator[Tuple[Dict[str, Any], bytes]]:
@@ -905,6 +1036,7 @@ class Log:
         self.tail = b""
         self.rest = b""
         self.progress: Dict[str, Any] = {}
+        self.pace = Pace()
         self.last_output = time.monotonic()
 
     def write(self, data: bytes) -> None:
@@ -925,7 +1057,8 @@ class Log:
                 if told and "epoch" in told:
                     self.begin_epoch(told)
                 elif told:
-                    self.progress = dict(self.progress, **told)
+                    rate = self.pace.step(time.monotonic(), told["step"], told["steps"])
+                    self.progress = dict(self.progress, **told, **({"rate": round(rate, 4)} if rate else {}))
 
     def begin_epoch(self, told: Dict[str, Any]) -> None:
         """Takes over the epoch's number, and how long the one before took, in seconds."""
@@ -935,6 +1068,12 @@ class Log:
             progress["epoch_s"] = now - before["epoch_since"]
         progress.pop("step", None)
         self.progress = progress
+        self.pace.begin(time.monotonic())
+
+    def begin_again(self, text: str) -> None:
+        """Another script writes here from now on."""
+        self.write(f"{AGENT_MARK.decode()} {text}\n".encode())
+        self.progress, self.pace = {}, Pace()
 
     def end(self) -> None:
         with self.changed:
@@ -1567,7 +1706,7 @@ class Agent:
             self.stop.clear()
             if not self.is_to_run():
                 self.stop.set()
-        self.log.write(f"{AGENT_MARK.decode()} restart {self.generation} of {self.job.restarts}\n".encode())
+        self.log.begin_again(f"restart {self.generation} of {self.job.restarts}")
         return True
 
     def code_holders(self) -> List[str]:

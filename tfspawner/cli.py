@@ -8,7 +8,9 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,7 +23,7 @@ from .errors import ClusterError, ConfigurationError, Interrupted, JobFailed, No
 from .flags import DURATION, PATH, JobCommand, job_options, output_option, run_options, target_options
 
 if TYPE_CHECKING:
-    from .backends import JobSummary
+    from .backends import Backend, JobSummary
     from .doctor import Finding
     from .follow import JobState, View
     from .grid import Sweep
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 PLACE_FLAGS = ("-n", "--namespace", "--context", "--kubeconfig")
 _COMMAND = re.compile(
-    r"tf-spawner (?:attach|delete|fetch|list|logs|status|tensorboard|wait)(?: -f)?(?: [a-z0-9-]+(?![\w.:]))?"
+    r"tf-spawner (?:attach|delete|fetch|list|logs|status|tensorboard|top|wait)(?: -f)?(?: [a-z0-9-]+(?![\w.:]))?"
 )
 
 
@@ -99,7 +101,7 @@ def fail(error: SpawnerError, words: str = "") -> int:
 
 SECTIONS = {
     "Run": ("run", "rerun", "check", "render"),
-    "Watch": ("attach", "status", "logs", "tensorboard", "list", "wait"),
+    "Watch": ("top", "attach", "status", "logs", "tensorboard", "list", "wait"),
     "Bring home": ("fetch", "report", "compare", "delete"),
     "Set up": ("init", "doctor", "data", "rbac", "completion"),
 }
@@ -167,7 +169,7 @@ def run(ctx: click.Context, /, output: str, **options: Any) -> None:
 def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> None:
     """Run again what RUN's record tells of, with changes by flags.
 
-    RUN is of runs/, or a folder. Values of variables are not recorded: give --env-file again.
+    RUN is of runs/, or a folder. Give the values of variables again.
 
     \b
     tf-spawner rerun digits-7xk2p -w 4 -- --epochs 20
@@ -378,13 +380,85 @@ def status(job: str, output: str, **target: Any) -> None:
     if output == "json":
         _print_json(_state_json(state))
         return
+    _print_table(state)
+
+
+@cli.command()
+@click.argument("job", required=False, shell_complete=complete_job)
+@target_options
+@output_option
+def top(job: str | None, output: str, **target: Any) -> None:
+    """Watch running jobs, or the replicas of one, without output.
+
+    Ctrl-C leaves them running. Off a terminal, and as JSON, it looks once.
+
+    \b
+    tf-spawner top digits-7xk2p
+    """
+    if job:
+        _watch_job(_attach(job, target), output)
+    else:
+        _watch_jobs(target, output)
+
+
+def _watch_job(job: Job, output: str) -> None:
+    if output == "json":
+        _print_json(_state_json(job.status()))
+        return
+    if not _on_terminal():
+        _print_table(job.status())
+        return
     from rich.console import Console
 
-    from .view import replica_table
+    from .live import LiveView
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    console.print(f"{state.job}: {_state_words(state)}")
-    console.print(replica_table(state))
+    view = LiveView(Console(highlight=False), sys.stdout, logs=False, stays=True)
+    try:
+        state = job.wait(view, logs=False)
+    except KeyboardInterrupt:
+        return
+    finally:
+        view.finish()
+    click.echo(f"{job.name}: {_state_words(state)}", err=True)
+
+
+def _watch_jobs(target: dict[str, Any], output: str) -> None:
+    """Prints the running jobs; on a terminal again and again, by the same connections."""
+    from .job import running
+
+    look = partial(_ask, _backends(**target), running, wanted=any(target.values()))
+    if output == "text" and _on_terminal():
+        from rich.console import Console
+
+        from .live import watch_jobs
+
+        with suppress(KeyboardInterrupt):
+            watch_jobs(Console(highlight=False), look)
+        return
+    jobs, warning = look()
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
+    if output == "json":
+        _print_json([_summary_json(job) | job.told for job in jobs])
+    elif jobs:
+        from .table import jobs_table
+
+        click.echo(jobs_table(jobs).plain)
+    else:
+        click.echo("no running jobs", err=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _print_table(state: JobState) -> None:
+    from rich.console import Console
+
+    from .table import replica_table
+
+    console = Console(highlight=False)
+    console.print(replica_table(state, console.width if console.is_terminal else None), soft_wrap=True)
 
 
 @cli.command()
@@ -760,19 +834,34 @@ def _attach(job: str, target: dict[str, Any]) -> Job:
 
 def _summaries(on: str | None, **target: Any) -> list[JobSummary]:
     """The jobs there; without --on, a cluster that cannot be asked is only mentioned."""
-    from .backends import backend_for
     from .job import summaries
 
-    found = summaries(backend_for("local")) if on != "kubernetes" else []
-    if on != "local":
+    found, warning = _ask(_backends(on, **target), summaries, bool(on or any(target.values())))
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
+    return found
+
+
+def _backends(on: str | None, **target: Any) -> list[Backend]:
+    from .backends import backend_for
+
+    return [backend_for(name, **target) for name in ("local", "kubernetes") if on in (None, name)]
+
+
+def _ask(
+    backends: list[Backend], what: Callable[[Backend], list[JobSummary]], wanted: bool
+) -> tuple[list[JobSummary], str]:
+    """What all backends say; and, where the cluster was not asked for and cannot answer, why not."""
+    found: list[JobSummary] = []
+    for backend in backends:
         try:
-            found += summaries(backend_for("kubernetes", **target))
+            found += what(backend)
         except SpawnerError as error:
-            if on or any(target.values()):
+            if wanted or backend.name == "local":
                 raise
             if not isinstance(error, ConfigurationError):  # no kubeconfig: there is no cluster to ask
-                click.echo(f"warning: the cluster's jobs are not shown: {error.message}", err=True)
-    return found
+                return found, f"the cluster's jobs are not shown: {error.message}"
+    return found, ""
 
 
 def _notes() -> View:

@@ -49,6 +49,11 @@ class AgentClient:
             raise AgentUnreachable(f"{self.replica}'s agent sent no order")
         return order
 
+    def brief(self, timeout_s: float = 5.0) -> dict[str, Any]:
+        """The gang in one line (to be asked of the coordinator): of equal size for any number of replicas."""
+        told: dict[str, Any] = self._json("GET", "/status?brief=1", timeout_s=timeout_s)
+        return told
+
     def manifest(self, named: str | None = None) -> dict[str, Any]:
         """{"files": [{path, size, sha256}]}, and paths: "folders", "skipped" (links, devices), "unreadable".
 
@@ -84,8 +89,11 @@ class AgentClient:
         with self._request("PUT", "/code", code.open(), {"Content-Length": size}, timeout_s=60) as reply:
             self._read(reply, 60)
 
-    def stream(self, offsets: Mapping[str, int], idle_s: float = STREAM_IDLE_S) -> Iterator[Frame]:
-        """Frames with every replica's output from its offset on, and the gang's news, until the job's end."""
+    def stream(self, offsets: Mapping[str, int] | None, idle_s: float = STREAM_IDLE_S) -> Iterator[Frame]:
+        """Frames with every replica's output from its offset on, and the gang's news, until the job's end.
+
+        Without offsets the news alone.
+        """
         body = json.dumps({"offsets": offsets}).encode()
         with self._request("POST", "/stream", body, timeout_s=idle_s) as reply:
             yield from self._frames(Body(reply, self.replica))

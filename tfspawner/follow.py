@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from .agent import LOST, STARTING, TERMINATED
+from .agent import FINISHED, LOST, STARTING, TERMINATED
 from .backends import Backend, Observation
 from .client import STREAM_IDLE_S, AgentClient
 from .code import Code
@@ -44,6 +44,7 @@ class ReplicaState:
     progress: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)  # cpu: processors, memory: bytes, gpus: as Gpu.sample()
     exit_code: int | None = None
+    behind_s: float = 0.0  # so much later than half of the others it comes to where it is
     storing: str = ""  # where it puts its files just now
     stored: dict[str, Any] | None = None  # with --artifacts: uri, files, size, failure
 
@@ -85,9 +86,12 @@ class Follower:
     """Runs two threads, the backend's watch and the coordinator's stream, and reads both from one queue."""
 
     def __init__(self, backend: Backend, job: str, replicas: list[str], record: Record | None, view: View, *,
-                 start_timeout_s: float | None, upload: Code | None = None) -> None:  # fmt: skip
+                 start_timeout_s: float | None, upload: Code | None = None, launched: float | None = None,
+                 logs: bool = True) -> None:  # fmt: skip
         self.backend, self.record, self.view, self.upload = backend, record, view, upload
         self.state = JobState(job=job, replicas={r: ReplicaState(replica=r, since=time.time()) for r in replicas})
+        if launched:
+            self.state.times["launched"] = launched
         self.start_timeout_s = start_timeout_s
         self.coordinator = replicas[0]
         self.stop = threading.Event()
@@ -104,7 +108,7 @@ class Follower:
         self.told: set[str] = set()  # replicas whose agents have reported
         self.ended_at: float | None = None  # when the coordinator's stream ended
         self.finished = False
-        self.offsets = {r: record.log_end(r) if record else 0 for r in replicas}
+        self.offsets = {r: record.log_end(r) if record else 0 for r in replicas} if logs else None
         self.reachable = threading.Event()  # the coordinator is seen running
 
     def follow(self, deadline: float | None = None) -> JobState:
@@ -151,11 +155,12 @@ class Follower:
                 if self.upload:
                     agent.send_code(self.upload)
                     self.upload = None
-                for head, body in agent.stream(dict(self.offsets)):
+                for head, body in agent.stream(self.offsets and dict(self.offsets)):
                     self.silent_since = None
                     if "gang" in head:
                         self._put("gang", head["gang"])
                         continue
+                    assert self.offsets is not None
                     replica, offset = head["replica"], head["offset"]
                     for data in body.pieces():
                         self._put("log", (replica, offset, data))
@@ -215,9 +220,11 @@ class Follower:
         if state.phase != gang["phase"] and self.record:
             self.record.event("phase", phase=gang["phase"], result=gang["result"])
         state.phase, state.result = gang["phase"], gang["result"]
-        state.cause, state.times = gang["cause"], gang["times"]
+        state.cause, state.times = gang["cause"], state.times | gang["times"]
         for replica, report in gang["replicas"].items():
             line = state.replicas[replica]
+            if report["state"] not in FINISHED and replica in self.platform and self.platform[replica].state in ENDED:
+                continue  # said before its pod or process ended
             self.told.add(replica)
             if line.state != report["state"] and self.record:
                 self.record.event("replica", replica=replica, state=report["state"], message=report.get("message"),
@@ -232,6 +239,8 @@ class Follower:
                 self.state.gone.add(replica)
             elif replica not in self.platform or self.platform[replica].state not in ENDED:
                 self.state.gone.discard(replica)
+        for line in state.replicas.values():
+            line.behind_s = gang["behind"].get(line.replica, 0.0)
 
     def _hear_of_usage(self, line: ReplicaState, usage: dict[str, Any]) -> None:
         """Takes over what the script uses. Of many replicas the first are recorded, and the less often the longer they run."""
@@ -258,6 +267,15 @@ class Follower:
                            f"{restart['replica']} {restart['message']}")  # fmt: skip
             if self.record:
                 self.record.event("restart", **restart)
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        """What the agents told of the former scripts counts no more: until they report anew, the backend's word does."""
+        self.told.clear()
+        for line in self.state.replicas.values():
+            line.state, line.since, line.progress, line.usage = "pending", time.time(), {}, {}
+            if line.replica in self.platform:
+                self._show_platform(self.platform[line.replica])
 
     def observe(self, seen: Observation) -> None:
         """Takes over what the backend sees of a replica, or of the whole job."""

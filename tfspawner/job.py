@@ -37,6 +37,7 @@ from .usage import packed_nvml
 
 DELETE_TIMEOUT_S = 120.0
 LAST_LINES = 15
+RUNNING = ("queued", "pending", "starting", "running", "stopping")  # a summary's states of a job that has not ended
 DEFAULT_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0  # around which the wait between two tries to start lies
 
 
@@ -86,12 +87,14 @@ class Job:
     name: str
     backend: Backend
     replicas: tuple[str, ...]
+    launched: float | None = None
 
     def status(self) -> JobState:
         """What its replicas do now: as the coordinator's agent tells, else as the backend sees them."""
-        state = JobState(job=self.name, replicas={r: ReplicaState(replica=r) for r in self.replicas})
-        follower = Follower(self.backend, self.name, list(self.replicas), None, Silent(), start_timeout_s=None)
-        follower.state = state
+        follower = self._follower(Silent())
+        follower.state = state = JobState(
+            job=self.name, replicas={r: ReplicaState(replica=r) for r in self.replicas}, times=follower.state.times
+        )
         stop = threading.Event()
         for observation in self.backend.watch(self.name, stop):
             if observation is None:
@@ -118,16 +121,23 @@ class Job:
                     found[name] = data
         return found
 
-    def wait(self, view: View | None = None, timeout_s: float | None = None) -> JobState:
-        """Returns when the job has ended; it keeps its files. Raises TimedOut after timeout_s."""
+    def _follower(self, view: View, *, logs: bool = True) -> Follower:
+        return Follower(self.backend, self.name, list(self.replicas), None, view, start_timeout_s=None,
+                        launched=self.launched, logs=logs)  # fmt: skip
+
+    def wait(self, view: View | None = None, timeout_s: float | None = None, *, logs: bool = True) -> JobState:
+        """Returns when the job has ended; it keeps its files. Raises TimedOut after timeout_s.
+
+        Without logs, the replicas' output is not asked for.
+        """
         if self.backend.find(self.name).state == "incomplete":
             raise ClusterError(
                 f"job {self.name} was not launched whole, and will not run", hint=f"tf-spawner delete {self.name}"
             )
         view = view or Silent()
-        follower = Follower(self.backend, self.name, list(self.replicas), None, view, start_timeout_s=None)
+        follower = self._follower(view, logs=logs)
         state = follower.follow(deadline=None if timeout_s is None else time.monotonic() + timeout_s)
-        if not follower.heard:  # its agents are gone: what they said is all that is left
+        if logs and not follower.heard:  # its agents are gone: what they said is all that is left
             for replica in self.replicas:
                 view.log(replica, self.backend.last_output(self.name, replica) or b"")
         view.finish()
@@ -160,7 +170,8 @@ def attach(name: str, *, on: str | None = None, namespace: str | None = None, co
            kubeconfig: Path | None = None) -> Job:  # fmt: skip
     """The job of that name, on this machine or else on the cluster. Raises NotFoundError."""
     backend = backend_of(name, on, namespace=namespace, context=context, kubeconfig=kubeconfig)
-    return Job(name, backend, tuple(backend.find(name).replicas))
+    found = backend.find(name)
+    return Job(name, backend, tuple(found.replicas), found.created)
 
 
 def summaries(backend: Backend) -> list[JobSummary]:
@@ -170,15 +181,20 @@ def summaries(backend: Backend) -> list[JobSummary]:
         if summary.state != "running":
             return summary
         try:
-            gang = backend.agent(summary.job, summary.replicas[0]).status(timeout_s=2)
+            told = backend.agent(summary.job, summary.replicas[0]).brief(timeout_s=2)
         except SpawnerError:
             return summary
-        if gang["phase"] == "ended":
-            return replace(summary, state=f"{gang['result']}, to be fetched")
-        return replace(summary, state="starting" if gang["phase"] in STARTING else gang["phase"])
+        if told["phase"] == "ended":
+            return replace(summary, state=f"{told['result']}, to be fetched", told=told)
+        return replace(summary, state="starting" if told["phase"] in STARTING else told["phase"], told=told)
 
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(refine, backend.jobs()))
+
+
+def running(backend: Backend) -> list[JobSummary]:
+    """The backend's jobs that have not ended."""
+    return [summary for summary in summaries(backend) if summary.state in RUNNING]
 
 
 def run(spec: JobSpec, view: View | None = None) -> Outcome:
@@ -229,7 +245,7 @@ def launch(spec: JobSpec, view: View | None = None) -> Job:
     for warning in plan.warnings:
         view.note(f"warning: {warning}")
     backend.launch(plan)
-    job = Job(plan.job, backend, tuple(plan.spec.replicas))
+    job = Job(plan.job, backend, tuple(plan.spec.replicas), time.time())
     if backend.must_upload(plan):
         view.note(f"waiting for {job.replicas[0]} to take the code ({plan.code.size_bytes / 1024**2:.1f} MiB)")
         _upload(backend, plan)
@@ -399,14 +415,13 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
         _describe(plan, record)
         code = plan.code if backend.must_upload(plan) else None
         with _still_there(plan.job):
-            state = _follow(backend, plan, record, view, code)
+            state = _follow(backend, plan, record, view, code, began)
             for number in range(2, (plan.spec.start_tries or 1) + 1):
                 if not (state.cause or {}).get("no_room"):
                     break
                 _give_back(backend, plan, state, record, view, number)
                 backend.launch(plan)
-                state = _follow(backend, plan, record, view, code)
-            state.times["launched"] = began
+                state = _follow(backend, plan, record, view, code, began)
             outcome = _bring_home(backend, state, record, view)
         _clear(backend, plan, plan.id, state, record)
     return _judged(state, record, outcome)
@@ -451,10 +466,11 @@ def _still_there(job: str) -> Iterator[None]:
         raise
 
 
-def _follow(backend: Backend, plan: Plan, record: Record, view: View, upload: Code | None) -> JobState:
+def _follow(backend: Backend, plan: Plan, record: Record, view: View, upload: Code | None, launched: float | None = None) -> JobState:  # fmt: skip
     follower = Follower(
-        backend, plan.job, plan.spec.replicas, record, view, start_timeout_s=plan.spec.start_timeout_s, upload=upload
-    )
+        backend, plan.job, plan.spec.replicas, record, view,
+        start_timeout_s=plan.spec.start_timeout_s, upload=upload, launched=launched,
+    )  # fmt: skip
     return follower.follow()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from .grid import main_metrics
 from .sweeping import ENDED, Point
-from .view import PROGRESS_EVERY_S, STYLES, TABLE_ROWS, age, describe_progress, harmless, left
+from .view import PROGRESS_EVERY_S, STYLES, age, describe_progress, harmless, left
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .sweeping import SweepOutcome
 
 STARTED = ("running", *ENDED)  # the states that are worth a line
+TABLE_ROWS = 20  # points that are shown while it runs
 MOST_METRICS = 6  # in the table at the end
 
 
@@ -67,7 +68,7 @@ class LiveSweepView(PlainSweepView):
 
         super().__init__(sys.stderr)
         self.console = console
-        self.live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+        self.live = Live(get_renderable=self._render, console=console, refresh_per_second=1, transient=True)
         self.live.start()
 
     def show(self, point: Point) -> None:
@@ -107,7 +108,7 @@ def live_table(points: Sequence[Point]) -> Table:
         took = point.seconds if point.result in ENDED else time.time() - point.since if point.since else 0.0
         table.add_row(
             *_texts([point.job, *(point.values[flag] for flag in flags)]), Text(point.result, STYLES.get(point.result, "")),
-            age(took) if took else "", epoch, left(replica) if replica else "",
+            age(took) if took else "", epoch, left(replica.progress) if replica else "",
             *_texts([point.error or metrics or _metrics(point.metrics)]),
         )  # fmt: skip
     if len(points) > len(shown):

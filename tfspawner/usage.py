@@ -6,9 +6,11 @@ GPUs are read by nvidia-ml-py, which travels along where it is installed; it nee
 from __future__ import annotations
 
 import io
+import math
 import os
 import time
 import zipfile
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 NO_NVML = "nvidia-ml-py is missing"
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+SEARCH_PAUSE = 1000.0  # times as long as a search took, until the next
 
 
 class Usage:
@@ -27,6 +30,7 @@ class Usage:
     def __init__(self, session: int, *, wants_gpus: bool = False) -> None:
         self.session = session
         self.ticks: dict[int, int] = {}  # process -> processor time until the last sample
+        self.search_at = -math.inf  # when /proc is to be searched for new ones
         self.sampled_at = time.monotonic()
         self.gpus = Gpus()
         self.missing = self.gpus.missing if wants_gpus else ""
@@ -39,7 +43,7 @@ class Usage:
         "gpus_missing": why there are none, where some are wanted.
         """
         now, memory, ticks = time.monotonic(), 0, {}
-        for pid, used, pages in session_processes(self.session):
+        for pid, used, pages in self.processes():
             ticks[pid] = used
             memory += pages * PAGE_BYTES
         spent = sum(max(0, used - self.ticks.get(pid, 0)) for pid, used in ticks.items())
@@ -54,20 +58,27 @@ class Usage:
         told = {"cpu": round(cpu, 2), "memory": memory, "gpus": gpus}
         return {**told, "gpus_missing": self.missing} if self.missing else told
 
+    def processes(self) -> list[Any]:
+        """The session's. A node may have thousands: they are searched for a thousandth of the time at most."""
+        began = time.monotonic()
+        if began < self.search_at:
+            return session_processes(self.session, self.ticks)
+        found = session_processes(self.session, map(int, filter(str.isdigit, os.listdir("/proc"))))
+        self.search_at = began + SEARCH_PAUSE * (time.monotonic() - began)
+        return found
 
-def session_processes(session: int) -> list[Any]:
-    """(process, its processor time in clock ticks, its resident pages) of each process of a session; proc(5)."""
+
+def session_processes(session: int, candidates: Iterable[int]) -> list[Any]:
+    """(process, its processor time in clock ticks, its resident pages) of those that are of the session; proc(5)."""
     found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+    for pid in candidates:
         try:
-            with open(f"/proc/{name}/stat", "rb") as file:
+            with open(f"/proc/{pid}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()  # the name before it may hold spaces
         except OSError:
             continue  # it has ended meanwhile
         if int(fields[3]) == session:
-            found.append((int(name), int(fields[11]) + int(fields[12]), int(fields[21])))
+            found.append((pid, int(fields[11]) + int(fields[12]), int(fields[21])))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -13,12 +14,9 @@ from .agent import ANSI, is_progress_bar
 from .follow import JobState, ReplicaState
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
     from rich.table import Table
 
-COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
 LONGEST_LINE = 65536  # a longer one is cut
-TABLE_ROWS = 20  # more replicas than these are summed up
 PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
 PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth no line
 STYLES = {
@@ -93,13 +91,22 @@ def describe_gpus(gpus: list[dict[str, Any]]) -> str:
     return ", ".join(filter(None, [" ".join(words), *counts]))
 
 
-def left(line: ReplicaState) -> str:
-    """How long training still takes, if each epoch takes as long as the last one."""
-    progress = line.progress
-    if line.state != "running" or "epoch_s" not in progress:
+def describe_rate(progress: dict[str, Any]) -> str:
+    """Steps a second; of slow ones, how long one takes."""
+    rate = progress.get("rate")
+    if not rate:
         return ""
-    epochs = progress["epochs"] - progress["epoch"] + 1
-    return age(epochs * progress["epoch_s"] - (time.time() - progress["epoch_since"]))
+    return f"{rate:.0f}/s" if rate >= 100 else f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f}s/step"
+
+
+def left(progress: dict[str, Any]) -> str:
+    """How long training still takes, if each epoch takes as long as the last one, or each step as the last ones."""
+    epochs = progress.get("epochs", 1) - progress.get("epoch", 1) + 1
+    if "epoch_s" in progress:
+        return age(epochs * progress["epoch_s"] - (time.time() - progress["epoch_since"]))
+    if progress.get("rate") and progress.get("steps"):
+        return age((epochs * progress["steps"] - progress.get("step", 0)) / progress["rate"])
+    return ""
 
 
 def human_bytes(size: float) -> str:
@@ -209,77 +216,6 @@ class FollowView(PlainView):
         self.out.flush()
 
 
-class LiveView(PlainView):
-    """The table below, redrawn; log lines scroll above it, each with its replica's name in a colour."""
-
-    def __init__(self, console: Console, out: TextIO, *, logs: bool = True) -> None:
-        from rich.live import Live
-
-        super().__init__(out, sys.stderr, logs=logs)
-        self.console = console
-        self.colours: dict[str, str] = {}
-        self.state: JobState | None = None
-        self.live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
-        self.live.start()
-
-    def show(self, state: JobState) -> None:
-        self.state = state
-
-    def write(self, replica: str, lines: list[str]) -> None:
-        from rich.text import Text
-
-        if not self.out.isatty():
-            super().write(replica, lines)
-            return
-        colour = self.colours.setdefault(replica, COLOURS[len(self.colours) % len(COLOURS)])
-        text = Text("\n").join(Text.assemble((f"{replica} │ ", colour), line) for line in lines)
-        self.console.print(text, soft_wrap=True)
-
-    def note(self, text: str) -> None:
-        self.console.print(harmless(text), style="yellow", highlight=False, markup=False)
-
-    def finish(self) -> None:
-        super().finish()
-        self.live.stop()
-
-    def _render(self) -> RenderableType:
-        if not self.state:
-            return ""
-        table = replica_table(self.state)
-        if self.collected:
-            table.add_row("", f"{human_bytes(self.collected)} collected")
-        return table
-
-
-def replica_table(state: JobState) -> Table:
-    """The replicas with state, node, since when, and what Keras tells."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    lines = list(state.replicas.values())
-    usage = [
-        "cpu",
-        "memory",
-        *(["gpu"] if any(line.usage.get("gpus") or line.usage.get("gpus_missing") for line in lines) else []),
-    ]
-    usage = usage if any(line.usage for line in lines) else []
-    for column in ("replica", "state", "node", "since", *usage, "epoch", "left", "step", "metrics"):
-        table.add_column(column, no_wrap=column != "metrics", overflow="fold" if column == "metrics" else "ellipsis")
-    for line in lines[:TABLE_ROWS]:
-        epoch, step, metrics = describe_progress(line.progress)
-        table.add_row(
-            line.replica, Text(line.word, STYLES.get(line.state, "")), line.node,
-            age(time.time() - line.since) if line.since else "", *describe_usage(line)[: len(usage)],
-            epoch, left(line), step, harmless(line.message) or metrics,
-        )  # fmt: skip
-    if len(lines) > TABLE_ROWS:
-        counts = Counter(line.state for line in lines[TABLE_ROWS:])
-        summary = ", ".join(f"{count} {word}" for word, count in counts.items())
-        table.add_row("…", f"and {len(lines) - TABLE_ROWS} more: {summary}")
-    return table
-
-
 def comparison_table(rows: list[dict[str, Any]]) -> Table:
     """Runs side by side, a row each; a metric that no run has is left out."""
     from rich.table import Table
@@ -308,8 +244,10 @@ def _sum_up(word: str, lines: list[ReplicaState]) -> str:
 
 def make_view(*, logs: bool = True) -> PlainView:
     """A live view where stderr is a terminal, else a plain one."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         return PlainView(sys.stdout, sys.stderr, logs=logs)
     from rich.console import Console
+
+    from .live import LiveView
 
     return LiveView(Console(stderr=True, highlight=False), sys.stdout, logs=logs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,7 +34,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSummary:
-    """A line of `tf-spawner list`."""
+    """A line of `tf-spawner list`, and of `top`."""
 
     job: str
     on: str
@@ -44,6 +44,7 @@ class JobSummary:
     created: float
     state: str
     id: str = ""  # tells it from former and foreign jobs of the same name
+    told: dict[str, Any] = field(default_factory=dict)  # what its coordinator says of all, in brief
 
     @property
     def replicas(self) -> list[str]:

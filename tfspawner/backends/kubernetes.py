@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import calendar
+import math
 import queue
 import threading
 import time
@@ -39,6 +40,7 @@ PARTS = ("Service", "ConfigMap", "Secret", "NetworkPolicy")  # each has the job'
 PREFLIGHT_RIGHTS = (("pods", "create"), ("resourcequotas", "list"), ("nodes", "list"))
 MANY = 100  # replicas: from here on, not every pod's first steps are watched
 MANY_START_S = 10.0
+LISTED_S = 30.0  # so long a look at a job's pods holds: another may take the coordinator's place
 FIRST_INDEX = "batch.kubernetes.io/job-completion-index=0"
 
 
@@ -52,6 +54,7 @@ class KubernetesBackend:
         self.tokens: dict[str, str] = {}
         self.rules: list[dict[str, list[str]]] = []  # what this user may do here
         self.pods: dict[str, dict[str, str]] = {}  # job -> replica -> pod
+        self.listed_at: dict[str, float] = {}  # when a job's pods were looked up
         self.starting: set[str] = set()  # jobs of many replicas that were launched here and are not yet watched
 
     @cached_property
@@ -218,6 +221,7 @@ class KubernetesBackend:
             ("event", f"{namespace}/events", "fieldSelector=type=Warning"),
         ):
             threading.Thread(target=follow, args=(kind, path, labels), daemon=True).start()
+        self.listed_at.pop(job, None)  # the watch tells of each new pod
         reader = _News(job, self.pods.setdefault(job, {}))
         synced: set[str] = set()
         while not stop.is_set():
@@ -374,7 +378,9 @@ class KubernetesBackend:
         return base64.b64decode(secret["data"][TOKEN]).decode()
 
     def _pod_of(self, job: str, replica: str) -> str | None:
-        if replica not in self.pods.get(job, {}):
+        is_old = time.monotonic() - self.listed_at.get(job, math.inf) > LISTED_S
+        if replica not in self.pods.get(job, {}) or is_old:
+            self.listed_at[job] = time.monotonic()
             found = self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={JOB_LABEL}={job}")
             for pod in sorted(found, key=_newness):
                 self.pods.setdefault(job, {})[_replica(pod)] = pod["metadata"]["name"]
