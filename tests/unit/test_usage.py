@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pynvml
@@ -13,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "nvml"))
 
 from replay import device, loader, mig
 
-from tfspawner.follow import JobState, ReplicaState
+from tfspawner.follow import ReplicaState
+from tfspawner.table import replica_row
 from tfspawner.usage import Gpus, Usage, packed_nvml
-from tfspawner.view import replica_table
 
 BUSY = """
 import subprocess, sys
@@ -181,9 +182,7 @@ def test_memory_and_use_are_told_each_without_the_other(nvml):
 def test_the_table_shows_what_is_known(nvml, machine, cell):
     nvml(**machine)
     line = ReplicaState(replica="worker-0", state="running", usage=Usage(os.getpid(), wants_gpus=True).sample())
-    table = replica_table(JobState(job="j", replicas={"worker-0": line}))
-    column = next(column for column in table.columns if column.header == "gpu")
-    assert list(column.cells) == [cell]
+    assert replica_row(line, time.time())["gpu"] == cell
 
 
 def test_nvidia_ml_py_travels_as_a_file_that_python_imports_from(tmp_path):
