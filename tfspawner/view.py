@@ -251,12 +251,8 @@ class LiveView(PlainView):
         return table
 
 
-def replica_table(state: JobState) -> Table:
-    """The replicas with state, node, since when, and what Keras tells."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+def replica_rows(state: JobState) -> tuple[list[str], list[tuple[ReplicaState, list[str]]], str]:
+    """The replicas with state, node, since when, and what Keras tells: columns, rows, and those beyond in numbers."""
     lines = list(state.replicas.values())
     usage = [
         "cpu",
@@ -264,19 +260,31 @@ def replica_table(state: JobState) -> Table:
         *(["gpu"] if any(line.usage.get("gpus") or line.usage.get("gpus_missing") for line in lines) else []),
     ]
     usage = usage if any(line.usage for line in lines) else []
-    for column in ("replica", "state", "node", "since", *usage, "epoch", "left", "step", "metrics"):
-        table.add_column(column, no_wrap=column != "metrics", overflow="fold" if column == "metrics" else "ellipsis")
+    rows = []
     for line in lines[:TABLE_ROWS]:
         epoch, step, metrics = describe_progress(line.progress)
-        table.add_row(
-            line.replica, Text(line.word, STYLES.get(line.state, "")), line.node,
-            age(time.time() - line.since) if line.since else "", *describe_usage(line)[: len(usage)],
-            epoch, left(line), step, harmless(line.message) or metrics,
-        )  # fmt: skip
-    if len(lines) > TABLE_ROWS:
-        counts = Counter(line.state for line in lines[TABLE_ROWS:])
-        summary = ", ".join(f"{count} {word}" for word, count in counts.items())
-        table.add_row("…", f"and {len(lines) - TABLE_ROWS} more: {summary}")
+        since = age(time.time() - line.since) if line.since else ""
+        rows.append((line, [line.replica, line.word, line.node, since, *describe_usage(line)[: len(usage)],
+                            epoch, left(line), step, harmless(line.message) or metrics]))  # fmt: skip
+    counts = Counter(line.state for line in lines[TABLE_ROWS:])
+    summary = ", ".join(f"{count} {word}" for word, count in counts.items())
+    more = f"and {len(lines) - TABLE_ROWS} more: {summary}" if summary else ""
+    return ["replica", "state", "node", "since", *usage, "epoch", "left", "step", "metrics"], rows, more
+
+
+def replica_table(state: JobState) -> Table:
+    """What replica_rows gives, for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    columns, rows, more = replica_rows(state)
+    for column in columns:
+        table.add_column(column, no_wrap=column != "metrics", overflow="fold" if column == "metrics" else "ellipsis")
+    for line, (replica, word, *others) in rows:
+        table.add_row(replica, Text(word, STYLES.get(line.state, "")), *others)
+    if more:
+        table.add_row("…", more)
     return table
 
 
