@@ -162,34 +162,43 @@ def command_of(spec: Mapping[str, Any]) -> str:
 # ---- what Keras printed -------------------------------------------------------------------------
 
 
-def learned(log: Path) -> dict[str, Curve]:
-    """{metric: {epoch: value}} as Keras printed them at the end of each epoch; of an epoch run twice, the later ones."""
-    found: dict[str, Curve] = {}
-    epoch, step = 0, 0
-    for told in told_in(log):
+class Learning:
+    """{metric: {epoch: value}} as Keras prints them at the end of each epoch; of an epoch run twice, the later ones."""
+
+    def __init__(self) -> None:
+        self.curves: dict[str, Curve] = {}
+        self.epoch, self.step = 0, 0
+
+    def read(self, line: str) -> None:
+        """Takes in a line, with all that was drawn over in it."""
+        if "/" not in line:
+            return
+        for drawn in ANSI.sub("", line).split("\r"):
+            told = parse_progress(drawn)
+            if told:
+                self._take(told)
+
+    def _take(self, told: dict[str, Any]) -> None:
         if "epoch" in told:
-            epoch, step = told["epoch"], 0
-        elif epoch and told["step"] >= step:
-            step = told["step"]
-            if told["steps"] in (step, None):
+            self.epoch, self.step = told["epoch"], 0
+        elif self.epoch and told["step"] >= self.step:
+            self.step = told["step"]
+            if told["steps"] in (self.step, None):
                 for name, value in told["metrics"].items():
-                    found.setdefault(name, {})[epoch] = value
+                    self.curves.setdefault(name, {})[self.epoch] = value
         else:
-            epoch = 0  # it counts from the start again: that is an evaluation
-    return found
+            self.epoch = 0  # it counts from the start again: that is an evaluation
 
 
-def told_in(log: Path) -> Iterator[dict[str, Any]]:
-    """What Keras tells in a log's lines, one after the other."""
+def learned(log: Path) -> dict[str, Curve]:
+    """The curves of a log."""
+    found = Learning()
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_BYTES))
         for line in file:
-            if b"/" not in line:
-                continue
-            for drawn in ANSI.sub("", line.decode(errors="replace")).split("\r"):
-                told = parse_progress(drawn)
-                if told:
-                    yield told
+            if b"/" in line:
+                found.read(line.decode(errors="replace"))
+    return found.curves
 
 
 def charts(metrics: Mapping[str, Mapping[str, Curve]]) -> list[Chart]:
