@@ -105,5 +105,5 @@ def test_of_many_replicas_the_first_have_a_row(pages, view):
     view.show(state(1000))
     view.finish()
     assert pages[-1].count("<tr>") == 21
-    assert "and 980 more: 980 running" in pages[-1]
+    assert "1,000 replicas: 1,000 running" in pages[-1]
     assert len(pages[-1]) < 20_000
