@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
 
 from tfspawner.errors import ConfigurationError, JobFailed
 from tfspawner.follow import JobState, ReplicaState
-from tfspawner.job import Outcome, in_kernel
+from tfspawner.job import Outcome
 from tfspawner.notebook import NotebookView
 
 HOSTILE = "</pre><script>alert(1)</script>"
@@ -30,8 +32,11 @@ def state(count: int = 2, **of_each) -> JobState:
     return JobState(job="digits", phase="running", replicas={line.replica: line for line in lines})
 
 
-def test_outside_a_kernel_nothing_is_shown():
-    assert not in_kernel()
+@pytest.mark.parametrize("module", [[], ["-m", "IPython"]], ids=["Python", "IPython on a terminal"])
+def test_outside_a_kernel_nothing_is_shown(module):
+    asked = "from tfspawner.job import in_kernel; print(in_kernel())"
+    done = subprocess.run([sys.executable, *module, "-c", asked], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n"
 
 
 def test_pages_come_once_a_second_and_curves_from_the_second_epoch_on(pages, view):
