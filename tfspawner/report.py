@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from .agent import ANSI, parse_progress
@@ -93,7 +94,7 @@ def page(folder: Path) -> str:
     return html_environment().get_template("report.html").render(
         report=report, cause=report.get("cause") or {}, command=command_of(spec), spec=spec,
         began=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(events[0]["time"])) if events else "",
-        took=age(report["seconds"]), rows=timeline(events), length=age(_length_s(events)),
+        took=age(report["seconds"]), rows=timeline(events), slowest=slowest(events), length=age(_length_s(events)),
         charts=charts(metrics), usage=usage_charts(events), files=[(replica, f["path"], human_bytes(f["size"]), f["sha256"]) for replica, f in files],
         total=human_bytes(sum(f["size"] for _, f in files)), restarts=report.get("restarts", []),
         logs=sorted(path.name for path in (folder / "logs").glob("*.log")),
@@ -313,6 +314,42 @@ def timeline(events: list[dict[str, Any]]) -> list[tuple[str, list[Bar]]]:
             rows.setdefault(event["replica"], [(event["time"], "starting")])
     shown = list(rows.items())[: MOST_ROWS + 1]
     return [(name, list(bars(changes, events[0]["time"], events[-1]["time"]))) for name, changes in shown if changes]
+
+
+def slowest(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Who kept the others waiting at the start, and who trained longest, each only where it was seen of several replicas."""
+    arrived: dict[str, float] = {}
+    began: dict[str, float] = {}
+    trained: dict[str, float] = {}  # after the last restart
+    for event in events:
+        if event["event"] == "restart":
+            trained.clear()
+        if event["event"] != "replica":
+            continue
+        replica, state, at = event["replica"], event["state"], event["time"]
+        if state in ("ready", "running"):
+            arrived.setdefault(replica, at)
+        if state == "running":
+            began[replica] = at
+        elif state in ("succeeded", "failed", "stopped") and replica in began:
+            trained[replica] = at - began.pop(replica)
+    told = []
+    if len(arrived) > 1:
+        last, gap, _ = _last(arrived)
+        told.append(f"Slowest to start: {last}, {gap:.1f} s after half of the others." if gap >= 1
+                    else f"All started within {max(arrived.values()) - min(arrived.values()):.1f} s.")  # fmt: skip
+    if len(trained) > 1:
+        last, gap, others = _last(trained)
+        told.append(f"Slowest in training: {last}, {100 * gap / max(others, 1):.0f} % longer than half of the others."
+                    if gap >= max(1, others / 20) else f"All trained equally long, {age(trained[last])}.")  # fmt: skip
+    return told
+
+
+def _last(values: Mapping[str, float]) -> tuple[str, float, float]:
+    """Who has the greatest value, how much it is above the others' median, and that."""
+    name = max(values, key=values.__getitem__)
+    others = median(value for other, value in values.items() if other != name)
+    return name, values[name] - others, others
 
 
 def bars(changes: Iterable[tuple[float, str]], began: float, ended: float) -> Iterator[Bar]:

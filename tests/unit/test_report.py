@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tfspawner import cli
 from tfspawner.errors import NotFoundError
 from tfspawner.options import make_spec, recorded_options, words_of
-from tfspawner.report import charts, learned, page, ticks, timeline, write_page
+from tfspawner.report import charts, learned, page, slowest, ticks, timeline, write_page
 
 VERBOSE_2 = "Epoch 1/2\n22/22 - 2s - loss: 1.96 - accuracy: 0.38 - 2s/epoch\nEpoch 2/2\n22/22 - 0s - loss: 0.79 - accuracy: 0.81\n"
 BARS = (
@@ -160,3 +160,32 @@ def test_a_browser_shows_it_without_a_complaint(run, tmp_path, dark):
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
     assert picture.stat().st_size > 10_000
+
+
+def told_by(*changes: tuple[float, str, str]) -> list[str]:
+    return slowest(
+        {"time": at, "event": "restart"} if replica == "restart" else
+        {"time": at, "event": "replica", "replica": replica, "state": state} for at, replica, state in changes
+    )  # fmt: skip
+
+
+def test_the_slowest_replica_is_told_where_it_was_seen():
+    starts = [
+        (0.0, "w0", "ready"),
+        (0.5, "w1", "ready"),
+        (9.0, "w2", "ready"),
+        *((9.5, f"w{n}", "running") for n in range(3)),
+    ]
+    late, *rest = told_by(*starts)
+    assert (late, rest) == ("Slowest to start: w2, 8.8 s after half of the others.", [])
+    ends = [(29.5, "w0", "succeeded"), (31.5, "w2", "succeeded"), (39.5, "w1", "succeeded")]
+    assert told_by(*starts, *ends)[1] == "Slowest in training: w1, 43 % longer than half of the others."
+    assert told_by(*starts, *((70.0, f"w{n}", "succeeded") for n in range(3)))[1] == "All trained equally long, 1m0s."
+    again = [
+        (40.0, "restart", ""),
+        *((41.0, f"w{n}", "running") for n in range(3)),
+        *((51.0, f"w{n}", "succeeded") for n in range(3)),
+    ]
+    assert told_by(*starts, *ends, *again)[1] == "All trained equally long, 10s."
+    assert told_by((0.0, "w0", "running"), (5.0, "w0", "succeeded")) == []
+    assert told_by() == []
