@@ -22,7 +22,8 @@ from .view import age, human_bytes
 
 LOG_BYTES = 64 << 20  # of a longer log, its last bytes are read
 MOST_ROWS = 48  # replicas in the timeline
-MOST_CURVES = 8  # replicas in a chart
+MOST_CURVES = 8  # that have a colour in a chart
+MOST_FAINT = 64  # replicas behind these
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 52, 24  # of a chart, in SVG units
 GANG = "all"
 COLOURED = {"running", "succeeded", "failed", "stopped", "ended", "stopping"}  # others are on the way to running
@@ -32,13 +33,14 @@ Curve = dict[float, float]  # epoch, or seconds -> value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line of a chart: its name, SVG points and last value."""
+    """One line of a chart: its name, SVG path with a gap where a value is no number, and last value."""
 
     label: str
-    points: str
+    path: str
     last: str
+    colour: int
     dashed: bool
-    faint: bool = False  # it stands behind the others, and in no key
+    faint: bool  # it stands behind the others, and in no key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,68 +204,100 @@ def learned(log: Path) -> dict[str, Curve]:
     return found.curves
 
 
-def charts(metrics: Mapping[str, Mapping[str, Curve]]) -> list[Chart]:
-    """A chart for each metric, val_ beside it; one line where all replicas tell the same."""
+def charts(metrics: Mapping[str, Mapping[str, Curve]], *, merged: bool = True) -> list[Chart]:
+    """A chart for each metric, val_ dashed beside it; merged: one line where all replicas tell the same."""
     names = {name.removeprefix("val_"): None for curves in metrics.values() for name in curves}
-    return [found for found in (chart(name, metrics) for name in names) if found]
+    return [found for found in (chart(name, metrics, merged) for name in names) if found]
 
 
-def chart(name: str, metrics: Mapping[str, Mapping[str, Curve]]) -> Chart | None:
+def chart(name: str, metrics: Mapping[str, Mapping[str, Curve]], merged: bool) -> Chart | None:
     """The chart of one metric and of its val_, or None where there are not two epochs of it."""
     curves: dict[str, Curve] = {}
     for kind in (name, f"val_{name}"):
-        of = {replica: finite(found[kind]) for replica, found in metrics.items() if kind in found}
-        if len(of) > 1 and all(curve == next(iter(of.values())) for curve in of.values()):
+        of = {replica: found[kind] for replica, found in metrics.items() if kind in found}
+        if merged and len(of) > 1 and len({repr(sorted(curve.items())) for curve in of.values()}) == 1:
             of = {f"all {len(of)} replicas": next(iter(of.values()))}
-        curves |= {f"{kind}, {replica}": curve for replica, curve in list(of.items())[:MOST_CURVES] if curve}
+        curves |= {f"{kind}, {replica}": curve for replica, curve in list(of.items())[: MOST_CURVES + MOST_FAINT]}
     return draw(name, curves, whole=True)
 
 
 def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
     """Processors, memory and GPUs of the first replicas over the run's seconds."""
-    curves: dict[str, dict[str, Curve]] = {"processors": {}, "memory, GiB": {}, "GPU use, %": {}, "GPU memory, GiB": {}}
+    curves: dict[str, dict[str, Curve]] = {"processors": {}, "memory": {}, "GPU use, %": {}, "GPU memory": {}}
     for event in events:
         if event["event"] != "usage":
             continue
         at, replica = event["time"] - events[0]["time"], event["replica"]
         gpus = event.get("gpus")
         for title, value in (
-            ("processors", event["cpu"]),
-            ("memory, GiB", event["memory"] / 1024**3),
-            ("GPU use, %", sum(gpus) / len(gpus) if gpus else None),
-            ("GPU memory, GiB", event["gpu_memory"] / 1024**3 if "gpu_memory" in event else None),
-        ):
+            ("processors", event["cpu"]), ("memory", event["memory"]),
+            ("GPU use, %", sum(gpus) / len(gpus) if gpus else None), ("GPU memory", event.get("gpu_memory")),
+        ):  # fmt: skip
             if value is not None:
                 curves[title].setdefault(replica, {})[at] = value
-    drawn = [draw(title, dict(list(of.items())[:MOST_CURVES])) for title, of in curves.items()]
+    drawn = [draw(*in_units(title, of), from_zero=True) for title, of in curves.items()]
     return [found for found in drawn if found]
 
 
-def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, coloured: int | None = None) -> Chart | None:
+def in_units(title: str, curves: Mapping[str, Curve]) -> tuple[str, Mapping[str, Curve]]:
+    """The title with its unit, and the curves in it: what is bytes becomes MiB or GiB."""
+    if "memory" not in title:
+        return title, curves
+    most = max((value for curve in curves.values() for value in curve.values()), default=0)
+    unit, size = ("GiB", 1 << 30) if most >= 1 << 30 else ("MiB", 1 << 20)
+    scaled = {name: {at: value / size for at, value in curve.items()} for name, curve in curves.items()}
+    return f"{title}, {unit}", scaled
+
+
+def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, from_zero: bool = False) -> Chart | None:
     """The chart of named curves, or None where there are not two points beside each other.
 
-    All but the first `coloured` stand faint behind these.
+    A curve and its val_ have one colour. Those behind the first MOST_CURVES stand faint behind these.
     """
-    places = [place for curve in curves.values() for place in curve]
-    if len(set(places)) < 2:
+    points = [point for curve in curves.values() for point in curve.items() if math.isfinite(point[1])]
+    places = {place for place, _ in points}
+    if len(places) < 2:
         return None
     first, last = min(places), max(places)
-    y, y_ticks = heights([value for curve in curves.values() for value in curve.values()])
+    y, y_ticks = heights([value for _, value in points] + [0.0] * from_zero)
+    colours: dict[str, int] = {}
+    for label in curves:
+        colours.setdefault(label.removeprefix("val_"), len(colours))
 
     def x(place: float) -> float:
         return LEFT + (place - first) / (last - first) * (WIDTH - LEFT - 8)
 
+    def line(label: str, curve: Curve) -> Line:
+        colour = colours[label.removeprefix("val_")]
+        path = " ".join("M" + " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in part) + "h0"
+                        for part in stretches(curve))  # fmt: skip
+        return Line(label=label, path=path, last=last_of(curve), colour=colour, dashed=label.startswith("val_"),
+                    faint=colour >= MOST_CURVES)  # fmt: skip
+
     return Chart(
-        title=title,
-        lines=[
-            Line(label=label, dashed=label.startswith("val_"), last=f"{curve[max(curve)]:.4g}",
-                 faint=coloured is not None and number >= coloured,
-                 points=" ".join(f"{x(place):.1f},{y(curve[place]):.1f}" for place in sorted(curve)))
-            for number, (label, curve) in enumerate(curves.items())
-        ],
+        title=title, lines=[line(label, curve) for label, curve in curves.items()], y_ticks=y_ticks,
         x_ticks=[(x(place), f"{place:g}") for place in ticks(first, last, whole=whole)],
-        y_ticks=y_ticks,
     )  # fmt: skip
+
+
+def stretches(curve: Curve) -> list[list[tuple[float, float]]]:
+    """The points in order, parted where a value is no number."""
+    parts: list[list[tuple[float, float]]] = [[]]
+    for point in sorted(curve.items()):
+        if math.isfinite(point[1]):
+            parts[-1].append(point)
+        elif parts[-1]:
+            parts.append([])
+    return [part for part in parts if part]
+
+
+def last_of(curve: Curve) -> str:
+    """The last value; of one that is no number any more, since when."""
+    value = curve[max(curve)]
+    if math.isfinite(value):
+        return f"{value:.4g}"
+    before = max((place for place in curve if math.isfinite(curve[place])), default=-math.inf)
+    return f"{value:g} from {min(place for place in curve if place > before):g} on"
 
 
 def heights(values: list[float]) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
@@ -275,10 +309,6 @@ def heights(values: list[float]) -> tuple[Callable[[float], float], list[tuple[f
         return (HEIGHT - BOTTOM) - (value - low) / ((high - low) or 1.0) * (HEIGHT - BOTTOM - 8)
 
     return y, [(y(value), f"{value:.6g}") for value in places]
-
-
-def finite(curve: Curve) -> Curve:
-    return {epoch: value for epoch, value in curve.items() if math.isfinite(value)}
 
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:

@@ -20,7 +20,6 @@ from .report import (
     Curve,
     Dot,
     draw,
-    finite,
     heights,
     learned,
     write_html,
@@ -71,7 +70,7 @@ def curves_of(run: Path) -> dict[str, Curve]:
     """What the first replica of a run learned."""
     replicas = read_json(run / "report.json").get("replicas") or [{}]
     log = run / "logs" / f"{replicas[0].get('replica')}.log"
-    return {name: finite(curve) for name, curve in learned(log).items()} if log.exists() else {}
+    return learned(log) if log.exists() else {}
 
 
 def curve_charts(
@@ -85,9 +84,7 @@ def curve_charts(
             for row in rows
             if curves.get(row["job"], {}).get(metric)
         }
-        charts.append(
-            draw(metric, dict(list(of.items())[: MOST_CURVES + MOST_FAINT]), whole=True, coloured=MOST_CURVES)
-        )
+        charts.append(draw(metric, dict(list(of.items())[: MOST_CURVES + MOST_FAINT]), whole=True))
     return [chart for chart in charts if chart]
 
 

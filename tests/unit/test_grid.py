@@ -394,7 +394,7 @@ def test_the_page_shows_all_points_and_lets_nothing_in(swept):
     ]
     assert "code/train.py" in text
     learned, over = SVG.findall(text)[0], SVG.findall(text)[2]
-    assert (learned.count("<polyline"), learned.count('class="faint"')) == (11, 3)
+    assert (learned.count("<path"), learned.count('class="faint"')) == (11, 3)
     assert (over.count("<circle"), over.count("class=best")) == (11, 1)
 
 

@@ -1,9 +1,12 @@
 """The page of a run, from its record."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
+from itertools import combinations
+from operator import mul
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,8 @@ from click.testing import CliRunner
 from tfspawner import cli
 from tfspawner.errors import NotFoundError
 from tfspawner.options import make_spec, recorded_options, words_of
-from tfspawner.report import charts, learned, page, slowest, ticks, timeline, write_page
+from tfspawner.render import templates_dir
+from tfspawner.report import MOST_CURVES, charts, draw, last_of, learned, page, slowest, ticks, timeline, write_page
 
 VERBOSE_2 = "Epoch 1/2\n22/22 - 2s - loss: 1.96 - accuracy: 0.38 - 2s/epoch\nEpoch 2/2\n22/22 - 0s - loss: 0.79 - accuracy: 0.81\n"
 BARS = (
@@ -77,6 +81,74 @@ def test_replicas_that_tell_the_same_are_one_line_and_others_are_not():
     other = {**same, "worker-1": {"loss": {1: 2.0, 2: float("nan")}}}
     assert [line.label for line in charts(other)[0].lines] == ["loss, worker-0", "loss, worker-1"]
     assert charts({"worker-0": {"loss": {1: 2.0}}}) == []
+    diverged = {replica: {"loss": {1: 2.0, 2: 1.0, 3: float(told)}} for replica, told in (("a", "nan"), ("b", "nan"))}
+    assert [line.label for line in charts(diverged)[0].lines] == ["loss, all 2 replicas"]
+
+
+def test_a_curve_has_a_gap_where_its_value_is_no_number_and_says_since_when():
+    nan = float("nan")
+    (line,) = draw("loss", {"loss": {1: 2.0, 2: 1.0, 3: nan, 4: 1.0, 5: 1.5}}).lines
+    assert [part.count(",") for part in line.path.split("M")[1:]] == [2, 2]
+    assert (line.last, last_of({1: 2.0, 2: nan, 3: nan})) == ("1.5", "nan from 2 on")
+    assert draw("loss", {"loss": {1: nan, 2: nan, 3: 1.0}}) is None
+
+
+def test_a_curve_and_its_val_share_a_colour_and_those_beyond_the_colours_stand_behind():
+    curves = {f"{kind}loss, {n}": {1: 2.0, 2: 1.0} for kind in ("", "val_") for n in range(MOST_CURVES + 2)}
+    lines = draw("loss", curves).lines
+    assert {(line.colour, line.dashed) for line in lines if line.label.endswith(", 3")} == {(3, False), (3, True)}
+    assert {line.label for line in lines if line.faint} == {"loss, 8", "loss, 9", "val_loss, 8", "val_loss, 9"}
+
+
+PALETTE = re.compile(r"--(\w+): (#\w+)")
+DEUTERANOPIA = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
+PROTANOPIA = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
+
+
+@pytest.fixture(params=[0, 1], ids=["light", "dark"])
+def palette(request) -> dict[str, tuple[float, ...]]:
+    """The page's colours by their names in the style, as linear RGB."""
+    style = (templates_dir() / "page.html").read_text().split(":root {")[request.param + 1].split("}")[0]
+    return {name: linear(colour) for name, colour in PALETTE.findall(style)}
+
+
+def linear(colour: str) -> tuple[float, ...]:
+    digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    return tuple(part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+
+
+def contrast(one, other) -> float:
+    """WCAG's contrast ratio."""
+    low, high = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def oklab(colour) -> tuple[float, float, float]:
+    red, green, blue = colour
+    long = max(0.0, 0.4122215 * red + 0.5363325 * green + 0.0514460 * blue) ** (1 / 3)
+    middle = max(0.0, 0.2119035 * red + 0.6806995 * green + 0.1073970 * blue) ** (1 / 3)
+    short = max(0.0, 0.0883025 * red + 0.2817188 * green + 0.6299787 * blue) ** (1 / 3)
+    return (0.2104543 * long + 0.7936178 * middle - 0.0040720 * short, 1.9779985 * long - 2.4285922 * middle + 0.4505937 * short,
+            0.0259040 * long + 0.7827718 * middle - 0.8086758 * short)  # fmt: skip
+
+
+def test_text_and_curves_stand_out_as_wcag_aa_asks(palette):
+    texts = [(name, back) for name in ("fore", "dim", "bad", "c0", "c1") for back in ("back", "panel")]
+    texts += [("back", "good"), ("back", "bad")]
+    curves = [(f"c{n}", "back") for n in range(MOST_CURVES)]
+    low = {pair: contrast(*(palette[name] for name in pair)) for pair in texts}
+    assert {pair: ratio for pair, ratio in low.items() if ratio < 4.5} == {}
+    assert [pair for pair in curves if contrast(*(palette[name] for name in pair)) < 3] == []
+
+
+@pytest.mark.parametrize("seen", [None, DEUTERANOPIA, PROTANOPIA], ids=["all", "deuteranopia", "protanopia"])
+def test_curves_are_told_apart_by_colour_blind_people_too(palette, seen):
+    colours = [palette[f"c{n}"] for n in range(MOST_CURVES)]
+    if seen:
+        colours = [[sum(map(mul, row, colour)) for row in seen] for colour in colours]
+    alike = [pair for pair in combinations(map(oklab, colours), 2) if math.dist(*pair) < 0.08]
+    assert not alike
 
 
 @pytest.mark.parametrize(
