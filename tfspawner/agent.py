@@ -276,7 +276,8 @@ class Gang:
         self.phase_since = self.formed_at
         self.running_since: Optional[float] = None
         self.trained_at: Optional[float] = None
-        self.times: Dict[str, float] = {"forming": time.time()}
+        began = time.time()
+        self.times: Dict[str, float] = {"began": began, "forming": began}  # a restart forms it again
         self.reports: Dict[str, Dict[str, Any]] = {}
         self.revisions: Dict[str, int] = {}
         self.seen: Dict[str, float] = {}

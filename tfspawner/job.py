@@ -362,7 +362,8 @@ def write_report(
     record: Record, state: JobState, collected: list[Collected], missing: ArtifactError | None = None
 ) -> Outcome:
     """Writes report.json, and gives the same as an Outcome."""
-    seconds = state.times.get("ended", time.time()) - state.times["forming"] if "forming" in state.times else 0.0
+    began = state.times.get("began") or state.times.get("forming")
+    seconds = state.times.get("ended", time.time()) - began if began else 0.0
     outcome = Outcome(job=state.job, result=state.result or state.phase, folder=record.folder, cause=state.cause,
                       collected=collected, seconds=seconds,
                       artifacts=next((line.stored["uri"] for line in state.replicas.values() if line.stored), None))  # fmt: skip

@@ -82,6 +82,8 @@ def test_after_the_last_restart_the_failure_is_told_as_without(place):
     assert "restart 2 of 2" in done.err
     assert "error: worker-1 was killed by SIGKILL\n" in done.err
     assert (place.runs / "doomed/logs/worker-1.log").read_text().count("again") == 3
+    report = json.loads((place.runs / "doomed/report.json").read_text())
+    assert report["seconds"] > report["times"]["ended"] - report["restarts"][0]["time"], "the first try counts, too"
     assert place.leftovers() == []
 
 
