@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -156,3 +157,38 @@ def test_what_is_printed_is_what_bash_can_read(home, capsys):
     code, out, _ = told(capsys, "bash")
     assert code == 0
     assert subprocess.run(["bash", "-n"], input=out, text=True, check=False).returncode == 0
+
+
+def completed(home: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """What the shell is told of the last word."""
+    environment = {**os.environ, "KUBECONFIG": str(home / "none"), "XDG_STATE_HOME": str(home / "state"), **more,
+                   "_TF_SPAWNER_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}  # fmt: skip
+    return subprocess.run(["tf-spawner"], env=environment, cwd=home, capture_output=True, text=True, timeout=60)
+
+
+def test_jobs_and_runs_are_completed(home):
+    (home / "train.py").write_text("import time; time.sleep(60)")
+    (home / "runs/wasted").mkdir(parents=True)
+    (home / "runs/waited").mkdir()
+    (home / "runs/waited/spec.json").write_text("{}")
+    environment = {**os.environ, "XDG_STATE_HOME": str(home / "state")}
+    launch = ["tf-spawner", "run", "train.py", "-w", "1", "--detach", "--name", "waits"]
+    subprocess.run(launch, env=environment, cwd=home, check=True, capture_output=True)
+    try:
+        assert completed(home, "tf-spawner", "status", "wa").stdout == "plain,waits\n"
+    finally:
+        subprocess.run(["tf-spawner", "delete", "waits"], env=environment, check=True, capture_output=True)
+    for command in ("report", "compare", "rerun"):
+        assert completed(home, "tf-spawner", command, "wa").stdout == "plain,waited\n"
+
+
+def test_a_cluster_that_does_not_answer_holds_no_shell_up(home):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        (home / "kubeconfig").write_text(
+            "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], users: [{name: u, user: {}}],"
+            f" clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:{silent.getsockname()[1]}'}}}}]}}"
+        )
+        began = time.monotonic()
+        done = completed(home, "tf-spawner", "logs", "", KUBECONFIG=str(home / "kubeconfig"))
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+    assert time.monotonic() - began < 15
