@@ -17,6 +17,7 @@ from .errors import ConfigurationError, NotFoundError
 from .options import words_of
 from .record import read_json
 from .render import html_environment
+from .slowest import Took, pace, seconds_words, slowest_in_training, slowest_to_start, starts, took, used
 from .view import age, human_bytes
 
 LOG_BYTES = 64 << 20  # of a longer log, its last bytes are read
@@ -90,16 +91,36 @@ def page(folder: Path) -> str:
     """The page of the run recorded in folder; it needs no network and no other file but for its links to logs."""
     report, spec = read_report(folder), read_json(folder / "spec.json")
     events = read_events(folder)
-    metrics = {path.stem: learned(path) for path in sorted((folder / "logs").glob("*.log"))}
+    rows = timeline(events)
+    logs = {
+        path.stem: read_log(path)
+        for path in sorted((folder / "logs").glob("*.log"), key=lambda path: in_order(path.stem))
+    }
+    paces = {replica: found for replica, log in logs.items() if (found := pace(log.took))}
+    slowest = [told for told in (slowest_to_start(events), slowest_in_training(paces)) if told]
     files = [(replica, file) for replica, found in report.get("files", {}).items() for file in found]
     return html_environment().get_template("report.html").render(
         report=report, cause=report.get("cause") or {}, command=command_of(spec), spec=spec,
         began=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(events[0]["time"])) if events else "",
-        took=age(report["seconds"]), rows=timeline(events), length=age(_length_s(events)),
-        charts=charts(metrics), usage=usage_charts(events), files=[(replica, f["path"], human_bytes(f["size"]), f["sha256"]) for replica, f in files],
-        total=human_bytes(sum(f["size"] for _, f in files)), restarts=report.get("restarts", []),
-        logs=sorted(path.name for path in (folder / "logs").glob("*.log")),
+        took=age(report["seconds"]), rows=rows, length=age(_length_s(events)),
+        charts=charts({replica: log.curves for replica, log in logs.items()}), slowest=slowest,
+        measured=measured(events, paces), usage=usage_charts(events), files=[(replica, f["path"], human_bytes(f["size"]), f["sha256"]) for replica, f in files],
+        total=human_bytes(sum(f["size"] for _, f in files)), restarts=[{**restart, "at": age(restart["time"] - events[0]["time"]) if events and "time" in restart else ""} for restart in report.get("restarts", [])],
+        logs=logs, states=sorted({bar.state for _, bars in rows for bar in bars}),
     )  # fmt: skip
+
+
+def measured(events: list[dict[str, Any]], paces: Mapping[str, Took]) -> dict[str, dict[str, str]]:
+    """{column: {replica: words}} of what was measured of the replicas; a column that has nothing is left out."""
+    began, uses = starts(events), used(events)
+    first = min((start.at for start in began.values()), default=0.0)
+    columns = {
+        "came": {replica: f"+{start.at - first:.1f} s" for replica, start in began.items()},
+        "per epoch": {replica: seconds_words(told.seconds) for replica, told in paces.items()},
+        "processors": {replica: f"{cpu:.2g}" for replica, (cpu, _) in uses.items()},
+        "most memory": {replica: human_bytes(memory) for replica, (_, memory) in uses.items()},
+    }
+    return {name: column for name, column in columns.items() if column}
 
 
 def runs_of(folder: Path) -> list[Path]:
@@ -169,6 +190,7 @@ class Learning:
 
     def __init__(self) -> None:
         self.curves: dict[str, Curve] = {}
+        self.took: dict[int, Took] = {}  # by epoch
         self.epoch, self.step = 0, 0
 
     def read(self, line: str) -> None:
@@ -178,9 +200,9 @@ class Learning:
         for drawn in ANSI.sub("", line).split("\r"):
             told = parse_progress(drawn)
             if told:
-                self._take(told)
+                self._take(told, drawn)
 
-    def _take(self, told: dict[str, Any]) -> None:
+    def _take(self, told: dict[str, Any], drawn: str) -> None:
         if "epoch" in told:
             self.epoch, self.step = told["epoch"], 0
         elif self.epoch and told["step"] >= self.step:
@@ -188,19 +210,27 @@ class Learning:
             if told["steps"] in (self.step, None):
                 for name, value in told["metrics"].items():
                     self.curves.setdefault(name, {})[self.epoch] = value
+                found = took(drawn, self.step)
+                if found:
+                    self.took[self.epoch] = found
         else:
             self.epoch = 0  # it counts from the start again: that is an evaluation
 
 
 def learned(log: Path) -> dict[str, Curve]:
     """The curves of a log."""
+    return read_log(log).curves
+
+
+def read_log(log: Path) -> Learning:
+    """What Keras printed into a log."""
     found = Learning()
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_BYTES))
         for line in file:
             if b"/" in line:
                 found.read(line.decode(errors="replace"))
-    return found.curves
+    return found
 
 
 def charts(metrics: Mapping[str, Mapping[str, Curve]], *, merged: bool = True) -> list[Chart]:
@@ -234,8 +264,15 @@ def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
         ):  # fmt: skip
             if value is not None:
                 curves[title].setdefault(replica, {})[at] = value
-    drawn = [draw(*in_units(title, of), from_zero=True) for title, of in curves.items()]
+    ordered = {title: {name: of[name] for name in sorted(of, key=in_order)} for title, of in curves.items()}
+    drawn = [draw(*in_units(title, of), from_zero=True) for title, of in ordered.items()]
     return [found for found in drawn if found]
+
+
+def in_order(replica: str) -> tuple[str, int]:
+    """By role, then by index as a number."""
+    role, _, index = replica.rpartition("-")
+    return role, int(index) if index.isdigit() else 0
 
 
 def in_units(title: str, curves: Mapping[str, Curve]) -> tuple[str, Mapping[str, Curve]]:
@@ -249,16 +286,16 @@ def in_units(title: str, curves: Mapping[str, Curve]) -> tuple[str, Mapping[str,
 
 
 def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, from_zero: bool = False) -> Chart | None:
-    """The chart of named curves, or None where there are not two points beside each other.
+    """The chart of named curves, or None where none has two points.
 
     A curve and its val_ have one colour. Those behind the first MOST_CURVES stand faint behind these.
     """
-    points = [point for curve in curves.values() for point in curve.items() if math.isfinite(point[1])]
-    places = {place for place, _ in points}
-    if len(places) < 2:
+    values = {label: [value for value in curve.values() if math.isfinite(value)] for label, curve in curves.items()}
+    if max(map(len, values.values()), default=0) < 2:
         return None
+    places = [place for curve in curves.values() for place in curve]
     first, last = min(places), max(places)
-    y, y_ticks = heights([value for _, value in points] + [0.0] * from_zero)
+    y, y_ticks = heights([value for found in values.values() for value in found] + [0.0] * from_zero)
     colours: dict[str, int] = {}
     for label in curves:
         colours.setdefault(label.removeprefix("val_"), len(colours))
