@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -102,7 +102,7 @@ def page(folder: Path) -> str:
     return html_environment().get_template("report.html").render(
         report=report, cause=report.get("cause") or {}, command=command_of(spec), spec=spec,
         began=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(events[0]["time"])) if events else "",
-        took=age(report["seconds"]), rows=rows, length=age(_length_s(events)),
+        took=age(report["seconds"]), rows=rows, length=age(length_s(events)),
         charts=charts({replica: log.curves for replica, log in logs.items()}), slowest=slowest,
         measured=measured(events, paces), usage=usage_charts(events), files=[(replica, f["path"], human_bytes(f["size"]), f["sha256"]) for replica, f in files],
         total=human_bytes(sum(f["size"] for _, f in files)), restarts=[{**restart, "at": age(restart["time"] - events[0]["time"]) if events and "time" in restart else ""} for restart in report.get("restarts", [])],
@@ -132,14 +132,13 @@ def runs_of(folder: Path) -> list[Path]:
     return [run for run in runs if (run / "report.json").exists()]
 
 
-def compared(folders: list[Path]) -> list[dict[str, Any]]:
+def compared(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """For each run its job, result, seconds, replicas, arguments and last metrics, as the first replica printed them."""
     rows = []
     for folder in folders:
         report, spec = read_report(folder), read_json(folder / "spec.json")
         replicas = report["replicas"]
-        log = folder / "logs" / f"{replicas[0]['replica']}.log"
-        curves = learned(log) if log.exists() else {}
+        curves = curves_of(folder)
         rows.append({
             "run": str(folder), "result": report["result"], "seconds": report["seconds"], "replicas": len(replicas),
             "on": spec.get("on"), "args": spec.get("args", []), "restarts": len(report.get("restarts", [])),
@@ -147,6 +146,13 @@ def compared(folders: list[Path]) -> list[dict[str, Any]]:
             "metrics": {name: curve[max(curve)] for name, curve in curves.items()},
         })  # fmt: skip
     return rows
+
+
+def curves_of(run: Path) -> dict[str, Curve]:
+    """What the first replica of a run learned."""
+    replicas = read_json(run / "report.json").get("replicas") or [{}]
+    log = run / "logs" / f"{replicas[0].get('replica')}.log"
+    return learned(log) if log.exists() else {}
 
 
 def run_folder(named: str, out: Path) -> Path:
@@ -362,13 +368,13 @@ def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
 # ---- when what happened -------------------------------------------------------------------------
 
 
-def _length_s(events: list[dict[str, Any]]) -> float:
+def length_s(events: list[dict[str, Any]]) -> float:
     return events[-1]["time"] - events[0]["time"] if events else 0.0
 
 
 def timeline(events: list[dict[str, Any]]) -> list[tuple[str, list[Bar]]]:
     """(replica, its bars), first the gang's phases."""
-    if not _length_s(events):
+    if not length_s(events):
         return []
     rows: dict[str, list[tuple[float, str]]] = {GANG: []}
     for event in events:
