@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,8 +50,9 @@ def times(names: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
 
 def names_of(folders: Sequence[Path]) -> list[str]:
     """A name for each: its folder's, or the whole path where several have it; one that is named twice is numbered."""
-    short = [folder.resolve().name for folder in folders]
-    names = [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
+    same_name = Counter(folder.name for folder in {folder.resolve() for folder in folders})
+    names = [folder.resolve().name for folder in folders]
+    names = [name if same_name[name] == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
     return [
         name if names.count(name) == 1 else f"{name} ({names[: at + 1].count(name)})" for at, name in enumerate(names)
     ]
