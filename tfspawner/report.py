@@ -26,7 +26,15 @@ MOST_CURVES = 8  # that have a colour in a chart
 MOST_FAINT = 64  # replicas behind these
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 52, 24  # of a chart, in SVG units
 GANG = "all"
-COLOURED = {"running", "succeeded", "failed", "stopped", "ended", "stopping"}  # others are on the way to running
+COLOURED = {
+    "pending",
+    "running",
+    "succeeded",
+    "failed",
+    "stopped",
+    "ended",
+    "stopping",
+}  # others are on the way to running
 
 Curve = dict[float, float]  # epoch, or seconds -> value
 
@@ -377,13 +385,16 @@ def timeline(events: list[dict[str, Any]]) -> list[tuple[str, list[Bar]]]:
     if not length_s(events):
         return []
     rows: dict[str, list[tuple[float, str]]] = {GANG: []}
+    told = set()
     for event in events:
         if event["event"] == "phase":
             rows[GANG].append((event["time"], event["phase"]))
         elif event["event"] == "replica":
+            told.add(event["replica"])
             rows.setdefault(event["replica"], []).append((event["time"], event["state"]))
-        elif event["event"] == "pod":  # its agent tells better what it does
-            rows.setdefault(event["replica"], [(event["time"], "starting")])
+        elif event["event"] == "pod" and event["replica"] not in told:  # its agent tells better what it does
+            state = "starting" if event["state"] == "running" else event["state"]
+            rows.setdefault(event["replica"], []).append((event["time"], state))
     shown = list(rows.items())[: MOST_ROWS + 1]
     return [(name, list(bars(changes, events[0]["time"], events[-1]["time"]))) for name, changes in shown if changes]
 

@@ -169,6 +169,16 @@ def test_the_timeline_has_the_gangs_phases_and_each_replicas_states(run):
     ]  # fmt: skip
 
 
+def test_the_timeline_tells_a_replica_without_a_node_from_one_that_starts():
+    pod = {"event": "pod", "replica": "worker-0"}
+    events = [
+        {"time": 0.0, "event": "launched"}, {"time": 0.0, **pod, "state": "pending"}, {"time": 6.0, **pod, "state": "starting"},
+        {"time": 8.0, "event": "replica", "replica": "worker-0", "state": "running"}, {"time": 10.0, **pod, "state": "succeeded"},
+    ]  # fmt: skip
+    bars = dict(timeline(events))["worker-0"]
+    assert [(bar.state, bar.left, bar.width) for bar in bars] == [("pending", 0, 60), ("", 60, 20), ("running", 80, 20)]
+
+
 def test_the_page_says_what_failed_and_lets_nothing_in(run):
     text = page(run)
     assert "ended with exit code 1" in text
