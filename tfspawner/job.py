@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -128,8 +129,12 @@ class Job:
     def wait(self, view: View | None = None, timeout_s: float | None = None, *, logs: bool = True) -> JobState:
         """Returns when the job has ended; it keeps its files. Raises TimedOut after timeout_s.
 
-        Without logs, the replicas' output is not asked for.
+        Without logs, the replicas' output is not asked for. A notebook shows it.
         """
+        if view is None and in_kernel():
+            from .notebook import shown
+
+            return shown(self.name, lambda cell: self.wait(cell, timeout_s))
         if self.backend.find(self.name).state == "incomplete":
             raise ClusterError(
                 f"job {self.name} was not launched whole, and will not run", hint=f"tf-spawner delete {self.name}"
@@ -204,12 +209,23 @@ def run(spec: JobSpec, view: View | None = None) -> Outcome:
 
     Raises JobFailed, TimedOut, ArtifactError, ClusterError or ConfigurationError; all but the last leave
     the run's record in spec.out/<job>. On KeyboardInterrupt the job is removed, and Interrupted raised.
+    Without a view, a notebook shows the replicas and the curves below the cell, and a program nothing.
     """
+    if view is None and in_kernel():
+        from .notebook import shown
+
+        return shown(spec.name or spec.script.stem, lambda cell: run(spec, cell))
     view = view or Silent()
     backend, plan = prepare(spec)
     for warning in plan.warnings:
         view.note(f"warning: {warning}")
     return carry_out(backend, plan, view)
+
+
+def in_kernel() -> bool:
+    """Whether this is a Jupyter kernel, which has imported IPython."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return get_ipython is not None and hasattr(get_ipython(), "kernel")
 
 
 def carry_out(backend: Backend, plan: Plan, view: View) -> Outcome:

@@ -17,7 +17,7 @@ from .errors import ConfigurationError, NotFoundError
 from .options import words_of
 from .record import read_json
 from .render import html_environment
-from .slowest import Took, pace, seconds_words, slowest_in_training, slowest_to_start, starts, took, used
+from .slowest import Took, pace, seconds_words, slowest_in_training, slowest_to_start, starts, took, trained, used
 from .view import age, human_bytes
 
 LOG_BYTES = 64 << 20  # of a longer log, its last bytes are read
@@ -105,7 +105,7 @@ def page(folder: Path) -> str:
         for path in sorted((folder / "logs").glob("*.log"), key=lambda path: in_order(path.stem))
     }
     paces = {replica: found for replica, log in logs.items() if (found := pace(log.took))}
-    slowest = [told for told in (slowest_to_start(events), slowest_in_training(paces)) if told]
+    slowest = [told for told in (slowest_to_start(events), slowest_in_training(paces, trained(events))) if told]
     files = [(replica, file) for replica, found in report.get("files", {}).items() for file in found]
     return html_environment().get_template("report.html").render(
         report=report, cause=report.get("cause") or {}, command=command_of(spec), spec=spec,

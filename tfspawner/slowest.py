@@ -97,19 +97,36 @@ def slowest_to_start(events: Iterable[Mapping[str, Any]]) -> str:
     return f"To start: {last} came last, {late_s:.1f} s after the first{f' ({words})' if words else ''}."
 
 
-def slowest_in_training(paces: Mapping[str, Took]) -> str:
-    """Which trainer took longest for an epoch, where the difference is larger than what Keras's digits leave open."""
-    trainers = {replica: told for replica, told in paces.items() if replica.rsplit("-", 1)[0] in TRAINERS}
+def trained(events: Iterable[Mapping[str, Any]]) -> dict[str, Took]:
+    """How long each replica that succeeded was running, since the last restart."""
+    began: dict[str, float] = {}
+    found: dict[str, Took] = {}
+    for event in events:
+        if event["event"] == "restart":
+            began, found = {}, {}
+        elif event["event"] == "replica" and event["state"] == "running":
+            began[event["replica"]] = event["time"]
+        elif event["event"] == "replica" and event["state"] == "succeeded" and event["replica"] in began:
+            found[event["replica"]] = Took(event["time"] - began[event["replica"]], LATE_S / 2)
+    return {replica: told for replica, told in found.items() if told.within <= BLURRED * told.seconds}
+
+
+def slowest_in_training(paces: Mapping[str, Took], wholes: Mapping[str, Took]) -> str:
+    """Which trainer took longest for an epoch, or, where Keras tells none, in all: if by more than their times are blurred."""
+    by_epochs, in_all = (
+        {r: told for r, told in of.items() if r.rsplit("-", 1)[0] in TRAINERS} for of in (paces, wholes)
+    )
+    trainers, span = (by_epochs, "for an epoch") if len(by_epochs) > 1 else (in_all, "in all")
     if len(trainers) < 2:
         return ""
     fast, *_, slow = sorted(trainers, key=lambda replica: trainers[replica].seconds)
     least, most = trainers[fast], trainers[slow]
     if most.seconds < SLOWER * least.seconds or most.seconds - least.seconds <= least.within + most.within:
         mean = fmean(told.seconds for told in trainers.values())
-        return (f"In training: all {len(trainers)} took the same for an epoch, {seconds_words(mean)}; under a strategy that "
-                "mirrors the model each waits for the slowest.")  # fmt: skip
+        why = "; under a strategy that mirrors the model each waits for the slowest" if by_epochs is trainers else ""
+        return f"In training: all {len(trainers)} took the same {span}, {seconds_words(mean)}{why}."
     more = 100 * (most.seconds / least.seconds - 1)
-    return (f"In training: {slow} took {seconds_words(most.seconds)} for an epoch, {more:.0f} % longer than the fastest, "
+    return (f"In training: {slow} took {seconds_words(most.seconds)} {span}, {more:.0f} % longer than the fastest, "
             f"{fast} ({seconds_words(least.seconds)}).")  # fmt: skip
 
 

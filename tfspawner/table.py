@@ -42,6 +42,7 @@ GIVEN_UP = (
     "epoch",
     "step",
 )  # on a narrow screen, in this order
+MOST_ROWS = 20  # on a page
 LAST_COLUMN = 14  # cells that the last column has at least
 GAP = "  "
 PHASES = {"launched": "starting", "running": "training"}  # others are shown by their names
@@ -63,6 +64,22 @@ def replica_table(state: JobState, width: int | None = None, height: int | None 
         below = [Text(f"… and {len(lines) - len(shown):,} more")]
     rows = [replica_row(line, now) for line in shown]
     return joined([*above, *lay_out(REPLICA_COLUMNS, rows, width), *below], width)
+
+
+def replica_cells(state: JobState) -> tuple[list[str], list[tuple[ReplicaState, list[str]]], str]:
+    """The replicas as a page shows them: the columns that say something, rows, and those beyond in numbers."""
+    lines, now = list(state.replicas.values()), time.time()
+    shown = sorted(lines, key=lambda line: interest(line, lines[0]))[:MOST_ROWS] if len(lines) > MOST_ROWS else lines
+    rows = [(line, {key: cell if isinstance(cell, str) else cell[0] for key, cell in replica_row(line, now).items()})
+            for line in shown]  # fmt: skip
+    columns = [key for key in REPLICA_COLUMNS if any(cells[key] for _, cells in rows)]
+    counts = Counter(line.word for line in lines)
+    more = f"{len(lines):,} replicas: {', '.join(f'{count:,} {word}' for word, count in counts.most_common())}"
+    return (
+        columns,
+        [(line, [cells[key] for key in columns]) for line, cells in rows],
+        more if shown is not lines else "",
+    )
 
 
 def jobs_table(jobs: Sequence[JobSummary], width: int | None = None, height: int | None = None) -> Text:

@@ -3,7 +3,7 @@
 import pytest
 
 from tfspawner.report import read_log
-from tfspawner.slowest import Took, pace, slowest_in_training, slowest_to_start, took, used
+from tfspawner.slowest import Took, pace, slowest_in_training, slowest_to_start, took, trained, used
 
 
 def seen(*changes: tuple[float, str, str]) -> list[dict]:
@@ -79,14 +79,52 @@ def test_the_first_epoch_and_times_that_are_hardly_known_do_not_count():
 
 
 def test_the_slowest_in_training_is_named_with_how_much_longer_it_took():
-    told = slowest_in_training({"worker-0": Took(0.4, 0.001), "worker-2": Took(0.7, 0.001), "evaluator-0": Took(99, 1)})
+    told = slowest_in_training(
+        {"worker-0": Took(0.4, 0.001), "worker-2": Took(0.7, 0.001), "evaluator-0": Took(99, 1)}, {}
+    )
     assert told == "In training: worker-2 took 700 ms for an epoch, 75 % longer than the fastest, worker-0 (400 ms)."
 
 
 def test_a_difference_that_the_digits_leave_open_is_none():
-    assert "all 2 took the same" in slowest_in_training({"worker-0": Took(11.6, 0.5), "worker-1": Took(12.4, 0.5)})
-    assert "all 2 took the same" in slowest_in_training({"worker-0": Took(1.00, 0.001), "worker-1": Took(1.04, 0.001)})
-    assert slowest_in_training({"worker-0": Took(1.0, 0.1)}) == ""
+    assert "all 2 took the same" in slowest_in_training({"worker-0": Took(11.6, 0.5), "worker-1": Took(12.4, 0.5)}, {})
+    assert "all 2 took the same" in slowest_in_training(
+        {"worker-0": Took(1.00, 0.001), "worker-1": Took(1.04, 0.001)}, {}
+    )
+    assert slowest_in_training({"worker-0": Took(1.0, 0.1)}, {}) == ""
+
+
+def test_where_keras_tells_no_times_the_whole_training_since_the_last_restart_counts():
+    run = [
+        (0, "worker-0", "running"),
+        (0, "worker-1", "running"),
+        (30, "worker-0", "succeeded"),
+        (44, "worker-1", "succeeded"),
+    ]
+    told = "In training: worker-1 took 44 s in all, 47 % longer than the fastest, worker-0 (30 s)."
+    assert slowest_in_training({}, trained(seen(*run))) == told
+    again = [
+        (50, "worker-0", "running"),
+        (50, "worker-1", "running"),
+        (60, "worker-0", "succeeded"),
+        (60.5, "worker-1", "succeeded"),
+    ]
+    assert "all 2 took the same in all" in slowest_in_training(
+        {}, trained([*seen(*run), {"event": "restart"}, *seen(*again)])
+    )
+    stopped = [
+        (0, "worker-0", "running"),
+        (0, "worker-1", "running"),
+        (9, "worker-0", "failed"),
+        (44, "worker-1", "succeeded"),
+    ]
+    assert slowest_in_training({}, trained(seen(*stopped))) == ""
+    short = [
+        (0, "worker-0", "running"),
+        (0, "worker-1", "running"),
+        (1, "worker-0", "succeeded"),
+        (1.5, "worker-1", "succeeded"),
+    ]
+    assert trained(seen(*short)) == {}
 
 
 def test_a_log_tells_the_time_of_each_epoch_and_none_of_an_evaluation(tmp_path):
