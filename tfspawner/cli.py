@@ -615,8 +615,9 @@ def report(run: str, out: Path) -> None:
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=complete_run)
 @OUT
+@click.option("--page", type=PATH, metavar="FILE.html", help="Write a page with their curves and differences, too.")
 @output_option
-def compare(runs: tuple[str, ...], out: Path, output: str) -> None:
+def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) -> None:
     """Show runs side by side: result, time, arguments, metrics.
 
     RUN is a job or a sweep of runs/, or its folder; of a sweep all points are shown.
@@ -626,15 +627,28 @@ def compare(runs: tuple[str, ...], out: Path, output: str) -> None:
     """
     from .report import compared, run_folder, runs_of
 
-    rows = compared([folder for run in runs for folder in runs_of(run_folder(run, out))])
+    folders = [folder for run in runs for folder in runs_of(run_folder(run, out))]
+    if not folders:
+        raise NotFoundError(f"no job of {', '.join(runs)} has ended yet", hint="tf-spawner list")
+    rows = compared(folders)
     if output == "json":
         _print_json(rows)
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    from .view import comparison_table
+        from .view import comparison_table
 
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(comparison_table(rows))
+        Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(comparison_table(rows))
+    if page:
+        from .comparison import write_page
+
+        try:
+            write_page(page, folders)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{page} cannot be written: {error.strerror}", hint="name another --page"
+            ) from None
+        click.echo(f"page:  {page}", err=True)
 
 
 @cli.command()

@@ -190,7 +190,9 @@ def summaries(backend: Backend) -> list[JobSummary]:
         except SpawnerError:
             return summary
         if told["phase"] == "ended":
-            return replace(summary, state=f"{told['result']}, to be fetched", told=told)
+            return replace(
+                summary, state=f"{told['result']}, {'fetched' if told['released'] else 'to be fetched'}", told=told
+            )
         return replace(summary, state="starting" if told["phase"] in STARTING else told["phase"], told=told)
 
     with ThreadPoolExecutor(8) as pool:
@@ -307,7 +309,7 @@ def read_script(spec: JobSpec) -> list[str]:
     )  # fmt: skip
     wrong = next((finding for finding in found if finding.is_error), None)
     if wrong and not spec.command_file:  # which may run it by other means
-        raise ConfigurationError(f"{spec.script}: {wrong.message}", hint=wrong.hint)
+        raise ConfigurationError(f"{spec.script} {wrong.message}", hint=wrong.hint)
     return [f"{_place(spec, finding)}: {finding.message}; {finding.hint}" for finding in found]
 
 
@@ -513,7 +515,10 @@ def _deleted_on_interrupt(backend: Backend, job: str, id: str, view: View, recor
         try:
             backend.delete(job, DELETE_TIMEOUT_S, id)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted while job {job} was removed", hint=f"tf-spawner delete {job}") from None
+            raise Interrupted(
+                f"interrupted; the removing of job {job} was cut short, and some of it may be left",
+                hint=f"tf-spawner delete {job}",
+            ) from None
         raise Interrupted(f"interrupted; job {job} is removed, its logs so far are in {record.logs}") from None
 
 

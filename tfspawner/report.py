@@ -6,11 +6,10 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from .agent import ANSI, parse_progress
@@ -18,6 +17,7 @@ from .errors import ConfigurationError, NotFoundError
 from .options import words_of
 from .record import read_json
 from .render import html_environment
+from .slowest import Took, pace, seconds_words, slowest_in_training, slowest_to_start, starts, took, trained, used
 from .view import age, human_bytes
 
 LOG_BYTES = 64 << 20  # of a longer log, its last bytes are read
@@ -26,7 +26,15 @@ MOST_CURVES = 8  # that have a colour in a chart
 MOST_FAINT = 64  # replicas behind these
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 52, 24  # of a chart, in SVG units
 GANG = "all"
-COLOURED = {"running", "succeeded", "failed", "stopped", "ended", "stopping"}  # others are on the way to running
+COLOURED = {
+    "pending",
+    "running",
+    "succeeded",
+    "failed",
+    "stopped",
+    "ended",
+    "stopping",
+}  # others are on the way to running
 
 Curve = dict[float, float]  # epoch, or seconds -> value
 
@@ -91,16 +99,36 @@ def page(folder: Path) -> str:
     """The page of the run recorded in folder; it needs no network and no other file but for its links to logs."""
     report, spec = read_report(folder), read_json(folder / "spec.json")
     events = read_events(folder)
-    metrics = {path.stem: learned(path) for path in sorted((folder / "logs").glob("*.log"))}
+    rows = timeline(events)
+    logs = {
+        path.stem: read_log(path)
+        for path in sorted((folder / "logs").glob("*.log"), key=lambda path: in_order(path.stem))
+    }
+    paces = {replica: found for replica, log in logs.items() if (found := pace(log.took))}
+    slowest = [told for told in (slowest_to_start(events), slowest_in_training(paces, trained(events))) if told]
     files = [(replica, file) for replica, found in report.get("files", {}).items() for file in found]
     return html_environment().get_template("report.html").render(
         report=report, cause=report.get("cause") or {}, command=command_of(spec), spec=spec,
         began=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(events[0]["time"])) if events else "",
-        took=age(report["seconds"]), rows=timeline(events), slowest=slowest(events), length=age(_length_s(events)),
-        charts=charts(metrics), usage=usage_charts(events), files=[(replica, f["path"], human_bytes(f["size"]), f["sha256"]) for replica, f in files],
-        total=human_bytes(sum(f["size"] for _, f in files)), restarts=report.get("restarts", []),
-        logs=sorted(path.name for path in (folder / "logs").glob("*.log")),
+        took=age(report["seconds"]), rows=rows, length=age(length_s(events)),
+        charts=charts({replica: log.curves for replica, log in logs.items()}), slowest=slowest,
+        measured=measured(events, paces), usage=usage_charts(events), files=[(replica, f["path"], human_bytes(f["size"]), f["sha256"]) for replica, f in files],
+        total=human_bytes(sum(f["size"] for _, f in files)), restarts=[{**restart, "at": age(restart["time"] - events[0]["time"]) if events and "time" in restart else ""} for restart in report.get("restarts", [])],
+        logs=logs, states=sorted({bar.state for _, bars in rows for bar in bars}),
     )  # fmt: skip
+
+
+def measured(events: list[dict[str, Any]], paces: Mapping[str, Took]) -> dict[str, dict[str, str]]:
+    """{column: {replica: words}} of what was measured of the replicas; a column that has nothing is left out."""
+    began, uses = starts(events), used(events)
+    first = min((start.at for start in began.values()), default=0.0)
+    columns = {
+        "came": {replica: f"+{start.at - first:.1f} s" for replica, start in began.items()},
+        "per epoch": {replica: seconds_words(told.seconds) for replica, told in paces.items()},
+        "processors": {replica: f"{cpu:.2g}" for replica, (cpu, _) in uses.items()},
+        "most memory": {replica: human_bytes(memory) for replica, (_, memory) in uses.items()},
+    }
+    return {name: column for name, column in columns.items() if column}
 
 
 def runs_of(folder: Path) -> list[Path]:
@@ -112,14 +140,13 @@ def runs_of(folder: Path) -> list[Path]:
     return [run for run in runs if (run / "report.json").exists()]
 
 
-def compared(folders: list[Path]) -> list[dict[str, Any]]:
+def compared(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """For each run its job, result, seconds, replicas, arguments and last metrics, as the first replica printed them."""
     rows = []
     for folder in folders:
         report, spec = read_report(folder), read_json(folder / "spec.json")
         replicas = report["replicas"]
-        log = folder / "logs" / f"{replicas[0]['replica']}.log"
-        curves = learned(log) if log.exists() else {}
+        curves = curves_of(folder)
         rows.append({
             "run": str(folder), "result": report["result"], "seconds": report["seconds"], "replicas": len(replicas),
             "on": spec.get("on"), "args": spec.get("args", []), "restarts": len(report.get("restarts", [])),
@@ -127,6 +154,13 @@ def compared(folders: list[Path]) -> list[dict[str, Any]]:
             "metrics": {name: curve[max(curve)] for name, curve in curves.items()},
         })  # fmt: skip
     return rows
+
+
+def curves_of(run: Path) -> dict[str, Curve]:
+    """What the first replica of a run learned."""
+    replicas = read_json(run / "report.json").get("replicas") or [{}]
+    log = run / "logs" / f"{replicas[0].get('replica')}.log"
+    return learned(log) if log.exists() else {}
 
 
 def run_folder(named: str, out: Path) -> Path:
@@ -170,6 +204,7 @@ class Learning:
 
     def __init__(self) -> None:
         self.curves: dict[str, Curve] = {}
+        self.took: dict[int, Took] = {}  # by epoch
         self.epoch, self.step = 0, 0
 
     def read(self, line: str) -> None:
@@ -179,9 +214,9 @@ class Learning:
         for drawn in ANSI.sub("", line).split("\r"):
             told = parse_progress(drawn)
             if told:
-                self._take(told)
+                self._take(told, drawn)
 
-    def _take(self, told: dict[str, Any]) -> None:
+    def _take(self, told: dict[str, Any], drawn: str) -> None:
         if "epoch" in told:
             self.epoch, self.step = told["epoch"], 0
         elif self.epoch and told["step"] >= self.step:
@@ -189,19 +224,27 @@ class Learning:
             if told["steps"] in (self.step, None):
                 for name, value in told["metrics"].items():
                     self.curves.setdefault(name, {})[self.epoch] = value
+                found = took(drawn, self.step)
+                if found:
+                    self.took[self.epoch] = found
         else:
             self.epoch = 0  # it counts from the start again: that is an evaluation
 
 
 def learned(log: Path) -> dict[str, Curve]:
     """The curves of a log."""
+    return read_log(log).curves
+
+
+def read_log(log: Path) -> Learning:
+    """What Keras printed into a log."""
     found = Learning()
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_BYTES))
         for line in file:
             if b"/" in line:
                 found.read(line.decode(errors="replace"))
-    return found.curves
+    return found
 
 
 def charts(metrics: Mapping[str, Mapping[str, Curve]], *, merged: bool = True) -> list[Chart]:
@@ -235,8 +278,15 @@ def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
         ):  # fmt: skip
             if value is not None:
                 curves[title].setdefault(replica, {})[at] = value
-    drawn = [draw(*in_units(title, of), from_zero=True) for title, of in curves.items()]
+    ordered = {title: {name: of[name] for name in sorted(of, key=in_order)} for title, of in curves.items()}
+    drawn = [draw(*in_units(title, of), from_zero=True) for title, of in ordered.items()]
     return [found for found in drawn if found]
+
+
+def in_order(replica: str) -> tuple[str, int]:
+    """By role, then by index as a number."""
+    role, _, index = replica.rpartition("-")
+    return role, int(index) if index.isdigit() else 0
 
 
 def in_units(title: str, curves: Mapping[str, Curve]) -> tuple[str, Mapping[str, Curve]]:
@@ -250,16 +300,16 @@ def in_units(title: str, curves: Mapping[str, Curve]) -> tuple[str, Mapping[str,
 
 
 def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, from_zero: bool = False) -> Chart | None:
-    """The chart of named curves, or None where there are not two points beside each other.
+    """The chart of named curves, or None where none has two points.
 
     A curve and its val_ have one colour. Those behind the first MOST_CURVES stand faint behind these.
     """
-    points = [point for curve in curves.values() for point in curve.items() if math.isfinite(point[1])]
-    places = {place for place, _ in points}
-    if len(places) < 2:
+    values = {label: [value for value in curve.values() if math.isfinite(value)] for label, curve in curves.items()}
+    if max(map(len, values.values()), default=0) < 2:
         return None
+    places = [place for curve in curves.values() for place in curve]
     first, last = min(places), max(places)
-    y, y_ticks = heights([value for _, value in points] + [0.0] * from_zero)
+    y, y_ticks = heights([value for found in values.values() for value in found] + [0.0] * from_zero)
     colours: dict[str, int] = {}
     for label in curves:
         colours.setdefault(label.removeprefix("val_"), len(colours))
@@ -326,60 +376,27 @@ def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
 # ---- when what happened -------------------------------------------------------------------------
 
 
-def _length_s(events: list[dict[str, Any]]) -> float:
+def length_s(events: list[dict[str, Any]]) -> float:
     return events[-1]["time"] - events[0]["time"] if events else 0.0
 
 
 def timeline(events: list[dict[str, Any]]) -> list[tuple[str, list[Bar]]]:
     """(replica, its bars), first the gang's phases."""
-    if not _length_s(events):
+    if not length_s(events):
         return []
     rows: dict[str, list[tuple[float, str]]] = {GANG: []}
+    told = set()
     for event in events:
         if event["event"] == "phase":
             rows[GANG].append((event["time"], event["phase"]))
         elif event["event"] == "replica":
+            told.add(event["replica"])
             rows.setdefault(event["replica"], []).append((event["time"], event["state"]))
-        elif event["event"] == "pod":  # its agent tells better what it does
-            rows.setdefault(event["replica"], [(event["time"], "starting")])
+        elif event["event"] == "pod" and event["replica"] not in told:  # its agent tells better what it does
+            state = "starting" if event["state"] == "running" else event["state"]
+            rows.setdefault(event["replica"], []).append((event["time"], state))
     shown = list(rows.items())[: MOST_ROWS + 1]
     return [(name, list(bars(changes, events[0]["time"], events[-1]["time"]))) for name, changes in shown if changes]
-
-
-def slowest(events: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Who kept the others waiting at the start, and who trained longest, each only where it was seen of several replicas."""
-    arrived: dict[str, float] = {}
-    began: dict[str, float] = {}
-    trained: dict[str, float] = {}  # after the last restart
-    for event in events:
-        if event["event"] == "restart":
-            trained.clear()
-        if event["event"] != "replica":
-            continue
-        replica, state, at = event["replica"], event["state"], event["time"]
-        if state in ("ready", "running"):
-            arrived.setdefault(replica, at)
-        if state == "running":
-            began[replica] = at
-        elif state in ("succeeded", "failed", "stopped") and replica in began:
-            trained[replica] = at - began.pop(replica)
-    told = []
-    if len(arrived) > 1:
-        last, gap, _ = _last(arrived)
-        told.append(f"Slowest to start: {last}, {gap:.1f} s after half of the others." if gap >= 1
-                    else f"All started within {max(arrived.values()) - min(arrived.values()):.1f} s.")  # fmt: skip
-    if len(trained) > 1:
-        last, gap, others = _last(trained)
-        told.append(f"Slowest in training: {last}, {100 * gap / max(others, 1):.0f} % longer than half of the others."
-                    if gap >= max(1, others / 20) else f"All trained equally long, {age(trained[last])}.")  # fmt: skip
-    return told
-
-
-def _last(values: Mapping[str, float]) -> tuple[str, float, float]:
-    """Who has the greatest value, how much it is above the others' median, and that."""
-    name = max(values, key=values.__getitem__)
-    others = median(value for other, value in values.items() if other != name)
-    return name, values[name] - others, others
 
 
 def bars(changes: Iterable[tuple[float, str]], began: float, ended: float) -> Iterator[Bar]:

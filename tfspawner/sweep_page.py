@@ -19,9 +19,9 @@ from .report import (
     Chart,
     Curve,
     Dot,
+    curves_of,
     draw,
     heights,
-    learned,
     write_html,
 )  # fmt: skip
 from .view import age, harmless
@@ -64,13 +64,6 @@ def page(folder: Path) -> str:
 
 def in_grid(values: Values, grid: Mapping[str, Sequence[str]]) -> bool:
     return values.keys() == grid.keys() and all(value in grid[flag] for flag, value in values.items())
-
-
-def curves_of(run: Path) -> dict[str, Curve]:
-    """What the first replica of a run learned."""
-    replicas = read_json(run / "report.json").get("replicas") or [{}]
-    log = run / "logs" / f"{replicas[0].get('replica')}.log"
-    return learned(log) if log.exists() else {}
 
 
 def curve_charts(

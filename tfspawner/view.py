@@ -219,6 +219,7 @@ class FollowView(PlainView):
 def comparison_table(rows: list[dict[str, Any]]) -> Table:
     """Runs side by side, a row each; a metric that no run has is left out."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
@@ -226,8 +227,9 @@ def comparison_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(column, overflow="fold")
     for row in rows:
         told = [f"{row['metrics'][name]:.4g}" if name in row["metrics"] else "" for name in metrics]
-        table.add_row(row["run"], row["result"], age(row["seconds"]), str(row["replicas"]), str(row["epochs"] or ""),
-                      *told, harmless(" ".join(row["args"])))  # fmt: skip
+        cells = (row["run"], row["result"], age(row["seconds"]), str(row["replicas"]), str(row["epochs"] or ""), *told,
+                 " ".join(row["args"]))  # fmt: skip
+        table.add_row(*(Text(harmless(cell)) for cell in cells))  # no markup: [bold] may be a value
     return table
 
 

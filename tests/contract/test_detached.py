@@ -56,7 +56,9 @@ def life(shared_place, gate_code, wait_until):
     life.ended = {verb: place.of(verb, "first", "--output", "json") for verb in ("status", "logs")}
     life.one_log = place.of("logs", "first", "--replica", "worker-1")
     life.fetch_json = place.of("fetch", "first", "--out", place.runs, "--keep", "--output", "json")
+    life.list_held = place.of("list", "--output", "json")
     life.fetch = place.of("fetch", "first", "--out", place.folder / "again")
+    life.list_fetched = place.of("list", "--output", "json")
     if place.on == "local":
         place.open_gate(life.second)
     life.delete = place.of("delete", "first")
@@ -188,6 +190,14 @@ def test_fetch_brings_logs_and_files(life):
             assert (folder / f"files/{replica}/model").read_text() == f"model of {replica}"
         assert json.loads((folder / "report.json").read_text())["result"] == "succeeded"
     assert life.fetch.code == 0, life.fetch.err
+
+
+def test_list_says_to_be_fetched_until_it_is(life):
+    states = [
+        {job["job"]: job["state"] for job in listed.json}.get("first") for listed in (life.list_held, life.list_fetched)
+    ]
+    assert states[0] == "succeeded, to be fetched"
+    assert states[1] in ("succeeded, fetched", "succeeded")
 
 
 def test_fetch_prints_json(life):

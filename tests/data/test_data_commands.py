@@ -66,6 +66,18 @@ def test_ls_shows_sizes_records_and_the_schema(shards):
     assert "each record: label int64[1], x float32[2]" in counted.stdout
 
 
+def test_ls_of_damaged_files_names_each_once_and_goes_on(shards):
+    (shards / "a.parquet").write_bytes(b"PAR1xxxxPAR1")
+    (shards / "b.tfrecord").write_bytes(b"no record")
+    done = data("ls", "-r", shards)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.count(str(shards)) for line in lines[:2]] == [1, 1]
+    assert "a.parquet  is damaged or cut off" in lines[0]
+    assert "b.tfrecord  is cut off: record 0 at byte 0" in lines[1]
+    assert lines[-1] == "each record: label int64[1], x float32[2]"
+
+
 def test_ls_of_s3_in_json(s3, shards):
     (s3.folder / "bucket/ls").mkdir(exist_ok=True)
     for path in shards.iterdir():

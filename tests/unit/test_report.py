@@ -13,10 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from tfspawner import cli
+from tfspawner.comparison import arguments, names_of
+from tfspawner.comparison import page as compared_page
 from tfspawner.errors import NotFoundError
 from tfspawner.options import make_spec, recorded_options, words_of
 from tfspawner.render import templates_dir
-from tfspawner.report import MOST_CURVES, charts, draw, last_of, learned, page, slowest, ticks, timeline, write_page
+from tfspawner.report import MOST_CURVES, charts, draw, last_of, learned, page, ticks, timeline, write_html, write_page
 
 VERBOSE_2 = "Epoch 1/2\n22/22 - 2s - loss: 1.96 - accuracy: 0.38 - 2s/epoch\nEpoch 2/2\n22/22 - 0s - loss: 0.79 - accuracy: 0.81\n"
 BARS = (
@@ -167,6 +169,16 @@ def test_the_timeline_has_the_gangs_phases_and_each_replicas_states(run):
     ]  # fmt: skip
 
 
+def test_the_timeline_tells_a_replica_without_a_node_from_one_that_starts():
+    pod = {"event": "pod", "replica": "worker-0"}
+    events = [
+        {"time": 0.0, "event": "launched"}, {"time": 0.0, **pod, "state": "pending"}, {"time": 6.0, **pod, "state": "starting"},
+        {"time": 8.0, "event": "replica", "replica": "worker-0", "state": "running"}, {"time": 10.0, **pod, "state": "succeeded"},
+    ]  # fmt: skip
+    bars = dict(timeline(events))["worker-0"]
+    assert [(bar.state, bar.left, bar.width) for bar in bars] == [("pending", 0, 60), ("", 60, 20), ("running", 80, 20)]
+
+
 def test_the_page_says_what_failed_and_lets_nothing_in(run):
     text = page(run)
     assert "ended with exit code 1" in text
@@ -220,44 +232,91 @@ def test_compare_puts_runs_side_by_side(run):
     assert re.search(r"failed +12s +2 +2 +0\.79 +0\.81 +--name a b", table)
 
 
+def test_compare_takes_arguments_as_they_are(run):
+    spec = json.loads((run / "spec.json").read_text())
+    (run / "spec.json").write_text(json.dumps({**spec, "args": ["[bold]x[/bold]", "[/]"]}))
+    assert "[bold]x[/bold] [/]" in CliRunner().invoke(cli.cli, ["compare", str(run)]).stdout
+
+
+def test_the_page_tells_what_was_measured_of_each_replica(run):
+    slow = VERBOSE_2.replace("- 0s -", "- 3s -")
+    (run / "logs/worker-1.log").write_text(slow + "Epoch 3/3\n22/22 - 3s - loss: nan\n")
+    (run / "logs/worker-0.log").write_text(VERBOSE_2.replace("- 0s -", "- 2s -"))
+    text = page(run)
+    assert "worker-1 took 3 s for an epoch" not in text  # 2 s and 3 s may both be 2.5 s
+    (run / "logs/worker-1.log").write_text(slow.replace("- 3s -", "- 9s -"))
+    assert "In training: worker-1 took 9 s for an epoch, 350 % longer than the fastest, worker-0 (2 s)." in page(run)
+    assert 'class="number">9 s</td>' in page(run)
+
+
+@pytest.fixture
+def runs(run) -> list[Path]:
+    """That run, and another of the same script that succeeded."""
+    other = shutil.copytree(run, run.with_name("good"))
+    spec = json.loads((run / "spec.json").read_text())
+    changed = {"job": "good", "workers": 2, "args": ["--name", "c", "--lr=-1e-3", HOSTILE]}
+    (other / "spec.json").write_text(json.dumps({**spec, **changed}))
+    report = json.loads((run / "report.json").read_text())
+    (other / "report.json").write_text(json.dumps({**report, "job": "good", "result": "succeeded", "seconds": 70}))
+    (other / "logs/worker-0.log").write_text(VERBOSE_2.replace("0.79", "nan"))
+    return [run, other]
+
+
+def test_runs_have_a_page_with_what_differs_and_a_curve_each(runs, tmp_path):
+    done = CliRunner().invoke(cli.cli, ["compare", *map(str, runs), "--page", str(tmp_path / "both.html")])
+    text = (tmp_path / "both.html").read_text()
+    assert done.exit_code == 0
+    assert "page:" in done.stderr
+    assert re.findall(r'class="whole">([^<]+)</td><td class="value">', text) == ["workers", "-- --name", "-- --lr"]
+    assert '<td class="value">a b</td><td class="value other">c</td>' in text
+    assert [f"accuracy, {run.name}: 0.81" in text for run in runs] == [True, True]
+    assert "loss, good: nan from 2 on" in text
+    assert 'href="runs/good/report.html"' not in text  # which it does not have
+    assert "<script" not in text
+    write_page(runs[1])
+    assert 'href="runs/good/report.html"' in compared_page(runs, tmp_path)
+
+
+def test_one_run_twice_is_nothing_that_differs(runs, tmp_path):
+    text = compared_page([runs[0], runs[0]], tmp_path)
+    assert "Nothing." in text
+    assert "loss, bad (2)" in text
+
+
+def test_a_page_that_cannot_be_written_is_told(runs, tmp_path):
+    done = CliRunner().invoke(cli.cli, ["compare", str(runs[0]), "--page", str(tmp_path / "not/there.html")])
+    assert "cannot be written: No such file or directory" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ([], {}),
+        (["10", "--lr", "0.1", "--verbose"], {"argument 1": "10", "--lr": "0.1", "--verbose": "given"}),
+        (["--layers", "64", "32", "--lr=-.5", "-x", "-3"], {"--layers": "64 32", "--lr": "-.5", "-x": "-3"}),
+        (["--data", "a", "--data=b", "-"], {"--data": "a b -"}),
+    ],
+)
+def test_arguments_are_told_apart_by_their_flags(words, found):
+    assert arguments(words) == found
+
+
+def test_runs_of_the_same_name_are_told_by_their_folders(tmp_path):
+    folders = [tmp_path / "a/x", tmp_path / "b/x", tmp_path / "y"]
+    assert names_of(folders) == [str(folders[0]), str(folders[1]), "y"]
+
+
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_a_browser_shows_it_without_a_complaint(run, tmp_path, dark):
+@pytest.mark.parametrize("several", [False, True], ids=["run", "compared"])
+def test_a_browser_shows_it_without_a_complaint(runs, tmp_path, dark, several):
+    shown = write_html(tmp_path / "both.html", compared_page(runs, tmp_path)) if several else write_page(runs[0])
     picture = tmp_path / "page.png"
     done = subprocess.run(
         ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path}/profile",
          *(["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []), f"--screenshot={picture}",
-         "--window-size=1200,1600", write_page(run).as_uri()],
+         "--window-size=1200,1600", shown.as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
     assert picture.stat().st_size > 10_000
-
-
-def told_by(*changes: tuple[float, str, str]) -> list[str]:
-    return slowest(
-        {"time": at, "event": "restart"} if replica == "restart" else
-        {"time": at, "event": "replica", "replica": replica, "state": state} for at, replica, state in changes
-    )  # fmt: skip
-
-
-def test_the_slowest_replica_is_told_where_it_was_seen():
-    starts = [
-        (0.0, "w0", "ready"),
-        (0.5, "w1", "ready"),
-        (9.0, "w2", "ready"),
-        *((9.5, f"w{n}", "running") for n in range(3)),
-    ]
-    late, *rest = told_by(*starts)
-    assert (late, rest) == ("Slowest to start: w2, 8.8 s after half of the others.", [])
-    ends = [(29.5, "w0", "succeeded"), (31.5, "w2", "succeeded"), (39.5, "w1", "succeeded")]
-    assert told_by(*starts, *ends)[1] == "Slowest in training: w1, 43 % longer than half of the others."
-    assert told_by(*starts, *((70.0, f"w{n}", "succeeded") for n in range(3)))[1] == "All trained equally long, 1m0s."
-    again = [
-        (40.0, "restart", ""),
-        *((41.0, f"w{n}", "running") for n in range(3)),
-        *((51.0, f"w{n}", "succeeded") for n in range(3)),
-    ]
-    assert told_by(*starts, *ends, *again)[1] == "All trained equally long, 10s."
-    assert told_by((0.0, "w0", "running"), (5.0, "w0", "succeeded")) == []
-    assert told_by() == []

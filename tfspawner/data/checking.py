@@ -65,11 +65,13 @@ def _check_table(file: File, progress: Callable[[int], None]) -> Shard:
 
 def glance(file: File) -> Shard | None:
     """Rows and schema of a Parquet or Arrow file, from its footer; None for TFRecord files, which do not tell."""
-    if not file.size or form_of(file) == "tfrecord":
-        return None
-    with Table(file) as table:
-        schema = table.words()
-        return Shard(uri=file.uri, size=file.size, records=table.rows, schema=schema)
+    try:
+        if not file.size or form_of(file) == "tfrecord":
+            return None
+        with Table(file) as table:
+            return Shard(uri=file.uri, size=file.size, records=table.rows, schema=table.words())
+    except DataError as error:
+        return Shard(uri=file.uri, size=file.size, error=error.message)
 
 
 def check_shards(files: Iterable[File], progress: Callable[[int], None], done: Path | None = None) -> Iterator[Shard]:

@@ -67,12 +67,14 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
 
     for shard in shards:
         count = f"  {shard.records:>9,} record{'s' * (shard.records != 1)}" if records else ""
-        click.echo(f"{human_bytes(shard.size):>10}{count}  {shard.uri}" + (f"  {shard.error}" if shard.error else ""))
+        wrong = "  " + shard.error.removeprefix(shard.uri).lstrip(": ") if shard.error else ""  # which names it, too
+        click.echo(f"{human_bytes(shard.size):>10}{count}  {shard.uri}{wrong}")
     total = human_bytes(sum(shard.size for shard in shards))
     count = f", {_counted(sum(shard.records for shard in shards))}" if records else ""
     click.echo(f"{_files(shards)}, {total}{count}")
-    if records and shards[0].schema:
-        click.echo("each record: " + ", ".join(f"{name} {kind}" for name, kind in shards[0].schema.items()))
+    schema = next((shard.schema for shard in shards if shard.schema), None)
+    if schema:
+        click.echo("each record: " + ", ".join(f"{name} {kind}" for name, kind in schema.items()))
 
 
 @data.command("check")

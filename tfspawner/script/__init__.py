@@ -74,13 +74,13 @@ def _compiled(source: str | bytes, filename: str) -> ast.Module | Finding:
             compile(text, filename, "exec", dont_inherit=True)
             return ast.parse(text, filename)
     except SyntaxError as error:
-        return _syntax_error(error, text, filename)
+        return _syntax_error(error, text)
     except UnicodeError as error:
-        return _not_text(error, filename)
+        return _not_text(error)
     except ValueError as error:  # Python 3.11 says so of null bytes
         line = text[: text.find("\0")].count("\n") + 1
         hint = "save the file anew as text"
-        return Finding(kind="syntax", line=line, message=f"{filename}: {error}", hint=hint, is_error=True)
+        return Finding(kind="syntax", line=line, message=f"is not valid Python: {error}", hint=hint, is_error=True)
 
 
 def _decoded(source: str | bytes) -> str:
@@ -92,18 +92,18 @@ def _decoded(source: str | bytes) -> str:
     return source.decode(coding)
 
 
-def _not_text(error: UnicodeError, filename: str) -> Finding:
+def _not_text(error: UnicodeError) -> Finding:
     line = None
     if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
         before = error.object[: error.start]
         line = before.count("\n" if isinstance(before, str) else b"\n") + 1  # type: ignore[arg-type]  # of its own kind
     return Finding(
         kind="syntax", line=line, hint="save the file anew as UTF-8", is_error=True,
-        message=f"{filename} is not valid text, in UTF-8 or the coding that it names: {error}",
+        message=f"is not valid text, in UTF-8 or the coding that it names: {error}",
     )  # fmt: skip
 
 
-def _syntax_error(error: SyntaxError, text: str, filename: str) -> Finding:
+def _syntax_error(error: SyntaxError, text: str) -> Finding:
     where = f" (line {error.lineno}, column {error.offset})" if error.lineno else ""
     lines = text.splitlines()
     faulty = lines[error.lineno - 1].strip() if error.lineno and error.lineno <= len(lines) else ""
@@ -113,7 +113,7 @@ def _syntax_error(error: SyntaxError, text: str, filename: str) -> Finding:
     elif re.match(r"print\s+[^(=\s]", faulty):
         hint = "that is Python 2; 2to3 or a print() with parentheses makes it Python 3"
     return Finding(
-        kind="syntax", line=error.lineno, message=f"{filename} is not valid Python: {error.msg}{where}", hint=hint,
+        kind="syntax", line=error.lineno, message=f"is not valid Python: {error.msg}{where}", hint=hint,
         is_error=True,
     )  # fmt: skip
 
