@@ -322,10 +322,14 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
     asked = _asked(ctx, options)
     from .grid import Sweep
     from .job import prepare
-    from .sweeping import prepare as prepare_sweep
 
     spec, points = _base(asked), len(asked.points) if isinstance(asked, Sweep) else None
-    plan = prepare_sweep(asked).plan if isinstance(asked, Sweep) else prepare(asked)[1]
+    if isinstance(asked, Sweep):
+        from .sweeping import prepare as prepare_sweep
+
+        plan = prepare_sweep(asked).plan
+    else:
+        _, plan = prepare(asked)
     warnings = [*plan.warnings, *(_check_data(uris, spec) if uris else [])]
     if output == "json":
         _print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings,
@@ -425,7 +429,9 @@ def _watch_job(job: Job, output: str) -> None:
     if output == "json":
         _print_json(_state_json(job.status()))
         return
-    if not _on_terminal():
+    from .view import is_terminal
+
+    if not is_terminal(sys.stdout):
         _print_table(job.status())
         return
     from rich.console import Console
@@ -445,9 +451,10 @@ def _watch_job(job: Job, output: str) -> None:
 def _watch_jobs(target: dict[str, Any], output: str) -> None:
     """Prints the running jobs; on a terminal again and again, by the same connections."""
     from .job import running
+    from .view import is_terminal
 
     look = partial(_ask, _backends(**target), running, wanted=any(target.values()))
-    if output == "text" and _on_terminal():
+    if output == "text" and is_terminal(sys.stdout):
         from rich.console import Console
 
         from .live import watch_jobs
@@ -466,10 +473,6 @@ def _watch_jobs(target: dict[str, Any], output: str) -> None:
         click.echo(jobs_table(jobs).plain)
     else:
         click.echo("no running jobs", err=True)
-
-
-def _on_terminal() -> bool:
-    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def _print_table(state: JobState) -> None:

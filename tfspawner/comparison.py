@@ -12,7 +12,7 @@ from typing import Any
 from .grid import best
 from .record import read_json
 from .render import html_environment
-from .report import charts, compared, curves_of, length_s, read_events, timeline, write_html
+from .report import charts, compared_run, curves_of, length_s, read_events, timeline, write_html
 from .view import age
 
 NOT_COMPARED = {"job", "name", "out", "detach", "args", "tag", "code_sha256"}  # the run's own, or told by its row
@@ -26,12 +26,13 @@ def write_page(path: Path, folders: Sequence[Path]) -> Path:
 def page(folders: Sequence[Path], place: Path) -> str:
     """The page; it needs no network and no other file but for its links to the runs' pages, as from the folder `place`."""
     names = names_of(folders)
-    rows = [{**row, "job": name} for row, name in zip(compared(folders), names, strict=True)]
+    curves = dict(zip(names, map(curves_of, folders), strict=True))
+    rows = [{**compared_run(folder, curves[name]), "job": name} for folder, name in zip(folders, names, strict=True)]
     return html_environment().get_template("compare.html").render(
         rows=rows, names=names, metrics=list(dict.fromkeys(name for row in rows for name in row["metrics"])), bests=best(rows),
         links=[os.path.relpath(folder / "report.html", place) if (folder / "report.html").exists() else "" for folder in folders],
         differing=differing([options_of(read_json(folder / "spec.json")) for folder in folders]), age=age,
-        charts=charts(dict(zip(names, map(curves_of, folders), strict=True)), merged=False), **times(names, folders),
+        charts=charts(curves, merged=False), **times(names, folders),
     )  # fmt: skip
 
 
@@ -40,11 +41,12 @@ def times(names: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
     events = [read_events(folder) for folder in folders]
     lengths = [length_s(found) for found in events]
     longest = max(lengths)
-    rows = [
-        (name, [replace(bar, left=bar.left * length / longest, width=bar.width * length / longest) for bar in timeline(found)[0][1]])
-        for name, length, found in zip(names, lengths, events, strict=True)
-        if length and timeline(found)
-    ]  # fmt: skip
+    rows = []
+    for name, length, found in zip(names, lengths, map(timeline, events), strict=True):
+        if found:
+            scale = length / longest
+            bars = [replace(bar, left=bar.left * scale, width=bar.width * scale) for bar in found[0][1]]
+            rows.append((name, bars))
     return {"times": rows, "longest": age(longest)}
 
 

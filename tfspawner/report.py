@@ -142,18 +142,17 @@ def runs_of(folder: Path) -> list[Path]:
 
 def compared(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """For each run its job, result, seconds, replicas, arguments and last metrics, as the first replica printed them."""
-    rows = []
-    for folder in folders:
-        report, spec = read_report(folder), read_json(folder / "spec.json")
-        replicas = report["replicas"]
-        curves = curves_of(folder)
-        rows.append({
-            "run": str(folder), "result": report["result"], "seconds": report["seconds"], "replicas": len(replicas),
-            "on": spec.get("on"), "args": spec.get("args", []), "restarts": len(report.get("restarts", [])),
-            "epochs": max((max(curve) for curve in curves.values()), default=None),
-            "metrics": {name: curve[max(curve)] for name, curve in curves.items()},
-        })  # fmt: skip
-    return rows
+    return [compared_run(folder, curves_of(folder)) for folder in folders]
+
+
+def compared_run(folder: Path, curves: Mapping[str, Curve]) -> dict[str, Any]:
+    report, spec = read_report(folder), read_json(folder / "spec.json")
+    return {
+        "run": str(folder), "result": report["result"], "seconds": report["seconds"], "replicas": len(report["replicas"]),
+        "on": spec.get("on"), "args": spec.get("args", []), "restarts": len(report.get("restarts", [])),
+        "epochs": max((max(curve) for curve in curves.values()), default=None),
+        "metrics": {name: curve[max(curve)] for name, curve in curves.items()},
+    }  # fmt: skip
 
 
 def curves_of(run: Path) -> dict[str, Curve]:

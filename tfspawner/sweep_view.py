@@ -6,12 +6,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .grid import main_metrics
 from .sweeping import ENDED, Point
-from .view import PROGRESS_EVERY_S, STYLES, age, describe_progress, harmless, left
+from .view import PROGRESS_EVERY_S, STYLES, age, describe_progress, harmless, left, plain_table, texts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -98,7 +98,7 @@ def live_table(points: Sequence[Point]) -> Table:
     from rich.text import Text
 
     flags = list(points[0].values)
-    table = _table("point", *flags, "state", "time", "epoch", "left", "metrics")
+    table = plain_table("point", *flags, "state", "time", "epoch", "left", "metrics")
     shown = points
     if len(points) > TABLE_ROWS:
         shown = sorted(points, key=lambda p: (p.result in ENDED, p.result == "waiting", -p.since))[:TABLE_ROWS]
@@ -107,9 +107,9 @@ def live_table(points: Sequence[Point]) -> Table:
         epoch, _, metrics = describe_progress(replica.progress) if replica else ("", "", "")
         took = point.seconds if point.result in ENDED else time.time() - point.since if point.since else 0.0
         table.add_row(
-            *_texts([point.job, *(point.values[flag] for flag in flags)]), Text(point.result, STYLES.get(point.result, "")),
+            *texts([point.job, *(point.values[flag] for flag in flags)]), Text(point.result, STYLES.get(point.result, "")),
             age(took) if took else "", epoch, left(replica.progress) if replica else "",
-            *_texts([point.error or metrics or _metrics(point.metrics)]),
+            *texts([point.error or metrics or _metrics(point.metrics)]),
         )  # fmt: skip
     if len(points) > len(shown):
         counts = Counter(point.result for point in points if point not in shown)
@@ -126,13 +126,13 @@ def result_table(outcome: SweepOutcome) -> Table:
     flags = list(dict.fromkeys(flag for row in rows for flag in row["values"]))
     metrics = dict.fromkeys([*main_metrics(rows), *(name for row in rows for name in row["metrics"])])
     errors = ["what failed"] if any(row["error"] for row in rows) else []
-    table = _table("point", *flags, "result", "time", *list(metrics)[:MOST_METRICS], *errors)
+    table = plain_table("point", *flags, "result", "time", *list(metrics)[:MOST_METRICS], *errors)
     for row in rows:
         cells = [metric_text(row, metric, outcome.best) for metric in list(metrics)[:MOST_METRICS]]
         table.add_row(
-            *_texts([row["job"], *(row["values"].get(flag, "") for flag in flags)]),
+            *texts([row["job"], *(row["values"].get(flag, "") for flag in flags)]),
             Text(row["result"], STYLES.get(row["result"], "")), age(row["seconds"]) if row["seconds"] else "",
-            *_texts(cells), *_texts([row["error"]] if errors else []),
+            *texts(cells), *texts([row["error"]] if errors else []),
         )  # fmt: skip
     return table
 
@@ -143,23 +143,6 @@ def metric_text(row: Mapping[str, Any], metric: str, best: Mapping[str, str]) ->
         return ""
     star = "*" if best.get(metric) == row["job"] else ""
     return f"{row['metrics'][metric]:.4g}{star}"
-
-
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    for column in columns:
-        table.add_column(Text(harmless(column)), overflow="fold")
-    return table
-
-
-def _texts(cells: Iterable[str]) -> list[Any]:
-    """Cells as they are: a value with brackets is no markup."""
-    from rich.text import Text
-
-    return [Text(harmless(cell)) for cell in cells]
 
 
 def _told(point: Point) -> str:

@@ -78,8 +78,8 @@ class Silent:
         pass
 
 
-class PointView:
-    """Shows a point's job to the sweep's view; where the sweep is to stop, it ends the job as Ctrl-C does."""
+class PointView(jobs.Silent):
+    """Shows a point's job to the sweep's view; where the sweep is to stop, it ends the job as Ctrl-C does. Logs are in the record."""
 
     def __init__(self, point: Point, view: SweepView, stop: threading.Event) -> None:
         self.point, self.view, self.stop = point, view, stop
@@ -94,18 +94,9 @@ class PointView:
         self.point.result = word
         self.view.show(self.point)
 
-    def log(self, replica: str, data: bytes) -> None:
-        pass  # it is in the record
-
-    def received(self, size_bytes: int) -> None:
-        pass
-
     def note(self, text: str) -> None:
         if not self.stop.is_set():
             self.view.note(f"{self.point.job}: {text}")
-
-    def finish(self) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,26 +60,21 @@ def replica_table(state: JobState, width: int | None = None, height: int | None 
     room = len(lines) if height is None else max(1, height - 2)
     if len(lines) > room:
         above += summary(lines)
-        shown = sorted(lines, key=lambda line: interest(line, lines[0]))[: max(1, room - len(above))]
+        shown = of_interest(lines, max(1, room - len(above)))
         below = [Text(f"… and {len(lines) - len(shown):,} more")]
     rows = [replica_row(line, now) for line in shown]
     return joined([*above, *lay_out(REPLICA_COLUMNS, rows, width), *below], width)
 
 
 def replica_cells(state: JobState) -> tuple[list[str], list[tuple[ReplicaState, list[str]]], str]:
-    """The replicas as a page shows them: the columns that say something, rows, and those beyond in numbers."""
+    """The replicas as a page shows them: the columns that say something, rows, and how all are where there are more."""
     lines, now = list(state.replicas.values()), time.time()
-    shown = sorted(lines, key=lambda line: interest(line, lines[0]))[:MOST_ROWS] if len(lines) > MOST_ROWS else lines
-    rows = [(line, {key: cell if isinstance(cell, str) else cell[0] for key, cell in replica_row(line, now).items()})
+    shown = of_interest(lines, MOST_ROWS) if len(lines) > MOST_ROWS else lines
+    rows = [{key: cell if isinstance(cell, str) else cell[0] for key, cell in replica_row(line, now).items()}
             for line in shown]  # fmt: skip
-    columns = [key for key in REPLICA_COLUMNS if any(cells[key] for _, cells in rows)]
-    counts = Counter(line.word for line in lines)
-    more = f"{len(lines):,} replicas: {', '.join(f'{count:,} {word}' for word, count in counts.most_common())}"
-    return (
-        columns,
-        [(line, [cells[key] for key in columns]) for line, cells in rows],
-        more if shown is not lines else "",
-    )
+    columns = [key for key in REPLICA_COLUMNS if any(cells[key] for cells in rows)]
+    found = [(line, [cells[key] for key in columns]) for line, cells in zip(shown, rows, strict=True)]
+    return columns, found, counted(lines) if len(lines) > len(shown) else ""
 
 
 def jobs_table(jobs: Sequence[JobSummary], width: int | None = None, height: int | None = None) -> Text:
@@ -124,6 +119,10 @@ def state_of(line: ReplicaState) -> tuple[str, str]:
     return line.word, STYLES.get(line.state, "")
 
 
+def of_interest(lines: Sequence[ReplicaState], most: int) -> list[ReplicaState]:
+    return sorted(lines, key=lambda line: interest(line, lines[0]))[:most]
+
+
 def interest(line: ReplicaState, coordinator: ReplicaState) -> int:
     """What is looked for first has the least: the coordinator, what failed, is behind, says why it waits, waits."""
     wanted = (line is coordinator, line.state in ("failed", "gone"), line.behind_s, line.message and line.state != "stopped",
@@ -156,10 +155,8 @@ def phases(state: JobState, now: float) -> list[tuple[str, float]]:
 
 def summary(lines: Sequence[ReplicaState]) -> list[Text]:
     """Many replicas in two or three lines: how many are in which state; who is first and last; least, median, most."""
-    counts = Counter(line.word for line in lines)
     behind = sum(bool(line.behind_s) for line in lines)
-    found = [Text(f"{len(lines):,} replicas: " + ", ".join(f"{count:,} {word}" for word, count in counts.most_common())
-                  + (f"; {behind} behind" if behind else ""))]  # fmt: skip
+    found = [Text(counted(lines) + (f"; {behind} behind" if behind else ""))]
     running = [line for line in lines if line.state == "running"]
     placed = [line for line in running if "step" in line.progress or "epoch" in line.progress]
     if placed:
@@ -173,6 +170,11 @@ def summary(lines: Sequence[ReplicaState]) -> list[Text]:
     if any(spreads):
         found.append(Text("least, median, most: " + " · ".join(filter(None, spreads))))
     return found
+
+
+def counted(lines: Sequence[ReplicaState]) -> str:
+    counts = Counter(line.word for line in lines)
+    return f"{len(lines):,} replicas: " + ", ".join(f"{count:,} {word}" for word, count in counts.most_common())
 
 
 def spread(name: str, values: Sequence[float], words: Any) -> str:

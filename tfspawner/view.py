@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .agent import ANSI, is_progress_bar
@@ -15,6 +16,7 @@ from .follow import JobState, ReplicaState
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 LONGEST_LINE = 65536  # a longer one is cut
 PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
@@ -216,20 +218,32 @@ class FollowView(PlainView):
         self.out.flush()
 
 
-def comparison_table(rows: list[dict[str, Any]]) -> Table:
-    """Runs side by side, a row each; a metric that no run has is left out."""
+def plain_table(*columns: str) -> Table:
+    """A table without lines between its cells."""
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-    for column in ("run", "result", "time", "replicas", "epochs", *metrics, "arguments"):
+    for column in texts(columns):
         table.add_column(column, overflow="fold")
+    return table
+
+
+def texts(cells: Iterable[str]) -> list[Text]:
+    """Cells as they are: a value with brackets is no markup."""
+    from rich.text import Text
+
+    return [Text(harmless(cell)) for cell in cells]
+
+
+def comparison_table(rows: list[dict[str, Any]]) -> Table:
+    """Runs side by side, a row each; a metric that no run has is left out."""
+    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    table = plain_table("run", "result", "time", "replicas", "epochs", *metrics, "arguments")
     for row in rows:
         told = [f"{row['metrics'][name]:.4g}" if name in row["metrics"] else "" for name in metrics]
         cells = (row["run"], row["result"], age(row["seconds"]), str(row["replicas"]), str(row["epochs"] or ""), *told,
                  " ".join(row["args"]))  # fmt: skip
-        table.add_row(*(Text(harmless(cell)) for cell in cells))  # no markup: [bold] may be a value
+        table.add_row(*texts(cells))
     return table
 
 
@@ -244,9 +258,14 @@ def _sum_up(word: str, lines: list[ReplicaState]) -> str:
     return f"{', '.join(named)}: {word}{message}"
 
 
+def is_terminal(stream: TextIO) -> bool:
+    """Whether lines can be redrawn there."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
 def make_view(*, logs: bool = True) -> PlainView:
     """A live view where stderr is a terminal, else a plain one."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+    if not is_terminal(sys.stderr):
         return PlainView(sys.stdout, sys.stderr, logs=logs)
     from rich.console import Console
 

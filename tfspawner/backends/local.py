@@ -377,9 +377,9 @@ def is_free(port: int) -> bool:
 
 def _share(plan: Plan, replica: str) -> str:
     """A replica's own GPUs, in CUDA_VISIBLE_DEVICES's words; -1 are none."""
-    if replica not in plan.spec.gpu_replicas:
-        return "-1"
     replicas = plan.spec.gpu_replicas
+    if replica not in replicas:
+        return "-1"
     first = (plan.slot * len(replicas) + replicas.index(replica)) * plan.spec.gpus
     return ",".join(plan.gpus[VISIBLE][first : first + plan.spec.gpus])
 
