@@ -1,13 +1,18 @@
 # make demo   trains the digits example on 2 workers of this machine, and evaluates the model
 # make test   lints, checks types and runs the tests; with a KUBECONFIG those on the cluster as well
-# Both make a virtual environment in .venv first. They need Python 3.11 or newer, and nothing else.
+# make fuzz   feeds damaged input to all that reads some: FOR=600 seconds a test, SEED=1 to repeat
+# All make a virtual environment in .venv first. They need Python 3.11 or newer, and nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+FOR ?= 60
+ifndef SEED
+SEED := $(shell date +%s)
+endif
 RUN_NAME = demo-$(shell date +%H%M%S)
 
-.PHONY: demo test lint image clean
+.PHONY: demo test fuzz lint image clean
 
 demo: $(VENV)/train
 	$(BIN)/tf-spawner run examples/digits/train.py -w 2 --name $(RUN_NAME)
@@ -16,6 +21,9 @@ demo: $(VENV)/train
 
 test: lint
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/test
+	$(BIN)/python -m pytest tests/fuzz --timeout=0 --fuzz-seconds=$(FOR) --seed=$(SEED)
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

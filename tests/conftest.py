@@ -34,6 +34,8 @@ settings.load_profile("any-machine")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
+    parser.addoption("--fuzz-seconds", type=float, default=0, help="how long each test of tests/fuzz goes on")
+    parser.addoption("--seed", type=int, default=0, help="of tests/fuzz")
     parser.addoption("--faults", action="store_true", help="run the tests of the fault matrix alone, and print it")
 
 
