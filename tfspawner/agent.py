@@ -3,7 +3,8 @@
 This one file needs Python 3.9 and its standard library only, so that it runs in any image. The local
 backend starts it as a process, the Kubernetes backend as the container's command; it is the same there.
 Replica 0 of the first role coordinates: the others report their addresses and states to it, and it decides
-when the gang meets, runs, stops and has ended. Whoever shows the job's token may ask over HTTP:
+when the gang meets, runs, stops and has ended. Whoever proves to know the job's token may ask over HTTP, and
+each answer proves the same of the agent:
 
     GET  /status?brief=1         what this replica does; at the coordinator, what the gang and all replicas do; in brief
     GET  /cluster                at the coordinator, once all have reported: where TensorFlow and the agents listen
@@ -51,16 +52,19 @@ import threading
 import time
 import zipfile
 from bisect import bisect_right
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Set, Tuple
-from urllib.parse import parse_qs, quote, quote_plus, urlsplit
+from urllib.parse import parse_qs, parse_qsl, quote, quote_plus, unquote, urlsplit
 
 PORT = 7117  # where an agent listens that is given no socket
-TOKEN_HEADER = "X-Tfspawner-Token"
+PROOF_HEADER = "X-Tfspawner-Proof"
+TOKEN = (
+    "TFSPAWNER_TOKEN"  # the variable in which the agent gets the job's token, and which it takes out of its environment
+)
 STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
@@ -75,6 +79,7 @@ STORE_FOR_S = 600.0  # so long a bucket may be out of reach
 STORE_FAILED_FOR_S = 30.0  # and so long if training has failed, and someone waits to hear why
 STORE_AT_ONCE = 4
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 CGROUP = Path("/sys/fs/cgroup")
 RETRY_S = 0.05  # before the coordinator is asked or told again, at first
 MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first
@@ -645,35 +650,118 @@ def connect(host: str, timeout_s: float) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(resolve(name), port, timeout=timeout_s)
 
 
-def ask(
-    host: str, token: str, method: str, path: str, body: Any = None, timeout_s: float = 15.0,
-    connection: Optional[http.client.HTTPConnection] = None,
-) -> http.client.HTTPResponse:  # fmt: skip
-    """One request to an agent, by a connection that is there, or a new one; the caller reads the reply.
+class Key:
+    """What the launcher and the agents of a job have in common: each proves to know it, and none sends it.
 
-    Raises OSError on anything but 200.
+    A request names its sender and a number, and proves the key over these, its replica, method and path; an answer over
+    the same request and its status. Who got hold of a replica's port can therefore neither answer nor ask others.
     """
-    name = split_address(host)[0]
-    connection = connection or connect(host, timeout_s)
-    data = None if body is None else json.dumps(body).encode()
-    try:
-        connection.request(method, path, data, {TOKEN_HEADER: token})
-    except OSError:
-        RESOLVED.pop(name, None)  # it may have another address by now
-        raise
-    response = connection.getresponse()
-    if response.status != 200:
-        text = response.read(500).decode(errors="replace").strip()
-        raise OSError(f"{method} {path} at {host}: {response.status} {text}")
-    return response
+
+    sender = os.urandom(8).hex()  # this process
+    numbers: Dict[str, Iterator[int]] = {}  # of its next request to each replica
+    signed = re.compile(r"([0-9a-f]{16})\.([0-9]{1,18})\.([0-9a-f]{64})")
+
+    def __init__(self, token: str) -> None:
+        self._token = token.encode()
+
+    def request(self, replica: str, method: str, path: str) -> str:
+        """The header of a new request."""
+        asked = f"{Key.sender}.{next(Key.numbers.setdefault(replica, itertools.count(1)))}"
+        return f"{asked}.{self._prove('request', asked, replica, method, plain(path))}"
+
+    def verified(self, header: str, replica: str, method: str, path: str) -> Optional[Tuple[str, int]]:
+        """The sender and the number of a request that has this header; None where it does not know the key."""
+        found = Key.signed.fullmatch(header)
+        if not found:
+            return None
+        expected = self._prove("request", f"{found[1]}.{found[2]}", replica, method, plain(path))
+        return (found[1], int(found[2])) if hmac.compare_digest(found[3], expected) else None
+
+    def answer(self, request: str, replica: str, status: int) -> str:
+        """The header of the answer to a request that had this header."""
+        return self._prove("answer", request, replica, str(status))
+
+    def _prove(self, *words: str) -> str:
+        return hmac.new(self._token, "\n".join(words).encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+
+    @classmethod
+    def renew(cls) -> None:
+        """A forked process is another sender."""
+        cls.sender, cls.numbers = os.urandom(8).hex(), {}
 
 
-def ask_json(host: str, token: str, method: str, path: str, body: Any = None, timeout_s: float = 15.0) -> Any:
-    try:
-        with ask(host, token, method, path, body, timeout_s) as response:
-            return json.loads(response.read())
-    except (http.client.HTTPException, ValueError) as error:
-        raise OSError(f"{method} {path} at {host}: {error!r}") from None
+os.register_at_fork(after_in_child=Key.renew)
+
+
+def plain(path: str) -> str:
+    """A request's path as it is meant: a proxy on the way may write %2A for * or the like."""
+    path, _, query = path.partition("?")
+    return f"{unquote(path)}?{parse_qsl(query, keep_blank_values=True)}"
+
+
+class Answered:
+    """The requests that have been answered, so that none counts twice: of each sender the last WINDOW numbers."""
+
+    WINDOW, SENDERS = 256, 4096
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.last: OrderedDict[str, Tuple[int, int]] = OrderedDict()  # sender -> highest number, bits of those below
+
+    def is_new(self, sender: str, number: int) -> bool:
+        with self.lock:
+            highest, bits = self.last.pop(sender, (number, 0))
+            if number > highest:
+                highest, bits = number, bits << min(number - highest, self.WINDOW)
+            back = highest - number
+            is_new = back < self.WINDOW and not bits >> back & 1
+            if is_new:
+                bits |= 1 << back
+            self.last[sender] = highest, bits & ((1 << self.WINDOW) - 1)
+            if len(self.last) > self.SENDERS:
+                self.last.popitem(last=False)
+            return is_new
+
+
+class Peer:
+    """Another agent, as this one asks it."""
+
+    def __init__(self, key: Key, replica: str, host: str) -> None:
+        self.key, self.replica, self.host = key, replica, host
+
+    def ask(
+        self, method: str, path: str, body: Any = None, timeout_s: float = 15.0,
+        connection: Optional[http.client.HTTPConnection] = None,
+    ) -> http.client.HTTPResponse:  # fmt: skip
+        """One request, by a connection that is there, or a new one; the caller reads the reply.
+
+        Raises OSError on anything but 200, and where something else answers.
+        """
+        connection = connection or connect(self.host, timeout_s)
+        data = None if body is None else json.dumps(body).encode()
+        request = self.key.request(self.replica, method, path)
+        try:
+            connection.request(method, path, data, {PROOF_HEADER: request})
+        except OSError:
+            RESOLVED.pop(split_address(self.host)[0], None)  # it may have another address by now
+            raise
+        response = connection.getresponse()
+        if response.status != 200:
+            text = response.read(500).decode(errors="replace").strip()
+            raise OSError(f"{method} {path} at {self.host}: {response.status} {text}")
+        expected = self.key.answer(request, self.replica, response.status)
+        if not hmac.compare_digest(response.headers.get(PROOF_HEADER, "").encode("latin-1"), expected.encode()):
+            raise OSError(
+                f"what answers at {self.host} is not {self.replica}'s agent: it does not know the job's token"
+            )
+        return response
+
+    def ask_json(self, method: str, path: str, body: Any = None, timeout_s: float = 15.0) -> Any:
+        try:
+            with self.ask(method, path, body, timeout_s) as response:
+                return json.loads(response.read())
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(f"{method} {path} at {self.host}: {error!r}") from None
 
 
 def whole_number(value: Any) -> int:
@@ -697,6 +785,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: Server
+    asked: Optional[str] = None  # the proof that this request has shown
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -710,14 +799,27 @@ class Handler(BaseHTTPRequestHandler):
             return self.handle_any
         raise AttributeError(name)
 
+    def handle_one_request(self) -> None:
+        self.asked = None
+        super().handle_one_request()
+
     def is_known(self) -> bool:
-        """Whether the request shows the job's token; a stranger's is answered here."""
-        token = self.headers.get(TOKEN_HEADER, "").encode("latin-1")
-        if hmac.compare_digest(token, self.server.agent.token.encode()):
+        """Whether the request proves to know the job's token, for the first time; a stranger's is answered here."""
+        agent, header = self.server.agent, self.headers.get(PROOF_HEADER, "")
+        if self.asked is None:
+            sender = agent.key.verified(header, agent.replica, self.command, self.path)
+            if sender is None or not agent.answered.is_new(*sender):
+                self.refuse(401, "the request does not prove that it knows the job's token")
+                return False
+            self.asked = header
             self.server.forget(self.connection)
-            return True
-        self.refuse(401, "the job's token is missing or wrong")
-        return False
+        return True
+
+    def send_response(self, code: int, message: Optional[str] = None) -> None:
+        super().send_response(code, message)
+        if self.asked:
+            agent = self.server.agent
+            self.send_header(PROOF_HEADER, agent.key.answer(self.asked, agent.replica, int(code)))
 
     def handle_expect_100(self) -> bool:
         return self.is_known() and super().handle_expect_100()
@@ -952,7 +1054,7 @@ class Stream:
 
     def follow(self, replica: str, offset: int) -> None:
         """Takes one replica's output over to the queue, until its end; None: no more comes."""
-        token, errors = self.agent.token, 0
+        errors = 0
         gather_s = min(max(GATHER_S[0], len(self.agent.job.replicas) / 50), GATHER_S[1])
         connection, connected = None, None
         while not self.closed:
@@ -963,7 +1065,8 @@ class Stream:
                 if connection is None or connected != agent:
                     connection, connected = connect(agent, 8), agent
                 path = f"/log?offset={offset}&wait=5"
-                with ask(agent, token, "GET", path, timeout_s=8, connection=connection) as response:
+                peer = Peer(self.agent.key, replica, agent)
+                with peer.ask("GET", path, timeout_s=8, connection=connection) as response:
                     data = response.read()
                     errors = 0
             except (OSError, http.client.HTTPException):
@@ -1241,12 +1344,12 @@ class Code:
             part.unlink(missing_ok=True)
         self.arrived.set()
 
-    def get(self, holders: Callable[[], List[str]], token: str, stopped: threading.Event, wait_s: float) -> None:
+    def get(self, holders: Callable[[], List[Peer]], stopped: threading.Event, wait_s: float) -> None:
         """Waits for the archive (uploaded here, or pulled from an agent that has it) and unpacks it."""
         while not self.arrived.is_set() and not stopped.is_set():
             for holder in holders():
                 try:
-                    with ask(holder, token, "GET", f"/code?wait={wait_s:g}") as response:
+                    with holder.ask("GET", f"/code?wait={wait_s:g}") as response:
                         self.receive(response, int(response.headers["Content-Length"]))
                         break
                 except (OSError, http.client.HTTPException):
@@ -1399,37 +1502,37 @@ class Checkpoints:
         with self.newest.lock:
             return self.newest.changed_at() if self.newest.folder.exists() else 0
 
-    def mirror(self, host: str, token: str) -> None:
+    def mirror(self, coordinator: Peer) -> None:
         """Copies the coordinator's checkpoints, if they have changed. Raises OSError."""
-        manifest = ask_json(host, token, "GET", "/checkpoints")
+        manifest = coordinator.ask_json("GET", "/checkpoints")
         if manifest["files"] and max(f["mtime_ns"] for f in manifest["files"]) != self.changed_at():
-            self.pull(host, token, manifest, self.copy)
+            self.pull(coordinator, manifest, self.copy)
 
-    def take(self, host: Optional[str], token: str) -> None:
+    def take(self, holder: Optional[Peer]) -> None:
         """Makes the folder what that agent has as the newest; None: what is here. Raises OSError."""
-        if host is not None:
-            return self.pull(host, token, ask_json(host, token, "GET", "/checkpoints"), self.folder)
+        if holder is not None:
+            return self.pull(holder, holder.ask_json("GET", "/checkpoints"), self.folder)
         if self.newest.folder != self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
             shutil.copytree(self.copy, self.folder)
 
-    def pull(self, host: str, token: str, manifest: Dict[str, Any], folder: Path) -> None:
+    def pull(self, holder: Peer, manifest: Dict[str, Any], folder: Path) -> None:
         """Makes folder hold what an agent's /checkpoints does, whole or not at all. Raises OSError."""
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         expected = {file["path"]: file for file in manifest["files"]}
-        with ask(host, token, "POST", "/checkpoints", [[f["path"], 0, f["size"]] for f in expected.values()]) as reply:
+        with holder.ask("POST", "/checkpoints", [[f["path"], 0, f["size"]] for f in expected.values()]) as reply:
             for head in iter(lambda: json.loads(reply.readline() or b"{}"), {"end": True}):
                 file = expected[head["path"]] if "size" in head else None
                 if file is None:
-                    raise OSError(f"a checkpoint changed while it was copied from {host}")
+                    raise OSError(f"a checkpoint changed while it was copied from {holder.host}")
                 target = part / file["path"]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with open(target, "wb") as out:
                     copy_bytes(reply, out, file["size"])
                 if sha256_of(str(target), file["size"]) != file["sha256"]:
-                    raise OSError(f"{file['path']} did not come whole from {host}")
+                    raise OSError(f"{file['path']} did not come whole from {holder.host}")
                 os.utime(target, ns=(file["mtime_ns"], file["mtime_ns"]))
         former = folder.with_name(folder.name + ".old")
         with self.newest.lock:  # who asks meanwhile is not to find nothing
@@ -1523,10 +1626,11 @@ class Agent:
 
     def __init__(self, job: Job, role: str, index: int, host: str, port: int, agent_port: int, token: str,
                  root: Path, config_dir: Path) -> None:  # fmt: skip
-        self.job, self.role, self.index, self.port, self.token, self.root = job, role, index, port, token, root
+        self.job, self.role, self.index, self.port, self.root = job, role, index, port, root
+        self.key, self.answered = Key(token), Answered()
         self.replica = f"{role}-{index}"
         self.is_coordinator = self.replica == job.coordinator
-        self.coordinator: str = job.coordinator_address
+        self.coordinator = Peer(self.key, job.coordinator, job.coordinator_address)
         self.gang = Gang(job) if self.is_coordinator else None
         for name in ("output", "home", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -1577,7 +1681,7 @@ class Agent:
             self.gang.report(self.replica, dict(self.report))
             return
         try:
-            ask_json(self.coordinator, self.token, "POST", "/report", self.report, timeout_s=5)
+            self.coordinator.ask_json("POST", "/report", self.report, timeout_s=5)
             self.untold.clear()
         except OSError:
             self.untold.set()
@@ -1624,7 +1728,7 @@ class Agent:
                     order = self.gang.wait(self.order["version"], 10.0, lambda: True, self.replica)
                 else:
                     path = f"/order?replica={self.replica}&version={self.order['version']}"
-                    order = ask_json(self.coordinator, self.token, "GET", path)
+                    order = self.coordinator.ask_json("GET", path)
                 self.heard_at, retry_s = time.monotonic(), RETRY_S
             except OSError as error:
                 starting = self.order["phase"] in STARTING
@@ -1633,7 +1737,9 @@ class Agent:
                     limit = self.job.start_timeout_s + LOST_AFTER_S
                 if str(error) != reason and time.monotonic() - self.heard_at > 5:
                     reason = str(error)
-                    say(f"the coordinator, {self.job.coordinator} at {self.coordinator}, does not answer: {reason}")
+                    say(
+                        f"the coordinator, {self.job.coordinator} at {self.coordinator.host}, does not answer: {reason}"
+                    )
                 if time.monotonic() - self.heard_at > limit and not self.stop.is_set():
                     with self.reporting:
                         self.report.update(message=f"lost the coordinator {self.job.coordinator}: {error}", kind="lost")
@@ -1660,7 +1766,7 @@ class Agent:
         while not self.terminated.wait(MIRROR_EVERY_S):
             if self.order["phase"] == "running" and not self.stop.is_set():
                 with suppress(OSError, ValueError, http.client.HTTPException):
-                    self.checkpoints.mirror(self.coordinator, self.token)
+                    self.checkpoints.mirror(self.coordinator)
 
     # -- the steps
 
@@ -1710,17 +1816,18 @@ class Agent:
         self.log.begin_again(f"restart {self.generation} of {self.job.restarts}")
         return True
 
-    def code_holders(self) -> List[str]:
+    def code_holders(self) -> List[Peer]:
         """The agents that may have the code: the coordinator, or for one that is new all who have reported."""
         if self.gang is None:
             return [self.coordinator]
         with self.gang.changed:
-            return [r["agent"] for r in self.gang.reports.values() if r["replica"] != self.replica]
+            reports = [r for r in self.gang.reports.values() if r["replica"] != self.replica]
+        return [Peer(self.key, r["replica"], r["agent"]) for r in reports]
 
     def work(self) -> int:
         self.tell("getting the code")
         # Those whom the coordinator asks may themselves wait for what is uploaded here.
-        self.code.get(self.code_holders, self.token, self.stop, wait_s=0 if self.gang else 10)
+        self.code.get(self.code_holders, self.stop, wait_s=0 if self.gang else 10)
         if not self.stop.is_set():
             self.tell("meeting")
             taken = self.taken_port()
@@ -1773,9 +1880,8 @@ class Agent:
         holder = addresses.get("checkpoint")
         while self.generation and holder and not self.stop.is_set():
             try:
-                return self.checkpoints.take(
-                    None if holder == self.replica else addresses["agents"][holder], self.token
-                )
+                peer = Peer(self.key, holder, addresses["agents"][holder])
+                return self.checkpoints.take(None if holder == self.replica else peer)
             except (OSError, ValueError, http.client.HTTPException) as error:
                 self.report["message"] = f"{holder}'s checkpoint ({error})"
                 self.stop.wait(0.5)
@@ -1811,9 +1917,7 @@ class Agent:
             self.ordered.wait_for(lambda: self.order["phase"] != "forming" or self.stop.is_set())
         while self.order["phase"] == "meeting" and not self.stop.is_set():
             try:
-                addresses = (
-                    self.gang.cluster() if self.gang else ask_json(self.coordinator, self.token, "GET", "/cluster")
-                )
+                addresses = self.gang.cluster() if self.gang else self.coordinator.ask_json("GET", "/cluster")
                 self.met = self.generation
                 break
             except OSError:
@@ -2071,13 +2175,32 @@ class Agent:
             self.ordered.notify_all()
 
 
-def die_with_agent() -> Optional[Callable[[], None]]:
-    """What makes a child, on Linux, be killed when the agent is: its GPU must not stay taken."""
+def prctl() -> Any:
+    """Linux's prctl(2); None elsewhere."""
     try:
-        prctl = ctypes.CDLL(None).prctl
+        return ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
         return None
-    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def die_with_agent() -> Optional[Callable[[], None]]:
+    """What makes a child, on Linux, be killed when the agent is: its GPU must not stay taken."""
+    call = prctl()
+    return call and (lambda: call(PR_SET_PDEATHSIG, signal.SIGKILL))
+
+
+def take_token() -> str:
+    """The job's token, which no other process of this user can then find: not in the environment, nor in the memory."""
+    token = os.environ.pop(TOKEN)
+    if Path("/proc/self/stat").exists():
+        start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[47:49])
+        at = ctypes.string_at(start, end - start).find(f"{TOKEN}={token}".encode())
+        if at >= 0:
+            ctypes.memset(start + at, 0, len(TOKEN) + 1 + len(token))
+    call = prctl()
+    if call:
+        call(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    return token
 
 
 def kill_group(pid: int, how: int) -> None:
@@ -2112,7 +2235,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     job = Job(json.loads((args.config / "job.json").read_text()))
     listener = listen_on(PORT) if args.fd is None else socket.socket(fileno=args.fd)
     agent = Agent(job, args.role, args.index, args.host, args.port, listener.getsockname()[1],
-                  os.environ["TFSPAWNER_TOKEN"], args.root, args.config)  # fmt: skip
+                  take_token(), args.root, args.config)  # fmt: skip
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored one would keep exit codes from us
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, agent.terminate)

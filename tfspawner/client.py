@@ -6,14 +6,15 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import IO, Any
 from urllib.parse import quote
 
 import urllib3
 
-from .agent import CHUNK, TOKEN_HEADER
+from .agent import CHUNK, PROOF_HEADER, Key
 from .code import Code
-from .errors import AgentUnreachable
+from .errors import AgentUnreachable, NotTheAgent
 
 STREAM_IDLE_S = 15.0  # a stream that brings nothing for so long is given up, and begun again
 LONGEST_HEAD = 64 << 20  # bytes of a frame's head, or of an answer: the reports of all replicas
@@ -135,10 +136,12 @@ class AgentClient:
 
     def _request(self, method: str, path: str, body: bytes | IO[bytes] | None = None,
                  headers: Mapping[str, str] | None = None, *, timeout_s: float) -> urllib3.BaseHTTPResponse:  # fmt: skip
+        key = Key(self.token)
+        request = key.request(self.replica, method, path)
         try:
             reply = self.pool.request(
                 method, self.url + path, body=body, preload_content=False, decode_content=False, retries=False, redirect=False,
-                headers={**self.headers(), TOKEN_HEADER: self.token, **(headers or {})},
+                headers={**self.headers(), PROOF_HEADER: request, **(headers or {})},
                 timeout=urllib3.Timeout(connect=5, read=timeout_s),
             )  # fmt: skip
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -147,7 +150,14 @@ class AgentClient:
             with reply:
                 text = read_some(reply, 300, self.replica).decode(errors="replace").strip()
             raise AgentUnreachable(f"{self.replica}'s agent answered {reply.status}: {text}")
+        if not compare_digest(_ascii(reply.headers.get(PROOF_HEADER)), key.answer(request, self.replica, 200)):
+            reply.close()
+            raise NotTheAgent(self.replica)
         return reply
+
+
+def _ascii(text: str | None) -> str:
+    return ascii(text or "")[1:-1]
 
 
 def read_some(reply: urllib3.BaseHTTPResponse, most: int, replica: str) -> bytes:

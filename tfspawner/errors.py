@@ -42,6 +42,15 @@ class AgentUnreachable(ClusterError):
     """A replica's agent did not answer."""
 
 
+class NotTheAgent(AgentUnreachable):
+    """Something else answers where a replica's agent was; `what` says so of the replica."""
+
+    what = "was lost: its agent is gone, and what answers in its place does not know the job's token"
+
+    def __init__(self, replica: str) -> None:
+        super().__init__(f"{replica} {self.what}", hint="see what the script ends and starts; no word of that was used")
+
+
 class DataError(SpawnerError):
     """Training data are missing, unreadable or damaged."""
 

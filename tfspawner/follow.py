@@ -16,7 +16,7 @@ from .agent import FINISHED, LOST, STARTING, TERMINATED
 from .backends import Backend, Observation
 from .client import STREAM_IDLE_S, AgentClient
 from .code import Code
-from .errors import AgentUnreachable, ClusterError, SpawnerError, TimedOut
+from .errors import AgentUnreachable, ClusterError, NotTheAgent, SpawnerError, TimedOut
 from .plan import DEFAULT_START_TIMEOUT_S
 from .record import Record
 
@@ -168,6 +168,9 @@ class Follower:
                         self.offsets[replica] = offset
                 self._put("end", None)
                 return
+            except NotTheAgent as error:
+                self._put("impostor", error)
+                return
             except AgentUnreachable:
                 self.silent_since = self.silent_since or time.monotonic()
                 self.stop.wait(0.2)
@@ -196,6 +199,10 @@ class Follower:
         elif kind == "end":
             self.ended_at = time.monotonic()
             self._finish()
+        elif kind == "impostor":
+            self.state.gone.add(self.coordinator)
+            seen = Observation(replica=self.coordinator, state="failed", message=value.what, hint=value.hint)
+            self._end("failed", seen, self.coordinator)
         elif kind == "error":
             raise value
 

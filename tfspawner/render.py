@@ -23,7 +23,6 @@ from .spec import DEFAULT_IMAGE, DEFAULT_PORT
 MANAGED_BY = "app.kubernetes.io/managed-by"
 ID = "tf-spawner/id"
 SECRET = "secret.yaml"
-TOKEN = "TFSPAWNER_TOKEN"
 JOB_LABEL = "tf-spawner/job"
 DEFAULT_TTL_S = 24 * 3600
 RESERVED_PATHS = ("/", "/work", "/tmp", "/tf-spawner", "/script", "/dev/shm")
@@ -42,7 +41,7 @@ def render(plan: Plan) -> list[Manifest]:
     others = [
         _manifest(environment, "service.yaml", **common, role=next(iter(plan.spec.roles))),
         _manifest(environment, "configmap.yaml", **common, **_configmap_files(plan)),
-        _manifest(environment, SECRET, **common, values={**plan.spec.env, TOKEN: plan.token}),
+        _manifest(environment, SECRET, **common, values={**plan.spec.env, agent.TOKEN: plan.token}),
         _manifest(environment, "networkpolicy.yaml", **common),
     ]
     manifests = [*jobs, *others]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import urllib3
 
+from tfspawner.agent import PROOF_HEADER, Key
 from tfspawner.client import AgentClient
 
 Pieces = bytes | Callable[[], Iterable[bytes]]
@@ -30,6 +31,7 @@ class Hostile:
         self.stream: Pieces | None = None
         self.raw: bytes | None = None
         self.status = 200
+        self.replicas = {"worker-0"}
         self.headers: dict[str, str] = {}
         self.over = threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
@@ -56,6 +58,7 @@ class Hostile:
                     self.wfile.write(outer.raw)
                     return
                 self.send_response(outer.status)
+                self.send_header(PROOF_HEADER, outer.proof(self))
                 for name, value in outer.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
@@ -67,6 +70,14 @@ class Hostile:
 
         return Handler
 
+    def proof(self, request: BaseHTTPRequestHandler) -> str:
+        """What a true agent would show: a script may have got into its memory."""
+        key, header = Key("t"), request.headers.get(PROOF_HEADER, "")
+        for replica in self.replicas:
+            if key.verified(header, replica, request.command, request.path):
+                return key.answer(header, replica, self.status)
+        return ""
+
     def listing(self) -> bytes:
         entries = self.entries if self.entries is not None else [entry(n, d) for n, d in self.files.items()]
         return json.dumps({"files": entries, **self.manifest}).encode()
@@ -76,6 +87,7 @@ class Hostile:
         return b"".join(parts) + END
 
     def client(self, replica: str = "worker-0", **patience: float) -> AgentClient:
+        self.replicas.add(replica)
         url = f"http://127.0.0.1:{self.server.server_port}"
         return AgentClient(
             replica=replica, url=url, token="t", pool=urllib3.PoolManager(retries=False), headers=dict, **patience

@@ -37,7 +37,7 @@ def test_a_coordinator_that_is_slow_is_waited_for_longer_than_one_that_is_gone(
     def ask_json(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(agent, "ask_json", ask_json)
+    monkeypatch.setattr(agent.Peer, "ask_json", ask_json)
     began = time.monotonic()
     threading.Thread(target=replica.listen, daemon=True).start()
     assert replica.stop.wait(most_s)

@@ -33,11 +33,11 @@ sys.stdout.write("last line without end")
 class Running:
     """One agent with one worker's script."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, script: str = SCRIPT, user: int | None = None) -> None:
         import hashlib
         import tarfile
 
-        (folder / "script.py").write_text(SCRIPT)
+        (folder / "script.py").write_text(script)
         with tarfile.open(folder / "code.tar.gz", "w:gz") as archive:
             archive.add(folder / "script.py", "script.py")
         digest = hashlib.sha256((folder / "code.tar.gz").read_bytes()).hexdigest()
@@ -53,8 +53,8 @@ class Running:
         }  # fmt: skip
         (folder / "job.json").write_text(json.dumps(config))
         command = [
-            sys.executable,
-            SOURCE,
+            "/usr/bin/python3" if user else sys.executable,  # this one may lie where others cannot look
+            folder / "agent.py" if user else SOURCE,
             "--config",
             folder,
             "--role",
@@ -74,11 +74,13 @@ class Running:
                 env={**os.environ, "TFSPAWNER_TOKEN": "right"},
                 pass_fds=[listener.fileno()],
                 stdout=subprocess.DEVNULL,
+                user=user,
             )
 
     def ask(self, method: str, path: str, token: str | None = "right", body: bytes | None = None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.request(method, path, body, {} if token is None else {agent.TOKEN_HEADER: token})
+        headers = {} if token is None else {agent.PROOF_HEADER: agent.Key(token).request("worker-0", method, path)}
+        connection.request(method, path, body, headers)
         reply = connection.getresponse()
         return reply.status, reply.read(), reply.headers
 
@@ -108,7 +110,7 @@ def running(tmp_path_factory):
 def test_without_the_token_nothing_is_told(running, method, path, token):
     status, text, _ = running.ask(method, path, token)
     assert status == 401
-    assert text == b"the job's token is missing or wrong"
+    assert text == b"the request does not prove that it knows the job's token"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,11 @@ def test_a_report_that_the_coordinator_could_not_take_yet_is_repeated_soon(tmp_p
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
             arrived.append(time.monotonic())
-            self.send_response(200 if len(arrived) > 3 else 503)
+            status = 200 if len(arrived) > 3 else 503
+            self.send_response(status)
+            self.send_header(
+                agent.PROOF_HEADER, agent.Key("").answer(self.headers[agent.PROOF_HEADER], "worker-0", status)
+            )
             self.end_headers()
             self.wfile.write(b"{}")
             if len(arrived) > 3:

@@ -19,8 +19,9 @@ CANARY = "canary-value"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "PROPFIND", "NONSENSE", "get", "__CLASS__")  # fmt: skip
 PATHS = ("/", "/status", "/log?offset=0", "/files", "/code", "/stream", "/release", "/../../etc/passwd", "/%00", "*",
          "http://elsewhere/status", "//status", "/[", "/any")  # fmt: skip
-NO_TOKENS = ("", f"{agent.TOKEN_HEADER}: \r\n", f"{agent.TOKEN_HEADER}: wrong\r\n", f"{agent.TOKEN_HEADER}: rightx\r\n",
-             "Authorization: Bearer right\r\n")  # fmt: skip
+STRANGERS = ("", "right", "wrong", f"{'0' * 16}.1.{'0' * 64}", agent.Key("wrong").request("worker-0", "GET", "/status"),
+             agent.Key("right").request("worker-1", "GET", "/status"), agent.Key("right").request("worker-0", "GET", "/elsewhere"),
+             agent.Key("right").request("worker-0", "LINK", "/"), f"{'0' * 16}.{'9' * 5000}.{'0' * 64}")  # fmt: skip
 
 
 # ---- an agent's port ----------------------------------------------------------------------------
@@ -30,7 +31,7 @@ NO_TOKENS = ("", f"{agent.TOKEN_HEADER}: \r\n", f"{agent.TOKEN_HEADER}: wrong\r\
 def port(tmp_path_factory):
     """Where an agent's HTTP server listens; its token is "right"."""
     log = agent.Log(tmp_path_factory.mktemp("agent") / "log")
-    replica = SimpleNamespace(token="right", gang=None, replica="worker-0", report={}, log=log,
+    replica = SimpleNamespace(key=agent.Key("right"), answered=agent.Answered(), gang=None, replica="worker-0", report={}, log=log,
                               serving=lambda name: nullcontext())  # fmt: skip
     listener = socket.create_server(("127.0.0.1", 0))
     server = agent.Server(replica, listener)
@@ -38,6 +39,11 @@ def port(tmp_path_factory):
     yield listener.getsockname()[1]
     server.shutdown()
     server.server_close()
+
+
+def proof(method: str, path: str) -> str:
+    """The header that lets a request in, for this once."""
+    return f"{agent.PROOF_HEADER}: {agent.Key('right').request('worker-0', method, path)}\r\n"
 
 
 def connect(port: int, text: str | bytes = b"") -> socket.socket:
@@ -64,19 +70,22 @@ def test_every_method_and_path_asks_for_the_token_and_tells_a_stranger_the_same(
     told = {
         without_date(answer(port, f"{method} {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n"))
         for path in PATHS
-        for header in NO_TOKENS
+        for header in (
+            "",
+            "Authorization: Bearer right\r\n",
+            *(f"{agent.PROOF_HEADER}: {text}\r\n" for text in STRANGERS),
+        )
     }
     (reply,) = told
     head, _, body = reply.partition("\r\n\r\n")
     assert head.split("\r\n")[0] == "HTTP/1.1 401 Unauthorized"
-    assert body == ("" if method == "HEAD" else "the job's token is missing or wrong")
+    assert body == ("" if method == "HEAD" else "the request does not prove that it knows the job's token")
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_other_methods_find_nothing_even_with_the_token(port, method):
     for path in ("/status", "/any", "/error", "/header"):
-        request = f"{method} {path} HTTP/1.1\r\n{agent.TOKEN_HEADER}: right\r\n\r\n"
-        assert answer(port, request).startswith("HTTP/1.1 404 ")
+        assert answer(port, f"{method} {path} HTTP/1.1\r\n{proof(method, path)}\r\n").startswith("HTTP/1.1 404 ")
 
 
 @pytest.mark.parametrize(
@@ -102,21 +111,19 @@ def test_a_strangers_body_is_not_asked_for_and_not_read(port, header):
 
 
 def test_the_launchers_body_is_asked_for(port):
-    with connect(
-        port, f"POST /status HTTP/1.1\r\n{agent.TOKEN_HEADER}: right\r\nExpect: 100-continue\r\n\r\n"
-    ) as asking:
+    with connect(port, f"POST /status HTTP/1.1\r\n{proof('POST', '/status')}Expect: 100-continue\r\n\r\n") as asking:
         assert asking.recv(65536).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def test_strangers_who_say_nothing_or_dribble_hinder_no_one_and_are_hung_up_on(port, monkeypatch):
     monkeypatch.setattr(agent, "HEAD_S", 0.5)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    right = f"{agent.TOKEN_HEADER}: right\r\n\r\n"
-    early = connect(port, f"GET /log?offset=0 HTTP/1.1\r\n{right}")
+    early = connect(port, f"GET /log?offset=0 HTTP/1.1\r\n{proof('GET', '/log?offset=0')}\r\n")
     assert early.recv(65536).startswith(b"HTTP/1.1 200 ")
     beginnings = (b"", b"GET", b"GET /status HTTP/1.1\r\nX-Slow: ")
     strangers = [connect(port, beginnings[number % 3]) for number in range(min(1100, soft // 2 - 100))]
-    with connect(port, f"GET /log?offset=0&wait=0.1 HTTP/1.1\r\n{right}") as late:
+    path = "/log?offset=0&wait=0.1"
+    with connect(port, f"GET {path} HTTP/1.1\r\n{proof('GET', path)}\r\n") as late:
         assert late.recv(65536).startswith(b"HTTP/1.1 200 ")
     dribbling = strangers[2]
     dribbling.settimeout(0.05)
@@ -127,7 +134,7 @@ def test_strangers_who_say_nothing_or_dribble_hinder_no_one_and_are_hung_up_on(p
         stranger.settimeout(20)
         assert not is_open(stranger)
         stranger.close()
-    early.sendall(f"GET /status HTTP/1.1\r\n{right}".encode())
+    early.sendall(f"GET /status HTTP/1.1\r\n{proof('GET', '/status')}\r\n".encode())
     assert early.recv(65536).startswith(b"HTTP/1.1 200 "), "who has shown the token may come again later"
     early.close()
 

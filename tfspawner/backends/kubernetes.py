@@ -21,7 +21,7 @@ from ..diagnose import LOST_POD, explain_failed_create, job_condition, observe, 
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from ..keras import wheel_for
 from ..preflight import GPU_PRODUCT, as_label, fits, gpus_offered, labels_of, quota_shortfalls, requests_of
-from ..render import ID, JOB_LABEL, MANAGED_BY, TOKEN, Manifest, render, role_manifest, travels_in_configmap
+from ..render import ID, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest, travels_in_configmap
 from ..spec import JobSpec
 from . import JobSummary, Observation
 from .kubernetes_api import Api, Conflict
@@ -375,7 +375,7 @@ class KubernetesBackend:
             secret = self.api.request("GET", self._path("Secret", job))
         except NotFoundError:
             raise AgentUnreachable(f"job {job} has no token: it was not launched whole") from None
-        return base64.b64decode(secret["data"][TOKEN]).decode()
+        return base64.b64decode(secret["data"][agent.TOKEN]).decode()
 
     def _pod_of(self, job: str, replica: str) -> str | None:
         is_old = time.monotonic() - self.listed_at.get(job, math.inf) > LISTED_S

@@ -19,7 +19,7 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import urllib3
 
@@ -48,6 +48,14 @@ def state_folder() -> Path:
     return (base if base.is_absolute() else Path.home() / ".local/state") / "tf-spawner" / "jobs"
 
 
+class _Agents(NamedTuple):
+    """A job's agents: where each listens, the token they share, and each one's process and when that started."""
+
+    addresses: dict[str, str]
+    token: str
+    pids: dict[str, list[int]]
+
+
 class LocalBackend:
     """Replicas are processes in sessions of their own, which live on when the launcher ends."""
 
@@ -58,6 +66,7 @@ class LocalBackend:
         self.pool = urllib3.PoolManager(maxsize=64, retries=False)
         self.listeners: dict[str, socket.socket] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.launched: dict[str, _Agents] = {}  # what scripts, which are this user's, could change on disk meanwhile
 
     def coordinator_address(self, spec: JobSpec, job: str) -> str:
         """All agents' sockets are bound here, and are inherited at launch."""
@@ -136,6 +145,7 @@ class LocalBackend:
             for replica, port in zip(plan.spec.replicas, ports, strict=True):
                 pids[replica] = self._start(plan, folder, replica, port)
                 _write_json(folder / "pids.json", pids)
+            self.launched[plan.job] = self._agents(plan.job)
         except BaseException:
             self.delete(plan.job, 10, plan.id)
             raise
@@ -182,13 +192,19 @@ class LocalBackend:
             stop.wait(0.2)
 
     def agent(self, job: str, replica: str) -> AgentClient:
-        folder = self.folder / job
         try:
-            address = json.loads((folder / "meta.json").read_text())["agents"][replica]
-            token = (folder / "token").read_text()
+            agents = self.launched.get(job) or self._agents(job)
         except OSError:
             raise AgentUnreachable(f"{replica}'s agent is not there any more") from None
-        return AgentClient(replica=replica, url=f"http://{address}", token=token, pool=self.pool, headers=dict)
+        if not self._alive(job, replica):  # its port may be another's by now
+            raise AgentUnreachable(f"{replica}'s agent has ended")
+        url = f"http://{agents.addresses[replica]}"
+        return AgentClient(replica=replica, url=url, token=agents.token, pool=self.pool, headers=dict)
+
+    def _agents(self, job: str) -> _Agents:
+        folder = self.folder / job
+        addresses = json.loads((folder / "meta.json").read_text())["agents"]
+        return _Agents(addresses, (folder / "token").read_text(), self._pids(job))
 
     def last_output(self, job: str, replica: str) -> bytes | None:
         try:
@@ -215,6 +231,7 @@ class LocalBackend:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder / job, ignore_errors=True)
+        self.launched.pop(job, None)
 
     # -- files and processes
 
@@ -241,7 +258,7 @@ class LocalBackend:
             **os.environ,
             **plan.spec.env,
             OUTPUT: str(root / "output"),
-            "TFSPAWNER_TOKEN": plan.token,
+            agent.TOKEN: plan.token,
         }
         if plan.spec.gpus:
             env[VISIBLE] = _share(plan, replica)
@@ -257,6 +274,8 @@ class LocalBackend:
         return [process.pid, _started(process.pid)]
 
     def _pids(self, job: str) -> dict[str, list[int]]:
+        if job in self.launched:
+            return self.launched[job].pids
         try:
             pids: dict[str, list[int]] = json.loads((self.folder / job / "pids.json").read_text())
             return pids
@@ -311,14 +330,17 @@ def _exists(pid: int) -> bool:
 
 
 def _strays(folder: Path) -> Iterator[int]:
-    """Processes of the job's scripts that outlived their agents, and agents that were not noted in time."""
-    mark = f"{OUTPUT}={folder}/".encode()
-    for environment in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if any(variable.startswith(mark) for variable in environment.read_bytes().split(b"\0")):
-                yield int(environment.parent.name)
-        except OSError:
-            continue
+    """Processes of the job's scripts that outlived their agents, and agents that were not noted in time.
+
+    Scripts are known by a variable; agents, whose environment nobody may read, by their command line.
+    """
+    mark, config = f"{OUTPUT}={folder}/".encode(), [b"--config", os.fsencode(folder)]
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            is_agent = config in (words[at : at + 2] for at in range(len(words)))
+            if is_agent or any(text.startswith(mark) for text in (process / "environ").read_bytes().split(b"\0")):
+                yield int(process.name)
 
 
 def _address(listener: socket.socket) -> str:
