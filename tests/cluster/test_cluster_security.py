@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from confinement import CLOSED, LOOKS
 
 CONFINEMENT = """
 import os
@@ -34,6 +35,15 @@ def test_the_kernel_confines_the_script(cluster_place):
         "worker-0 | read-only True",
         "worker-0 | services []",
     ]
+
+
+def test_a_script_cannot_look_into_its_agent_nor_stop_it(cluster_place):
+    kills = "\nimport signal, time\nos.kill(1, signal.SIGKILL)\nos.kill(1, signal.SIGSTOP)\ntime.sleep(1)\nprint('still there')\n"
+    done = cluster_place.run(cluster_place.script(LOOKS + kills), "-w", "1")
+    assert done.code == 0, done.err
+    lines = [line.removeprefix("worker-0 | ") for line in done.out.splitlines()]
+    assert lines[-2:] == ["False", "still there"]
+    assert dict(line.split(" ", 1) for line in lines[:-2]) == CLOSED
 
 
 @pytest.fixture
@@ -96,16 +106,18 @@ def test_a_pod_of_another_job_is_a_stranger_to_the_agent(two_jobs):
         p["status"]["podIP"] for p in get(two_jobs, "pods")["items"] if "mine-chief-0" in p["metadata"]["name"]
     )
     asks = (
-        "import http.client, os\n"
-        "environ = dict(v.split('=', 1) for v in open('/proc/1/environ').read().split(chr(0)) if '=' in v)\n"
-        "for token in ({}, {'X-Tfspawner-Token': environ['TFSPAWNER_TOKEN']}):\n"
+        "import http.client, os, sys\n"
+        "sys.path.insert(0, '/tf-spawner')\n"
+        "import agent\n"
+        "proof = agent.Key(os.environ['TFSPAWNER_TOKEN']).request('chief-0', 'GET', '/status')\n"
+        "for headers in ({}, {agent.PROOF_HEADER: proof}):\n"
         f"    c = http.client.HTTPConnection('{address}', 7117, timeout=20)\n"
-        "    c.request('GET', '/status', headers=token)\n"
+        "    c.request('GET', '/status', headers=headers)\n"
         "    r = c.getresponse()\n"
-        "    print(r.status, r.headers['Server'], r.read().decode())\n"
+        "    print(r.status, r.headers['Server'], r.headers[agent.PROOF_HEADER], r.read().decode())\n"
     )
     told = two_jobs.kubectl("-n", two_jobs.namespace, "exec", pod, "--", "python3", "-c", asks)
-    assert told == 2 * "401 tf-spawner the job's token is missing or wrong\n"
+    assert told == 2 * "401 tf-spawner None the request does not prove that it knows the job's token\n"
 
 
 def test_a_field_that_smuggles_yaml_is_refused_by_tf_spawner_or_the_api_server_and_leaves_nothing(cluster_place):
