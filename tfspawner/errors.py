@@ -42,6 +42,10 @@ class AgentUnreachable(ClusterError):
     """A replica's agent did not answer."""
 
 
+class BadAnswer(AgentUnreachable):
+    """Something answered in an agent's place, or the agent is broken: its answer is none that an agent gives."""
+
+
 class DataError(SpawnerError):
     """Training data are missing, unreadable or damaged."""
 
