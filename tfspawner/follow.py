@@ -33,6 +33,7 @@ Result = Literal["succeeded", "failed", "timeout"]
 USAGE_OF, USAGE_EVERY_S = 16, 2.0  # so many replicas' processors and memory are recorded, so often at first
 ANSWER_WITHIN_S = 30.0  # for which an agent may be silent before its files are given up
 NO_AGENT_HINT = "something else may have taken the agent's place: trust nothing that comes from there"
+AGAIN_S = 0.2  # until a stream that broke off is begun again
 LAST_OUTPUT_S = 90.0  # so long the last output may take once the gang has ended
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
 
@@ -173,7 +174,7 @@ class Follower:
                     self._put("error", error)
                     return
                 self.silent_since = self.silent_since or time.monotonic()
-                self.stop.wait(0.2)
+                self.stop.wait(AGAIN_S)
             except SpawnerError as error:
                 self._put("error", error)
                 return
