@@ -306,12 +306,12 @@ class _Text:
             raise ValueError(f"{shown(self.next())} came where {character} is to be")
 
     def value(self) -> Any:
-        """The next value, whole; a number may go on where the text ends."""
+        """The next value, whole."""
         self.next()
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
-                is_whole = end < len(self.text) or self.is_over
+                is_whole = self.is_over or self.text[end : end + 1] in set(" \t\r\n,:]}")  # a number may go on
             except (ValueError, RecursionError):
                 value, end, is_whole = None, len(self.text), False
             if end - self.at > LONGEST_ENTRY or (self.is_over and not is_whole):

@@ -77,7 +77,13 @@ class AgentClient:
         """
         with self._request("GET", f"/log?offset={offset}", timeout_s=30) as reply, self._parsing("log"):
             data = self._read(reply, LOG_S, LOG_ANSWER)
-            return next_offset(reply.headers.get("X-Offset"), offset), data, *answers.log_head(reply.headers)
+            begins, (has_ended, size) = (
+                next_offset(reply.headers.get("X-Offset"), offset),
+                answers.log_head(reply.headers),
+            )
+            if begins + len(data) > max(begins, size):
+                raise ValueError(f"{len(data)} bytes of one that ends at {size}")
+            return begins, data, has_ended, size
 
     def rest_of_log(self, offset: int, most: int) -> Iterator[tuple[int, bytes]]:
         """All output from offset on that there is now, in pieces: where each begins, and its bytes.

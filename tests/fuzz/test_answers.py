@@ -7,15 +7,14 @@ import io
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from false_agent import LOGS, REPLICAS, Answer, FalseAgent, frame, honest, parts
-from mutating import ODD_NUMBERS, changed, damaged, odd
+from false_agent import REPLICAS, Answer, FalseAgent, frame, honest, parts
+from mutating import ODD_NUMBERS, changed, damaged
 
 from tfspawner.errors import SpawnerError
 from tfspawner.job import Job, summaries

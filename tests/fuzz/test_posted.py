@@ -143,9 +143,20 @@ def test_bodies_and_words_of_any_kind_are_answered_and_put_no_traceback_into_the
             with contextlib.suppress(RecursionError, ValueError):
                 body = json.dumps(changed(BODIES[request], rng)).encode()
         elif how == 2:
-            body = rng.choice((b"[" * 100_000, b"[]," * 300_000, b'{"a":' * 50_000, b'"' * 100_000, b"9" * 5000, json.dumps(deep(400)).encode()))
+            body = rng.choice(
+                (
+                    b"[" * 100_000,
+                    b"[]," * 300_000,
+                    b'{"a":' * 50_000,
+                    b'"' * 100_000,
+                    b"9" * 5000,
+                    json.dumps(deep(400)).encode(),
+                )
+            )
         elif how == 3:
-            headers = {"Content-Length": rng.choice(("-1", "1" * 30, str(10**15), "x", "\u0663", "1, 2", "", "+5", "1_0"))}
+            headers = {
+                "Content-Length": rng.choice(("-1", "1" * 30, str(10**15), "x", "\u0663", "1, 2", "", "+5", "1_0"))
+            }
             with contextlib.suppress(UnicodeEncodeError):
                 headers["Content-Length"].encode("latin-1")
         else:

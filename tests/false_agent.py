@@ -137,13 +137,19 @@ class FalseAgent:
 
     def agent(self, job: str, replica: str) -> AgentClient:
         url = f"http://127.0.0.1:{self.server.server_port}/{replica}"
-        return AgentClient(replica=replica, url=url, token="t", pool=self.pool, headers=dict, manifest_s=2, idle_s=2, window_s=1)
+        return AgentClient(
+            replica=replica, url=url, token="t", pool=self.pool, headers=dict, manifest_s=2, idle_s=2, window_s=1
+        )
 
     def find(self, job: str) -> JobSummary:
         return self.jobs()[0]
 
     def jobs(self) -> list[JobSummary]:
-        return [JobSummary(job="j", on="local", namespace="", tag="", roles={"worker": 2}, created=1.0, state="running", id="1")]
+        return [
+            JobSummary(
+                job="j", on="local", namespace="", tag="", roles={"worker": 2}, created=1.0, state="running", id="1"
+            )
+        ]
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
         for replica in REPLICAS:
