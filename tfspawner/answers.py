@@ -38,6 +38,7 @@ LONGEST_ENTRY = 64 << 10  # characters of one entry in a list of files
 LISTS = ("files", "folders", "skipped", "unreadable")
 _DECODER = json.JSONDecoder()
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # they make a terminal show another order
+_BEHIND = frozenset(" \t\r\n,:]}")  # what may follow a value
 _SPACE = re.compile(r"[ \t\r\n]*")
 Value = TypeVar("Value")
 
@@ -265,12 +266,12 @@ def listing(pieces: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
             raise ValueError(f"there is no list {shown(name)} to come")
         missing.remove(name)
         source.take("[")
-        is_first = True
-        while not source.took("]"):
-            if not is_first:
-                source.take(",")
-            is_first = False
+        has_more = not source.took("]")
+        while has_more:
             yield name, source.value()
+            has_more = not source.took("]")
+            if has_more:
+                source.take(",")
     if missing or source.next():
         raise ValueError("some of its lists are missing, or more came")
 
@@ -311,7 +312,7 @@ class _Text:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
-                is_whole = self.is_over or self.text[end : end + 1] in set(" \t\r\n,:]}")  # a number may go on
+                is_whole = self.is_over or self.text[end : end + 1] in _BEHIND  # a number may go on
             except (ValueError, RecursionError):
                 value, end, is_whole = None, len(self.text), False
             if end - self.at > LONGEST_ENTRY or (self.is_over and not is_whole):
