@@ -14,6 +14,7 @@ import urllib3
 from tfspawner.agent import Gang, Job
 from tfspawner.backends import JobSummary, Observation
 from tfspawner.client import AgentClient
+from tfspawner.patience import patient
 
 REPLICAS = ["worker-0", "worker-1"]
 LOGS = {"worker-0": b"Epoch 1/3\n10/10 [====] - 1s - loss: 0.5\n", "worker-1": b"hello\n"}
@@ -89,7 +90,7 @@ class FalseAgent:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-        self.pool = urllib3.PoolManager(retries=False, maxsize=8)
+        self.pool = patient(urllib3.PoolManager(retries=False, maxsize=8))
 
     def tell_the_truth(self, kind: str, replica: str, wanted: Any) -> Answer:
         return honest(kind, replica, self.gang, wanted)

@@ -7,7 +7,8 @@ when the gang meets, runs, stops and has ended. Whoever shows the job's token ma
 
     GET  /status?brief=1         what this replica does; at the coordinator, what the gang and all replicas do; in brief
     GET  /cluster                at the coordinator, once all have reported: where TensorFlow and the agents listen
-    GET  /log?offset=N&wait=S    bytes of the script's output from N on; waits S seconds for more
+    GET  /log?offset=N&wait=S    bytes of the script's output from N on; waits S seconds for more. X-Offset: where they
+                                 begin; X-Size: where the output ends so far; X-End: 1 if they are its last
     POST /stream {offsets}       at the coordinator: frames with all replicas' output and status, until the end;
                                  offsets null: status alone
     GET  /order?version=N&wait=S at the coordinator: the gang's phase, as soon as it is not N's; waits S seconds for that
@@ -127,7 +128,7 @@ LONGEST_REPORT, MARKS_OF_REPORT = 1 << 20, 20_000  # bytes and marks of JSON (se
 MARKS_OF_ANSWER = 2_000_000  # that an agent reads of another: all checkpoint files, all addresses
 LONGEST_WANTED, MARKS_OF_WANTED = 64 << 20, 100_000  # the same of a request for files
 ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+):([0-9]{1,5})", re.A)
-CLOCKS_DIFFER_S = 86400.0
+CLOCKS_DIFFER_S = 366 * 86400.0  # a year, by which machines' clocks may be apart
 LOG_ENDS_S = 30.0  # so long a log without news may stay open after the gang has ended
 
 # What TensorFlow 2.21 prints on a survivor: both must stand in its last output.

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,6 +136,23 @@ def test_a_gang_that_has_ended_is_not_waited_for_when_nothing_more_comes(false, 
     assert job_of(false).wait(timeout_s=10).result == "failed"
 
 
+@pytest.mark.parametrize("data", [b"X", b"X: y\r\n"])
+def test_a_head_that_trickles_is_broken_off(false, monkeypatch, data):
+    monkeypatch.setattr("tfspawner.patience.HEAD_S", 0.2)
+
+    def answer(handler: BaseHTTPRequestHandler, *_: Any) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        with suppress(OSError):
+            while not false.over.wait(0.02):
+                handler.wfile.write(data)
+
+    false.server.RequestHandlerClass.answer = answer
+    began = time.monotonic()
+    with pytest.raises(ClusterError, match="worker-0's agent does not answer"):
+        false.agent("j", "worker-0").ping(timeout_s=0.2)
+    assert time.monotonic() - began < 1.5
+
+
 def test_a_frame_that_trickles_is_broken_off(false, monkeypatch):
     monkeypatch.setattr("tfspawner.client.LOG_S", 0.3)
     false.server.RequestHandlerClass.answer = dripping(false, b" ")
@@ -252,7 +270,7 @@ def test_a_log_goes_on_at_the_base_of_a_pod_that_took_the_place_of_another():
     base = int(time.time()) << 32
     assert agent.next_offset("7", 7) == 7
     assert agent.next_offset(str(base), 7) == base
-    for lie in (base + 1, base + (100_000 << 32), 6, 8):
+    for lie in (base + 1, base + (10**8 << 32), 6, 8):
         with pytest.raises(ValueError, match=f"its log at {lie} came, and at 7 was asked for"):
             agent.next_offset(str(lie), 7)
 
