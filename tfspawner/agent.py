@@ -8,7 +8,8 @@ each answer proves the same of the agent:
 
     GET  /status?brief=1         what this replica does; at the coordinator, what the gang and all replicas do; in brief
     GET  /cluster                at the coordinator, once all have reported: where TensorFlow and the agents listen
-    GET  /log?offset=N&wait=S    bytes of the script's output from N on; waits S seconds for more
+    GET  /log?offset=N&wait=S    bytes of the script's output from N on; waits S seconds for more. X-Offset: where they
+                                 begin; X-Size: where the output ends so far; X-End: 1 if they are its last
     POST /stream {offsets}       at the coordinator: frames with all replicas' output and status, until the end;
                                  offsets null: status alone
     GET  /order?version=N&wait=S at the coordinator: the gang's phase, as soon as it is not N's; waits S seconds for that
@@ -87,6 +88,7 @@ PORT_WAIT_S = 5.0  # so long a killed script's port may stay taken
 GPU_LOOK_S = 60.0  # so long it may take to find out whether TensorFlow sees GPUs
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
 CHUNK = 1 << 20
+LOG_ANSWER = 4 * CHUNK  # bytes of a log that come at a time
 SMALL = 1 << 16
 AGENT_MARK = b"[tf-spawner]"
 MASK = b"***"
@@ -117,6 +119,22 @@ TERMINATED = "was told to end (SIGTERM)"
 FINISHED = ("succeeded", "failed", "stopped")
 TRAINERS = ("chief", "worker")
 STARTING = ("forming", "meeting")
+STATES = ("starting", "getting the code", "meeting", "ready", "running", *FINISHED)  # of a replica
+PHASES = (*STARTING, "running", "stopping", "ended")  # of the gang
+RESULTS = (None, "succeeded", "failed", "timeout")
+KINDS = ("failed", "lost", "stalled", "configuration")  # of a failure
+
+DEEPEST = 24  # lists in lists that are read
+LONGEST_TEXT, LONGEST_LINE = 8192, 4096  # characters of a message, and of a script's line, that are kept
+MOST_LINES = 200  # of a stack, or of a log's end
+MOST_METRICS = 100
+MOST_GPUS = 256
+LONGEST_REPORT, MARKS_OF_REPORT = 1 << 20, 20_000  # bytes and marks of JSON (see read_json) that one replica may send
+MARKS_OF_ANSWER = 2_000_000  # that an agent reads of another: all checkpoint files, all addresses
+LONGEST_WANTED, MARKS_OF_WANTED = 64 << 20, 100_000  # the same of a request for files
+ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+):([0-9]{1,5})", re.A)
+CLOCKS_DIFFER_S = 366 * 86400.0  # a year, by which machines' clocks may be apart
+LOG_ENDS_S = 30.0  # so long a log without news may stay open after the gang has ended
 
 # What TensorFlow 2.21 prints on a survivor: both must stand in its last output.
 PEER_LOST = re.compile(rb"Collective ops is aborted by|unhealthy \(stopped sending heartbeats\)")
@@ -135,8 +153,10 @@ MISSING_MODULE = re.compile(rb"^ModuleNotFoundError: No module named '([\w.]+)'\
 # ---- Keras's own output -------------------------------------------------------------------------
 
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][0-9AB]|\x08+")
-EPOCH = re.compile(r"^Epoch (\d+)/(\d+)\s*$")
-STEP = re.compile(r"^\s*(\d+)/(\d+|Unknown)\s+(\[[=>.]*\]|[━]+|-(?=\s\d+s\b)|(?<=Unknown\s)(?=\d+s\s))\s?(.*)$")
+EPOCH = re.compile(r"^Epoch ([0-9]{1,12})/([0-9]{1,12})\s*$")
+STEP = re.compile(
+    r"^\s*([0-9]{1,12})/([0-9]{1,12}|Unknown)\s+(\[[=>.]*\]|[━]+|-(?=\s\d+s\b)|(?<=Unknown\s)(?=\d+s\s))\s?(.*)$"
+)
 METRIC = re.compile(r"(\w+): (-?(?:\d+\.?\d*(?:e[+-]?\d+)?|nan|inf))")
 
 
@@ -475,11 +495,12 @@ class Gang:
 
     def blamed(self, failed: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
         """The replica that still runs where all others lost a peer, or that they say fell silent."""
+        states = {r: report["state"] for r, report in self.reports.items()}
         names = {r["blames"] for r in failed if r.get("blames")}
         if not names:
-            names = {r for r in self.job.replicas if is_trainer(r) and self.reports[r]["state"] == "running"}
-        name = names.pop() if len(names) == 1 else None
-        if not name or self.reports[name]["state"] in FINISHED:
+            names = {r for r in self.job.replicas if is_trainer(r) and states.get(r) == "running"}
+        name = names.pop() if len(names) == 1 else ""
+        if states.get(name, FINISHED[0]) in FINISHED:
             return None
         return dict(self.reports[name], message=FROZEN, kind="lost", exit_code=None)
 
@@ -617,6 +638,221 @@ def stands_at(output: bytes) -> List[str]:
 def place_in(stack: List[str]) -> str:
     """The innermost place of a stack, such as "train.py, line 33, in on_epoch_end"."""
     return re.sub(r'File "(?:.*/)?([^/"]+)", line (\d+) in (.*)', r"\1, line \2, in \3", stack[0])
+
+
+# ---- what others say, read with bounds ----------------------------------------------------------
+
+Check = Callable[[Any], Any]  # gives a value as it is kept; raises ValueError where it is none such
+
+STRUCTURE = bytes(set(range(256)) - set(b"[]{},:"))
+LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{400}")
+
+
+def read_json(data: bytes, most_marks: int) -> Any:
+    """The value of JSON text. Raises ValueError, and before it makes an object, for what is nested deeper than DEEPEST or has more marks.
+
+    Marks are brackets, commas and colons: a list of three values has four.
+    """
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
+    if plain.count(b'"') > 2 * most_marks + 2:
+        raise ValueError("too many texts")
+    bare = b"".join(plain.split(b'"')[::2])  # without its texts
+    marks = bare.translate(None, STRUCTURE)
+    if len(marks) > most_marks:
+        raise ValueError(f"more than {most_marks:,} values")
+    brackets = marks.translate(None, b",:")
+    for _ in range(DEEPEST):  # each time the innermost go
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    if brackets:
+        raise ValueError(f"nested deeper than {DEEPEST}, or not closed")
+    if LONG_NUMBER.search(bare):
+        raise ValueError("a number of 400 digits")
+    return json.loads(data.decode())  # as UTF-8: in another encoding the marks would have been others
+
+
+def shown(value: Any) -> str:
+    """A value that another sent, short and fit for a message."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def whole_number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{shown(value)} is not a whole number")
+    return value
+
+
+def number(value: Any) -> float:
+    if type(value) not in (int, float) or not -1e15 <= value <= 1e15:
+        raise ValueError(f"{shown(value)} is not a number")
+    return value  # type: ignore[no-any-return]  # an int or a float: see above
+
+
+def metric(value: Any) -> float:
+    """What Keras prints, such as NaN."""
+    if type(value) is float:
+        return value
+    return float(number(value))
+
+
+def text(value: Any, longest: int = LONGEST_TEXT) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{shown(value)} is not a text")
+    return value[:longest]
+
+
+def lines(value: Any) -> List[str]:
+    if type(value) is not list:
+        raise ValueError(f"{shown(value)} is not a list of lines")
+    return [text(line, LONGEST_LINE) for line in value[:MOST_LINES]]
+
+
+def flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError(f"{shown(value)} is neither true nor false")
+    return value
+
+
+def network_address(value: Any) -> str:
+    found = ADDRESS.fullmatch(text(value, 300))
+    if not found or not 0 < int(found[1]) < 65536:
+        raise ValueError(f"{shown(value)} is not an address with a port")
+    return str(value)
+
+
+def one_of(*values: Any) -> Check:
+    def check(value: Any) -> Any:
+        if type(value) not in (str, type(None)) or value not in values:
+            raise ValueError(f"{shown(value)} is none of {', '.join(map(str, values))}")
+        return value
+
+    return check
+
+
+def or_none(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+def fields(value: Any, checks: Mapping[str, Check], needed: Tuple[str, ...] = ()) -> Dict[str, Any]:
+    """Of an object what is known, each checked; raises ValueError that names what is wrong or missing."""
+    if type(value) is not dict:
+        raise ValueError(f"{shown(value)} is not an object")
+    missing = [key for key in needed if key not in value]
+    if missing:
+        raise ValueError(f"it has no {missing[0]}")
+    found = {}
+    for key, check in checks.items():
+        if key in value:
+            try:
+                found[key] = check(value[key])
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+    return found
+
+
+def metrics_of(value: Any) -> Dict[str, float]:
+    if type(value) is not dict:
+        raise ValueError(f"{shown(value)} is not an object")
+    return {text(name, 100): metric(found) for name, found in itertools.islice(value.items(), MOST_METRICS)}
+
+
+def progress_of(value: Any) -> Dict[str, Any]:
+    """What Keras told, as Log keeps it; a place without its whole does not count."""
+    found = fields(value, PROGRESS)
+    for parts in (("epoch", "epochs"), ("step", "steps"), ("epoch_s", "epoch_since")):
+        if parts[0] in found and parts[1] not in found:
+            raise ValueError(f"it has no {parts[1]}")
+    return found
+
+
+def gpus_of(value: Any) -> List[Dict[str, Any]]:
+    if type(value) is not list or len(value) > MOST_GPUS:
+        raise ValueError(f"{shown(value)} is not a list of GPUs")
+    return [fields(gpu, GPU, ("use", "memory")) for gpu in value]
+
+
+def usage_of(value: Any) -> Dict[str, Any]:
+    return fields(value, USAGE, ("cpu", "memory", "gpus") if value else ())
+
+
+PROGRESS: Dict[str, Check] = {"epoch": whole_number, "epochs": whole_number, "epoch_since": number, "epoch_s": number,
+            "step": whole_number, "steps": or_none(whole_number), "metrics": metrics_of, "rate": number}  # fmt: skip
+GPU: Dict[str, Check] = {"name": text, "use": or_none(number), "memory": or_none(whole_number),
+       "memory_total": or_none(whole_number), "error": text}  # fmt: skip
+USAGE: Dict[str, Check] = {"cpu": number, "memory": whole_number, "gpus": gpus_of, "gpus_missing": text}
+STORED: Dict[str, Check] = {"uri": text, "files": whole_number, "size": whole_number, "failure": or_none(text)}
+REPORT: Dict[str, Check] = {
+    "replica": text, "state": one_of(*STATES), "message": text, "since": number, "life": text,
+    "address": network_address, "agent": network_address, "generation": whole_number,
+    "met": lambda value: value if value == -1 and type(value) is int else whole_number(value),
+    "checkpoint": whole_number, "progress": progress_of, "usage": usage_of, "log_size": whole_number, "silent_s": number,
+    "started": number, "finished": number, "pid": whole_number, "exit_code": or_none(whole_number), "kind": one_of(*KINDS),
+    "hint": or_none(text), "tail": lines, "stands": lines, "peer_lost": flag, "blames": text, "storing": text,
+    "stored": or_none(lambda value: fields(value, STORED, ("uri", "files", "size", "failure"))), "revision": whole_number,
+}  # fmt: skip
+
+
+def report_of(value: Any, replicas: Any, most_restarts: int) -> Dict[str, Any]:
+    """A replica's report of itself, as far as it is known, with bounds; raises ValueError where it is none."""
+    needed = ("replica", "state", "since", "message", "address", "agent", "life", "generation", "met")
+    report = fields(value, REPORT, needed)
+    if report["replica"] not in replicas:
+        raise ValueError(f"there is no replica {shown(report['replica'])}")
+    if max(report["generation"], report["met"]) > most_restarts:
+        raise ValueError(f"there are {most_restarts} restarts at most")
+    if report["state"] in FINISHED and "finished" not in report:
+        raise ValueError("it has ended, and does not say when")
+    if report.get("blames") not in replicas:  # a script's log may name any
+        report.pop("blames", None)
+    return report
+
+
+ORDER: Dict[str, Check] = {
+    "version": whole_number, "generation": whole_number, "phase": one_of(*PHASES), "result": one_of(*RESULTS),
+    "released": flag, "stalled": flag,
+}  # fmt: skip
+
+
+def order_of(value: Any) -> Dict[str, Any]:
+    return fields(value, ORDER, tuple(ORDER))
+
+
+def relative_name(value: Any) -> str:
+    name = text(value)
+    if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise ValueError(f"{shown(name)} is no path below a folder")
+    return name
+
+
+FILE: Dict[str, Check] = {
+    "path": relative_name, "size": whole_number, "sha256": text, "mtime_ns": whole_number,
+}  # fmt: skip
+FILE_HEAD: Dict[str, Check] = {"path": text, "size": whole_number, "missing": flag, "end": flag}
+
+
+def checkpoint_of(value: Any) -> List[Dict[str, Any]]:
+    """The files that another agent's /checkpoints lists."""
+    files = value.get("files") if type(value) is dict else None
+    if type(files) is not list:
+        raise ValueError(f"{shown(value)} is not a list of files")
+    return [fields(file, FILE, tuple(FILE)) for file in files]
+
+
+def next_offset(header: Optional[str], asked: int) -> int:
+    """Where a log's answer begins: where it was asked for, or at the base of a process that took the other's place.
+
+    Raises ValueError for another place. A base is 2^32 times the time at which that process began.
+    """
+    if not re.fullmatch("[0-9]{1,19}", header or ""):
+        raise ValueError(f"{shown(header)} is no place in a log")
+    begins = int(str(header))
+    is_base = begins > asked and not begins & 0xFFFFFFFF and begins >> 32 <= time.time() + CLOCKS_DIFFER_S
+    if begins != asked and not is_base:
+        raise ValueError(f"its log at {begins} came, and at {asked} was asked for")
+    return begins
 
 
 # ---- HTTP between agents ------------------------------------------------------------------------
@@ -759,15 +995,9 @@ class Peer:
     def ask_json(self, method: str, path: str, body: Any = None, timeout_s: float = 15.0) -> Any:
         try:
             with self.ask(method, path, body, timeout_s) as response:
-                return json.loads(response.read())
+                return read_json(response.read(LONGEST_WANTED), MARKS_OF_ANSWER)
         except (http.client.HTTPException, ValueError) as error:
             raise OSError(f"{method} {path} at {self.host}: {error!r}") from None
-
-
-def whole_number(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a whole number")
-    return value
 
 
 def reach(agent: str) -> Optional[str]:
@@ -786,6 +1016,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: Server
     asked: Optional[str] = None  # the proof that this request has shown
+    unread = 0  # bytes of the request's body
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -826,7 +1057,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         agent = self.server.agent
-        if not self.is_known():
+        if not self.is_known() or not self.has_length():
             return
         try:
             url = urlsplit(self.path)
@@ -842,14 +1073,24 @@ class Handler(BaseHTTPRequestHandler):
                 handle(agent, url.path, query)
         except (BrokenPipeError, ConnectionError):
             self.close_connection = True
-        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
             self.refuse(400, f"bad request: {error!r}")
+
+    def has_length(self) -> bool:
+        """Whether it is known how long the request's body is; where it is not, it is answered here."""
+        told = self.headers.get_all("Content-Length", ["0"])
+        self.unread = int(told[0]) if len(told) == 1 and re.fullmatch("[0-9]{1,18}", told[0]) else -1
+        if self.unread >= 0 and "Transfer-Encoding" not in self.headers:
+            return True
+        self.refuse(400, "bad request: its body has no length")
+        return False
 
     def refuse(self, status: int, message: str) -> None:
         self.close_connection = True  # what is left of the request's body is not read
         self.reply(message.encode(), status)
 
     def reply(self, data: bytes, status: int = 200, headers: Optional[Dict[str, str]] = None) -> None:
+        self.close_connection = self.close_connection or self.unread > 0  # it would be taken for the next request
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
@@ -873,8 +1114,11 @@ class Handler(BaseHTTPRequestHandler):
     def frame(self, head: Dict[str, Any], data: bytes = b"") -> None:
         self.wfile.write(json.dumps(head).encode() + b"\n" + data)
 
-    def body(self) -> Any:
-        return json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
+    def body(self, longest: int, most_marks: int) -> Any:
+        if self.unread > longest:
+            raise ValueError(f"{self.unread} bytes are more than the {longest} that this may take")
+        data, self.unread = self.rfile.read(self.unread), 0
+        return read_json(data, most_marks)
 
     def alive(self) -> bool:
         """Whether the other side still holds the connection (it sends nothing while it waits)."""
@@ -899,14 +1143,10 @@ class Handler(BaseHTTPRequestHandler):
         ended = agent.log.wait_for(offset, wait, self.alive)
         data = agent.log.read(offset)
         last = ended and offset + len(data) >= agent.log.size
-        self.reply(data, headers={"X-Offset": str(offset), "X-End": str(int(last))})
+        self.reply(data, headers={"X-Offset": str(offset), "X-End": str(int(last)), "X-Size": str(agent.log.size)})
 
     def post_report(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        report = self.body()
-        if report["replica"] not in agent.job.replicas:
-            raise ValueError("no such replica")
-        if not {"state", "since", "message", "address", "agent", "life", "generation", "met"} <= report.keys():
-            raise ValueError("a report has a state, since when, a message, two addresses, a life and a generation")
+        report = report_of(self.body(LONGEST_REPORT, MARKS_OF_REPORT), agent.job.replicas, agent.job.restarts)
         self.gang().report(report["replica"], report)
         self.reply_json({})
 
@@ -926,7 +1166,10 @@ class Handler(BaseHTTPRequestHandler):
     def put_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         if agent.code.arrived.is_set():
             raise ValueError("the code is here already")
-        agent.code.receive(self.rfile, int(self.headers["Content-Length"]))
+        if self.unread > shutil.disk_usage(agent.root).free:
+            raise ValueError(f"there is no room for {self.unread} bytes")
+        agent.code.receive(self.rfile, self.unread)
+        self.unread = 0
         self.reply_json({})
 
     def get_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
@@ -951,7 +1194,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_files(agent.checkpoints.newest)
 
     def send_files(self, files: Files) -> None:
-        wanted = [(str(name), whole_number(offset), whole_number(size)) for name, offset, size in self.body()]
+        body = self.body(LONGEST_WANTED, MARKS_OF_WANTED)
+        wanted = [(text(name), whole_number(offset), whole_number(size)) for name, offset, size in body]
         self.begin_stream()
         small = bytearray()  # many small files make few packets
         for name, offset, size in wanted:
@@ -977,7 +1221,8 @@ class Handler(BaseHTTPRequestHandler):
         self.frame({"end": True})
 
     def post_stream(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        asked = self.body()["offsets"]
+        count = len(agent.job.replicas)
+        asked = self.body(1024 + 512 * count, 16 + 4 * count)["offsets"]
         offsets = {} if asked is None else {r: whole_number(asked.get(r, 0)) for r in agent.job.replicas}
         self.gang()
         self.begin_stream()
@@ -1057,7 +1302,9 @@ class Stream:
         errors = 0
         gather_s = min(max(GATHER_S[0], len(self.agent.job.replicas) / 50), GATHER_S[1])
         connection, connected = None, None
+        heard_at = time.monotonic()
         while not self.closed:
+            began = time.monotonic()
             try:
                 agent = self.gang.reports.get(replica, {}).get("agent")
                 if agent is None:
@@ -1067,9 +1314,12 @@ class Stream:
                 path = f"/log?offset={offset}&wait=5"
                 peer = Peer(self.agent.key, replica, agent)
                 with peer.ask("GET", path, timeout_s=8, connection=connection) as response:
-                    data = response.read()
+                    data = response.read(LOG_ANSWER + 1)
+                    offset = next_offset(response.headers["X-Offset"], offset)
+                    if len(data) > LOG_ANSWER:
+                        raise ValueError("more came than a log's answer has")
                     errors = 0
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException, ValueError):
                 if connection:
                     connection.close()
                 connection = None
@@ -1080,19 +1330,19 @@ class Stream:
                 time.sleep(0.3)
                 continue
             if data:
-                offset = int(response.headers["X-Offset"])
+                heard_at = time.monotonic()
                 self.put((replica, offset, data))
                 offset += len(data)
                 if len(data) < SMALL and self.gang.phase == "running":
                     time.sleep(gather_s)
             if response.headers["X-End"] == "1":
                 break
-            if (
-                not data
-                and self.gang.phase == "ended"
-                and self.gang.reports.get(replica, {}).get("state") not in FINISHED
-            ):
-                break
+            if not data and self.gang.phase == "ended":
+                has_ended = self.gang.reports.get(replica, {}).get("state") in FINISHED
+                if not has_ended or time.monotonic() - heard_at > LOG_ENDS_S:
+                    break
+            if not data and time.monotonic() - began < 1.0:  # it was to wait for more
+                time.sleep(1.0)
         if connection:
             connection.close()
         self.put((replica, offset, None))
@@ -1192,7 +1442,7 @@ class Log:
                 self.changed.wait(min(1.0, max(0.0, deadline - time.monotonic())))
             return self.ended
 
-    def read(self, offset: int, most: int = 4 * CHUNK) -> bytes:
+    def read(self, offset: int, most: int = LOG_ANSWER) -> bytes:
         with open(self.path, "rb") as file:
             file.seek(offset - self.base)
             return file.read(min(most, max(0, self.size - offset)))
@@ -1504,27 +1754,27 @@ class Checkpoints:
 
     def mirror(self, coordinator: Peer) -> None:
         """Copies the coordinator's checkpoints, if they have changed. Raises OSError."""
-        manifest = coordinator.ask_json("GET", "/checkpoints")
-        if manifest["files"] and max(f["mtime_ns"] for f in manifest["files"]) != self.changed_at():
-            self.pull(coordinator, manifest, self.copy)
+        files = checkpoint_of(coordinator.ask_json("GET", "/checkpoints"))
+        if files and max(f["mtime_ns"] for f in files) != self.changed_at():
+            self.pull(coordinator, files, self.copy)
 
     def take(self, holder: Optional[Peer]) -> None:
         """Makes the folder what that agent has as the newest; None: what is here. Raises OSError."""
         if holder is not None:
-            return self.pull(holder, holder.ask_json("GET", "/checkpoints"), self.folder)
+            return self.pull(holder, checkpoint_of(holder.ask_json("GET", "/checkpoints")), self.folder)
         if self.newest.folder != self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
             shutil.copytree(self.copy, self.folder)
 
-    def pull(self, holder: Peer, manifest: Dict[str, Any], folder: Path) -> None:
+    def pull(self, holder: Peer, files: List[Dict[str, Any]], folder: Path) -> None:
         """Makes folder hold what an agent's /checkpoints does, whole or not at all. Raises OSError."""
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        expected = {file["path"]: file for file in manifest["files"]}
+        expected = {file["path"]: file for file in files}
         with holder.ask("POST", "/checkpoints", [[f["path"], 0, f["size"]] for f in expected.values()]) as reply:
-            for head in iter(lambda: json.loads(reply.readline() or b"{}"), {"end": True}):
-                file = expected[head["path"]] if "size" in head else None
+            for head in iter(lambda: fields(read_json(reply.readline(SMALL), 20), FILE_HEAD), {"end": True}):
+                file = expected.pop(head.get("path"), None) if "size" in head else None
                 if file is None:
                     raise OSError(f"a checkpoint changed while it was copied from {holder.host}")
                 target = part / file["path"]
@@ -1728,9 +1978,9 @@ class Agent:
                     order = self.gang.wait(self.order["version"], 10.0, lambda: True, self.replica)
                 else:
                     path = f"/order?replica={self.replica}&version={self.order['version']}"
-                    order = self.coordinator.ask_json("GET", path)
+                    order = order_of(self.coordinator.ask_json("GET", path))
                 self.heard_at, retry_s = time.monotonic(), RETRY_S
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 starting = self.order["phase"] in STARTING
                 limit = COORDINATOR_SLOW_S if isinstance(error, socket.timeout) else COORDINATOR_LOST_AFTER_S
                 if starting:

@@ -874,8 +874,8 @@ def _summaries(on: str | None, **target: Any) -> list[JobSummary]:
     from .job import summaries
 
     found, warning = _ask(_backends(on, **target), summaries, bool(on or any(target.values())))
-    if warning:
-        click.echo(f"warning: {warning}", err=True)
+    for text in filter(None, [warning, *(summary.warning for summary in found)]):
+        click.echo(f"warning: {text}", err=True)
     return found
 
 

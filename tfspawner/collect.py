@@ -6,6 +6,7 @@ What an agent says is not trusted: a name that could lead out of the folder is r
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 import time
 import unicodedata
@@ -25,6 +26,7 @@ TRIES_WITHOUT_PROGRESS = 5
 PAUSE_S = 0.2  # twice as long after each try
 LEAST_PROGRESS = 64 << 10  # bytes that a request has to bring, or all that is missing
 PARALLEL = 4
+FILES_AT_ONCE = 5000  # in one request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +114,9 @@ def _collect_whole(agent: AgentClient, landing: Landing, room: Room, progress: C
 
 
 def _manifest(agent: AgentClient, landing: Landing) -> Manifest:
-    told = agent.manifest()
     key = _folded if landing.folds_case() else str
     longest = LONGEST_PATH - len(f"{landing.top}/{agent.replica}/".encode(errors="surrogateescape"))
-    return checked(told, agent.replica, key=key, longest=longest)
+    return checked(agent.manifest(), key=key, longest=longest)
 
 
 def _folded(name: str) -> str:
@@ -134,7 +135,7 @@ def _receive(agent: AgentClient, files: list[dict[str, Any]], landing: Landing) 
     """
     pending = {file["path"]: file for file in files}
     while pending:
-        received = 0
+        received, before = 0, len(pending)
         why = ""
         try:
             for count in _receive_stream(agent, pending, landing):
@@ -142,19 +143,19 @@ def _receive(agent: AgentClient, files: list[dict[str, Any]], landing: Landing) 
                 yield count
         except AgentUnreachable as error:
             why = error.message
-        if pending and received < LEAST_PROGRESS:
+        if pending and received < LEAST_PROGRESS and before - len(pending) < FILES_AT_ONCE:
             raise _NoProgress(why or f"{len(pending)} files did not come")
 
 
 def _receive_stream(agent: AgentClient, pending: dict[str, dict[str, Any]], landing: Landing) -> Iterator[int]:
-    """One request for all pending files; yields each number of bytes, and takes out of pending what is whole."""
-    offsets = {path: _part_size(landing, file) for path, file in pending.items()}
-    for head, body in agent.files([(path, offset, pending[path]["size"]) for path, offset in offsets.items()]):
-        path = str(head.get("path"))
-        if path not in pending:
+    """One request for pending files; yields each number of bytes, and takes out of pending what is whole."""
+    offsets = {path: _part_size(landing, file) for path, file in itertools.islice(pending.items(), FILES_AT_ONCE)}
+    for part, body in agent.files([(path, offset, pending[path]["size"]) for path, offset in offsets.items()]):
+        path = part.path
+        if path not in pending or path not in offsets:
             raise _NoProgress(f"{shown(path)} came, which was not asked for")
         size = pending[path]["size"] - offsets[path]
-        if head.get("missing") or head.get("offset") != offsets[path] or head.get("size") != size:
+        if part.missing or (part.offset, part.size) != (offsets[path], size):
             raise _NoProgress(f"{path} changed while it was collected")
         yield from _receive_one(pending[path], offsets[path], body.pieces(), landing)
         del pending[path]

@@ -42,6 +42,10 @@ class AgentUnreachable(ClusterError):
     """A replica's agent did not answer."""
 
 
+class BadAnswer(AgentUnreachable):
+    """Something answered in an agent's place, or the agent is broken: its answer is none that an agent gives."""
+
+
 class NotTheAgent(AgentUnreachable):
     """Something else answers where a replica's agent was; `what` says so of the replica."""
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from .agent import FINISHED, LOST, STARTING, TERMINATED
+from .answers import Gang
 from .backends import Backend, Observation
 from .client import STREAM_IDLE_S, AgentClient
 from .code import Code
-from .errors import AgentUnreachable, ClusterError, NotTheAgent, SpawnerError, TimedOut
+from .errors import AgentUnreachable, BadAnswer, ClusterError, NotTheAgent, SpawnerError, TimedOut
+from .listening import Listener
 from .plan import DEFAULT_START_TIMEOUT_S
 from .record import Record
 
@@ -29,6 +32,9 @@ ANSWERS_S = 15.0  # so long the backend has to answer, and the coordinator not: 
 Result = Literal["succeeded", "failed", "timeout"]
 USAGE_OF, USAGE_EVERY_S = 16, 2.0  # so many replicas' processors and memory are recorded, so often at first
 ANSWER_WITHIN_S = 30.0  # for which an agent may be silent before its files are given up
+NO_AGENT_HINT = "something else may have taken the agent's place: trust nothing that comes from there"
+AGAIN_S = 0.2  # until a stream that broke off is begun again
+LAST_OUTPUT_S = 90.0  # so long the last output may take once the gang has ended
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
 
 
@@ -108,7 +114,9 @@ class Follower:
         self.told: set[str] = set()  # replicas whose agents have reported
         self.ended_at: float | None = None  # when the coordinator's stream ended
         self.finished = False
-        self.offsets = {r: record.log_end(r) if record else 0 for r in replicas} if logs else None
+        self.moved_at = time.monotonic()  # when the phase changed, or output came, last
+        offsets = {r: record.log_end(r) if record else 0 for r in replicas} if logs else None
+        self.listener = Listener(replicas, offsets)
         self.reachable = threading.Event()  # the coordinator is seen running
 
     def follow(self, deadline: float | None = None) -> JobState:
@@ -155,25 +163,21 @@ class Follower:
                 if self.upload:
                     agent.send_code(self.upload)
                     self.upload = None
-                for head, body in agent.stream(self.offsets and dict(self.offsets)):
+                for kind, value in self.listener.listen(agent):
                     self.silent_since = None
-                    if "gang" in head:
-                        self._put("gang", head["gang"])
-                        continue
-                    assert self.offsets is not None
-                    replica, offset = head["replica"], head["offset"]
-                    for data in body.pieces():
-                        self._put("log", (replica, offset, data))
-                        offset += len(data)
-                        self.offsets[replica] = offset
+                    self._put(kind, value)
                 self._put("end", None)
                 return
             except NotTheAgent as error:
                 self._put("impostor", error)
                 return
-            except AgentUnreachable:
+            except AgentUnreachable as error:
+                if isinstance(error, BadAnswer) and self.listener.is_hopeless():
+                    error.hint = NO_AGENT_HINT
+                    self._put("error", error)
+                    return
                 self.silent_since = self.silent_since or time.monotonic()
-                self.stop.wait(0.2)
+                self.stop.wait(AGAIN_S)
             except SpawnerError as error:
                 self._put("error", error)
                 return
@@ -215,18 +219,21 @@ class Follower:
             self._explain_lost()
 
     def _log(self, replica: str, offset: int, data: bytes) -> None:
+        self.moved_at = time.monotonic()
         if self.record:
             data = self.record.append_log(replica, offset, data)
         self.view.log(replica, data)
 
-    def hear(self, gang: dict[str, Any]) -> None:
+    def hear(self, gang: Gang) -> None:
         """Takes over what the coordinator tells of the gang and of replicas with news."""
         self.heard = True
         state = self.state
         self._hear_of_restarts(gang)
-        if state.phase != gang["phase"] and self.record:
-            self.record.event("phase", phase=gang["phase"], result=gang["result"])
-        state.phase, state.result = gang["phase"], gang["result"]
+        if state.phase != gang["phase"]:
+            self.moved_at = time.monotonic()
+            if self.record:
+                self.record.event("phase", phase=gang["phase"], result=gang["result"])
+        state.phase, state.result = gang["phase"], cast(Result | None, gang["result"])
         state.cause, state.times = gang["cause"], state.times | gang["times"]
         for replica, report in gang["replicas"].items():
             line = state.replicas[replica]
@@ -263,13 +270,13 @@ class Follower:
                                   gpus=gpus or None, gpu_memory=sum(filled) if filled else None)  # fmt: skip
         line.usage = usage
 
-    def _hear_of_restarts(self, gang: dict[str, Any]) -> None:
+    def _hear_of_restarts(self, gang: Gang) -> None:
         """Tells each restart once; a coordinator that is new knows of its own alone."""
         known = {restart["generation"] for restart in self.state.restarts}
         for restart in gang["restarts"]:
             if restart["generation"] in known:
                 continue
-            self.state.restarts.append(restart)
+            self.state.restarts.append(dict(restart))
             self.view.note(f"restart {restart['generation']} of {gang['restarts_allowed']}: "
                            f"{restart['replica']} {restart['message']}")  # fmt: skip
             if self.record:
@@ -350,6 +357,8 @@ class Follower:
         """Ends what no agent will end: replicas that cannot come, a coordinator that is gone, pods without agents."""
         if self.ended_at is not None:
             return self._finish()
+        if self.state.phase == "ended" and time.monotonic() - self.moved_at > LAST_OUTPUT_S:
+            self.ended_at = time.monotonic()
         if self.state.phase in ("pending", *STARTING):
             self._judge_start()
         since, whole = self.doomed.get(None, (0.0, None))
@@ -459,7 +468,7 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
     def answering(replica: str) -> AgentClient | None:
         try:
             agent = backend.agent(state.job, replica)
-            agent.status()
+            agent.ping()
         except AgentUnreachable:
             return None
         return agent
@@ -492,6 +501,8 @@ def complete_logs(
                     with showing:
                         view.log(replica, fresh)
                 return True
+        except BadAnswer as error:
+            view.note(f"warning: {error.message}")
         except AgentUnreachable:
             pass
         data = backend.last_output(state.job, replica)
@@ -505,8 +516,6 @@ def complete_logs(
 
 def _log_from_agent(agent: AgentClient, record: Record) -> Iterator[bytes]:
     """Adds the rest of a log to the record, and gives it."""
-    while True:
-        offset, data, ended = agent.log(record.log_end(agent.replica))
+    free = shutil.disk_usage(record.folder).free
+    for offset, data in agent.rest_of_log(record.log_end(agent.replica), free):
         yield record.append_log(agent.replica, offset, data)
-        if ended or not data:
-            return

@@ -22,6 +22,7 @@ from .collect import Collected, collect
 from .errors import (
     AgentUnreachable,
     ArtifactError,
+    BadAnswer,
     ClusterError,
     ConfigurationError,
     Interrupted,
@@ -38,6 +39,7 @@ from .usage import packed_nvml
 
 DELETE_TIMEOUT_S = 120.0
 LAST_LINES = 15
+MOST_LOG_BYTES = 4 << 30  # of one replica that are taken into memory
 RUNNING = ("queued", "pending", "starting", "running", "stopping")  # a summary's states of a job that has not ended
 DEFAULT_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0  # around which the wait between two tries to start lies
 
@@ -105,9 +107,11 @@ class Job:
         try:
             if self.replicas[0] in state.gone:
                 raise AgentUnreachable(f"{self.replicas[0]} has ended")
-            follower.hear(self.backend.agent(self.name, self.replicas[0]).status())
-        except AgentUnreachable:
+            follower.hear(self.backend.agent(self.name, self.replicas[0]).status(self.replicas))
+        except AgentUnreachable as error:
             follower.conclude()
+            if isinstance(error, BadAnswer):
+                state.replicas[self.replicas[0]].message = error.message
         return state
 
     def logs(self, replica: str | None = None) -> dict[str, bytes]:
@@ -186,14 +190,15 @@ def summaries(backend: Backend) -> list[JobSummary]:
         if summary.state != "running":
             return summary
         try:
-            told = backend.agent(summary.job, summary.replicas[0]).brief(timeout_s=2)
+            told = backend.agent(summary.job, summary.replicas[0]).brief(summary.replicas, timeout_s=2)
+        except BadAnswer as error:
+            return replace(summary, warning=f"job {summary.job}: {error.message}")
         except SpawnerError:
             return summary
+        state = "starting" if told["phase"] in STARTING else told["phase"]
         if told["phase"] == "ended":
-            return replace(
-                summary, state=f"{told['result']}, {'fetched' if told['released'] else 'to be fetched'}", told=told
-            )
-        return replace(summary, state="starting" if told["phase"] in STARTING else told["phase"], told=told)
+            state = f"{told['result']}, {'fetched' if told['released'] else 'to be fetched'}"
+        return replace(summary, state=state, told=dict(told))
 
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(refine, backend.jobs()))
@@ -558,10 +563,5 @@ def _upload(backend: Backend, plan: Plan) -> None:
 
 
 def _log_pieces(backend: Backend, job: str, replica: str) -> Iterator[bytes]:
-    agent, offset = backend.agent(job, replica), 0
-    while True:
-        offset, data, ended = agent.log(offset)
+    for _, data in backend.agent(job, replica).rest_of_log(0, MOST_LOG_BYTES):
         yield data
-        offset += len(data)
-        if ended or not data:
-            return

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -28,36 +28,60 @@ class Manifest:
     refused: list[str]
 
 
-def checked(manifest: dict[str, Any], replica: str, *, key: Callable[[str], str] = str,
-            longest: int = LONGEST_PATH, hashed: bool = True) -> Manifest:  # fmt: skip
-    """Of a manifest as the agent sends it, the files with a safe name of their own.
+@dataclass(slots=True, kw_only=True)
+class Listing:
+    """What an agent lists: files that are described as they should be, and names, good and bad ones."""
 
-    Names with the same key are the same file here; a path may take `longest` bytes; hashed: with their SHA-256. Raises ArtifactError where
-    something is described wrongly or there is too much of it.
+    files: list[dict[str, Any]] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    nameless: list[str] = field(default_factory=list)  # what stands in the place of a file's or folder's name
+
+
+def gathered(entries: Iterable[tuple[str, Any]], replica: str, *, hashed: bool) -> Listing:
+    """The entries of a manifest as they come, each brought into its smallest form; hashed: files with their SHA-256.
+
+    Raises ArtifactError where something is described wrongly or there is too much of it.
     """
-    count = len(manifest["files"]) + len(manifest["folders"])
-    if count > MOST_ENTRIES:
-        raise ArtifactError(
-            f"{replica} lists {count:,} files and folders, and {MOST_ENTRIES:,} can be collected",
-            hint="pack them into archives, or have them stored: --artifacts s3://bucket/folder",
-        )
-    described = [_file(entry, replica, hashed) for entry in manifest["files"]]
-    files = {key(file["path"]): file for file in reversed(described) if is_safe(file["path"], longest)}
+    found = Listing()
+    for count, (kind, entry) in enumerate(entries, 1):
+        if count > MOST_ENTRIES:
+            raise ArtifactError(
+                f"{replica} lists more than {MOST_ENTRIES:,} files and folders, the most that can be collected",
+                hint="pack them into archives, or have them stored: --artifacts s3://bucket/folder",
+            )
+        described = _file(entry, replica, hashed) if kind == "files" else entry
+        name = described["path"] if kind == "files" else entry
+        if isinstance(name, str):
+            getattr(found, kind).append(described)
+        else:
+            found.nameless.append(shown(name))
+    return found
+
+
+def checked(listed: Listing, *, key: Callable[[str], str] = str, longest: int = LONGEST_PATH) -> Manifest:
+    """Of what an agent lists, the files with a safe name of their own.
+
+    Names with the same key are the same file here; a path may take `longest` bytes.
+    """
+    files = {key(file["path"]): file for file in reversed(listed.files) if is_safe(file["path"], longest)}
     parents = {key(parent) for file in files.values() for parent in _with_parents(file["path"])[1:]}
     for name in parents & files.keys():  # a file that is a folder, too
         del files[name]
     came = {id(file) for file in files.values()}
 
-    def fits(folder: object) -> bool:
-        return is_safe(folder, longest) and not any(key(name) in files for name in _with_parents(str(folder)))
+    def fits(folder: str) -> bool:
+        return is_safe(folder, longest) and not any(key(name) in files for name in _with_parents(folder))
 
     return Manifest(
-        files=[file for file in described if id(file) in came],
-        folders=[name for name in manifest["folders"] if fits(name)],
-        skipped=[str(name) for name in manifest["skipped"]],
-        refused=[str(file["path"]) for file in described if id(file) not in came]
-        + [str(name) for name in manifest["folders"] if not fits(name)]
-        + [str(name) for name in manifest["unreadable"]],
+        files=[file for file in listed.files if id(file) in came],
+        folders=[name for name in listed.folders if fits(name)],
+        skipped=listed.skipped,
+        refused=[file["path"] for file in listed.files if id(file) not in came]
+        + [name for name in listed.folders if not fits(name)]
+        + listed.nameless
+        + listed.unreadable,
     )
 
 
@@ -70,9 +94,14 @@ def _file(entry: Any, replica: str, hashed: bool) -> dict[str, Any]:
         name, size, digest = entry["path"], entry["size"], entry["sha256"]
     except (KeyError, TypeError):
         raise ArtifactError(f"{replica} describes a file wrongly: {shown(entry)}", hint=NOT_AN_AGENT) from None
-    if type(size) is not int or size < 0 or not isinstance(digest, str) or bool(_SHA256.fullmatch(digest)) != hashed:
+    if (
+        type(size) is not int
+        or not 0 <= size < 1 << 63
+        or not isinstance(digest, str)
+        or bool(_SHA256.fullmatch(digest)) != hashed
+    ):
         raise ArtifactError(f"{replica} describes its file {shown(name)} wrongly", hint=NOT_AN_AGENT)
-    return {"path": name, "size": size, "sha256": digest}
+    return {"path": name, "size": size, "sha256": digest if hashed else ""}
 
 
 def is_safe(name: object, longest: int = LONGEST_PATH) -> bool:
@@ -90,5 +119,8 @@ def is_safe(name: object, longest: int = LONGEST_PATH) -> bool:
 
 def shown(value: object) -> str:
     """What an agent sent, fit for a message."""
-    text = ascii(value) if not isinstance(value, str) or not value.isprintable() else repr(value)
+    try:
+        text = repr(value) if isinstance(value, str) and value.isprintable() else ascii(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
+        return f"a {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:100]}…"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .agent import die_with_agent
+from .answers import Order
 from .backends.local import HOST, is_free
 from .client import AgentClient
 from .errors import AgentUnreachable, ArtifactError, ClusterError, ConfigurationError, NotFoundError, SpawnerError
@@ -32,6 +33,7 @@ PORTS = range(6006, 6106)  # from TensorBoard's own on
 START_S = 60.0
 IN_TURN = 16  # replicas without event files that are asked at a time
 PARALLEL = 8
+MOST_MISSES = 5  # so often a file is asked for that does not have the size that was told of it
 HEAD = 64  # bytes by which a file is known again: they hold the time when it was begun
 WRITING = ("running", "stopping", "ended")  # the phases in which a script has run
 NONE_YET = (
@@ -50,6 +52,16 @@ class Tail:
     size: int = 0
     head: bytes = b""
     number: int = 0
+    missing_size: int = 0  # the size that was told of it, and that it did not have,
+    misses: int = 0  # so often in a row
+
+    def missed(self, size: int) -> None:
+        self.misses = self.misses + 1 if size == self.missing_size else 1
+        self.missing_size = size
+
+    def is_wanted(self, size: int) -> bool:
+        """Whether it has grown to that size, as far as is known."""
+        return size > self.size and (size != self.missing_size or self.misses < MOST_MISSES)
 
     def again(self, path: str) -> Tail:
         """For the file that took its place: under a name of its own, since TensorBoard reads on from where it was."""
@@ -66,7 +78,7 @@ class EventFiles:
 
     def bring(self, agent: AgentClient) -> bool:
         """Brings what is new at one replica; whether there are new files. Raises AgentUnreachable, ArtifactError."""
-        manifest = checked(agent.manifest(EVENTS), agent.replica, hashed=False)
+        manifest = checked(agent.manifest(EVENTS))
         tails = self.tails.setdefault(agent.replica, {})
         before = [tail.name for tail in tails.values()]
         wanted: list[tuple[str, int, int]] = []
@@ -75,7 +87,7 @@ class EventFiles:
             tail = tails.setdefault(path, Tail(path))
             if size < tail.size:
                 tail = tails[path] = tail.again(path)
-            if size > tail.size:
+            if tail.is_wanted(size):
                 wanted += [(path, 0, len(tail.head))] if tail.size else []
                 wanted.append((path, tail.size, size))
         if wanted:
@@ -85,11 +97,12 @@ class EventFiles:
     def _receive(self, agent: AgentClient, wanted: list[tuple[str, int, int]], tails: dict[str, Tail]) -> None:
         needed = sum(size - offset for _, offset, size in wanted)
         with self.room.taken(needed, agent.replica) as wrote:
-            for (path, offset, size), (head, body) in zip(wanted, agent.files(wanted), strict=False):
+            for (path, offset, size), (part, body) in zip(wanted, agent.files(wanted), strict=False):
                 tail = tails[path]
-                if head.get("missing"):
-                    continue  # it is gone or shorter by now: the next manifest tells
-                if (head.get("path"), head.get("offset"), head.get("size")) != (path, offset, size - offset):
+                if part.missing and part.path == path:
+                    tail.missed(size)  # it is gone or shorter by now: the next manifest tells
+                    continue
+                if (part.path, part.offset, part.size) != (path, offset, size - offset):
                     raise AgentUnreachable(f"{agent.replica}'s agent sent what was not asked for")
                 if offset < tail.size:  # the beginning, to know it again
                     if b"".join(body.pieces()) != tail.head:
@@ -151,6 +164,7 @@ class Followed:
         """Brings what there is again and again; returns how it ended."""
         version, answered = -1, 0
         while True:
+            asked_at = time.monotonic()
             try:
                 order = self.order(version)
                 if order is None and self.job.backend.find(self.name).state in ("succeeded", "failed"):
@@ -162,6 +176,10 @@ class Followed:
             if order is None:
                 time.sleep(self.every_s)
                 continue
+            if (
+                order["version"] == version and time.monotonic() - asked_at < min(self.every_s, 5.0) / 2
+            ):  # it was to wait for another
+                time.sleep(self.every_s)
             version = order["version"]
             if order["phase"] == "ended":
                 self.round(self.job.replicas)
@@ -173,7 +191,7 @@ class Followed:
                 self.note(NONE_YET)
                 answered = -sys.maxsize
 
-    def order(self, version: int) -> dict[str, Any] | None:
+    def order(self, version: int) -> Order | None:
         """The gang's phase, once it is another than version's or after a while; None where no coordinator answers."""
         try:
             if self.is_stale:

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .agent import ANSI, is_progress_bar
-from .follow import JobState, ReplicaState
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
+
+    from .follow import JobState, ReplicaState
 
 LONGEST_LINE = 65536  # a longer one is cut
 PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long

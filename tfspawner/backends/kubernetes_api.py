@@ -15,6 +15,7 @@ import urllib3
 
 from ..diagnose import ADMISSION_HINT, WEBHOOK_HINT, denied_by_admission
 from ..errors import ClusterError, ConfigurationError, NotFoundError
+from ..patience import patient
 
 WATCH_S = 240  # the API server ends a watch after so long, and we begin the next
 READ_TIMEOUT_S = 30.0
@@ -64,7 +65,7 @@ class Api:
                 hint="set KUBECONFIG or give --kubeconfig; to run on this machine: --on local",
             ) from None
         chosen = next((c for c in contexts if c["name"] == context), active)
-        pool = RESTClientObject(configuration).pool_manager
+        pool = patient(RESTClientObject(configuration).pool_manager)
         pool.connection_pool_kw["maxsize"] = 64
         return cls(
             configuration.host, namespace or chosen["context"].get("namespace") or "default", pool, configuration

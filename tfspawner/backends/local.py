@@ -27,6 +27,7 @@ from .. import agent
 from ..client import AgentClient
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from ..keras import installed_tensorflow, wheel
+from ..patience import patient
 from ..preflight import is_product
 from ..spec import JobSpec, is_name
 from ..usage import NO_NVML, Gpus
@@ -63,7 +64,7 @@ class LocalBackend:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or state_folder()
-        self.pool = urllib3.PoolManager(maxsize=64, retries=False)
+        self.pool = patient(urllib3.PoolManager(maxsize=64, retries=False))
         self.listeners: dict[str, socket.socket] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
         self.launched: dict[str, _Agents] = {}  # what scripts, which are this user's, could change on disk meanwhile
