@@ -45,6 +45,7 @@ class JobSummary:
     state: str
     id: str = ""  # tells it from former and foreign jobs of the same name
     told: dict[str, Any] = field(default_factory=dict)  # what its coordinator says of all, in brief
+    message: str = ""  # what is damaged of it
 
     @property
     def replicas(self) -> list[str]:
