@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import Markup
 
 from . import agent
 from .errors import ConfigurationError
@@ -142,9 +143,9 @@ def html_environment() -> Environment:
 
 def _plain(value: object) -> object:
     """A value as a page may have it; what a macro made is left as it is."""
-    if type(value) is not str:
+    if isinstance(value, Markup) or not isinstance(value, str | Path):
         return value
-    return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", value)
+    return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", str(value))
 
 
 def template_environment(override: Path | None) -> ImmutableSandboxedEnvironment:
