@@ -379,12 +379,12 @@ def list_jobs(tag: str | None, output: str, **target: Any) -> None:
     from .view import age
 
     summaries = [s for s in _summaries(**target) if tag in (None, s.tag)]
-    if output == "json":
-        _print_json([_summary_json(s) for s in summaries])
-        return
     for s in summaries:
         if s.message:
             _note(f"warning: job {s.job} is damaged: {s.message}")
+    if output == "json":
+        _print_json([_summary_json(s) for s in summaries])
+        return
     rows = [("JOB", "ON", "STATE", "REPLICAS", "TAG", "AGE")]
     for s in summaries:
         replicas = ", ".join(f"{count} {role}" for role, count in s.roles.items())

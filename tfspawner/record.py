@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import json
 import os
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +18,7 @@ from typing import Any
 
 from .errors import ArtifactError, ConfigurationError
 from .recorded import BASES_FILE, EVENTS_FILE, ID_FILE, logs_folder, read_bases, read_id
+from .shapes import opened
 
 LOCK_FILE = ".lock"
 
@@ -51,7 +54,7 @@ class Record:
     @staticmethod
     def _open_lock(folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.fdopen(os.open(folder / LOCK_FILE, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w")
+        lock = _open_own(folder / LOCK_FILE, os.O_WRONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -122,21 +125,20 @@ class Record:
     def replace_log(self, replica: str, data: bytes) -> None:
         """Puts a log in place that was had from elsewhere, if it holds more than there is."""
         if len(data) > self._log_bytes(replica):
-            with _writing(self.log_path(replica)):
-                how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-                with open(os.open(self.log_path(replica), how, 0o666), "wb") as file:
-                    file.write(data)
+            path = self.log_path(replica)
+            with _writing(path), _open_own(path, os.O_WRONLY | os.O_TRUNC) as file:
+                _write(file, data)
             self._ends.pop(replica, None)
 
     def last_lines(self, replica: str, count: int) -> list[str]:
         """The last lines of a log that are not a progress bar on its way."""
         from .agent import is_progress_bar
 
-        path = self.log_path(replica)
-        if not path.exists():
+        file = opened(self.log_path(replica))
+        if file is None:
             return []
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 65536))
+        with file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
             lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
         return [line for line in lines if line.strip() and not is_progress_bar(line)][-count:]
 
@@ -155,7 +157,7 @@ class Record:
         with _writing(path):
             if path not in self._open:
                 self._open[path] = _appending(path)
-            self._open[path].write(data)
+            _write(self._open[path], data)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         self.write(name, json.dumps(value, indent=1, default=str) + "\n")
@@ -170,9 +172,25 @@ def write_whole(path: Path, content: str | bytes) -> None:
     os.replace(part, path)
 
 
+def _open_own(path: Path, how: int) -> Any:
+    """A file of the record, made where there is none; a link is not followed, and a pipe or device not written to."""
+    descriptor = os.open(path, how | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file")
+    return open(descriptor, "wb", buffering=0)
+
+
+def _write(file: Any, data: bytes) -> None:
+    """All of it: where the disk is full, a part may be taken first, and the rest is refused."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
 def _appending(path: Path) -> Any:
     """The file, to be lengthened; no link is followed. A launcher that was killed may have left half an event: it is ended."""
-    file = open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab", buffering=0)
+    file = _open_own(path, os.O_RDWR | os.O_APPEND)
     size = os.fstat(file.fileno()).st_size
     if path.name == EVENTS_FILE and size and os.pread(file.fileno(), 1, size - 1) != b"\n":
         file.write(b"\n")

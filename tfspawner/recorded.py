@@ -65,6 +65,7 @@ def file_path(value: Any) -> str:
 REPLICA = text(pattern=_REPLICA.pattern, must="a replica's name")
 WORD = text(pattern=r"[a-z][a-z -]{0,39}", must="a word")
 LINE = text(4096, lines=False, must="a text")
+VARIABLE = text(256, pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", must="a variable's name")
 TIME, SECONDS = number(0, LATEST), number(0, LATEST)
 SHA256 = text(pattern="[0-9a-f]{64}", must="a SHA-256")
 ID = text(pattern="[A-Za-z0-9_-]{0,64}", must="a job's id")
@@ -82,7 +83,7 @@ REPORT = record(
     {
         "cause": optional(record({}, {"replica": optional(REPLICA), "message": optional(text()), "hint": optional(text()),
                                       "tail": optional(listed(text(), 1000))})),
-        "restarts": listed(record({}, {"generation": whole(0, MOST_RESTARTS), "time": TIME, "replica": REPLICA, "message": text()}),
+        "restarts": listed(record({}, {"generation": whole(0, MOST_RESTARTS), "time": TIME, "replica": optional(REPLICA), "message": optional(text())}),
                            MOST_RESTARTS),
         "files": mapped(REPLICA, listed(FILE, MOST_ENTRIES), MOST_REPLICAS),
         "artifacts": optional(LINE), "missing": optional(text()),
@@ -129,7 +130,7 @@ def _shape_of(name: str, kind: Any) -> Shape:
 def spec_shape() -> Shape:
     """Of what `described` in job.py writes: absent are fields that have no value."""
     shapes = {name: _shape_of(name, kind) for name, kind in get_type_hints(JobSpec).items()}
-    shapes["env"] = listed(LINE, 10_000)  # the names
+    shapes["env"] = listed(VARIABLE, 10_000)  # the names
     return record({"script": shapes.pop("script")}, {**shapes, "job": job, "code_sha256": SHA256})
 
 

@@ -3,6 +3,9 @@
 import json
 import math
 import os
+import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -14,9 +17,9 @@ import pytest
 from click.testing import CliRunner, Result
 from mutating import changed, damaged
 
-from tfspawner import cli, recorded, sweeping
+from tfspawner import cli, recorded, sweeping, tensorboard
 from tfspawner.backends.local import LocalBackend
-from tfspawner.errors import SpawnerError
+from tfspawner.errors import NotFoundError, SpawnerError
 from tfspawner.grid import Sweep
 from tfspawner.record import Record
 from tfspawner.report import page, timeline, usage_charts
@@ -340,7 +343,91 @@ def test_nothing_is_written_through_a_link_in_a_record(here):
     with pytest.raises(SpawnerError, match="worker-1"):
         record.append_log("worker-1", 0, b"x")
     record.close()
+    shutil.rmtree(folder / "logs")
+    (folder / "logs").symlink_to(outside)
+    with pytest.raises(SpawnerError, match="runs/good/logs is no folder of the run"):
+        Record(folder, POINT["id"])
     assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [".lock", "events.jsonl", "logs/worker-0.log"])
+def test_a_pipe_in_a_records_place_holds_nobody_up(here, name):
+    path = here / "runs/good" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(SpawnerError, match=r"runs/good(/\S+)? cannot be (made|written)"):
+        write_into(here / "runs/good")
+
+
+def write_into(folder: Path) -> None:
+    record = Record(folder, POINT["id"])
+    try:
+        record.event("launched")
+        record.append_log("worker-0", 0, b"x")
+        record.replace_log("worker-0", b"xyz")
+    finally:
+        record.close()
+
+
+def test_a_launcher_that_was_killed_left_half_an_event_and_the_next_one_begins_a_line(here):
+    path = here / "runs/good/events.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    record = Record(path.parent, POINT["id"])
+    record.event("taken over")
+    record.close()
+    notes: list[str] = []
+    assert [event["event"] for event in recorded.read_events(path.parent, notes.append)][-2:] == [
+        "replica",
+        "taken over",
+    ]
+    assert len(notes) == 1
+
+
+def test_a_process_of_another_job_is_not_signalled_and_ones_own_is(here):
+    jobs = here / "state/tf-spawner/jobs"
+    alive = []
+    for job in ("odd", "other"):
+        env = {"TFSPAWNER_OUTPUT": str(jobs / job / "worker-0/output")}
+        alive.append(
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=env, start_new_session=True)
+        )
+    own, foreign = alive
+    try:
+        stat = Path(f"/proc/{foreign.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+        (jobs / "odd/pids.json").write_text(json.dumps({"worker-0": [foreign.pid, int(stat[19])]}))
+        LocalBackend().delete("odd", 20)
+        assert own.wait(10) == -signal.SIGKILL
+        assert foreign.poll() is None
+    finally:
+        for process in alive:
+            process.kill()
+            process.wait()
+
+
+def test_tensorboard_shows_no_file_that_a_link_leads_to(here):
+    def attach(name: str) -> None:
+        raise NotFoundError("there is none")
+
+    secret, files = here / "secret", here / "runs/good/files"
+    secret.mkdir()
+    (secret / "events.out.tfevents.1").touch()
+    (here / "logs").mkdir()
+    files.symlink_to(secret)
+    with pytest.raises(SpawnerError, match="runs/good/files is a link"):
+        tensorboard.place("good", here / "logs", attach, here / "runs", print, 1)
+    files.unlink()
+    (files / "worker-0").mkdir(parents=True)
+    (files / "worker-0/a.tfevents.1").symlink_to(secret / "events.out.tfevents.1")
+    with pytest.raises(SpawnerError, match="has no event files"):
+        tensorboard.place("good", here / "logs", attach, here / "runs", print, 1)
+
+
+def test_completion_of_runs_is_silent_and_gives_no_name_that_a_shell_would_obey(here):
+    (here / "runs/good\x1b[2J").mkdir()
+    (here / "runs/good\x1b[2J/spec.json").touch()
+    (here / "runs/good/spec.json").write_text("{")
+    context = click.Context(cli.report, obj=None)
+    assert cli.complete_run(context, cli.report.params[0], "go") == ["good"]
 
 
 def test_a_huge_history_is_read_line_by_line_and_a_damaged_line_is_told_once(here, monkeypatch):
