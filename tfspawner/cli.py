@@ -620,7 +620,10 @@ def report(run: str, out: Path) -> None:
     from .sweep_page import write_page as write_sweep_page
 
     folder = run_folder(run, out)
-    click.echo(write_sweep_page(folder) if (folder / "sweep.json").exists() else write_page(folder, _note))
+    try:
+        click.echo(write_sweep_page(folder) if (folder / "sweep.json").exists() else write_page(folder, _note))
+    except OSError as error:
+        raise ConfigurationError(f"the page in {folder} cannot be written: {error.strerror}") from None
 
 
 @cli.command()

@@ -25,7 +25,7 @@ LOG_BYTES = 64 << 20  # of a longer log, its last bytes are read
 LONGEST_DRAWN = 16384  # characters of a line of Keras's
 MOST_METRICS, MOST_EPOCHS = 100, 100_000  # that are kept of a log
 DRAWN_UP_TO = 1e100  # a value beyond is taken for none: no chart has room for it
-MOST_ROWS = 48  # replicas in the timeline
+MOST_ROWS, MOST_BARS = 48, 2000  # replicas in the timeline, and bars of each
 MOST_CURVES = 8  # that have a colour in a chart
 MOST_FAINT = 64  # replicas behind these
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 52, 24  # of a chart, in SVG units
@@ -276,7 +276,7 @@ def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
             ("processors", event["cpu"]), ("memory", event["memory"]),
             ("GPU use, %", sum(gpus) / len(gpus) if gpus else None), ("GPU memory", event.get("gpu_memory")),
         ):  # fmt: skip
-            if value is not None:
+            if value is not None and (replica in curves[title] or len(curves[title]) < MOST_CURVES + MOST_FAINT):
                 curves[title].setdefault(replica, {})[at] = value
     ordered = {title: {name: of[name] for name in sorted(of, key=in_order)} for title, of in curves.items()}
     drawn = [draw(*in_units(title, of), from_zero=True) for title, of in ordered.items()]
@@ -401,7 +401,8 @@ def timeline(events: list[dict[str, Any]]) -> list[tuple[str, list[Bar]]]:
             state = "starting" if event["state"] == "running" else event["state"]
             rows.setdefault(event["replica"], []).append((event["time"], state))
     shown = list(rows.items())[: MOST_ROWS + 1]
-    return [(name, list(bars(changes, events[0]["time"], events[-1]["time"]))) for name, changes in shown if changes]
+    began, ended = events[0]["time"], events[-1]["time"]
+    return [(name, list(bars(changes[:MOST_BARS], began, ended))) for name, changes in shown if changes]
 
 
 def bars(changes: Iterable[tuple[float, str]], began: float, ended: float) -> Iterator[Bar]:

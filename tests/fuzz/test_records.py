@@ -445,6 +445,30 @@ def test_a_huge_history_is_read_line_by_line_and_a_damaged_line_is_told_once(her
     ]
 
 
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"[" * 200_000, "too deep"), (b'{"seconds": ' + b"9" * 5000 + b"}", "too many digits"), (b'{"job": "\xff"}', "line 1: that is no UTF-8"),
+        (b'{"job":\n\n "good",,}', "line 3, column 9: that is no JSON"), (b" " * 2000, "is longer than 1,000 bytes"), (b"", "line 1, column 1"),
+        (b"[]", "report.json: is a list; it must be a mapping"), (json.dumps({**REPORT, "missing": "\ud800"}).encode(), "without halves of characters"), (b"{}", "report.json: job is missing"),
+    ],
+    ids=["deep", "digits", "UTF-8", "JSON", "long", "empty", "a list", "half a character", "nothing in it"],
+)  # fmt: skip
+def test_what_is_no_record_at_all_is_told_by_its_place(here, monkeypatch, data, told):
+    monkeypatch.setattr(recorded, "REPORT_BYTES", 1000 if len(data) == 2000 else 1 << 20)
+    (here / "runs/good/report.json").write_bytes(data)
+    assert told in str(call("report", "good", file="runs/good/report.json").exception)
+
+
+def test_a_page_of_very_much_stays_small(here):
+    events = [
+        {"time": 1e9 + n, "event": "usage", "replica": f"worker-{n % 900}", "cpu": 1, "memory": 1} for n in range(4000)
+    ]
+    events += [{"time": 2e9 + n, "event": "phase", "phase": "running"} for n in range(20_000)]
+    (here / "runs/good/events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert len(page(here / "runs/good")) < 1 << 20
+
+
 def test_whatever_a_log_prints_makes_a_page(fuzz, here):
     log = here / "runs/good/logs/worker-0.log"
     odd = [
