@@ -21,6 +21,7 @@ from tfspawner import cli, recorded, sweeping, tensorboard
 from tfspawner.backends.local import LocalBackend
 from tfspawner.errors import NotFoundError, SpawnerError
 from tfspawner.grid import Sweep
+from tfspawner.job import attach
 from tfspawner.record import Record
 from tfspawner.report import page, timeline, usage_charts
 from tfspawner.slowest import slowest_to_start, starts, trained, used
@@ -265,16 +266,27 @@ def test_a_damaged_local_job_is_named_and_the_others_go_on(fuzz, here, name, mon
         call("status", "odd", "--on", "local", file="odd", inside=here)
         assert not call("status", "other", "--on", "local", inside=here).exception
 
-    for rng in fuzz.rounds(40):
-        path.write_bytes(
-            damaged(data, rng)
-            if name == "token" or rng.random() < 0.3
-            else json.dumps(changed(json.loads(data), rng)).encode()
-        )
-        look()
-    for end in range(0, len(data), 7):
+    def look_within() -> None:
+        """The same by the functions behind it, which is quicker."""
+        odd, other = sorted(LocalBackend().jobs(), key=lambda summary: summary.job)
+        assert (odd.job, other.job, other.state) == ("odd", "other", "failed")
+        assert odd.state != "damaged" or (f"odd/{name}" in odd.message and is_one_line(odd.message))
+        try:
+            attach("odd", on="local").status()
+        except SpawnerError as error:
+            refused = str(error)
+        else:
+            refused = "job odd cannot be asked: it can"
+        assert is_one_line(refused)
+        assert "job odd cannot be asked: " in refused
+
+    for rng in fuzz.rounds(300):
+        is_text = name == "token" or rng.random() < 0.3
+        path.write_bytes(damaged(data, rng) if is_text else json.dumps(changed(json.loads(data), rng)).encode())
+        look() if rng.random() < 0.03 else look_within()
+    for end in range(len(data)):
         path.write_bytes(data[:end])
-        look()
+        look_within()
     call("delete", "odd", "--on", "local", inside=here)
     assert not path.parents[0].exists()
     assert signalled == []
@@ -314,11 +326,12 @@ def test_a_name_in_a_record_leads_nowhere(here, case):
         assert "must be" in str(call(verb, folder.name, file=f"{folder}/{name}", inside=here).exception)
 
 
-@pytest.mark.parametrize("name", ["report.json", "spec.json", "events.jsonl", "logs"])
-@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name in ("report.json", "spec.json", "events.jsonl") for kind in ("link", "pipe", "folder")]
+    + [("logs", "link"), ("logs", "pipe")],
+)
 def test_what_is_no_file_of_the_run_is_not_read(here, name, kind):
-    if name == "logs" and kind == "folder":
-        pytest.skip("that is what it is")
     path, secret = here / "runs/good" / name, here.parent / f"{here.name}-secret"
     os.rename(path, secret)
     {"link": lambda: path.symlink_to(secret), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
@@ -357,6 +370,30 @@ def test_a_pipe_in_a_records_place_holds_nobody_up(here, name):
     os.mkfifo(path)
     with pytest.raises(SpawnerError, match=r"runs/good(/\S+)? cannot be (made|written)"):
         write_into(here / "runs/good")
+
+
+def test_damaged_places_of_logs_are_told_or_the_log_goes_on(fuzz, here):
+    path, told = here / "runs/good/logs/.bases", 0
+    bases = {"worker-0": [1795993557 << 32, 3], "worker-1": [0, 0]}
+    for rng in fuzz.rounds(300):
+        path.write_bytes(mutated(json.dumps(bases), rng))
+        refused = ""
+        try:
+            write_into(here / "runs/good")
+        except SpawnerError as error:
+            refused = str(error)
+        told += "runs/good/logs/.bases: " in refused
+        assert not refused or is_one_line(refused)
+        assert not refused or "logs/.bases" in refused or refused.endswith("are missing")
+    assert told
+
+
+def test_a_points_damaged_report_is_told_before_a_sweep_goes_on(here):
+    point = sweeping.Point(job="sw-1", values={"lr": "1"}, id=POINT["id"])
+    assert not sweeping.is_done(here / "runs", point)
+    (here / "runs/sw-1/report.json").write_text('{"result": "succeeded"}')
+    with pytest.raises(SpawnerError, match=r"runs/sw-1/report\.json: job is missing"):
+        sweeping.is_done(here / "runs", point)
 
 
 def write_into(folder: Path) -> None:
