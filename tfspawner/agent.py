@@ -153,11 +153,11 @@ MISSING_MODULE = re.compile(rb"^ModuleNotFoundError: No module named '([\w.]+)'\
 # ---- Keras's own output -------------------------------------------------------------------------
 
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][0-9AB]|\x08+")
-EPOCH = re.compile(r"^Epoch ([0-9]{1,12})/([0-9]{1,12})\s*$")
+EPOCH = re.compile(r"^Epoch (\d{1,15})/(\d{1,15})\s*$")
 STEP = re.compile(
-    r"^\s*([0-9]{1,12})/([0-9]{1,12}|Unknown)\s+(\[[=>.]*\]|[━]+|-(?=\s\d+s\b)|(?<=Unknown\s)(?=\d+s\s))\s?(.*)$"
+    r"^\s*(\d{1,15})/(\d{1,15}|Unknown)\s+(\[[=>.]*\]|[━]+|-(?=\s\d+s\b)|(?<=Unknown\s)(?=\d+s\s))\s?(.*)$"
 )
-METRIC = re.compile(r"(\w+): (-?(?:\d+\.?\d*(?:e[+-]?\d+)?|nan|inf))")
+METRIC = re.compile(r"(?<!\w)(\w{1,200}): (-?(?:\d+\.?\d*(?:e[+-]?\d+)?|nan|inf))")
 
 
 def parse_progress(line: str) -> Optional[Dict[str, Any]]:

@@ -155,7 +155,11 @@ def complete_job(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Shell completion for recorded runs."""
     out = Path(ctx.params.get("out") or "runs")
-    return sorted(path.parent.name for path in out.glob("*/spec.json") if path.parent.name.startswith(incomplete))
+    try:
+        names = sorted(path.parent.name for path in out.glob("*/spec.json"))
+    except OSError:
+        return []
+    return [name for name in names if name.startswith(incomplete) and name.isprintable()]
 
 
 JOB = click.argument("job", shell_complete=complete_job)
@@ -195,15 +199,16 @@ def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> 
     tf-spawner rerun digits-7xk2p -w 4 -- --epochs 20
     """
     from .options import recorded_options, recorded_sweep
-    from .record import read_json
+    from .recorded import read_whole
     from .report import run_folder
 
     folder = run_folder(recorded, options["out"] or Path("runs"))
-    swept = read_json(folder / "sweep.json")
-    stored = swept.get("spec") or read_json(folder / "spec.json")
-    if not stored:
-        raise ConfigurationError(f"{folder} has no spec.json: it was fetched, and launched elsewhere")
-    asked = _asked(ctx, options, recorded_sweep(swept) if swept else recorded_options(stored))
+    stored, swept = read_whole(folder)
+    try:
+        asked = _asked(ctx, options, recorded_sweep(swept) if swept else recorded_options(stored))
+    except ConfigurationError as error:
+        message = error.message if len(error.message) <= 500 else f"{error.message[:500]}…"
+        raise ConfigurationError(f"what {folder} records, with what is given: {message}", hint=error.hint) from None
     missing = [name for name in stored.get("env", []) if name not in _base(asked).env]
     if missing:
         raise ConfigurationError(
@@ -612,7 +617,10 @@ def report(run: str, out: Path) -> None:
     from .sweep_page import write_page as write_sweep_page
 
     folder = run_folder(run, out)
-    click.echo(write_sweep_page(folder) if (folder / "sweep.json").exists() else write_page(folder))
+    try:
+        click.echo(write_sweep_page(folder) if (folder / "sweep.json").exists() else write_page(folder, _note))
+    except OSError as error:
+        raise ConfigurationError(f"the page in {folder} cannot be written: {error.strerror}") from None
 
 
 @cli.command()
@@ -646,7 +654,7 @@ def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) ->
         from .comparison import write_page
 
         try:
-            write_page(page, folders)
+            write_page(page, folders, _note)
         except OSError as error:
             raise ConfigurationError(
                 f"{page} cannot be written: {error.strerror}", hint="name another --page"
@@ -899,6 +907,12 @@ def _ask(
             if not isinstance(error, ConfigurationError):  # no kubeconfig: there is no cluster to ask
                 return found, f"the cluster's jobs are not shown: {error.message}"
     return found, ""
+
+
+def _note(text: str) -> None:
+    from .view import harmless
+
+    click.echo(harmless(text), err=True)
 
 
 def _notes() -> View:

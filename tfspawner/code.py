@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
-from .record import ID_FILE
+from .recorded import ID_FILE
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from .grid import best
-from .record import read_json
+from .recorded import Note, read_events, read_spec
 from .render import html_environment
-from .report import charts, compared_run, curves_of, length_s, read_events, timeline, write_html
+from .report import charts, compared_run, curves_of, length_s, no_note, timeline, write_html
 from .view import age
 
 NOT_COMPARED = {"job", "name", "out", "detach", "args", "tag", "code_sha256"}  # the run's own, or told by its row
 
 
-def write_page(path: Path, folders: Sequence[Path]) -> Path:
+def write_page(path: Path, folders: Sequence[Path], note: Note = no_note) -> Path:
     """Writes the page of the runs recorded in folders."""
-    return write_html(path, page(folders, path.parent))
+    return write_html(path, page(folders, path.parent, note))
 
 
-def page(folders: Sequence[Path], place: Path) -> str:
+def page(folders: Sequence[Path], place: Path, note: Note = no_note) -> str:
     """The page; it needs no network and no other file but for its links to the runs' pages, as from the folder `place`."""
     names = names_of(folders)
     curves = dict(zip(names, map(curves_of, folders), strict=True))
@@ -31,14 +31,14 @@ def page(folders: Sequence[Path], place: Path) -> str:
     return html_environment().get_template("compare.html").render(
         rows=rows, names=names, metrics=list(dict.fromkeys(name for row in rows for name in row["metrics"])), bests=best(rows),
         links=[os.path.relpath(folder / "report.html", place) if (folder / "report.html").exists() else "" for folder in folders],
-        differing=differing([options_of(read_json(folder / "spec.json")) for folder in folders]), age=age,
-        charts=charts(curves, merged=False), **times(names, folders),
+        differing=differing([options_of(read_spec(folder)) for folder in folders]), age=age,
+        charts=charts(curves, merged=False), **times(names, folders, note),
     )  # fmt: skip
 
 
-def times(names: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
+def times(names: Sequence[str], folders: Sequence[Path], note: Note = no_note) -> dict[str, Any]:
     """The phases of each run, all on one scale, and how long that is."""
-    events = [read_events(folder) for folder in folders]
+    events = [read_events(folder, note) for folder in folders]
     lengths = [length_s(found) for found in events]
     longest = max(lengths)
     rows = []

@@ -92,8 +92,15 @@ class Job:
     replicas: tuple[str, ...]
     launched: float | None = None
 
+    def check_whole(self) -> None:
+        """Raises ClusterError for a job of which it is not known what it consists of."""
+        if not self.replicas:
+            why = self.backend.find(self.name).warning or "it was not launched whole, and will not run"
+            raise ClusterError(f"job {self.name} cannot be asked: {why}", hint=f"tf-spawner delete {self.name}")
+
     def status(self) -> JobState:
         """What its replicas do now: as the coordinator's agent tells, else as the backend sees them."""
+        self.check_whole()
         follower = self._follower(Silent())
         follower.state = state = JobState(
             job=self.name, replicas={r: ReplicaState(replica=r) for r in self.replicas}, times=follower.state.times
@@ -116,6 +123,7 @@ class Job:
 
     def logs(self, replica: str | None = None) -> dict[str, bytes]:
         """The output so far of one replica, or of all; without those of which nothing is left."""
+        self.check_whole()
         found = {}
         for name in [replica] if replica else self.replicas:
             try:
@@ -139,6 +147,7 @@ class Job:
             from .notebook import shown
 
             return shown(self.name, lambda cell: self.wait(cell, timeout_s))
+        self.check_whole()
         if self.backend.find(self.name).state == "incomplete":
             raise ClusterError(
                 f"job {self.name} was not launched whole, and will not run", hint=f"tf-spawner delete {self.name}"
@@ -154,6 +163,7 @@ class Job:
 
     def fetch(self, out: Path | str = "runs", view: View | None = None, *, release: bool = True) -> Outcome:
         """Brings its logs and files to out/<job>; once they are here whole, an ended job may end its pods."""
+        self.check_whole()
         record = Record(Path(out) / self.name, self.backend.find(self.name).id)
         try:
             state = self.status()

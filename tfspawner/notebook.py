@@ -124,7 +124,7 @@ class NotebookView(PlainView):
     def draw(self) -> None:
         with self.lock:
             page = self.page()
-            self.publish({"text/html": page, "text/plain": f"{self.heading}: {self.word}"})
+            self.publish({"text/html": page, "text/plain": harmless(f"{self.heading}: {self.word}")})
             self.next_at = time.monotonic() + max(REFRESH_S, len(page) / BYTES_PER_S)
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import json
 import os
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ArtifactError, ConfigurationError
+from .recorded import BASES_FILE, EVENTS_FILE, ID_FILE, logs_folder, read_bases, read_id
+from .shapes import opened
 
-ID_FILE, LOCK_FILE, BASES_FILE = ".job-id", ".lock", ".bases"
+LOCK_FILE = ".lock"
 
 
 class Record:
@@ -34,10 +38,10 @@ class Record:
         try:
             self._lock = self._open_lock(folder)
             self._is_new = not (folder / ID_FILE).exists()
-            if any(path.name != LOCK_FILE for path in folder.iterdir()) and _id_of(folder) != job_id:
+            if any(path.name != LOCK_FILE for path in folder.iterdir()) and read_id(folder) != job_id:
                 self._set_aside()
-            (folder / ID_FILE).write_text(job_id)
-            self.logs.mkdir(exist_ok=True)
+            write_whole(folder / ID_FILE, job_id)
+            logs_folder(folder).mkdir(exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
                 f"the run's folder {folder} cannot be made: {error.strerror}", hint="give another --out"
@@ -45,14 +49,12 @@ class Record:
         self._open: dict[Path, Any] = {}
         self._bases_lock = threading.Lock()
         self._ends: dict[str, int] = {}  # offset behind the last byte that each log has
-        self._bases = read_json(
-            self.logs / BASES_FILE
-        )  # {replica: [offset of its last pod's first byte, where in the file]}
+        self._bases = read_bases(folder)
 
     @staticmethod
     def _open_lock(folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK_FILE, "w")
+        lock = _open_own(folder / LOCK_FILE, os.O_WRONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -92,7 +94,7 @@ class Record:
         """The offset behind the log's last byte, as its agent counts."""
         if replica not in self._ends:
             base, place = self._bases.get(replica, (0, 0))
-            self._ends[replica] = base + self._log_bytes(replica) - place
+            self._ends[replica] = base + max(0, self._log_bytes(replica) - place)
         return self._ends[replica]
 
     def _log_bytes(self, replica: str) -> int:
@@ -123,19 +125,20 @@ class Record:
     def replace_log(self, replica: str, data: bytes) -> None:
         """Puts a log in place that was had from elsewhere, if it holds more than there is."""
         if len(data) > self._log_bytes(replica):
-            with _writing(self.log_path(replica)):
-                self.log_path(replica).write_bytes(data)
+            path = self.log_path(replica)
+            with _writing(path), _open_own(path, os.O_WRONLY | os.O_TRUNC) as file:
+                _write(file, data)
             self._ends.pop(replica, None)
 
     def last_lines(self, replica: str, count: int) -> list[str]:
         """The last lines of a log that are not a progress bar on its way."""
         from .agent import is_progress_bar
 
-        path = self.log_path(replica)
-        if not path.exists():
+        file = opened(self.log_path(replica))
+        if file is None:
             return []
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 65536))
+        with file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
             lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
         return [line for line in lines if line.strip() and not is_progress_bar(line)][-count:]
 
@@ -147,33 +150,51 @@ class Record:
     def write(self, name: str, text: str) -> None:
         """Writes a file of the record, whole or not at all."""
         path = self.folder / name
-        part = path.with_name(f".{path.name}.part")
         with _writing(path):
-            part.write_text(text)
-            os.replace(part, path)
+            write_whole(path, text)
 
     def _append(self, path: Path, data: bytes) -> None:
         with _writing(path):
             if path not in self._open:
-                self._open[path] = open(path, "ab", buffering=0)
-            self._open[path].write(data)
+                self._open[path] = _appending(path)
+            _write(self._open[path], data)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         self.write(name, json.dumps(value, indent=1, default=str) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A file of a record; empty where there is none, or no JSON."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file of a record, whole or not at all; where a link stands, the file takes its place."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode(errors="replace"))
+    os.replace(part, path)
 
 
-def _id_of(folder: Path) -> str | None:
-    path = folder / ID_FILE
-    return path.read_text() if path.exists() else None
+def _open_own(path: Path, how: int) -> Any:
+    """A file of the record, made where there is none; a link is not followed, and a pipe or device not written to."""
+    descriptor = os.open(path, how | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file")
+    return open(descriptor, "wb", buffering=0)
+
+
+def _write(file: Any, data: bytes) -> None:
+    """All of it: where the disk is full, a part may be taken first, and the rest is refused."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _appending(path: Path) -> Any:
+    """The file, to be lengthened; no link is followed. A launcher that was killed may have left half an event: it is ended."""
+    file = _open_own(path, os.O_RDWR | os.O_APPEND)
+    size = os.fstat(file.fileno()).st_size
+    if path.name == EVENTS_FILE and size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+        file.write(b"\n")
+    return file
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import time
@@ -15,13 +14,18 @@ from typing import Any
 from .agent import ANSI, parse_progress
 from .errors import ConfigurationError, NotFoundError
 from .options import words_of
-from .record import read_json
+from .record import write_whole
+from .recorded import Note, log_file, log_files, read_events, read_spec, read_sweep
+from .recorded import read_report as read_report_of
 from .render import html_environment
 from .slowest import Took, pace, seconds_words, slowest_in_training, slowest_to_start, starts, took, trained, used
 from .view import age, human_bytes
 
 LOG_BYTES = 64 << 20  # of a longer log, its last bytes are read
-MOST_ROWS = 48  # replicas in the timeline
+LONGEST_DRAWN = 16384  # characters of a line of Keras's
+MOST_METRICS, MOST_EPOCHS = 100, 100_000  # that are kept of a log
+DRAWN_UP_TO = 1e100  # a value beyond is taken for none: no chart has room for it
+MOST_ROWS, MOST_BARS = 48, 2000  # replicas in the timeline, and bars of each
 MOST_CURVES = 8  # that have a colour in a chart
 MOST_FAINT = 64  # replicas behind these
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 52, 24  # of a chart, in SVG units
@@ -82,28 +86,27 @@ class Bar:
     told: str
 
 
-def write_page(folder: Path) -> Path:
-    """Writes report.html into a run's folder. Raises NotFoundError where no run is recorded there."""
-    return write_html(folder / "report.html", page(folder))
+def no_note(text: str) -> None:
+    """For whoever does not want to hear what of a record is left out."""
+
+
+def write_page(folder: Path, note: Note = no_note) -> Path:
+    """Writes report.html into a run's folder. Raises NotFoundError where no run is recorded there, ConfigurationError for a damaged record."""
+    return write_html(folder / "report.html", page(folder, note))
 
 
 def write_html(path: Path, text: str) -> Path:
     """Writes a page, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+    write_whole(path, text)
     return path
 
 
-def page(folder: Path) -> str:
+def page(folder: Path, note: Note = no_note) -> str:
     """The page of the run recorded in folder; it needs no network and no other file but for its links to logs."""
-    report, spec = read_report(folder), read_json(folder / "spec.json")
-    events = read_events(folder)
+    report, spec = read_report(folder), read_spec(folder)
+    events = read_events(folder, note)
     rows = timeline(events)
-    logs = {
-        path.stem: read_log(path)
-        for path in sorted((folder / "logs").glob("*.log"), key=lambda path: in_order(path.stem))
-    }
+    logs = {replica: read_log(path) for replica, path in log_files(folder).items()}
     paces = {replica: found for replica, log in logs.items() if (found := pace(log.took))}
     slowest = [told for told in (slowest_to_start(events), slowest_in_training(paces, trained(events))) if told]
     files = [(replica, file) for replica, found in report.get("files", {}).items() for file in found]
@@ -133,10 +136,10 @@ def measured(events: list[dict[str, Any]], paces: Mapping[str, Took]) -> dict[st
 
 def runs_of(folder: Path) -> list[Path]:
     """The run recorded in a folder, or the runs of the sweep recorded there that have ended."""
-    points = read_json(folder / "sweep.json").get("points")
-    if points is None:
+    swept = read_sweep(folder)
+    if swept is None:
         return [folder]
-    runs = [folder.parent / point["job"] for point in points]
+    runs = [folder.parent / point["job"] for point in swept["points"]]
     return [run for run in runs if (run / "report.json").exists()]
 
 
@@ -146,7 +149,7 @@ def compared(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def compared_run(folder: Path, curves: Mapping[str, Curve]) -> dict[str, Any]:
-    report, spec = read_report(folder), read_json(folder / "spec.json")
+    report, spec = read_report(folder), read_spec(folder)
     return {
         "run": str(folder), "result": report["result"], "seconds": report["seconds"], "replicas": len(report["replicas"]),
         "on": spec.get("on"), "args": spec.get("args", []), "restarts": len(report.get("restarts", [])),
@@ -157,9 +160,9 @@ def compared_run(folder: Path, curves: Mapping[str, Curve]) -> dict[str, Any]:
 
 def curves_of(run: Path) -> dict[str, Curve]:
     """What the first replica of a run learned."""
-    replicas = read_json(run / "report.json").get("replicas") or [{}]
-    log = run / "logs" / f"{replicas[0].get('replica')}.log"
-    return learned(log) if log.exists() else {}
+    report = read_report_of(run)
+    log = log_file(run, report["replicas"][0]["replica"]) if report and report["replicas"] else None
+    return learned(log) if log else {}
 
 
 def run_folder(named: str, out: Path) -> Path:
@@ -173,21 +176,13 @@ def run_folder(named: str, out: Path) -> Path:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """report.json of a run's folder. Raises NotFoundError where there is none."""
-    report = read_json(folder / "report.json")
-    if not report:
+    """report.json of a run's folder. Raises NotFoundError where there is none, ConfigurationError where it is damaged."""
+    report = read_report_of(folder)
+    if report is None:
         raise NotFoundError(
             f"there is no record of an ended run in {folder}", hint=f"bring it here: tf-spawner fetch {folder.name}"
         )
     return report
-
-
-def read_events(folder: Path) -> list[dict[str, Any]]:
-    try:
-        lines = (folder / "events.jsonl").read_text().splitlines()
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines if line.endswith("}")]  # a launcher that was killed leaves half a line
 
 
 def command_of(spec: Mapping[str, Any]) -> str:
@@ -211,7 +206,7 @@ class Learning:
         if "/" not in line:
             return
         for drawn in ANSI.sub("", line).split("\r"):
-            told = parse_progress(drawn)
+            told = parse_progress(drawn) if len(drawn) <= LONGEST_DRAWN else None
             if told:
                 self._take(told, drawn)
 
@@ -222,12 +217,18 @@ class Learning:
             self.step = told["step"]
             if told["steps"] in (self.step, None):
                 for name, value in told["metrics"].items():
-                    self.curves.setdefault(name, {})[self.epoch] = value
+                    if name in self.curves or len(self.curves) < MOST_METRICS:
+                        _put(self.curves.setdefault(name, {}), self.epoch, value)
                 found = took(drawn, self.step)
                 if found:
-                    self.took[self.epoch] = found
+                    _put(self.took, self.epoch, found)
         else:
             self.epoch = 0  # it counts from the start again: that is an evaluation
+
+
+def _put(by_epoch: dict[Any, Any], epoch: int, value: Any) -> None:
+    if epoch in by_epoch or len(by_epoch) < MOST_EPOCHS:
+        by_epoch[epoch] = value
 
 
 def learned(log: Path) -> dict[str, Curve]:
@@ -275,7 +276,7 @@ def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
             ("processors", event["cpu"]), ("memory", event["memory"]),
             ("GPU use, %", sum(gpus) / len(gpus) if gpus else None), ("GPU memory", event.get("gpu_memory")),
         ):  # fmt: skip
-            if value is not None:
+            if value is not None and (replica in curves[title] or len(curves[title]) < MOST_CURVES + MOST_FAINT):
                 curves[title].setdefault(replica, {})[at] = value
     ordered = {title: {name: of[name] for name in sorted(of, key=in_order)} for title, of in curves.items()}
     drawn = [draw(*in_units(title, of), from_zero=True) for title, of in ordered.items()]
@@ -285,7 +286,7 @@ def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
 def in_order(replica: str) -> tuple[str, int]:
     """By role, then by index as a number."""
     role, _, index = replica.rpartition("-")
-    return role, int(index) if index.isdigit() else 0
+    return role, int(index) if index.isdecimal() else 0
 
 
 def in_units(title: str, curves: Mapping[str, Curve]) -> tuple[str, Mapping[str, Curve]]:
@@ -303,7 +304,7 @@ def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, from_z
 
     A curve and its val_ have one colour. Those behind the first MOST_CURVES stand faint behind these.
     """
-    values = {label: [value for value in curve.values() if math.isfinite(value)] for label, curve in curves.items()}
+    values = {label: [value for value in curve.values() if is_drawn(value)] for label, curve in curves.items()}
     if max(map(len, values.values()), default=0) < 2:
         return None
     places = [place for curve in curves.values() for place in curve]
@@ -329,11 +330,16 @@ def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, from_z
     )  # fmt: skip
 
 
+def is_drawn(value: float) -> bool:
+    """Whether a chart can have it: it is a number, and of a size that can be reckoned with."""
+    return abs(value) <= DRAWN_UP_TO
+
+
 def stretches(curve: Curve) -> list[list[tuple[float, float]]]:
     """The points in order, parted where a value is no number."""
     parts: list[list[tuple[float, float]]] = [[]]
     for point in sorted(curve.items()):
-        if math.isfinite(point[1]):
+        if is_drawn(point[1]):
             parts[-1].append(point)
         elif parts[-1]:
             parts.append([])
@@ -362,7 +368,7 @@ def heights(values: list[float]) -> tuple[Callable[[float], float], list[tuple[f
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """Three to seven round values from low to high."""
-    if high <= low:
+    if high - low < 1 / DRAWN_UP_TO:
         return [low]
     step = 10 ** math.floor(math.log10((high - low) / 3))
     step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
@@ -395,7 +401,8 @@ def timeline(events: list[dict[str, Any]]) -> list[tuple[str, list[Bar]]]:
             state = "starting" if event["state"] == "running" else event["state"]
             rows.setdefault(event["replica"], []).append((event["time"], state))
     shown = list(rows.items())[: MOST_ROWS + 1]
-    return [(name, list(bars(changes, events[0]["time"], events[-1]["time"]))) for name, changes in shown if changes]
+    began, ended = events[0]["time"], events[-1]["time"]
+    return [(name, list(bars(changes[:MOST_BARS], began, ended))) for name, changes in shown if changes]
 
 
 def bars(changes: Iterable[tuple[float, str]], began: float, ended: float) -> Iterator[Bar]:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .errors import NotFoundError
 from .grid import Values, best, main_metrics, numbers, ranked, shown
 from .options import sweep_words
-from .record import read_json
+from .recorded import read_sweep
 from .render import html_environment
 from .report import (
     LEFT,
@@ -22,6 +23,7 @@ from .report import (
     curves_of,
     draw,
     heights,
+    is_drawn,
     write_html,
 )  # fmt: skip
 from .view import age, harmless
@@ -41,7 +43,11 @@ def write_page(folder: Path) -> Path:
 
 def page(folder: Path) -> str:
     """The page of the sweep recorded in folder; it needs no network and no other file but for its links."""
-    record = read_json(folder / "sweep.json")
+    record = read_sweep(folder)
+    if record is None:
+        raise NotFoundError(
+            f"there is no record of a sweep in {folder}", hint="give the folder that has its sweep.json"
+        )
     rows = ranked(
         [row for row in record["points"] if in_grid(row["values"], record["grid"]) or row["result"] == "succeeded"]
     )
@@ -87,7 +93,7 @@ def flag_charts(
     """A chart for each metric: its last value in each point, over the flag's value there."""
     charts = []
     for metric in metrics:
-        known = [row for row in rows if flag in row["values"] and math.isfinite(row["metrics"].get(metric, math.nan))]
+        known = [row for row in rows if flag in row["values"] and is_drawn(row["metrics"].get(metric, math.nan))]
         values = list(dict.fromkeys(row["values"][flag] for row in known))
         if len(values) < 2:
             continue

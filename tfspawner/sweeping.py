@@ -22,13 +22,13 @@ from .errors import ArtifactError, ConfigurationError, Interrupted, JobFailed, S
 from .follow import JobState, ReplicaState
 from .grid import Sweep, Values, best, differences, ranked, shown
 from .plan import Plan, job_name, plan_like
-from .record import ID_FILE, Record, read_json
-from .report import compared, read_events
+from .record import Record
+from .recorded import SWEEP_FILE, read_events, read_id, read_report, read_sweep
+from .report import compared
 from .spec import JobSpec
 from .sweep_page import PAGE_FILE, write_page
 from .view import age
 
-SWEEP_FILE = "sweep.json"
 ENDED = ("succeeded", "failed", "timeout", "interrupted", "incomplete")
 STORED = ("job", "values", "id", "result", "error", "seconds", "metrics")  # of a point, in sweep.json
 SHOWN_FAILURES = 3
@@ -182,7 +182,7 @@ def prepare(asked: Sweep) -> Planned:
     spec = asked.spec
     name = job_name(spec)
     folder = spec.out / name
-    former = read_json(folder / SWEEP_FILE)
+    former = read_sweep(folder) or {}
     points, count = points_of(asked, name, former.get("points", []))
     specs = [asked.job(name, point.job, point.values) for point in points[:count]]
     job_name(max(specs, key=lambda one: len(one.name or "")))  # which refuses a name that is too long
@@ -231,11 +231,9 @@ def _restored(found: Mapping[str, Any]) -> Point:
 
 def report_of(out: Path, point: Point) -> dict[str, Any]:
     """The report of the job that was launched for the point last; empty where there is none."""
-    try:
-        is_its = (out / point.job / ID_FILE).read_text() == point.id
-    except OSError:
+    if not point.id or read_id(out / point.job) != point.id:
         return {}
-    return read_json(out / point.job / "report.json") if is_its else {}
+    return read_report(out / point.job) or {}
 
 
 def is_done(out: Path, point: Point) -> bool:
@@ -355,7 +353,7 @@ class _Run:
         if report_of(self.spec.out, point).get("result") in ("failed", "timeout") or "interrupted" in events:
             return False
         left = self.there[point.job]
-        if left.state == "incomplete":
+        if left.state in ("incomplete", "damaged"):
             return False
         state = jobs.Job(point.job, backend, tuple(left.replicas)).status()
         is_silent = state.phase == "pending" and left.state == "running"  # which its follower will judge

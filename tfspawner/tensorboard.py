@@ -25,7 +25,7 @@ from .errors import AgentUnreachable, ArtifactError, ClusterError, Configuration
 from .job import Job
 from .landing import Landing, Room
 from .manifest import checked
-from .record import ID_FILE
+from .recorded import read_id
 from .view import human_bytes
 
 EVENTS = "*tfevents*"
@@ -124,7 +124,7 @@ class EventFiles:
 
     def take(self, files: Path) -> None:
         """Takes over from a run's record what did not come before the job was gone."""
-        for path in sorted(path for path in files.rglob(EVENTS) if path.is_file()):
+        for path in sorted(path for path in files.rglob(EVENTS) if is_own(path)):
             replica, _, name = path.relative_to(files).as_posix().partition("/")
             tail = self.tails.setdefault(replica, {}).setdefault(name, Tail(name))
             with path.open("rb") as source:
@@ -226,7 +226,7 @@ class Followed:
 
     def gone(self) -> str:
         """Takes the rest from the run's record, if the job was followed or fetched here."""
-        if (self.record / "files").is_dir() and (self.record / ID_FILE).read_text() == self.id:
+        if (self.record / "files").is_dir() and read_id(self.record) == self.id:
             self.files.take(self.record / "files")
             return f"has ended; the rest is from {self.record / 'files'}"
         return "is gone; its last events may not be here" if self.has_files else "is gone"
@@ -265,6 +265,7 @@ def place(
         if run == Path(named):
             raise NotFoundError(f"{named} is a run's folder")
         job = attach(named)
+        job.check_whole()
     except ClusterError as error:
         if run is None:
             raise
@@ -272,12 +273,21 @@ def place(
             note(f"warning: whether job {named} runs is not known: {error.message}")
     else:
         return Followed(job, lambda: attach(named), out / named, EventFiles(target), note, every_s)
-    found = [path for path in (run / "files").rglob(EVENTS) if path.is_file()]
+    if (run / "files").is_symlink():
+        raise ConfigurationError(
+            f"{run / 'files'} is a link, and leads out of the run", hint="name the run's own folder"
+        )
+    found = [path for path in (run / "files").rglob(EVENTS) if is_own(path)]
     if not found:
         raise NotFoundError(f"run {run} has no event files", hint=f"see what it has: {run / 'files'}")
     target.symlink_to((run / "files").resolve())
     note(f"{run}: {counted([path.stat().st_size for path in found])}")
     return None
+
+
+def is_own(path: Path) -> bool:
+    """Whether it is a file, and no link to one elsewhere."""
+    return path.is_file() and not path.is_symlink()
 
 
 def counted(sizes: list[int]) -> str:

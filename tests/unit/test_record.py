@@ -104,13 +104,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_another_pods_log_goes_on_behind_the_formers_also_for_who_comes_later(tmp_path):
     record = Record(tmp_path / "j", "id")
     first, second = 1_700_000_000 << 32, 1_700_000_020 << 32
-    assert record.append_log("w", first, b"one\n") == b"one\n"
-    assert record.append_log("w", first + 2, b"e\ntwo") == b"two"
-    assert record.append_log("w", second, b"three") == b"three"
-    assert record.log_end("w") == second + 5
+    assert record.append_log("worker-0", first, b"one\n") == b"one\n"
+    assert record.append_log("worker-0", first + 2, b"e\ntwo") == b"two"
+    assert record.append_log("worker-0", second, b"three") == b"three"
+    assert record.log_end("worker-0") == second + 5
     record.close()
     again = Record(tmp_path / "j", "id")
-    assert again.append_log("w", second, b"three, four") == b", four"
-    assert again.append_log("w", first, b"one\ntwo and more") == b""
-    assert again.log_path("w").read_bytes() == b"one\ntwothree, four"
+    assert again.append_log("worker-0", second, b"three, four") == b", four"
+    assert again.append_log("worker-0", first, b"one\ntwo and more") == b""
+    assert again.log_path("worker-0").read_bytes() == b"one\ntwothree, four"
     again.close()

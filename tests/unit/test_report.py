@@ -37,6 +37,7 @@ def run(tmp_path) -> Path:
         (folder / f"logs/{replica}.log").write_text(VERBOSE_2)
     (folder / "spec.json").write_text(json.dumps({
         "job": "bad", "code_sha256": "ab" * 32, "script": "train.py", "args": ["--name", "a b"], "workers": 3, "on": "local",
+        "chief": False, "ps": 0, "evaluator": False, "gpus": 0, "out": "runs", "restarts": 0, "keep": False, "detach": False,
         "hold_s": 86400.0, "timeout_s": 60.0, "env": ["KEY"], "legacy_keras": False, "restart_on": ["lost", "stalled"],
         "collect": ["*.h5", "b"],
     }))  # fmt: skip

@@ -45,7 +45,7 @@ class JobSummary:
     state: str
     id: str = ""  # tells it from former and foreign jobs of the same name
     told: dict[str, Any] = field(default_factory=dict)  # what its coordinator says of all, in brief
-    warning: str = ""  # what is wrong with what it says
+    warning: str = ""  # what is damaged of it, or wrong with what it says
 
     @property
     def replicas(self) -> list[str]:

@@ -29,14 +29,17 @@ from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoun
 from ..keras import installed_tensorflow, wheel
 from ..patience import patient
 from ..preflight import is_product
+from ..shapes import DamagedFile
 from ..spec import JobSpec, is_name
 from ..usage import NO_NVML, Gpus
 from . import JobSummary, Observation
+from .local_state import is_agent_of, read_exit, read_meta, read_pids, read_roles, read_token
 
 if TYPE_CHECKING:
     from ..plan import Plan
 
 HOST = "127.0.0.1"
+LAST_BYTES = 4096  # of an agent's own log, in which its last line is looked for
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 OUTPUT = "TFSPAWNER_OUTPUT"  # the variable by which a job's processes are told from others'
 TENSORFLOW_BYTES = 600 << 20  # what a process has once it has imported TensorFlow 2.21
@@ -152,14 +155,23 @@ class LocalBackend:
             raise
 
     def find(self, job: str) -> JobSummary:
+        folder = self.folder / job
+        missing = NotFoundError(f"there is no job {job!r} on this machine", hint="tf-spawner list")
+        if not is_name(job) or not folder.is_dir():
+            raise missing
+        wrong = ""
         try:
-            meta = json.loads((self.folder / job / "meta.json").read_text())
-            config = json.loads((self.folder / job / "job.json").read_text())
-        except (OSError, ValueError):
-            if not (self.folder / job).is_dir():
-                raise NotFoundError(f"there is no job {job!r} on this machine", hint="tf-spawner list") from None
-            created = (self.folder / job).stat().st_mtime  # killed while it was made
-            return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created, state="incomplete")
+            meta, roles = read_meta(folder), read_roles(folder)
+            read_pids(folder)
+        except DamagedFile as error:
+            meta, roles, wrong = None, {}, error.message
+        if meta is None or not roles:
+            try:
+                created = folder.stat().st_mtime
+            except FileNotFoundError:
+                raise missing from None
+            return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created,
+                              state="damaged" if wrong else "incomplete", warning=wrong and f"job {job} is damaged: {wrong}")  # fmt: skip
         states = {self._state(job, replica)[0] for replica in self._pids(job)}
         state = "running" if "running" in states else "succeeded" if states == {"succeeded"} else "failed"
         return JobSummary(
@@ -167,7 +179,7 @@ class LocalBackend:
             on="local",
             namespace="",
             tag=meta["tag"],
-            roles=config["roles"],
+            roles=roles,
             created=meta["created"],
             state=state,
             id=meta["id"],
@@ -175,7 +187,11 @@ class LocalBackend:
 
     def jobs(self) -> list[JobSummary]:
         names = [path.name for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
-        return sorted((self.find(name) for name in names), key=lambda summary: summary.created)
+        found = []
+        for name in filter(is_name, names):
+            with suppress(NotFoundError):  # it was deleted meanwhile
+                found.append(self.find(name))
+        return sorted(found, key=lambda summary: summary.created)
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
         """Looks after the agents' processes; what their scripts do is told by the agents themselves."""
@@ -195,17 +211,19 @@ class LocalBackend:
     def agent(self, job: str, replica: str) -> AgentClient:
         try:
             agents = self.launched.get(job) or self._agents(job)
-        except OSError:
-            raise AgentUnreachable(f"{replica}'s agent is not there any more") from None
+        except DamagedFile as error:
+            raise AgentUnreachable(f"{replica}'s agent cannot be found: {error.message}", hint=error.hint) from None
+        if not agents.token or replica not in agents.addresses:
+            raise AgentUnreachable(f"{replica}'s agent is not there any more")
         if not self._alive(job, replica):  # its port may be another's by now
             raise AgentUnreachable(f"{replica}'s agent has ended")
         url = f"http://{agents.addresses[replica]}"
         return AgentClient(replica=replica, url=url, token=agents.token, pool=self.pool, headers=dict)
 
     def _agents(self, job: str) -> _Agents:
-        folder = self.folder / job
-        addresses = json.loads((folder / "meta.json").read_text())["agents"]
-        return _Agents(addresses, (folder / "token").read_text(), self._pids(job))
+        """As the job's folder tells. Raises DamagedFile."""
+        meta = read_meta(self.folder / job)
+        return _Agents(meta["agents"] if meta else {}, read_token(self.folder / job) or "", self._pids(job))
 
     def last_output(self, job: str, replica: str) -> bytes | None:
         try:
@@ -275,33 +293,37 @@ class LocalBackend:
         return [process.pid, _started(process.pid)]
 
     def _pids(self, job: str) -> dict[str, list[int]]:
+        """Of a damaged file none: `delete` then finds the processes by their environment."""
         if job in self.launched:
             return self.launched[job].pids
         try:
-            pids: dict[str, list[int]] = json.loads((self.folder / job / "pids.json").read_text())
-            return pids
-        except (OSError, ValueError):
+            return read_pids(self.folder / job)
+        except DamagedFile:
             return {}
 
     def _alive(self, job: str, replica: str) -> bool:
         for process in self.processes:
             process.poll()
         pid, started = self._pids(job).get(replica, [0, 0])
-        return bool(pid) and _started(pid) == started != 0
+        return _started(pid) == started != 0 and is_agent_of(self.folder / job, pid)
 
     def _state(self, job: str, replica: str) -> tuple[str, str]:
         """A replica's state and a message: its agent runs, or left a note when it ended, or was killed."""
         if self._alive(job, replica):
             return "running", ""
         try:
-            ended = json.loads((self.folder / job / replica / "exit.json").read_text())
-        except (OSError, ValueError):
+            ended = read_exit(self.folder / job, replica)
+        except DamagedFile as error:
+            return "gone", f"was lost: {error.message}"
+        if ended is None:
             return "gone", f"was lost: its agent's process is gone{self._last_words(job, replica)}"
         return ("succeeded", "") if ended["code"] == 0 else ("failed", ended["message"])
 
     def _last_words(self, job: str, replica: str) -> str:
         try:
-            lines = (self.folder / job / replica / "agent.log").read_text(errors="replace").strip().splitlines()
+            with (self.folder / job / replica / "agent.log").open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))
+                lines = file.read(LAST_BYTES).decode(errors="replace").strip().splitlines()
         except OSError:
             return ""
         return f" ({lines[-1]})" if lines else ""
@@ -335,12 +357,12 @@ def _strays(folder: Path) -> Iterator[int]:
 
     Scripts are known by a variable; agents, whose environment nobody may read, by their command line.
     """
-    mark, config = f"{OUTPUT}={folder}/".encode(), [b"--config", os.fsencode(folder)]
+    mark = f"{OUTPUT}={folder}/".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            is_agent = config in (words[at : at + 2] for at in range(len(words)))
-            if is_agent or any(text.startswith(mark) for text in (process / "environ").read_bytes().split(b"\0")):
+            if is_agent_of(folder, int(process.name)) or any(
+                variable.startswith(mark) for variable in (process / "environ").read_bytes().split(b"\0")
+            ):
                 yield int(process.name)
 
 
