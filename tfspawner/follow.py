@@ -6,7 +6,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ from .agent import FINISHED, LOST, STARTING, TERMINATED
 from .backends import Backend, Observation
 from .client import STREAM_IDLE_S, AgentClient
 from .code import Code
-from .errors import AgentUnreachable, ClusterError, SpawnerError, TimedOut
+from .errors import AgentUnreachable, ClusterError, TimedOut
 from .plan import DEFAULT_START_TIMEOUT_S
 from .record import Record
 
@@ -113,9 +113,8 @@ class Follower:
 
     def follow(self, deadline: float | None = None) -> JobState:
         """Returns when the job has ended and its output is here; TimedOut is raised at the (monotonic) deadline."""
-        threads = [threading.Thread(target=work, daemon=True) for work in (self._watch, self._stream)]
-        for thread in threads:
-            thread.start()
+        for work in (self._watch, self._stream):
+            threading.Thread(target=self._raising, args=(work,), daemon=True).start()
         try:
             while not self.finished:
                 self._take_all()
@@ -137,13 +136,17 @@ class Follower:
             except queue.Full:
                 continue
 
-    def _watch(self) -> None:
+    def _raising(self, work: Callable[[], None]) -> None:
+        """Runs what a thread does; what goes wrong in it, and be it a bug, is raised where follow() was called."""
         try:
-            for observation in self.backend.watch(self.state.job, self.stop):
-                if observation:
-                    self._put("seen", observation)
-        except SpawnerError as error:
+            work()
+        except Exception as error:
             self._put("error", error)
+
+    def _watch(self) -> None:
+        for observation in self.backend.watch(self.state.job, self.stop):
+            if observation:
+                self._put("seen", observation)
 
     def _stream(self) -> None:
         """Keeps a stream to the coordinator open, each time from the bytes that are here already."""
@@ -171,9 +174,6 @@ class Follower:
             except AgentUnreachable:
                 self.silent_since = self.silent_since or time.monotonic()
                 self.stop.wait(0.2)
-            except SpawnerError as error:
-                self._put("error", error)
-                return
 
     # -- the one reader
 

@@ -33,11 +33,11 @@ sys.stdout.write("last line without end")
 class Running:
     """One agent with one worker's script."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, script: str = SCRIPT) -> None:
         import hashlib
         import tarfile
 
-        (folder / "script.py").write_text(SCRIPT)
+        (folder / "script.py").write_text(script)
         with tarfile.open(folder / "code.tar.gz", "w:gz") as archive:
             archive.add(folder / "script.py", "script.py")
         digest = hashlib.sha256((folder / "code.tar.gz").read_bytes()).hexdigest()
