@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 LONGEST_LINE = 65536  # a longer one is cut
+LONGEST_AGE_S = 1e9
 PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
 PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth no line
 STYLES = {
@@ -122,7 +123,7 @@ def human_bytes(size: float) -> str:
 
 def age(seconds: float) -> str:
     """A duration in kubectl's manner: 8s, 3m12s, 2h5m."""
-    whole = max(0, int(seconds))
+    whole = int(min(max(0.0, seconds), LONGEST_AGE_S))  # of what is no number: 0
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 from mutating import damaged
+
 from tfspawner import agent
 from tfspawner.agent import LONGEST_PROGRESS, Log, Pace, Trail, classify, is_progress_bar, parse_progress
 from tfspawner.causes import cause_of, exception_in, explained
