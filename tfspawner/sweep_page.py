@@ -24,7 +24,8 @@ from .report import (
     heights,
     write_html,
 )  # fmt: skip
-from .view import age, harmless
+from .terminal import harmless
+from .view import age
 
 PAGE_FILE = "sweep.html"
 MOST_FAINT = 200  # curves behind those that have a colour
