@@ -664,6 +664,7 @@ def tensorboard(jobs: tuple[str, ...], out: Path, port: int | None, every_s: flo
     tf-spawner tensorboard digits-7xk2p
     """
     from .tensorboard import serve
+
     def note(text: str) -> None:
         echo(text, err=True)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
+
 from .backends import JobSummary
 from .errors import ClusterError
 from .follow import JobState
@@ -135,7 +136,11 @@ class LiveView(PlainView):
             return text_of()
         width, height = self.console.size
         table = replica_table(self.state, width, height - 2 if not self.logs else max(5, height * 2 // 3))
-        return text_of("\n").join([table, text_of(f"{human_bytes(self.collected)} collected")]) if self.collected else table
+        return (
+            text_of("\n").join([table, text_of(f"{human_bytes(self.collected)} collected")])
+            if self.collected
+            else table
+        )
 
 
 def watch_jobs(console: Console, look: Callable[[], tuple[list[JobSummary], str]]) -> None:

@@ -164,7 +164,12 @@ def _told(error: BaseException) -> dict[str, Any]:
         return {"message": harmless(f"{type(error).__name__}: {error}")}
     lines = [harmless(line) for line in getattr(error, "lines", [])]
     about = getattr(error, "about", "")
-    return {"message": harmless(error.message), "hint": harmless(error.hint or ""), "about": harmless(about), "lines": lines}
+    return {
+        "message": harmless(error.message),
+        "hint": harmless(error.hint or ""),
+        "about": harmless(about),
+        "lines": lines,
+    }
 
 
 def _came(outcome: Outcome) -> dict[str, Any]:

@@ -161,7 +161,9 @@ def summary(lines: Sequence[ReplicaState]) -> list[Text]:
     placed = [line for line in running if "step" in line.progress or "epoch" in line.progress]
     if placed:
         last, *_, first = sorted(placed, key=place) if len(placed) > 1 else placed * 2
-        found.append(text_of(f"last {last.replica} at {place_words(last)}, first {first.replica} at {place_words(first)}"))
+        found.append(
+            text_of(f"last {last.replica} at {place_words(last)}, first {first.replica} at {place_words(first)}")
+        )
     spreads = [
         spread("rate", [line.progress["rate"] for line in running if "rate" in line.progress], "{:.3g}/s".format),
         spread("cpu", [line.usage["cpu"] for line in running if line.usage], "{:.1f}".format),

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from terminal import Terminal
-from test_agent_server import Running
+from terminal import Unread
 
 import tfspawner
 from tfspawner.follow import JobState, ReplicaState
@@ -43,7 +42,14 @@ OTHER_WAYS = {
     ("data/xrootd.py", "main"): "a helper's answers to this program, by a pipe",
     ("data/xrootd.py", "answer"): "the same",
 }
-TRAVELS = {"agent.py", "gfile.py", "gpu.py", "sitecustomize.py", "s3.py", "usage.py"}  # its output is a script's, or a log
+TRAVELS = {
+    "agent.py",
+    "gfile.py",
+    "gpu.py",
+    "sitecustomize.py",
+    "s3.py",
+    "usage.py",
+}  # its output is a script's, or a log
 
 
 def written_elsewhere(source: str) -> set[tuple[str, str]]:
@@ -179,7 +185,10 @@ def test_lines_as_json_are_ascii_and_whole():
     view = FollowView(out := piped(), io.StringIO(), as_json=True)
     view.log("worker-0", OUTPUT)
     told = out.buffer.getvalue().decode("ascii").splitlines()
-    assert [json.loads(line)["line"] for line in told] == OUTPUT.decode(errors="replace").splitlines()[:1] + ["bad \ufffd\ufffd bytes", "gr\u00f6\u00dfe"]
+    assert [json.loads(line)["line"] for line in told] == OUTPUT.decode(errors="replace").splitlines()[:1] + [
+        "bad \ufffd\ufffd bytes",
+        "gr\u00f6\u00dfe",
+    ]
 
 
 def test_the_bytes_of_a_line_are_had_again():
@@ -237,21 +246,12 @@ def at(tmp_path):
         return bytes(terminal.sent).decode(), code
 
     def pipe(*words: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([sys.executable, "-m", "tfspawner", *words], env=env, cwd=tmp_path, capture_output=True, timeout=60)
+        return subprocess.run(
+            [sys.executable, "-m", "tfspawner", *words], env=env, cwd=tmp_path, capture_output=True, timeout=60
+        )
 
     run.pipe, run.folder = pipe, tmp_path
     return run
-
-
-class Unread(Terminal):
-    """Keeps what it is sent, and obeys nothing."""
-
-    def read(self) -> None:
-        while True:
-            try:
-                self.sent += os.read(self.master, 65536)
-            except OSError:
-                break
 
 
 def colours_left_out(sent: str) -> str:
