@@ -159,7 +159,8 @@ def complete_job(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Shell completion for recorded runs."""
     out = Path(ctx.params.get("out") or "runs")
-    return sorted(path.parent.name for path in out.glob("*/spec.json") if path.parent.name.startswith(incomplete))
+    return sorted(path.parent.name for path in out.glob("*/spec.json")
+                  if path.parent.name.startswith(incomplete) and path.parent.name.isprintable())  # fmt: skip
 
 
 JOB = click.argument("job", shell_complete=complete_job)

@@ -15,8 +15,6 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 
 import click
 
-from .agent import ANSI
-
 if TYPE_CHECKING:
     from logging import LogRecord
 
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
 
 # A string that a terminal takes in, such as a title or the clipboard (OSC 52), up to where it ends or breaks off.
 _STRING = re.compile(r"\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?")
+# The others; agent.ANSI knows them, too, but to import the agent would make each --help wait.
+_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][0-9AB]")
 # Unicode's Cc but tab and line feed, Cf, Zl, Zp, and what else has no width and no shape of its own.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f"
@@ -42,7 +42,9 @@ def harmless(text: str) -> str:
     """The text without anything that a terminal would obey, or that hides or turns what stands beside it."""
     if text.isascii() and text.isprintable():
         return text
-    return _SURROGATE.sub("?", _HIDDEN.sub("", ANSI.sub("", _STRING.sub("", text))))
+    if "\x1b" in text:
+        text = _SEQUENCE.sub("", _STRING.sub("", text))
+    return _SURROGATE.sub("?", _HIDDEN.sub("", text))
 
 
 def one_line(text: str) -> str:
