@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -22,7 +21,7 @@ from . import __version__
 from .data.commands import data
 from .errors import ClusterError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
 from .flags import DURATION, PATH, JobCommand, job_options, output_option, run_options, target_options
-from .terminal import Flow, console, echo, show, show_error, show_table, take_warnings
+from .terminal import Flow, console, echo, print_json, show, show_error, show_table, take_warnings
 
 if TYPE_CHECKING:
     from .backends import Backend, JobSummary
@@ -237,7 +236,7 @@ def _run_sweep(asked: Sweep, output: str) -> None:
     finally:
         view.finish()
     if output == "json":
-        _print_json(outcome.as_json())
+        print_json(outcome.as_json())
     else:
         show_table(result_table(outcome))
         echo(f"\nsweep {outcome.name}: {outcome.told}\npage:  {outcome.page}", err=True)
@@ -252,7 +251,7 @@ def _run_job(spec: JobSpec, output: str) -> None:
     if spec.detach:
         launched = jobs.launch(spec, _notes())
         if output == "json":
-            _print_json({"job": launched.name, "on": spec.on, "replicas": list(launched.replicas)})
+            print_json({"job": launched.name, "on": spec.on, "replicas": list(launched.replicas)})
         else:
             echo(launched.name)
             next_steps = (
@@ -266,7 +265,7 @@ def _run_job(spec: JobSpec, output: str) -> None:
     except SpawnerError as error:
         if output == "json":
             told = _outcome_json(error.outcome) if error.outcome else {"result": "error"}
-            _print_json({**told, "error": error.message, "hint": error.hint})
+            print_json({**told, "error": error.message, "hint": error.hint})
         raise
     finally:
         view.finish()
@@ -298,7 +297,7 @@ def render(ctx: click.Context, /, output: str, **options: Any) -> None:
     _, plan = prepare(asked, check=False)
     manifests = redacted(render_plan(plan))
     if output == "json":
-        _print_json({"apiVersion": "v1", "kind": "List", "items": manifests})
+        print_json({"apiVersion": "v1", "kind": "List", "items": manifests})
     else:
         echo(to_yaml(manifests), nl=False)
 
@@ -335,7 +334,7 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
         _, plan = prepare(asked)
     warnings = [*plan.warnings, *(_check_data(uris, spec) if uris else [])]
     if output == "json":
-        _print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings,
+        print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings,
                      **({"points": points} if points else {})})  # fmt: skip
         return
     for warning in warnings:
@@ -378,7 +377,7 @@ def list_jobs(tag: str | None, output: str, **target: Any) -> None:
 
     summaries = [s for s in _summaries(**target) if tag in (None, s.tag)]
     if output == "json":
-        _print_json([_summary_json(s) for s in summaries])
+        print_json([_summary_json(s) for s in summaries])
         return
     rows = [("JOB", "ON", "STATE", "REPLICAS", "TAG", "AGE")]
     for s in summaries:
@@ -405,7 +404,7 @@ def status(job: str, output: str, **target: Any) -> None:
     """
     state = _attach(job, target).status()
     if output == "json":
-        _print_json(_state_json(state))
+        print_json(_state_json(state))
         return
     _print_table(state)
 
@@ -430,7 +429,7 @@ def top(job: str | None, output: str, **target: Any) -> None:
 
 def _watch_job(job: Job, output: str) -> None:
     if output == "json":
-        _print_json(_state_json(job.status()))
+        print_json(_state_json(job.status()))
         return
     from .view import is_terminal
 
@@ -465,7 +464,7 @@ def _watch_jobs(target: dict[str, Any], output: str) -> None:
     if warning:
         echo(f"warning: {warning}", err=True)
     if output == "json":
-        _print_json([_summary_json(job) | job.told for job in jobs])
+        print_json([_summary_json(job) | job.told for job in jobs])
     elif jobs:
         from .table import jobs_table
 
@@ -515,7 +514,7 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
             hint=f"if it was followed or fetched: runs/{job}/logs",
         )
     if output == "json":
-        _print_json({name: data.decode(errors="replace") for name, data in found.items()})
+        print_json({name: data.decode(errors="replace") for name, data in found.items()})
     elif replica:
         Flow(sys.stdout).feed(found[replica], last=True)
     else:
@@ -587,7 +586,7 @@ def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
 
     state = _attach(job, target).wait(timeout_s=timeout_s)
     if output == "json":
-        _print_json(_state_json(state))
+        print_json(_state_json(state))
     raise_for(state, None)
     raise_for_artifacts(state, f"the job still holds them: tf-spawner fetch {job}")
     if output == "text":
@@ -632,7 +631,7 @@ def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) ->
         raise NotFoundError(f"no job of {', '.join(runs)} has ended yet", hint="tf-spawner list")
     rows = compared(folders)
     if output == "json":
-        _print_json(rows)
+        print_json(rows)
     else:
         from .view import comparison_table
 
@@ -712,7 +711,7 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
         if output == "text":
             echo(f"{job.name} is deleted")
     if output == "json":
-        _print_json({"deleted": [job.name for job in chosen]})
+        print_json({"deleted": [job.name for job in chosen]})
     elif not chosen:
         echo("no jobs", err=True)
 
@@ -738,7 +737,7 @@ def doctor(on: str | None, uris: tuple[str, ...], output: str, **target: Any) ->
         findings += looks.cluster(target, wanted=bool(on or any(target.values())))
     findings += looks.data(uris)
     if output == "json":
-        _print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
     else:
         _print_findings(findings)
     problems = sum(finding.level == "problem" for finding in findings)
@@ -904,10 +903,6 @@ def _notes() -> View:
     return Notes()
 
 
-def _print_json(value: Any) -> None:
-    echo(json.dumps(value, indent=1, default=str))
-
-
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     files = {replica.replica: [file["path"] for file in replica.files] for replica in outcome.collected}
     return {"job": outcome.job, "result": outcome.result, "folder": str(outcome.folder), "files": files,
@@ -916,7 +911,7 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 def _print_outcome(outcome: Outcome, output: str) -> None:
     if output == "json":
-        _print_json(_outcome_json(outcome))
+        print_json(_outcome_json(outcome))
         return
     from .causes import explained
     from .view import age, human_bytes

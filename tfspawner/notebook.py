@@ -125,7 +125,7 @@ class NotebookView(PlainView):
     def draw(self) -> None:
         with self.lock:
             page = self.page()
-            self.publish({"text/html": page, "text/plain": f"{self.heading}: {self.word}"})
+            self.publish({"text/html": page, "text/plain": harmless(f"{self.heading}: {self.word}")})
             self.next_at = time.monotonic() + max(REFRESH_S, len(page) / BYTES_PER_S)
 
     @property
@@ -149,7 +149,7 @@ class NotebookView(PlainView):
         columns, rows, more = replica_cells(self.state) if self.state else ([], [], "")
         drawn = charts({replica: learning.curves for replica, learning in self.learned.items()})
         return self.template.render(
-            heading=self.heading, word=self.word, columns=columns, rows=rows, more=more, charts=drawn,
+            heading=self.heading, word=harmless(self.word), columns=columns, rows=rows, more=more, charts=drawn,
             lines=[] if drawn else self.last_lines, notes=self.notes,
             collected=human_bytes(self.collected) if self.collected else "",
             error=_told(self.error) if self.error else None, came=_came(self.outcome) if self.outcome else None,

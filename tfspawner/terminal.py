@@ -8,6 +8,8 @@ nothing in the launcher writes in another way.
 from __future__ import annotations
 
 import codecs
+import json
+import math
 import re
 import sys
 from collections.abc import Iterable
@@ -67,6 +69,19 @@ def echo(text: object = "", *, err: bool = False, nl: bool = True, **style: Any)
         click.secho(harmless(words), err=err, nl=nl, **style)
     else:
         click.echo(raw(words), nl=nl)
+
+
+def print_json(value: Any) -> None:
+    """Prints a result as JSON, which has no NaN and no infinity: null stands for them."""
+    echo(json.dumps(_finite(value), indent=1, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(stream: TextIO, text: str) -> None:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from random import Random
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mutating import damaged
 
 from tfspawner import agent
@@ -98,6 +100,20 @@ def test_no_line_costs_more_than_its_length_or_breaks_what_reads_it(fuzz):
             limit_s = PER_LINE_S + PER_BYTE_S * len(line)
             if seconds(read, line) > limit_s:  # once may be chance
                 assert min(seconds(read, line) for _ in range(3)) < limit_s, (len(line), line[:60], line[-60:])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(KERAS).map(str.encode)
+        | st.sampled_from(PREFIXES)
+        | st.text(max_size=20).map(str.encode)
+        | st.binary(max_size=9),
+        max_size=9,
+    )
+)
+def test_no_text_breaks_what_reads_it(parts):
+    read(b"".join(parts))
 
 
 def test_a_whole_log_of_such_lines_is_read_by_agent_and_launcher(fuzz, tmp_path):

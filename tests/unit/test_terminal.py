@@ -6,6 +6,7 @@ import ast
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import subprocess
@@ -21,7 +22,7 @@ from terminal import Unread
 
 import tfspawner
 from tfspawner.follow import JobState, ReplicaState
-from tfspawner.terminal import Flow, add_row, harmless, plain_table, raw, text_of, write
+from tfspawner.terminal import Flow, add_row, harmless, plain_table, print_json, raw, take_warnings, text_of, write
 from tfspawner.view import FollowView, Lines, PlainView
 
 PROJECT = Path(tfspawner.__file__).parent
@@ -89,6 +90,15 @@ def test_nothing_is_written_to_a_terminal_but_by_the_one_module():
                 found.setdefault((name, function), set()).add(call)
     assert {place: calls for place, calls in found.items() if place not in OTHER_WAYS} == {}
     assert found.keys() == OTHER_WAYS.keys()
+
+
+def test_no_module_takes_clicks_own_echo_for_ours():
+    importing = [
+        path
+        for path in PROJECT.rglob("*.py")
+        if re.search(r"from click import .*echo|from rich import .*print", path.read_text())
+    ]
+    assert importing == []
 
 
 # ---- what is left out -----------------------------------------------------------------------------
@@ -216,6 +226,20 @@ def test_a_table_of_replicas_holds_nothing_that_a_terminal_would_obey():
         assert len(shown.splitlines()) == 3
     columns, rows, more = replica_cells(state)
     assert not HARM.search("".join([*columns, *(cell for _, cells in rows for cell in cells), more]))
+
+
+def test_what_a_library_warns_of_is_harmless(monkeypatch, capfd):
+    monkeypatch.setattr(logging, "lastResort", None)
+    take_warnings()
+    logging.lastResort.handle(logging.LogRecord("urllib3", logging.WARNING, "", 0, "headers: %s", (HOSTILE,), None))
+    assert capfd.readouterr().err == f"headers: {SHOWN}\n"
+
+
+def test_json_has_null_for_what_is_no_number(capfd):
+    print_json({"loss": float("nan"), "values": (1.5, float("-inf")), "name": HOSTILE})
+    text = capfd.readouterr().out
+    assert text.isascii()
+    assert json.loads(text, parse_constant=pytest.fail) == {"loss": None, "values": [1.5, None], "name": HOSTILE}
 
 
 def test_a_terminal_that_knows_few_characters_is_written_to_all_the_same():

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from ..errors import ConfigurationError, DataError
-from ..terminal import add_row, console, echo, plain_table, show_table
+from ..terminal import add_row, console, echo, plain_table, print_json, show_table
 
 URIS = click.argument("uris", nargs=-1, required=True, metavar="URI...")
 OUTPUT = click.option(
@@ -63,7 +63,7 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
         shards = [Shard(uri=file.uri, size=file.size) for file in files]
     if output == "json":
         keys = ("uri", "size", "records", "schema", "error") if records else ("uri", "size")
-        return _print_json([{key: asdict(shard)[key] for key in keys} for shard in shards])
+        return print_json([{key: asdict(shard)[key] for key in keys} for shard in shards])
     from ..view import human_bytes
 
     for shard in shards:
@@ -105,7 +105,7 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
     wrong += disagreements([shard for shard in shards if not shard.error], expected)
     shares = balance([file for file in files if file.size], workers) if workers else []
     if output == "json":
-        _print_json({"shards": [asdict(shard) for shard in shards], "wrong": wrong, "shares": shares})
+        print_json({"shards": [asdict(shard) for shard in shards], "wrong": wrong, "shares": shares})
     else:
         from ..view import human_bytes
 
@@ -139,7 +139,7 @@ def head(uri: str, count: int, output: str) -> None:
         {name: _values(values.tolist()) for name, values in sorted(record.items())} for record in islice(records, count)
     ]
     if output == "json":
-        return _print_json(shown)
+        return print_json(shown)
     for number, values in enumerate(shown):
         echo(f"record {number}")
         for name, items in values.items():
@@ -247,7 +247,7 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
     if unknown:
         raise DataError(f"there is no feature {unknown[0]}; there are {', '.join(found) or 'none'}")
     if output == "json":
-        return _print_json(found)
+        return print_json(found)
     from rich import box
 
     titles = ("feature", "records", "values each", "min", "max", "mean", "deviation", "nan", "inf", "padding")
@@ -298,7 +298,7 @@ def cp(uris: tuple[str, ...], overwrite: bool, output: str) -> None:
     with _bar(sum(file.size for file in files)) as progress:
         before = [was_there for _, was_there in copy_all(copies, progress, overwrite=overwrite)]
     if output == "json":
-        return _print_json(
+        return print_json(
             [
                 {"source": copy.source.uri, "target": copy.target, "size": copy.source.size, "sent": not was_there}
                 for copy, was_there in zip(copies, before, strict=True)
@@ -347,7 +347,3 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return json.dumps(value[:60] + "…" if len(value) > 60 else value) if isinstance(value, str) else str(value)
-
-
-def _print_json(value: Any) -> None:
-    echo(json.dumps(value, indent=1))
