@@ -46,6 +46,13 @@ def hostile(shared_place):
         finally:
             terminal.end()
         seen.shown[verb, *words] = bytes(terminal.sent).decode()
+    terminal = Unread([sys.executable, "-m", "tfspawner", "run", *place.target, "--out", str(place.runs), "-w", "1", "--name", "shown",
+                       str(place.script(SCRIPT))], place.env, place.folder)  # fmt: skip
+    try:
+        seen.run_code = terminal.done(120)
+    finally:
+        terminal.end()
+    seen.run = bytes(terminal.sent).decode()
     seen.piped = place.of("logs", "hostile", "--replica", "worker-0")
     seen.lines = place.of("logs", "hostile")
     seen.fetched = place.of("fetch", "hostile", "--out", place.runs)
@@ -65,6 +72,13 @@ def test_nothing_that_a_terminal_obeys_reaches_it(hostile):
         assert "txt.exe" in shown or words[0] != "logs", words
     assert hostile.codes["logs", "--replica", "worker-0"] == 0
     assert "Traceback" not in hostile.shown["status",]
+
+
+def test_the_live_view_shows_the_output_and_ends_with_the_script(hostile):
+    own = re.compile(r"\x1b\[(?:[0-9;]*m|\d+[AB]|[JK])|\r")
+    assert hostile.run_code == 125, hostile.run
+    assert not HARM.search(own.sub("", hostile.run))
+    assert "red txt.exe 31m" in own.sub("", hostile.run)
 
 
 def test_a_pipe_and_the_record_have_the_output_byte_for_byte(hostile):
