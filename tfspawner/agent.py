@@ -121,7 +121,7 @@ PEER_LOST_ERROR = re.compile(
 )
 
 # Whom a survivor blames: the peer that fell silent.
-UNHEALTHY = re.compile(rb"stopped sending heartbeats\): /job:(\w+)/replica:\d+/task:(\d+)")
+UNHEALTHY = re.compile(rb"stopped sending heartbeats\): /job:(\w{1,63})/replica:\d{1,9}/task:(\d{1,9})")
 
 # Where a stack's innermost place is in here, the replica waits for its peers.
 IN_TENSORFLOW = re.compile(r"/(tensorflow|tf_keras|keras)/")
@@ -129,7 +129,7 @@ IN_TENSORFLOW = re.compile(r"/(tensorflow|tf_keras|keras)/")
 # As faulthandler prints a frame.
 PLACE = re.compile(r'\s*File "(?:[^"]*/)?([^/"]+)", line ([0-9]+) in (.*)')
 
-MISSING_MODULE = re.compile(rb"^ModuleNotFoundError: No module named '([\w.]+)'\s*\Z", re.M)
+MISSING_MODULE = re.compile(rb"^ModuleNotFoundError: No module named '([\w.]{1,200})'\s*\Z", re.M)
 
 # ---- Keras's own output -------------------------------------------------------------------------
 
@@ -484,7 +484,7 @@ class Gang:
         if not names:
             names = {r for r in self.job.replicas if is_trainer(r) and self.reports[r]["state"] == "running"}
         name = names.pop() if len(names) == 1 else None
-        if not name or self.reports[name]["state"] in FINISHED:
+        if name not in self.reports or self.reports[name]["state"] in FINISHED:  # what output names may not be there
             return None
         return dict(self.reports[name], message=FROZEN, kind="lost", exit_code=None)
 
@@ -1937,7 +1937,7 @@ class Agent:
             found = json.loads(done.stdout.splitlines()[-1])
             self.report["hint"] = found["hint"]
             return f"was given GPUs, and its TensorFlow sees none: {found['message']}"
-        except (subprocess.TimeoutExpired, IndexError, ValueError):
+        except (subprocess.TimeoutExpired, IndexError, ValueError, KeyError, TypeError):  # others print there, too
             return None
 
     def place_original_script(self) -> None:
