@@ -51,6 +51,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import traceback
 import zipfile
 from bisect import bisect_right
 from collections import Counter, OrderedDict, deque
@@ -143,21 +144,26 @@ PEER_LOST_ERROR = re.compile(
 )
 
 # Whom a survivor blames: the peer that fell silent.
-UNHEALTHY = re.compile(rb"stopped sending heartbeats\): /job:(\w+)/replica:\d+/task:(\d+)")
+UNHEALTHY = re.compile(rb"stopped sending heartbeats\): /job:(\w{1,63})/replica:\d{1,9}/task:(\d{1,9})")
 
 # Where a stack's innermost place is in here, the replica waits for its peers.
 IN_TENSORFLOW = re.compile(r"/(tensorflow|tf_keras|keras)/")
 
-MISSING_MODULE = re.compile(rb"^ModuleNotFoundError: No module named '([\w.]+)'\s*\Z", re.M)
+# As faulthandler prints a frame.
+PLACE = re.compile(r'\s*File "(?:[^"]*/)?([^/"]+)", line ([0-9]+) in (.*)')
+
+MISSING_MODULE = re.compile(rb"^ModuleNotFoundError: No module named '([\w.]{1,200})'\s*\Z", re.M)
 
 # ---- Keras's own output -------------------------------------------------------------------------
 
+# A script prints what it likes: each pattern over its output takes time in proportion to the line, and numbers are bounded.
+LONGEST_PROGRESS = 4096  # a longer line is no progress
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][0-9AB]|\x08+")
-EPOCH = re.compile(r"^Epoch (\d{1,15})/(\d{1,15})\s*$")
+EPOCH = re.compile(r"^Epoch ([0-9]{1,12})/([0-9]{1,12})\s*$")
 STEP = re.compile(
-    r"^\s*(\d{1,15})/(\d{1,15}|Unknown)\s+(\[[=>.]*\]|[━]+|-(?=\s\d+s\b)|(?<=Unknown\s)(?=\d+s\s))\s?(.*)$"
+    r"^\s*([0-9]{1,12})/([0-9]{1,12}|Unknown)\s+(\[[=>.]*\]|[━]+|-(?=\s\d+s\b)|(?<=Unknown\s)(?=\d+s\s))\s?(.*)$"
 )
-METRIC = re.compile(r"(?<!\w)(\w{1,200}): (-?(?:\d+\.?\d*(?:e[+-]?\d+)?|nan|inf))")
+METRIC = re.compile(r"(?<!\w)(\w{1,200}): (-?(?:[0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?|nan|inf))")
 
 
 def parse_progress(line: str) -> Optional[Dict[str, Any]]:
@@ -165,6 +171,8 @@ def parse_progress(line: str) -> Optional[Dict[str, Any]]:
 
     Returns {"epoch", "epochs"} or {"step", "steps" (None: unknown), "metrics": {name: value}}.
     """
+    if len(line) > LONGEST_PROGRESS:
+        return None
     line = ANSI.sub("", line)
     epoch = EPOCH.match(line)
     if epoch:
@@ -173,7 +181,7 @@ def parse_progress(line: str) -> Optional[Dict[str, Any]]:
     if not step:
         return None
     metrics = {name: float(value) for name, value in METRIC.findall(step[4]) if name != "ETA"}
-    return {"step": int(step[1]), "steps": int(step[2]) if step[2].isdigit() else None, "metrics": metrics}
+    return {"step": int(step[1]), "steps": None if step[2] == "Unknown" else int(step[2]), "metrics": metrics}
 
 
 def is_progress_bar(line: str) -> bool:
@@ -637,7 +645,8 @@ def stands_at(output: bytes) -> List[str]:
 
 def place_in(stack: List[str]) -> str:
     """The innermost place of a stack, such as "train.py, line 33, in on_epoch_end"."""
-    return re.sub(r'File "(?:.*/)?([^/"]+)", line (\d+) in (.*)', r"\1, line \2, in \3", stack[0])
+    found = PLACE.match(stack[0])
+    return f"{found[1]}, line {found[2]}, in {found[3]}" if found else stack[0]
 
 
 # ---- what others say, read with bounds ----------------------------------------------------------
@@ -1285,7 +1294,7 @@ class Stream:
         self.queue: queue.Queue[Tuple[str, int, Optional[bytes]]] = queue.Queue(64)
         self.following = set(offsets)
         for replica, offset in offsets.items():
-            threading.Thread(target=self.follow, args=(replica, offset), daemon=True).start()
+            agent.begin(self.follow, replica, offset)
 
     def close(self) -> None:
         self.closed = True
@@ -1315,11 +1324,14 @@ class Stream:
                 peer = Peer(self.agent.key, replica, agent)
                 with peer.ask("GET", path, timeout_s=8, connection=connection) as response:
                     data = response.read(LOG_ANSWER + 1)
-                    offset = next_offset(response.headers["X-Offset"], offset)
+                    begins, is_last = (
+                        next_offset(response.headers["X-Offset"], offset),
+                        response.headers["X-End"] == "1",
+                    )
                     if len(data) > LOG_ANSWER:
                         raise ValueError("more came than a log's answer has")
                     errors = 0
-            except (OSError, http.client.HTTPException, ValueError):
+            except (OSError, ValueError, TypeError, http.client.HTTPException):
                 if connection:
                     connection.close()
                 connection = None
@@ -1331,11 +1343,11 @@ class Stream:
                 continue
             if data:
                 heard_at = time.monotonic()
-                self.put((replica, offset, data))
-                offset += len(data)
+                self.put((replica, begins, data))
+                offset = begins + len(data)
                 if len(data) < SMALL and self.gang.phase == "running":
                     time.sleep(gather_s)
-            if response.headers["X-End"] == "1":
+            if is_last:
                 break
             if not data and self.gang.phase == "ended":
                 has_ended = self.gang.reports.get(replica, {}).get("state") in FINISHED
@@ -1390,13 +1402,21 @@ class Log:
         self.tail = b""
         self.rest = b""
         self.progress: Dict[str, Any] = {}
+        self.unread = ""  # why progress could not be read, last
         self.pace = Pace()
         self.last_output = time.monotonic()
 
     def write(self, data: bytes) -> None:
-        self.file.write(data)
+        left = memoryview(data)
+        while left:  # a disk that is nearly full takes a part
+            left = left[self.file.write(left) :]
         self.tail = (self.tail + data)[-16384:]
-        self.notice(data)
+        try:
+            self.notice(data)
+        except Exception as error:  # the output counts, and goes on
+            if repr(error) != self.unread:
+                say(f"progress is not read: {error!r}")
+            self.rest, self.unread = b"", repr(error)
         with self.changed:
             self.size += len(data)
             self.last_output = time.monotonic()
@@ -1404,9 +1424,9 @@ class Log:
 
     def notice(self, data: bytes) -> None:
         lines = re.split(rb"[\r\n]", self.rest + data)
-        self.rest = lines.pop()[-4096:]
+        self.rest = lines.pop()[-LONGEST_PROGRESS - 1 :]  # of one that is too long, so much that it stays so
         for line in lines:
-            if b"/" in line and len(line) < 4096:
+            if b"/" in line and len(line) <= LONGEST_PROGRESS:
                 told = parse_progress(line.decode(errors="replace"))
                 if told and "epoch" in told:
                     self.begin_epoch(told)
@@ -1906,6 +1926,7 @@ class Agent:
         self.collected_at = 0.0
         self.stop = threading.Event()  # the gang stops, or this replica was told to
         self.terminated = threading.Event()  # this replica was sent SIGTERM
+        self.broken = ""  # what failed in one of the agent's own threads
         self.usage: Any = None  # while the script runs, what samples its processors, memory and GPUs
         self.addresses = {"address": address(host, port), "agent": address(host, agent_port)}
         self.reporting = threading.Lock()  # held while the report changes
@@ -1915,6 +1936,29 @@ class Agent:
     def new_report(self) -> Dict[str, Any]:
         return {"replica": self.replica, "state": "starting", "message": "", "since": time.time(), "life": self.life,
                 "checkpoint": self.checkpoints.changed_at(), **self.addresses}  # fmt: skip
+
+    # -- its threads
+
+    def begin(self, work: Callable[..., Any], *args: Any) -> threading.Thread:
+        """Runs work in a thread of its own. If that fails, so does this replica, and says why."""
+
+        def run() -> None:
+            try:
+                work(*args)
+            except Exception as error:
+                self.break_off(work.__name__, error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return thread
+
+    def break_off(self, what: str, error: Exception) -> None:
+        """Ends the script: the agent cannot do its own part any more."""
+        traceback.print_exception(type(error), error, error.__traceback__)
+        self.broken = self.broken or f"tf-spawner's agent failed in {what}: {type(error).__name__}: {error}"
+        self.stop.set()
+        self.wake()
+        self.stop_child()
 
     # -- talking to the coordinator
 
@@ -1961,7 +2005,12 @@ class Agent:
         usage = self.usage
         if usage is None:
             return {}
-        told = usage.sample()
+        try:
+            told = usage.sample()
+        except Exception as error:  # the training is worth more than what is measured of it
+            self.usage = None
+            self.log.write(f"{AGENT_MARK.decode()} what the script uses is not measured any more: {error!r}\n".encode())
+            return {}
         self.log_problems(usage)
         return {"usage": told}
 
@@ -2021,12 +2070,12 @@ class Agent:
     # -- the steps
 
     def main(self, listener: socket.socket) -> int:
-        threading.Thread(target=Server(self, listener).serve_forever, daemon=True).start()
+        self.begin(Server(self, listener).serve_forever)
         works = [self.heartbeat, self.listen]
         if self.job.restarts and [self.replica] == self.job.replicas[1:2]:
             works.append(self.mirror)
         for work in works:
-            threading.Thread(target=work, daemon=True).start()
+            self.begin(work)
         try:
             code = self.work()
             while self.begins_again():
@@ -2036,8 +2085,7 @@ class Agent:
         if not (self.job.replaces_lost and self.terminated.is_set()):  # else another pod goes on with the log
             self.log.end()
         if self.store and not self.terminated.is_set():
-            storing = threading.Thread(target=self.store_all, args=(self.store,), daemon=True)
-            storing.start()
+            storing = self.begin(self.store_all, self.store)
             while storing.is_alive() and not self.terminated.is_set():
                 storing.join(0.2)
         if not self.terminated.is_set():
@@ -2107,6 +2155,8 @@ class Agent:
             self.tell("ready", message="")
             with self.ordered:
                 self.ordered.wait_for(lambda: self.order["phase"] not in STARTING or self.stop.is_set())
+        if self.broken:
+            return self.fail(1, self.broken)
         if self.terminated.is_set():
             return self.fail(EXIT_TERMINATED, TERMINATED, "lost")
         if self.stop.is_set():
@@ -2242,7 +2292,7 @@ class Agent:
             found = json.loads(done.stdout.splitlines()[-1])
             self.report["hint"] = found["hint"]
             return f"was given GPUs, and its TensorFlow sees none: {found['message']}"
-        except (subprocess.TimeoutExpired, IndexError, ValueError):
+        except (subprocess.TimeoutExpired, IndexError, ValueError, KeyError, TypeError):  # others print there, too
             return None
 
     def place_original_script(self) -> None:
@@ -2274,8 +2324,7 @@ class Agent:
             return self.fail(127, f"cannot run {self.command()[0]}: {error.strerror}", "configuration")
         finally:
             os.close(write_end)
-        self.pump = threading.Thread(target=self.keep_output, args=(read_end,), daemon=True)
-        self.pump.start()
+        self.pump = self.begin(self.keep_output, read_end)
         kills_before, _ = memory_cgroup()
         self.log.last_output = time.monotonic()
         self.usage = Usage(self.child.pid, wants_gpus=self.job.gpus > 0 and self.role != "ps")
@@ -2287,6 +2336,8 @@ class Agent:
         finished, self.usage = time.time(), None
         kill_group(self.child.pid, signal.SIGKILL)  # what the script may have left behind
         self.pump.join(5)
+        if self.broken:
+            return self.fail(1, self.broken)
         if self.terminated.is_set():
             return self.fail(EXIT_TERMINATED, TERMINATED, "lost")
         if self.stop.is_set() and returncode != 0:
@@ -2321,29 +2372,39 @@ class Agent:
         return self.fail(code, message, "lost" if lost else "failed")
 
     def keep_output(self, read_end: int) -> None:
+        """Takes the script's output into the log and the container's; reads on to its end whatever becomes of them."""
         with open(read_end, "rb", buffering=0) as output:
-            for data in filter(None, masked(output, self.masker)):
-                self.log.write(data)
-                sys.stdout.buffer.write(data)
-                sys.stdout.buffer.flush()
+            try:
+                for data in filter(None, masked(output, self.masker)):
+                    self.log.write(data)
+                    sys.stdout.buffer.write(data)
+                    sys.stdout.buffer.flush()
+            except Exception as error:
+                self.break_off("keep_output", error)
+                while output.read(CHUNK):  # a script is not to hang while it is ended
+                    pass
 
     def store_all(self, store: Store) -> None:
         """Puts this replica's files and log into the bucket, and reports how it went."""
-        files = [(f"files/{self.replica}/{name}", path, size, sha) for name, path, size, sha in self.files.paths()]
-        log = (
-            f"logs/{self.replica}.log",
-            str(self.log.path),
-            self.log.size,
-            sha256_of(str(self.log.path), self.log.size),
-        )
-        size = sum(size for _, _, size, _ in [*files, log])
-        patience_s = STORE_FOR_S if self.report["state"] == "succeeded" else STORE_FAILED_FOR_S
-        failure = store.put_all([*files, log], self.terminated, patience_s)
+        size = 0
+        try:
+            files = self.stored_files()
+            size = sum(size for _, _, size, _ in files)
+            patience_s = STORE_FOR_S if self.report["state"] == "succeeded" else STORE_FAILED_FOR_S
+            failure = store.put_all(files, self.terminated, patience_s)
+        except Exception as error:  # who waits for the files hears of it
+            files, failure = [], f"tf-spawner's agent failed: {type(error).__name__}: {error}"
         if failure:
             failure = self.masker.mask_text(failure)
             say(f"{store.uri}: {failure}")
-        stored = {"uri": store.uri, "files": len(files), "size": size, "failure": failure}
+        stored = {"uri": store.uri, "files": max(0, len(files) - 1), "size": size, "failure": failure}
         self.tell(storing="", stored=stored)
+
+    def stored_files(self) -> List[Tuple[str, str, int, str]]:
+        """(name, path, size, SHA-256) of this replica's files and, last, its log."""
+        files = [(f"files/{self.replica}/{name}", path, size, sha) for name, path, size, sha in self.files.paths()]
+        path, size = str(self.log.path), self.log.size - self.log.base
+        return [*files, (f"logs/{self.replica}.log", path, size, sha256_of(path, size))]
 
     def wait_for_child(self) -> int:
         """Reaps whatever ends, as the first process of a container must, until the script itself has ended."""
@@ -2372,7 +2433,7 @@ class Agent:
             if child.returncode is None:
                 kill_group(child.pid, signal.SIGKILL)
 
-        threading.Thread(target=stop, daemon=True).start()
+        self.begin(stop)
 
     @contextmanager
     def serving(self, request: str) -> Iterator[None]:
@@ -2402,7 +2463,7 @@ class Agent:
                 continue
             if order["released"]:
                 break
-            if order["phase"] == "ended" or (self.stop.is_set() and order["phase"] != "stopping"):
+            if self.broken or order["phase"] == "ended" or (self.stop.is_set() and order["phase"] != "stopping"):
                 hold_s = self.job.hold_s
                 if order.get("result") != "succeeded" or (self.store and not self.report["stored"]["failure"]):
                     hold_s = min(hold_s, SHORT_HOLD_S)
@@ -2416,8 +2477,7 @@ class Agent:
     def terminate(self, *_: Any) -> None:
         self.terminated.set()
         self.stop.set()
-        with_ordered = threading.Thread(target=self.wake, daemon=True)
-        with_ordered.start()
+        self.begin(self.wake)
         self.stop_child()
 
     def wake(self) -> None:

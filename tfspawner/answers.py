@@ -29,7 +29,7 @@ from .agent import (
     text,
     whole_number,
 )
-from .view import harmless
+from .terminal import harmless
 
 MARKS, MARKS_A_REPLICA = 10_000, 2_000  # of JSON (see read_json) that an answer may have, and more for each replica
 MARKS_OF_A_FILE = 100
@@ -37,7 +37,6 @@ MOST_RESTARTS = 1000
 LONGEST_ENTRY = 64 << 10  # characters of one entry in a list of files
 LISTS = ("files", "folders", "skipped", "unreadable")
 _DECODER = json.JSONDecoder()
-_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # they make a terminal show another order
 _BEHIND = frozenset(" \t\r\n,:]}")  # what may follow a value
 _SPACE = re.compile(r"[ \t\r\n]*")
 Value = TypeVar("Value")
@@ -122,7 +121,7 @@ class Part:
 def cleaned(value: Value) -> Value:
     """The same without anything in its texts that a terminal would obey, each in one line."""
     if isinstance(value, str):
-        plain = value if value.isprintable() else _BIDI.sub("", harmless(value)).replace("\n", " ")
+        plain = value if value.isprintable() else harmless(value).replace("\n", " ")
         return cast(Value, plain)
     if isinstance(value, dict):
         return cast(Value, {cleaned(key): cleaned(inner) for key, inner in value.items()})

@@ -40,7 +40,7 @@ CAUSES = (
     ),
     _cause(
         "different-programs",
-        r"joining a group with size|Collective instance \S+ expected|mismatched? .*collective|Shape mismatch in the collective",
+        r"joining a group with size|Collective instance \S+ expected|mismatched? .{0,500}collective|Shape mismatch in the collective",
         "all workers must run the same steps on batches of the same shapes: look for what depends on the worker",
     ),
     _cause(
@@ -57,7 +57,7 @@ CAUSES = (
     ),
     _cause(
         "parse-example",
-        r"Feature: \w+ \(data type: \w+\) is required but could not be found|Key: \w+\.\s+Can't parse serialized Example",
+        r"Feature: \w+ \(data type: \w+\) is required but could not be found|Key: \w+\.\s{1,9}Can't parse serialized Example",
         "see what the records hold: tf-spawner data head URI",
     ),
     _cause(
@@ -67,7 +67,7 @@ CAUSES = (
     ),
     _cause(
         "gpu-memory",
-        r"CUDA_ERROR_OUT_OF_MEMORY|failed to allocate .* from device|ResourceExhaustedError.*GPU",
+        r"CUDA_ERROR_OUT_OF_MEMORY|failed to allocate .{0,500} from device|ResourceExhaustedError.{0,2000}GPU",
         "the GPU's memory is full: a smaller batch, or tf.config.experimental.set_memory_growth",
     ),
     _cause(
@@ -86,7 +86,7 @@ CAUSES = (
         r"TBNotInstalledError",
         "TensorFlow 2.21 does not bring along what tf.summary needs: install tensorboard where the replicas run",
     ),
-    _cause("syntax", r"^\s*(Syntax|Indentation|Tab)Error: ", "the script is no Python that the replicas' Python reads"),
+    _cause("syntax", r"^[ \t]*(Syntax|Indentation|Tab)Error: ", "the script is no Python that the replicas' Python reads"),
     _cause(
         "module-missing",
         r"^ModuleNotFoundError: No module named",
@@ -104,27 +104,28 @@ CAUSES = (
     ),
     _cause(
         "data-missing",
-        r"NotFoundError: .*|^FileNotFoundError: ",
+        r"NotFoundError: |^FileNotFoundError: ",
         "replicas have the script's folder (--workdir) and what --volume mounts; other places need a URI",
     ),
     _cause("permission", r"^PermissionError: |Errno 13|PermissionDeniedError", "replicas run as user 1000, not as root; $TFSPAWNER_OUTPUT is theirs"),
     _cause("shapes", r"InvalidArgumentError: |Matrix size-incompatible|Incompatible shapes", ""),
 )  # fmt: skip
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?([A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning))(?:: ?(.*))?$")
-_NODES = re.compile(r"\{\{function_node [^}]*\}\} ?| \[Op:\w+\] name: $")  # TensorFlow's own bookkeeping
+_NODES = re.compile(r"\{\{function_node [^{}]*\}\} ?| \[Op:\w+\] name: $")  # TensorFlow's own bookkeeping
+TAIL = 65536  # characters of the last lines that are looked at
 LONGEST = 200  # characters of an exception's text in a message
 
 
 def cause_of(tail: Iterable[str]) -> Cause | None:
     """The cause that the last lines of a failed script tell; None where none is known."""
-    text = "\n".join(tail)
+    text = "\n".join(tail)[-TAIL:]
     return next((cause for cause in CAUSES if cause.pattern.search(text)), None)
 
 
 def exception_in(tail: Iterable[str]) -> str | None:
     """The exception that ended a Python script, such as "ValueError: no events", from its last lines."""
     for line in reversed(list(tail)):
-        found = _EXCEPTION.match(line)
+        found = _EXCEPTION.match(line[:TAIL])
         if found:
             words = _NODES.sub("", found[2] or "")
             text = f"{found[1]}: {words}" if words else found[1]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -21,6 +21,7 @@ from . import __version__
 from .data.commands import data
 from .errors import ClusterError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
 from .flags import DURATION, PATH, JobCommand, job_options, output_option, run_options, target_options
+from .terminal import Flow, console, echo, print_json, show, show_error, show_table, take_warnings
 
 if TYPE_CHECKING:
     from .backends import Backend, JobSummary
@@ -40,6 +41,7 @@ _COMMAND = re.compile(
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """The console script: one place where errors become messages and exit codes."""
+    take_warnings()
     try:
         cli.main(args=argv, prog_name="tf-spawner", standalone_mode=False)
         code = 0
@@ -48,17 +50,20 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as error:
-        error.show()
+        show_error(error)
         if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.info_name == "run":
-            click.echo(
+            echo(
                 "hint: options of the training script stand behind --: tf-spawner run train.py -- --epochs 10", err=True
             )
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        echo("interrupted", err=True)
         code = Interrupted.exit_code
     except BrokenPipeError:
         code = 141
+    except Exception:  # a bug of ours: its message may hold another's words
+        echo(traceback.format_exc(), err=True, nl=False)
+        code = 1
     try:
         sys.stdout.flush()
     except OSError:  # nobody reads it any more, which is not worth a traceback at exit
@@ -83,20 +88,18 @@ def placed(text: str, words: str) -> str:
 
 def fail(error: SpawnerError, words: str = "") -> int:
     """Prints the error, what the failed replica said last, where all of it is, and the next step."""
-    from .view import harmless
-
     if isinstance(error, JobFailed) and error.lines:
-        click.echo(f"\n{error.about}", err=True)
+        echo(f"\n{error.about}", err=True)
         for line in error.lines:
-            click.echo("  " + harmless(line), err=True)
-        click.echo(err=True)
+            echo(f"  {line}", err=True)
+        echo(err=True)
     if error.outcome:
-        click.echo(f"logs:  {error.outcome.folder / 'logs'}\npage:  {error.outcome.folder / 'report.html'}", err=True)
-    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(harmless(error.message), err=True)
+        echo(f"logs:  {error.outcome.folder / 'logs'}\npage:  {error.outcome.folder / 'report.html'}", err=True)
+    echo("error: ", fg="red", bold=True, nl=False, err=True)
+    echo(error.message, err=True)
     if error.hint:
-        click.secho("hint: ", fg="yellow", nl=False, err=True)
-        click.echo(placed(error.hint, words), err=True)
+        echo("hint: ", fg="yellow", nl=False, err=True)
+        echo(placed(error.hint, words), err=True)
     return error.exit_code
 
 
@@ -228,8 +231,6 @@ def _run(asked: JobSpec | Sweep, output: str) -> None:
 
 
 def _run_sweep(asked: Sweep, output: str) -> None:
-    from rich.console import Console
-
     from .sweep_view import make_sweep_view, result_table
     from .sweeping import run_sweep
 
@@ -239,10 +240,10 @@ def _run_sweep(asked: Sweep, output: str) -> None:
     finally:
         view.finish()
     if output == "json":
-        _print_json(outcome.as_json())
+        print_json(outcome.as_json())
     else:
-        Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(result_table(outcome))
-        click.echo(f"\nsweep {outcome.name}: {outcome.told}\npage:  {outcome.page}", err=True)
+        show_table(result_table(outcome))
+        echo(f"\nsweep {outcome.name}: {outcome.told}\npage:  {outcome.page}", err=True)
     if outcome.error:
         raise outcome.error
 
@@ -254,13 +255,13 @@ def _run_job(spec: JobSpec, output: str) -> None:
     if spec.detach:
         launched = jobs.launch(spec, _notes())
         if output == "json":
-            _print_json({"job": launched.name, "on": spec.on, "replicas": list(launched.replicas)})
+            print_json({"job": launched.name, "on": spec.on, "replicas": list(launched.replicas)})
         else:
-            click.echo(launched.name)
+            echo(launched.name)
             next_steps = (
                 f"follow it: tf-spawner logs -f {launched.name}\nbring it home: tf-spawner fetch {launched.name}"
             )
-            click.echo(placed(next_steps, place_words(sys.argv[1:])), err=True)
+            echo(placed(next_steps, place_words(sys.argv[1:])), err=True)
         return
     view = make_view(logs=output == "text")
     try:
@@ -268,7 +269,7 @@ def _run_job(spec: JobSpec, output: str) -> None:
     except SpawnerError as error:
         if output == "json":
             told = _outcome_json(error.outcome) if error.outcome else {"result": "error"}
-            _print_json({**told, "error": error.message, "hint": error.hint})
+            print_json({**told, "error": error.message, "hint": error.hint})
         raise
     finally:
         view.finish()
@@ -295,14 +296,14 @@ def render(ctx: click.Context, /, output: str, **options: Any) -> None:
 
     if isinstance(asked, Sweep):
         name, values = job_name(asked.spec), asked.points[0]
-        click.echo(f"point 1 of {len(asked.points)}: {shown(values)}", err=True)
+        echo(f"point 1 of {len(asked.points)}: {shown(values)}", err=True)
         asked = asked.job(name, f"{name}-1", values)
     _, plan = prepare(asked, check=False)
     manifests = redacted(render_plan(plan))
     if output == "json":
-        _print_json({"apiVersion": "v1", "kind": "List", "items": manifests})
+        print_json({"apiVersion": "v1", "kind": "List", "items": manifests})
     else:
-        click.echo(to_yaml(manifests), nl=False)
+        echo(to_yaml(manifests), nl=False)
 
 
 @cli.command(cls=JobCommand)
@@ -337,16 +338,16 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
         _, plan = prepare(asked)
     warnings = [*plan.warnings, *(_check_data(uris, spec) if uris else [])]
     if output == "json":
-        _print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings,
+        print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings,
                      **({"points": points} if points else {})})  # fmt: skip
         return
     for warning in warnings:
-        click.secho("warning: ", fg="yellow", nl=False, err=True)
-        click.echo(warning, err=True)
+        echo("warning: ", fg="yellow", nl=False, err=True)
+        echo(warning, err=True)
     counted = {0: "nothing is in the way", 1: "1 warning"}.get(len(warnings), f"{len(warnings)} warnings")
     where = "this machine" if spec.on == "local" else "Kubernetes"
     each = f" for each of {points} points" if points else ""
-    click.echo(f"{len(spec.replicas)} replicas on {where}{each}: {counted}")
+    echo(f"{len(spec.replicas)} replicas on {where}{each}: {counted}")
 
 
 def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:
@@ -356,7 +357,7 @@ def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:
 
     files = list_files(uris)
     workers = spec.workers + spec.has_chief
-    click.echo(f"data: {len(files)} files, {human_bytes(sum(file.size for file in files))}", err=True)
+    echo(f"data: {len(files)} files, {human_bytes(sum(file.size for file in files))}", err=True)
     if len(files) < workers:
         return [f"{len(files)} files for {workers} workers: TensorFlow's own sharding by files needs one for each; "
                 "tfspawner.data and tf-spawner data convert --shards divide them"]  # fmt: skip
@@ -380,7 +381,7 @@ def list_jobs(tag: str | None, output: str, **target: Any) -> None:
 
     summaries = [s for s in _summaries(**target) if tag in (None, s.tag)]
     if output == "json":
-        _print_json([_summary_json(s) for s in summaries])
+        print_json([_summary_json(s) for s in summaries])
         return
     rows = [("JOB", "ON", "STATE", "REPLICAS", "TAG", "AGE")]
     for s in summaries:
@@ -388,11 +389,11 @@ def list_jobs(tag: str | None, output: str, **target: Any) -> None:
         where = f"{s.on}/{s.namespace}" if s.namespace else s.on
         rows.append((s.job, where, s.state, replicas, s.tag, age(time.time() - s.created)))
     if len(rows) == 1:
-        click.echo("no jobs", err=True)
+        echo("no jobs", err=True)
         return
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @cli.command()
@@ -407,7 +408,7 @@ def status(job: str, output: str, **target: Any) -> None:
     """
     state = _attach(job, target).status()
     if output == "json":
-        _print_json(_state_json(state))
+        print_json(_state_json(state))
         return
     _print_table(state)
 
@@ -432,25 +433,23 @@ def top(job: str | None, output: str, **target: Any) -> None:
 
 def _watch_job(job: Job, output: str) -> None:
     if output == "json":
-        _print_json(_state_json(job.status()))
+        print_json(_state_json(job.status()))
         return
     from .view import is_terminal
 
     if not is_terminal(sys.stdout):
         _print_table(job.status())
         return
-    from rich.console import Console
-
     from .live import LiveView
 
-    view = LiveView(Console(highlight=False), sys.stdout, logs=False, stays=True)
+    view = LiveView(console(), sys.stdout, logs=False, stays=True)
     try:
         state = job.wait(view, logs=False)
     except KeyboardInterrupt:
         return
     finally:
         view.finish()
-    click.echo(f"{job.name}: {_state_words(state)}", err=True)
+    echo(f"{job.name}: {_state_words(state)}", err=True)
 
 
 def _watch_jobs(target: dict[str, Any], output: str) -> None:
@@ -460,33 +459,29 @@ def _watch_jobs(target: dict[str, Any], output: str) -> None:
 
     look = partial(_ask, _backends(**target), running, wanted=any(target.values()))
     if output == "text" and is_terminal(sys.stdout):
-        from rich.console import Console
-
         from .live import watch_jobs
 
         with suppress(KeyboardInterrupt):
-            watch_jobs(Console(highlight=False), look)
+            watch_jobs(console(), look)
         return
     jobs, warning = look()
     if warning:
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     if output == "json":
-        _print_json([_summary_json(job) | job.told for job in jobs])
+        print_json([_summary_json(job) | job.told for job in jobs])
     elif jobs:
         from .table import jobs_table
 
-        click.echo(jobs_table(jobs).plain)
+        echo(jobs_table(jobs).plain)
     else:
-        click.echo("no running jobs", err=True)
+        echo("no running jobs", err=True)
 
 
 def _print_table(state: JobState) -> None:
-    from rich.console import Console
-
     from .table import replica_table
 
-    console = Console(highlight=False)
-    console.print(replica_table(state, console.width if console.is_terminal else None), soft_wrap=True)
+    width = console().width if sys.stdout.isatty() else None
+    show(replica_table(state, width), soft_wrap=True)
 
 
 @cli.command()
@@ -523,9 +518,9 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
             hint=f"if it was followed or fetched: runs/{job}/logs",
         )
     if output == "json":
-        _print_json({name: data.decode(errors="replace") for name, data in found.items()})
+        print_json({name: data.decode(errors="replace") for name, data in found.items()})
     elif replica:
-        sys.stdout.buffer.write(found[replica])
+        Flow(sys.stdout).feed(found[replica], last=True)
     else:
         from .view import FollowView
 
@@ -557,7 +552,7 @@ def attach(job: str, logs: bool, **target: Any) -> None:
         view.finish()
     raise_for(state, None)
     ended = f"{job}: {_state_words(state)}; bring it home: tf-spawner fetch {job}"
-    click.echo(placed(ended, place_words(sys.argv[1:])), err=True)
+    echo(placed(ended, place_words(sys.argv[1:])), err=True)
 
 
 @cli.command()
@@ -595,11 +590,11 @@ def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
 
     state = _attach(job, target).wait(timeout_s=timeout_s)
     if output == "json":
-        _print_json(_state_json(state))
+        print_json(_state_json(state))
     raise_for(state, None)
     raise_for_artifacts(state, f"the job still holds them: tf-spawner fetch {job}")
     if output == "text":
-        click.echo(f"{job}: {_state_words(state)}")
+        echo(f"{job}: {_state_words(state)}")
 
 
 @cli.command()
@@ -618,7 +613,7 @@ def report(run: str, out: Path) -> None:
 
     folder = run_folder(run, out)
     try:
-        click.echo(write_sweep_page(folder) if (folder / "sweep.json").exists() else write_page(folder, _note))
+        echo(write_sweep_page(folder) if (folder / "sweep.json").exists() else write_page(folder, _note))
     except OSError as error:
         raise ConfigurationError(f"the page in {folder} cannot be written: {error.strerror}") from None
 
@@ -643,13 +638,11 @@ def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) ->
         raise NotFoundError(f"no job of {', '.join(runs)} has ended yet", hint="tf-spawner list")
     rows = compared(folders)
     if output == "json":
-        _print_json(rows)
+        print_json(rows)
     else:
-        from rich.console import Console
-
         from .view import comparison_table
 
-        Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(comparison_table(rows))
+        show_table(comparison_table(rows))
     if page:
         from .comparison import write_page
 
@@ -659,7 +652,7 @@ def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) ->
             raise ConfigurationError(
                 f"{page} cannot be written: {error.strerror}", hint="name another --page"
             ) from None
-        click.echo(f"page:  {page}", err=True)
+        echo(f"page:  {page}", err=True)
 
 
 @cli.command()
@@ -678,20 +671,19 @@ def tensorboard(jobs: tuple[str, ...], out: Path, port: int | None, every_s: flo
     tf-spawner tensorboard digits-7xk2p
     """
     from .tensorboard import serve
-    from .view import harmless
 
     def note(text: str) -> None:
-        click.echo(harmless(text), err=True)
+        echo(text, err=True)
 
     def tell(url: str) -> None:
-        click.echo(f"TensorBoard: {url}")
+        echo(f"TensorBoard: {url}")
 
     for number in (signal.SIGHUP, signal.SIGTERM):  # a terminal that is closed leaves no files, either
         signal.signal(number, signal.default_int_handler)
     try:
         serve(jobs, lambda job: _attach(job, target), out, note, tell, port=port, every_s=max(every_s, 0.2))
     except KeyboardInterrupt:
-        click.echo("\nTensorBoard has ended", err=True)
+        echo("\nTensorBoard has ended", err=True)
 
 
 @cli.command()
@@ -718,17 +710,17 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
 
         found = [s for s in _summaries(**target) if all_jobs or s.tag == tag]
         if found and not yes:
-            click.echo("\n".join(f"{s.job} ({s.on}, {s.state})" for s in found), err=True)
+            echo("\n".join(f"{s.job} ({s.on}, {s.state})" for s in found), err=True)
             click.confirm(f"delete {'these' if len(found) > 1 else 'this'} {len(found)}?", abort=True, err=True)
         chosen = [attach(s.job, **{**target, "on": s.on}) for s in found]
     for job in chosen:
         job.delete()
         if output == "text":
-            click.echo(f"{job.name} is deleted")
+            echo(f"{job.name} is deleted")
     if output == "json":
-        _print_json({"deleted": [job.name for job in chosen]})
+        print_json({"deleted": [job.name for job in chosen]})
     elif not chosen:
-        click.echo("no jobs", err=True)
+        echo("no jobs", err=True)
 
 
 @cli.command()
@@ -752,7 +744,7 @@ def doctor(on: str | None, uris: tuple[str, ...], output: str, **target: Any) ->
         findings += looks.cluster(target, wanted=bool(on or any(target.values())))
     findings += looks.data(uris)
     if output == "json":
-        _print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
     else:
         _print_findings(findings)
     problems = sum(finding.level == "problem" for finding in findings)
@@ -761,18 +753,16 @@ def doctor(on: str | None, uris: tuple[str, ...], output: str, **target: Any) ->
 
 
 def _print_findings(findings: list[Finding]) -> None:
-    from .view import harmless
-
     where = None
     for finding in findings:
         if finding.where != where:
             where = finding.where
-            click.secho(where, bold=True)
+            echo(where, bold=True)
         colour = {"ok": "green", "note": "yellow", "problem": "red"}[finding.level]
-        click.secho(f"  {finding.level:8}", fg=colour, nl=False)
-        click.echo(harmless(finding.text))
+        echo(f"  {finding.level:8}", fg=colour, nl=False)
+        echo(finding.text)
         if finding.hint:
-            click.echo(f"          hint: {finding.hint}")
+            echo(f"          hint: {finding.hint}")
 
 
 @cli.command()
@@ -795,8 +785,8 @@ def init(folder: Path) -> None:
             path.write_text(template.read_text())
     except OSError as error:
         raise ConfigurationError(f"{error.filename} cannot be written: {error.strerror}") from None
-    click.echo("\n".join(map(str, new)))
-    click.echo(f"run it: tf-spawner run -f {folder / 'job.yaml'}", err=True)
+    echo("\n".join(map(str, new)))
+    echo(f"run it: tf-spawner run -f {folder / 'job.yaml'}", err=True)
 
 
 @cli.command()
@@ -810,7 +800,7 @@ def rbac(namespace: str | None, user: str | None) -> None:
     """
     from .render import role_manifest
 
-    click.echo(role_manifest(namespace, user), nl=False)
+    echo(role_manifest(namespace, user), nl=False)
 
 
 @cli.command()
@@ -831,11 +821,11 @@ def completion(shell: str | None, install: bool, uninstall: bool) -> None:
     if install and uninstall:
         raise ConfigurationError("--install and --uninstall exclude each other", hint="give one of them")
     if install:
-        click.echo(scripts.install(shell, cli))
+        echo(scripts.install(shell, cli))
     elif uninstall:
-        click.echo(scripts.uninstall(shell))
+        echo(scripts.uninstall(shell))
     else:
-        click.echo(scripts.script(shell, cli))
+        echo(scripts.script(shell, cli))
 
 
 # ---- words to values, values to words ------------------------------------------------------------
@@ -847,7 +837,7 @@ def _asked(ctx: click.Context, options: dict[str, Any], recorded: dict[str, Any]
     args = (*options.pop("args"), *ctx.meta.get("script_args", ()))
     asked, notes = make_spec(options, args, recorded)
     for note in notes:
-        click.echo(note, err=True)
+        echo(note, err=True)
     return asked
 
 
@@ -883,7 +873,7 @@ def _summaries(on: str | None, **target: Any) -> list[JobSummary]:
 
     found, warning = _ask(_backends(on, **target), summaries, bool(on or any(target.values())))
     for text in filter(None, [warning, *(summary.warning for summary in found)]):
-        click.echo(f"warning: {text}", err=True)
+        echo(f"warning: {text}", err=True)
     return found
 
 
@@ -910,9 +900,7 @@ def _ask(
 
 
 def _note(text: str) -> None:
-    from .view import harmless
-
-    click.echo(harmless(text), err=True)
+    echo(text, err=True)
 
 
 def _notes() -> View:
@@ -921,13 +909,9 @@ def _notes() -> View:
 
     class Notes(Silent):
         def note(self, text: str) -> None:
-            click.echo(text, err=True)
+            echo(text, err=True)
 
     return Notes()
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, default=str))
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
@@ -938,10 +922,10 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 def _print_outcome(outcome: Outcome, output: str) -> None:
     if output == "json":
-        _print_json(_outcome_json(outcome))
+        print_json(_outcome_json(outcome))
         return
     from .causes import explained
-    from .view import age, harmless, human_bytes
+    from .view import age, human_bytes
 
     took = f" in {age(outcome.seconds)}" if outcome.seconds else ""
     cause = explained(outcome.cause or {})
@@ -951,19 +935,19 @@ def _print_outcome(outcome: Outcome, output: str) -> None:
         else ""
     )
     so_far = ", this is what there is so far" if outcome.result == "running" else ""
-    click.echo(f"\n{outcome.job}: {outcome.result}{took}{so_far}{harmless(why)}", err=True)
-    click.echo(f"logs:  {outcome.folder / 'logs'}", err=True)
+    echo(f"\n{outcome.job}: {outcome.result}{took}{so_far}{why}", err=True)
+    echo(f"logs:  {outcome.folder / 'logs'}", err=True)
     found = [(outcome.folder / "files" / r.replica / f["path"], f["size"]) for r in outcome.collected for f in r.files]
     total = human_bytes(sum(size for _, size in found))
     if not found:
-        click.echo("files: none; what scripts write to $TFSPAWNER_OUTPUT comes back", err=True)
+        echo("files: none; what scripts write to $TFSPAWNER_OUTPUT comes back", err=True)
     elif len(found) > 6:
-        click.echo(f"files: {outcome.folder / 'files'} ({len(found)} files, {total})", err=True)
+        echo(f"files: {outcome.folder / 'files'} ({len(found)} files, {total})", err=True)
     else:
-        click.echo("files: " + "\n       ".join(f"{path}  {human_bytes(size)}" for path, size in found), err=True)
+        echo("files: " + "\n       ".join(f"{path}  {human_bytes(size)}" for path, size in found), err=True)
     if outcome.artifacts:
-        click.echo(f"       {outcome.artifacts}", err=True)
-    click.echo(f"page:  {outcome.folder / 'report.html'}", err=True)
+        echo(f"       {outcome.artifacts}", err=True)
+    echo(f"page:  {outcome.folder / 'report.html'}", err=True)
 
 
 def _state_words(state: JobState) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from .terminal import echo
+
 
 class Duration(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.4
     """Seconds, or a number with s, m, h or d."""
@@ -71,7 +73,7 @@ class JobCommand(click.Command):
 def _show_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta["help_all"] = True
-        click.echo(ctx.get_help())
+        echo(ctx.get_help())
         ctx.exit()
 
 

@@ -7,7 +7,7 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from .answers import Gang
 from .backends import Backend, Observation
 from .client import STREAM_IDLE_S, AgentClient
 from .code import Code
-from .errors import AgentUnreachable, BadAnswer, ClusterError, NotTheAgent, SpawnerError, TimedOut
+from .errors import AgentUnreachable, BadAnswer, ClusterError, NotTheAgent, TimedOut
 from .listening import Listener
 from .plan import DEFAULT_START_TIMEOUT_S
 from .record import Record
@@ -121,9 +121,8 @@ class Follower:
 
     def follow(self, deadline: float | None = None) -> JobState:
         """Returns when the job has ended and its output is here; TimedOut is raised at the (monotonic) deadline."""
-        threads = [threading.Thread(target=work, daemon=True) for work in (self._watch, self._stream)]
-        for thread in threads:
-            thread.start()
+        for work in (self._watch, self._stream):
+            threading.Thread(target=self._raising, args=(work,), daemon=True).start()
         try:
             while not self.finished:
                 self._take_all()
@@ -145,13 +144,17 @@ class Follower:
             except queue.Full:
                 continue
 
-    def _watch(self) -> None:
+    def _raising(self, work: Callable[[], None]) -> None:
+        """Runs what a thread does; what goes wrong in it, and be it a bug, is raised where follow() was called."""
         try:
-            for observation in self.backend.watch(self.state.job, self.stop):
-                if observation:
-                    self._put("seen", observation)
-        except SpawnerError as error:
+            work()
+        except Exception as error:
             self._put("error", error)
+
+    def _watch(self) -> None:
+        for observation in self.backend.watch(self.state.job, self.stop):
+            if observation:
+                self._put("seen", observation)
 
     def _stream(self) -> None:
         """Keeps a stream to the coordinator open, each time from the bytes that are here already."""
@@ -178,9 +181,6 @@ class Follower:
                     return
                 self.silent_since = self.silent_since or time.monotonic()
                 self.stop.wait(AGAIN_S)
-            except SpawnerError as error:
-                self._put("error", error)
-                return
 
     # -- the one reader
 

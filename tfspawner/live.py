@@ -7,17 +7,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.text import Text
 
 from .backends import JobSummary
 from .errors import ClusterError
 from .follow import JobState
 from .table import jobs_table, replica_table
-from .view import PlainView, harmless, human_bytes
+from .terminal import harmless, text_of
+from .view import PlainView, human_bytes
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
 TABLE_EVERY_S = 1.0
@@ -101,11 +104,11 @@ class LiveView(PlainView):
         if replica not in self.colours:
             colour = COLOURS[len(self.colours) % len(COLOURS)]
             self.colours[replica] = self.styled(f"{replica} │ ", colour)
-        self.above += [f"{self.colours[replica]}{line}\n" for line in lines]
+        self.above += [f"{self.colours[replica]}{harmless(line)}\n" for line in lines]
         self.draw()
 
     def note(self, text: str) -> None:
-        self.above.append(self.styled(harmless(text), "yellow") + "\n")
+        self.above.append(self.styled(text, "yellow") + "\n")
         self.draw(now=True)
 
     def received(self, size_bytes: int) -> None:
@@ -119,21 +122,25 @@ class LiveView(PlainView):
             self.draw(now=True, last=True)
 
     def styled(self, text: str, style: str) -> str:
-        return self.pane.ansi(Text(text, style)).rstrip("\n")
+        return self.pane.ansi(text_of(text, style=style)).rstrip("\n")
 
     def draw(self, *, now: bool = False, last: bool = False) -> None:
         with self.lock:
             if now or self.pane.is_due(bool(self.above)):
                 text, self.above = "".join(self.above), []
-                self.pane.draw(self.table() if self.stays or not last else Text(), text)
+                self.pane.draw(self.table() if self.stays or not last else text_of(), text)
 
     def table(self) -> Text:
         """As high as the window; where log lines scroll above it, two thirds of that."""
         if not self.state:
-            return Text()
+            return text_of()
         width, height = self.console.size
         table = replica_table(self.state, width, height - 2 if not self.logs else max(5, height * 2 // 3))
-        return Text("\n").join([table, Text(f"{human_bytes(self.collected)} collected")]) if self.collected else table
+        return (
+            text_of("\n").join([table, text_of(f"{human_bytes(self.collected)} collected")])
+            if self.collected
+            else table
+        )
 
 
 def watch_jobs(console: Console, look: Callable[[], tuple[list[JobSummary], str]]) -> None:
@@ -142,8 +149,8 @@ def watch_jobs(console: Console, look: Callable[[], tuple[list[JobSummary], str]
     jobs, warning = look()
     while True:
         width, height = console.size
-        table = jobs_table(jobs, width, height - 2) if jobs else Text("no running jobs")
-        pane.draw(Text("\n").join([table, Text(warning, "yellow")]) if warning else table)
+        table = jobs_table(jobs, width, height - 2) if jobs else text_of("no running jobs")
+        pane.draw(text_of("\n").join([table, text_of((warning, "yellow"))]) if warning else table)
         time.sleep(max(LOOK_EVERY_S, pane.busy_s))
         try:
             jobs, warning = look()

@@ -17,7 +17,8 @@ from .job import Outcome, raise_for
 from .render import html_environment
 from .report import Learning, charts
 from .table import replica_cells
-from .view import LONGEST_LINE, PlainView, age, harmless, human_bytes
+from .terminal import harmless
+from .view import LONGEST_LINE, PlainView, age, human_bytes
 
 REFRESH_S = 1.0
 BYTES_PER_S = 100_000  # Jupyter drops output of ten times as much
@@ -87,7 +88,7 @@ class NotebookView(PlainView):
             self.learned[replica].read(line.decode(errors="replace"))
 
     def write(self, replica: str, lines: list[str]) -> None:
-        self.last_lines.extend(f"{replica} | {line}" for line in lines)
+        self.last_lines.extend(f"{replica} | {harmless(line)}" for line in lines)
 
     def received(self, size_bytes: int) -> None:
         with self.lock:
@@ -148,7 +149,7 @@ class NotebookView(PlainView):
         columns, rows, more = replica_cells(self.state) if self.state else ([], [], "")
         drawn = charts({replica: learning.curves for replica, learning in self.learned.items()})
         return self.template.render(
-            heading=self.heading, word=self.word, columns=columns, rows=rows, more=more, charts=drawn,
+            heading=self.heading, word=harmless(self.word), columns=columns, rows=rows, more=more, charts=drawn,
             lines=[] if drawn else self.last_lines, notes=self.notes,
             collected=human_bytes(self.collected) if self.collected else "",
             error=_told(self.error) if self.error else None, came=_came(self.outcome) if self.outcome else None,
@@ -163,15 +164,20 @@ def _told(error: BaseException) -> dict[str, Any]:
         return {"message": harmless(f"{type(error).__name__}: {error}")}
     lines = [harmless(line) for line in getattr(error, "lines", [])]
     about = getattr(error, "about", "")
-    return {"message": harmless(error.message), "hint": error.hint, "about": about, "lines": lines}
+    return {
+        "message": harmless(error.message),
+        "hint": harmless(error.hint or ""),
+        "about": harmless(about),
+        "lines": lines,
+    }
 
 
 def _came(outcome: Outcome) -> dict[str, Any]:
     """What came back, and where it is. A page below the notebook's folder can be opened from there."""
     page = outcome.folder / "report.html"
-    files = [(f"{found.replica}/{file['path']}", human_bytes(file["size"]))
+    files = [(harmless(f"{found.replica}/{file['path']}"), human_bytes(file["size"]))
              for found in outcome.collected for file in found.files]  # fmt: skip
     return {
         "took": age(outcome.seconds), "files": files[:MOST_FILES], "more": len(files[MOST_FILES:]), "folder": outcome.folder,
-        "page": page, "link": None if page.is_absolute() else f"./{quote(str(page))}", "artifacts": outcome.artifacts,
+        "page": page, "link": None if page.is_absolute() else f"./{quote(str(page))}", "artifacts": harmless(outcome.artifacts or ""),
     }  # fmt: skip

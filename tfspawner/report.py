@@ -21,10 +21,10 @@ from .render import html_environment
 from .slowest import Took, pace, seconds_words, slowest_in_training, slowest_to_start, starts, took, trained, used
 from .view import age, human_bytes
 
+LARGEST, CLOSEST = 1e300, 1e-300  # what is larger has no place in a chart, nor what is closer together one of its own
 LOG_BYTES = 64 << 20  # of a longer log, its last bytes are read
 LONGEST_DRAWN = 16384  # characters of a line of Keras's
 MOST_METRICS, MOST_EPOCHS = 100, 100_000  # that are kept of a log
-DRAWN_UP_TO = 1e100  # a value beyond is taken for none: no chart has room for it
 MOST_ROWS, MOST_BARS = 48, 2000  # replicas in the timeline, and bars of each
 MOST_CURVES = 8  # that have a colour in a chart
 MOST_FAINT = 64  # replicas behind these
@@ -286,7 +286,7 @@ def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
 def in_order(replica: str) -> tuple[str, int]:
     """By role, then by index as a number."""
     role, _, index = replica.rpartition("-")
-    return role, int(index) if index.isdecimal() else 0
+    return role, int(index) if index.isascii() and index.isdigit() and len(index) < 10 else 0
 
 
 def in_units(title: str, curves: Mapping[str, Curve]) -> tuple[str, Mapping[str, Curve]]:
@@ -304,7 +304,7 @@ def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, from_z
 
     A curve and its val_ have one colour. Those behind the first MOST_CURVES stand faint behind these.
     """
-    values = {label: [value for value in curve.values() if is_drawn(value)] for label, curve in curves.items()}
+    values = {label: [value for value in curve.values() if has_place(value)] for label, curve in curves.items()}
     if max(map(len, values.values()), default=0) < 2:
         return None
     places = [place for curve in curves.values() for place in curve]
@@ -330,16 +330,16 @@ def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, from_z
     )  # fmt: skip
 
 
-def is_drawn(value: float) -> bool:
-    """Whether a chart can have it: it is a number, and of a size that can be reckoned with."""
-    return abs(value) <= DRAWN_UP_TO
+def has_place(value: float) -> bool:
+    """Whether a chart can show it: a number that is not too large to reckon with."""
+    return abs(value) <= LARGEST
 
 
 def stretches(curve: Curve) -> list[list[tuple[float, float]]]:
     """The points in order, parted where a value is no number."""
     parts: list[list[tuple[float, float]]] = [[]]
     for point in sorted(curve.items()):
-        if is_drawn(point[1]):
+        if has_place(point[1]):
             parts[-1].append(point)
         elif parts[-1]:
             parts.append([])
@@ -368,7 +368,7 @@ def heights(values: list[float]) -> tuple[Callable[[float], float], list[tuple[f
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """Three to seven round values from low to high."""
-    if high - low < 1 / DRAWN_UP_TO:
+    if high - low < CLOSEST:
         return [low]
     step = 10 ** math.floor(math.log10((high - low) / 3))
     step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)

@@ -18,7 +18,7 @@ WAITS = {
     "starting": "for its container to start",
     "getting the code": "getting the code",
 }
-_TOOK = re.compile(r"(?<![\w.])(\d{1,12})(us|ms|s)(/epoch|/step)?(?![\w/])")
+_TOOK = re.compile(r"(?<![\w.])([0-9]{1,12})(us|ms|s)(/epoch|/step)?(?![\w/])")
 
 
 @dataclass(frozen=True, slots=True)

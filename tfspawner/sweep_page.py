@@ -22,11 +22,12 @@ from .report import (
     Dot,
     curves_of,
     draw,
+    has_place,
     heights,
-    is_drawn,
     write_html,
 )  # fmt: skip
-from .view import age, harmless
+from .terminal import harmless
+from .view import age
 
 PAGE_FILE = "sweep.html"
 MOST_FAINT = 200  # curves behind those that have a colour
@@ -93,7 +94,7 @@ def flag_charts(
     """A chart for each metric: its last value in each point, over the flag's value there."""
     charts = []
     for metric in metrics:
-        known = [row for row in rows if flag in row["values"] and is_drawn(row["metrics"].get(metric, math.nan))]
+        known = [row for row in rows if flag in row["values"] and has_place(row["metrics"].get(metric, math.nan))]
         values = list(dict.fromkeys(row["values"][flag] for row in known))
         if len(values) < 2:
             continue

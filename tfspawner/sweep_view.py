@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from .grid import main_metrics
 from .sweeping import ENDED, Point
-from .view import PROGRESS_EVERY_S, STYLES, age, describe_progress, harmless, left, plain_table, texts
+from .terminal import add_row, console, harmless, plain_table, show, text_of, write
+from .view import PROGRESS_EVERY_S, STYLES, age, describe_progress, left
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -53,8 +54,7 @@ class PlainSweepView:
     def note(self, text: str) -> None:
         with self.lock:
             self.said_at = time.monotonic()
-            self.err.write(harmless(text) + "\n")
-            self.err.flush()
+            write(self.err, harmless(text) + "\n")
 
     def finish(self) -> None:
         pass
@@ -75,7 +75,7 @@ class LiveSweepView(PlainSweepView):
         pass  # the table reads the points
 
     def note(self, text: str) -> None:
-        self.console.print(harmless(text), style="yellow", highlight=False, markup=False)
+        show(text_of((text, "yellow")), on=self.console)
 
     def finish(self) -> None:
         self.live.stop()
@@ -88,15 +88,11 @@ def make_sweep_view() -> PlainSweepView:
     """A live view where stderr is a terminal, else a plain one."""
     if not sys.stderr.isatty():
         return PlainSweepView(sys.stderr)
-    from rich.console import Console
-
-    return LiveSweepView(Console(stderr=True, highlight=False))
+    return LiveSweepView(console(err=True))
 
 
 def live_table(points: Sequence[Point]) -> Table:
     """A row for each point; of many, first those that run, and then the rest in numbers."""
-    from rich.text import Text
-
     flags = list(points[0].values)
     table = plain_table("point", *flags, "state", "time", "epoch", "left", "metrics")
     shown = points
@@ -106,22 +102,20 @@ def live_table(points: Sequence[Point]) -> Table:
         replica = point.replica
         epoch, _, metrics = describe_progress(replica.progress) if replica else ("", "", "")
         took = point.seconds if point.result in ENDED else time.time() - point.since if point.since else 0.0
-        table.add_row(
-            *texts([point.job, *(point.values[flag] for flag in flags)]), Text(point.result, STYLES.get(point.result, "")),
+        add_row(table, [
+            point.job, *(point.values[flag] for flag in flags), text_of((point.result, STYLES.get(point.result, ""))),
             age(took) if took else "", epoch, left(replica.progress) if replica else "",
-            *texts([point.error or metrics or _metrics(point.metrics)]),
-        )  # fmt: skip
+            point.error or metrics or _metrics(point.metrics),
+        ])  # fmt: skip
     if len(points) > len(shown):
         counts = Counter(point.result for point in points if point not in shown)
         summary = ", ".join(f"{count} {word}" for word, count in counts.items())
-        table.add_row("…", Text(f"and {len(points) - len(shown)} more: {summary}"))
+        add_row(table, ["…", f"and {len(points) - len(shown)} more: {summary}"])
     return table
 
 
 def result_table(outcome: SweepOutcome) -> Table:
     """The points, the best first; the best last value of each metric has a star."""
-    from rich.text import Text
-
     rows = outcome.points
     flags = list(dict.fromkeys(flag for row in rows for flag in row["values"]))
     metrics = dict.fromkeys([*main_metrics(rows), *(name for row in rows for name in row["metrics"])])
@@ -129,11 +123,11 @@ def result_table(outcome: SweepOutcome) -> Table:
     table = plain_table("point", *flags, "result", "time", *list(metrics)[:MOST_METRICS], *errors)
     for row in rows:
         cells = [metric_text(row, metric, outcome.best) for metric in list(metrics)[:MOST_METRICS]]
-        table.add_row(
-            *texts([row["job"], *(row["values"].get(flag, "") for flag in flags)]),
-            Text(row["result"], STYLES.get(row["result"], "")), age(row["seconds"]) if row["seconds"] else "",
-            *texts(cells), *texts([row["error"]] if errors else []),
-        )  # fmt: skip
+        add_row(table, [
+            row["job"], *(row["values"].get(flag, "") for flag in flags),
+            text_of((row["result"], STYLES.get(row["result"], ""))), age(row["seconds"]) if row["seconds"] else "",
+            *cells, *([row["error"]] if errors else []),
+        ])  # fmt: skip
     return table
 
 

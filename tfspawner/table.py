@@ -9,8 +9,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
-from rich.text import Text
 
+from .terminal import one_line, text_of
 from .view import (
     STYLES,
     age,
@@ -18,12 +18,13 @@ from .view import (
     describe_progress,
     describe_rate,
     describe_usage,
-    harmless,
     human_bytes,
     left,
 )
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from .backends import JobSummary
     from .follow import JobState, ReplicaState
 
@@ -61,7 +62,7 @@ def replica_table(state: JobState, width: int | None = None, height: int | None 
     if len(lines) > room:
         above += summary(lines)
         shown = of_interest(lines, max(1, room - len(above)))
-        below = [Text(f"… and {len(lines) - len(shown):,} more")]
+        below = [text_of(f"… and {len(lines) - len(shown):,} more")]
     rows = [replica_row(line, now) for line in shown]
     return joined([*above, *lay_out(REPLICA_COLUMNS, rows, width), *below], width)
 
@@ -70,17 +71,16 @@ def replica_cells(state: JobState) -> tuple[list[str], list[tuple[ReplicaState, 
     """The replicas as a page shows them: the columns that say something, rows, and how all are where there are more."""
     lines, now = list(state.replicas.values()), time.time()
     shown = of_interest(lines, MOST_ROWS) if len(lines) > MOST_ROWS else lines
-    rows = [{key: cell if isinstance(cell, str) else cell[0] for key, cell in replica_row(line, now).items()}
-            for line in shown]  # fmt: skip
+    rows = [{key: one_line(words(row, key)) for key in row} for row in (replica_row(line, now) for line in shown)]
     columns = [key for key in REPLICA_COLUMNS if any(cells[key] for cells in rows)]
     found = [(line, [cells[key] for key in columns]) for line, cells in zip(shown, rows, strict=True)]
-    return columns, found, counted(lines) if len(lines) > len(shown) else ""
+    return columns, found, one_line(counted(lines)) if len(lines) > len(shown) else ""
 
 
 def jobs_table(jobs: Sequence[JobSummary], width: int | None = None, height: int | None = None) -> Text:
     """Jobs in one line each, the newest last; the newest alone, where there are more than fit."""
     shown = jobs if height is None else jobs[-max(1, height - 2) :]
-    more = [Text(f"… and {len(jobs) - len(shown):,} older")] if len(shown) < len(jobs) else []
+    more = [text_of(f"… and {len(jobs) - len(shown):,} older")] if len(shown) < len(jobs) else []
     return joined([*lay_out(JOB_COLUMNS, [job_row(job, time.time()) for job in shown], width), *more], width)
 
 
@@ -91,7 +91,7 @@ def replica_row(line: ReplicaState, now: float) -> Row:
         "replica": line.replica, "state": state_of(line), "node": line.node, "since": age(now - line.since) if line.since else "",
         "cpu": cpu, "memory": memory, "gpu": gpu, "epoch": epoch, "step": step,
         "rate": describe_rate(line.progress) if line.state == "running" else "", "left": left(line.progress) if line.state == "running" else "",
-        "metrics": " ".join(harmless(line.message).split()) or metrics,
+        "metrics": one_line(line.message) or metrics,
     }  # fmt: skip
 
 
@@ -140,9 +140,9 @@ def heading(state: JobState, now: float) -> Text:
         words[-1] += f", {age(state.times.get('ended', now) - min(state.times.values()))} in all"
     cause = (state.cause or {}) if state.result != "succeeded" else {}
     why = " ".join(str(cause[key]) for key in ("replica", "message") if cause.get(key))
-    result = ": ".join(filter(None, (state.result, " ".join(harmless(why).split()))))
-    return Text.assemble((state.job, "bold"), GAP, " · ".join(words) or state.phase, GAP,
-                         (result, STYLES.get(state.result or "", "red")))  # fmt: skip
+    result = ": ".join(filter(None, (state.result, one_line(why))))
+    return text_of((state.job, "bold"), GAP, " · ".join(words) or state.phase, GAP,
+                   (result, STYLES.get(state.result or "", "red")))  # fmt: skip
 
 
 def phases(state: JobState, now: float) -> list[tuple[str, float]]:
@@ -156,19 +156,21 @@ def phases(state: JobState, now: float) -> list[tuple[str, float]]:
 def summary(lines: Sequence[ReplicaState]) -> list[Text]:
     """Many replicas in two or three lines: how many are in which state; who is first and last; least, median, most."""
     behind = sum(bool(line.behind_s) for line in lines)
-    found = [Text(counted(lines) + (f"; {behind} behind" if behind else ""))]
+    found = [text_of(counted(lines) + (f"; {behind} behind" if behind else ""))]
     running = [line for line in lines if line.state == "running"]
     placed = [line for line in running if "step" in line.progress or "epoch" in line.progress]
     if placed:
         last, *_, first = sorted(placed, key=place) if len(placed) > 1 else placed * 2
-        found.append(Text(f"last {last.replica} at {place_words(last)}, first {first.replica} at {place_words(first)}"))
+        found.append(
+            text_of(f"last {last.replica} at {place_words(last)}, first {first.replica} at {place_words(first)}")
+        )
     spreads = [
         spread("rate", [line.progress["rate"] for line in running if "rate" in line.progress], "{:.3g}/s".format),
         spread("cpu", [line.usage["cpu"] for line in running if line.usage], "{:.1f}".format),
         spread("memory", [line.usage["memory"] for line in running if line.usage], human_bytes),
     ]
     if any(spreads):
-        found.append(Text("least, median, most: " + " · ".join(filter(None, spreads))))
+        found.append(text_of("least, median, most: " + " · ".join(filter(None, spreads))))
     return found
 
 
@@ -195,6 +197,7 @@ def place_words(line: ReplicaState) -> str:
 
 def lay_out(columns: Sequence[str], rows: Sequence[Row], width: int | None) -> list[Text]:
     """The rows under their header. Columns without a word are left out, and what the width has no room for."""
+    rows = [{name: (one_line(words(row, name)), style(row, name)) for name in row} for row in rows]
     names = [name for name in columns if any(words(row, name) for row in rows)]
     widths = {name: max(cell_len(name), *(cell_len(words(row, name)) for row in rows)) for name in names}
     for name in GIVEN_UP:
@@ -212,11 +215,9 @@ def needed(widths: Mapping[str, int]) -> int:
 
 
 def laid_out(row: Row, widths: Mapping[str, int]) -> Text:
-    line = Text()
+    line = text_of()
     for name, cells in widths.items():
-        value = row.get(name, "")
-        text, style = (value, "") if isinstance(value, str) else value
-        line.append(set_cell_size(text, cells) + GAP, style)
+        line.append(set_cell_size(words(row, name), cells) + GAP, style(row, name))
     return line
 
 
@@ -225,9 +226,14 @@ def words(row: Row, name: str) -> str:
     return value if isinstance(value, str) else value[0]
 
 
+def style(row: Row, name: str) -> str:
+    value = row.get(name, "")
+    return "" if isinstance(value, str) else value[1]
+
+
 def joined(lines: Sequence[Text], width: int | None) -> Text:
     for line in lines:
         line.rstrip()
         if width is not None:
             line.truncate(width, overflow="ellipsis")
-    return Text("\n").join(lines)
+    return text_of("\n").join(lines)

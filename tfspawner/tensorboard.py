@@ -147,6 +147,7 @@ class Followed:
         self.note: Note = lambda text: note(f"{self.name}: {text}")
         self.waiting = list(job.replicas)  # those without event files, in the order in which they are asked
         self.is_stale = False  # another pod may have taken a replica's place
+        self.bug: Exception | None = None  # what ended the thread, to be raised by watch()
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
@@ -159,6 +160,8 @@ class Followed:
             self.note(self.follow())
         except SpawnerError as error:
             self.note(f"warning: no more event files come: {error.message}")
+        except Exception as bug:
+            self.bug = bug
 
     def follow(self) -> str:
         """Brings what there is again and again; returns how it ended."""
@@ -356,6 +359,8 @@ def ended(process: subprocess.Popen[bytes], output: Any) -> SpawnerError:
 def watch(process: subprocess.Popen[bytes], followed: list[Followed], *, has_runs: bool) -> None:
     """Returns when TensorBoard ends. Raises NotFoundError where nothing is there to be shown, nor will be."""
     while process.poll() is None:
+        for bug in (job.bug for job in followed if job.bug):
+            raise bug
         if not has_runs and not any(job.thread.is_alive() or job.has_files for job in followed):
             raise NotFoundError(f"there are no event files of {', '.join(job.name for job in followed)}")
         time.sleep(0.2)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .agent import ANSI, is_progress_bar
+from .agent import is_progress_bar
+from .terminal import Flow, add_row, console, harmless, plain_table, raw, write
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from rich.text import Text
 
     from .follow import JobState, ReplicaState
 
 LONGEST_LINE = 65536  # a longer one is cut
+LONGEST_AGE_S = 1e9
 PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
 PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth no line
 STYLES = {
@@ -30,18 +29,13 @@ STYLES = {
     "stopped": "dim",
     "pending": "yellow",
 }
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_OSC = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)")
-
-
-def harmless(text: str) -> str:
-    """The text without anything that a terminal would obey."""
-    plain = _CONTROL.sub("", ANSI.sub("", _OSC.sub("", text)))
-    return plain.encode(errors="replace").decode()
 
 
 class Lines:
-    """Cuts each replica's bytes into lines; a bar that redraws itself becomes the line that it ends as."""
+    """Cuts each replica's bytes into lines; a bar that redraws itself becomes the line that it ends as.
+
+    What they hold is the script's: terminal.raw() makes the bytes of it again, terminal.harmless() what a person may see.
+    """
 
     def __init__(self) -> None:
         self.rest: dict[str, bytes] = {}
@@ -64,8 +58,8 @@ class Lines:
 
     @staticmethod
     def _last_drawn(line: bytes) -> str:
-        drawn = [part for part in line.decode(errors="replace").split("\r") if part.strip("\x08 ")]
-        return harmless(drawn[-1]) if drawn else ""
+        drawn = [part for part in line.decode(errors="surrogateescape").split("\r") if part.strip("\x08 ")]
+        return drawn[-1] if drawn else ""
 
 
 def describe_progress(progress: dict[str, Any]) -> tuple[str, str, str]:
@@ -123,7 +117,7 @@ def human_bytes(size: float) -> str:
 
 def age(seconds: float) -> str:
     """A duration in kubectl's manner: 8s, 3m12s, 2h5m."""
-    whole = max(0, int(seconds))
+    whole = int(min(max(0.0, seconds), LONGEST_AGE_S))  # of what is no number: 0
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
@@ -176,8 +170,7 @@ class PlainView:
         """A closed or full stdout ends the showing, and not the job."""
         self.said_at = time.monotonic()
         try:
-            self.out.write("".join(f"{replica} | {line}\n" for line in lines))
-            self.out.flush()
+            write(self.out, "".join(f"{replica} | {line}\n" for line in lines))
         except OSError as error:
             if self.needs_stdout:
                 raise
@@ -186,18 +179,18 @@ class PlainView:
 
     def note(self, text: str) -> None:
         self.said_at = time.monotonic()
-        self.err.write(harmless(text) + "\n")
-        self.err.flush()
+        write(self.err, harmless(text) + "\n")
 
 
 class FollowView(PlainView):
-    """For `logs`: output alone, of all replicas or of one, which then comes as it is."""
+    """For `logs`: output alone, of all replicas or of one, which then comes as it is, but for what a terminal would obey."""
 
     needs_stdout = True
 
     def __init__(self, out: TextIO, err: TextIO, *, replica: str | None = None, as_json: bool = False) -> None:
         super().__init__(out, err)
         self.replica, self.as_json = replica, as_json
+        self.flow = Flow(out)
 
     def show(self, state: JobState) -> None:
         pass
@@ -206,34 +199,20 @@ class FollowView(PlainView):
         if self.replica not in (None, replica):
             return
         if self.replica and not self.as_json:
-            self.out.buffer.write(data)
-            self.out.flush()
+            self.flow.feed(data)
         else:
             super().log(replica, data)
+
+    def finish(self) -> None:
+        super().finish()
+        self.flow.feed(b"", last=True)
 
     def write(self, replica: str, lines: list[str]) -> None:
         if not self.as_json:
             super().write(replica, lines)
             return
-        self.out.write("".join(json.dumps({"replica": replica, "line": line}) + "\n" for line in lines))
-        self.out.flush()
-
-
-def plain_table(*columns: str) -> Table:
-    """A table without lines between its cells."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    for column in texts(columns):
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def texts(cells: Iterable[str]) -> list[Text]:
-    """Cells as they are: a value with brackets is no markup."""
-    from rich.text import Text
-
-    return [Text(harmless(cell)) for cell in cells]
+        told = [{"replica": replica, "line": raw(line).decode(errors="replace")} for line in lines]
+        write(self.out, "".join(json.dumps(line) + "\n" for line in told))
 
 
 def comparison_table(rows: list[dict[str, Any]]) -> Table:
@@ -244,7 +223,7 @@ def comparison_table(rows: list[dict[str, Any]]) -> Table:
         told = [f"{row['metrics'][name]:.4g}" if name in row["metrics"] else "" for name in metrics]
         cells = (row["run"], row["result"], age(row["seconds"]), str(row["replicas"]), str(row["epochs"] or ""), *told,
                  " ".join(row["args"]))  # fmt: skip
-        table.add_row(*texts(cells))
+        add_row(table, cells)
     return table
 
 
@@ -268,8 +247,6 @@ def make_view(*, logs: bool = True) -> PlainView:
     """A live view where stderr is a terminal, else a plain one."""
     if not is_terminal(sys.stderr):
         return PlainView(sys.stdout, sys.stderr, logs=logs)
-    from rich.console import Console
-
     from .live import LiveView
 
-    return LiveView(Console(stderr=True, highlight=False), sys.stdout, logs=logs)
+    return LiveView(console(err=True), sys.stdout, logs=logs)

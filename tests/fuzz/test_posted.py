@@ -68,7 +68,7 @@ class Served:
             connection.putrequest(method, path)
             for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
                 connection.putheader(name, value)
-            connection.putheader(agent.TOKEN_HEADER, "right")
+            connection.putheader(agent.PROOF_HEADER, self.agent.key.request(self.agent.replica, method, path))
             connection.endheaders()
             with contextlib.suppress(ConnectionError):  # it answers before the end of what is too much
                 connection.send(body)

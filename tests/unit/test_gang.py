@@ -94,6 +94,15 @@ def test_a_replica_that_lost_its_peer_waits_for_the_peers_own_word():
     assert gang.cause["replica"] == "worker-1"
 
 
+@pytest.mark.parametrize("blames", ["worker-7", "worker-" + "9" * 5000, "ps-0", "worker-00", "nobody-1"])
+def test_a_peer_that_output_names_and_that_is_not_there_is_not_to_blame(blames):
+    gang = running_gang()
+    for replica in gang.job.replicas:
+        fail(gang, replica, 75, peer_lost=True, kind="lost", blames=blames)
+    assert gang.result == "failed"
+    assert gang.cause["replica"] == "worker-0"
+
+
 def test_lost_peers_alone_are_a_failure_as_soon_as_nobody_is_left():
     gang = running_gang({"worker": 2})
     report(gang, "worker-1", "succeeded")

@@ -18,7 +18,22 @@ from tfspawner.comparison import page as compared_page
 from tfspawner.errors import NotFoundError
 from tfspawner.options import make_spec, recorded_options, words_of
 from tfspawner.render import templates_dir
-from tfspawner.report import MOST_CURVES, charts, draw, last_of, learned, page, ticks, timeline, write_html, write_page
+from tfspawner.report import (
+    HEIGHT,
+    MOST_CURVES,
+    charts,
+    draw,
+    heights,
+    in_order,
+    last_of,
+    learned,
+    page,
+    ticks,
+    timeline,
+    write_html,
+    write_page,
+)
+from tfspawner.view import age
 
 VERBOSE_2 = "Epoch 1/2\n22/22 - 2s - loss: 1.96 - accuracy: 0.38 - 2s/epoch\nEpoch 2/2\n22/22 - 0s - loss: 0.79 - accuracy: 0.81\n"
 BARS = (
@@ -94,6 +109,28 @@ def test_a_curve_has_a_gap_where_its_value_is_no_number_and_says_since_when():
     assert [part.count(",") for part in line.path.split("M")[1:]] == [2, 2]
     assert (line.last, last_of({1: 2.0, 2: nan, 3: nan})) == ("1.5", "nan from 2 on")
     assert draw("loss", {"loss": {1: nan, 2: nan, 3: 1.0}}) is None
+
+
+@pytest.mark.parametrize(
+    "values", [(1e308, -1e308), (5e-324, 0.0), (1e-320, 2e-320), (1.0, 1.0000000000000002), (-1e300, 1e300)]
+)
+def test_a_chart_of_values_beyond_reckoning_leaves_them_out_and_does_not_fail(values):
+    curve = {1: 1.0, 2: 2.0, **dict(enumerate(values, 3))}
+    (line,) = draw("loss", {"loss": curve}).lines
+    assert "nan" not in line.path
+    assert "inf" not in line.path
+    heights_of_alike, _ = heights(list(values) if max(map(abs, values)) < 1e301 else [0.0])
+    assert all(0 <= heights_of_alike(value) <= HEIGHT for value in values if abs(value) < 1e301)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(float("nan"), "0s"), (-1e300, "0s"), (float("inf"), "277777h46m")])
+def test_a_time_that_is_no_number_is_told_all_the_same(seconds, words):
+    assert age(seconds) == words
+
+
+def test_replicas_are_in_order_whatever_their_numbers_are_made_of():
+    names = ["worker-10", "worker-2", "worker-\u00b2", "worker-" + "9" * 250]
+    assert sorted(names, key=in_order)[-2:] == ["worker-2", "worker-10"]
 
 
 def test_a_curve_and_its_val_share_a_colour_and_those_beyond_the_colours_stand_behind():

@@ -199,7 +199,7 @@ class KubernetesBackend:
         Of many that were just launched, each role's first pod stands for all at first: the news of a thousand
         pods coming up would take the API server as much work as starting them.
         """
-        news: queue.Queue[tuple[str, Manifest] | ClusterError] = queue.Queue()
+        news: queue.Queue[tuple[str, Manifest] | Exception] = queue.Queue()
         ours = f"labelSelector={JOB_LABEL}={job}"
         namespace = f"/api/v1/namespaces/{self.namespace}"
 
@@ -212,7 +212,7 @@ class KubernetesBackend:
                             news.put((kind, event))
                 for event in self.api.watch(path, which, stop):
                     news.put((kind, event))
-            except ClusterError as error:
+            except Exception as error:  # raised by who reads the news
                 news.put(error)
 
         for kind, path, labels in (
@@ -231,7 +231,7 @@ class KubernetesBackend:
                 if len(synced) == 3:
                     yield None
                 continue
-            if isinstance(item, ClusterError):
+            if isinstance(item, Exception):
                 raise item
             kind, event = item
             if event["type"] == "SYNCED":

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ..errors import ConfigurationError, DataError
+from ..terminal import add_row, console, echo, plain_table, print_json, show_table
 
 URIS = click.argument("uris", nargs=-1, required=True, metavar="URI...")
 OUTPUT = click.option(
@@ -62,19 +63,19 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
         shards = [Shard(uri=file.uri, size=file.size) for file in files]
     if output == "json":
         keys = ("uri", "size", "records", "schema", "error") if records else ("uri", "size")
-        return _print_json([{key: asdict(shard)[key] for key in keys} for shard in shards])
+        return print_json([{key: asdict(shard)[key] for key in keys} for shard in shards])
     from ..view import human_bytes
 
     for shard in shards:
         count = f"  {shard.records:>9,} record{'s' * (shard.records != 1)}" if records else ""
         wrong = "  " + shard.error.removeprefix(shard.uri).lstrip(": ") if shard.error else ""  # which names it, too
-        click.echo(f"{human_bytes(shard.size):>10}{count}  {shard.uri}{wrong}")
+        echo(f"{human_bytes(shard.size):>10}{count}  {shard.uri}{wrong}")
     total = human_bytes(sum(shard.size for shard in shards))
     count = f", {_counted(sum(shard.records for shard in shards))}" if records else ""
-    click.echo(f"{_files(shards)}, {total}{count}")
+    echo(f"{_files(shards)}, {total}{count}")
     schema = next((shard.schema for shard in shards if shard.schema), None)
     if schema:
-        click.echo("each record: " + ", ".join(f"{name} {kind}" for name, kind in schema.items()))
+        echo("each record: " + ", ".join(f"{name} {kind}" for name, kind in schema.items()))
 
 
 @data.command("check")
@@ -104,16 +105,16 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
     wrong += disagreements([shard for shard in shards if not shard.error], expected)
     shares = balance([file for file in files if file.size], workers) if workers else []
     if output == "json":
-        _print_json({"shards": [asdict(shard) for shard in shards], "wrong": wrong, "shares": shares})
+        print_json({"shards": [asdict(shard) for shard in shards], "wrong": wrong, "shares": shares})
     else:
         from ..view import human_bytes
 
         for words in wrong:
-            click.echo(f"wrong: {words}")
+            echo(f"wrong: {words}")
         total = human_bytes(sum(shard.size for shard in shards))
-        click.echo(f"{_files(shards)}, {total}, {_counted(sum(shard.records for shard in shards))}")
+        echo(f"{_files(shards)}, {total}, {_counted(sum(shard.records for shard in shards))}")
         if shares:
-            click.echo(f"{workers} workers: {human_bytes(min(shares))} to {human_bytes(max(shares))} each")
+            echo(f"{workers} workers: {human_bytes(min(shares))} to {human_bytes(max(shares))} each")
     if wrong:
         raise DataError(f"{len(wrong)} things are wrong, listed above" if len(wrong) > 1 else wrong[0])
 
@@ -138,12 +139,12 @@ def head(uri: str, count: int, output: str) -> None:
         {name: _values(values.tolist()) for name, values in sorted(record.items())} for record in islice(records, count)
     ]
     if output == "json":
-        return _print_json(shown)
+        return print_json(shown)
     for number, values in enumerate(shown):
-        click.echo(f"record {number}")
+        echo(f"record {number}")
         for name, items in values.items():
             more = f", … {len(items)} in all" if len(items) > SHOWN_VALUES else ""
-            click.echo(f"  {name}: {', '.join(map(_short, items[:SHOWN_VALUES]))}{more}")
+            echo(f"  {name}: {', '.join(map(_short, items[:SHOWN_VALUES]))}{more}")
 
 
 @data.command("convert")
@@ -206,7 +207,7 @@ def convert_(
                             nulls=nulls),
             progress=progress,
         )  # fmt: skip
-    click.echo(
+    echo(
         f"{_files(files)}, {_counted(done.records)}, {human_bytes(before)} became {done.files} file"
         f"{'s' * (done.files != 1)}, {human_bytes(done.size)}: {done.size / before:.3g} of the size"
         + _lost(done.loss, dtype) + _lost(done.doubles, "float32")
@@ -246,29 +247,26 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
     if unknown:
         raise DataError(f"there is no feature {unknown[0]}; there are {', '.join(found) or 'none'}")
     if output == "json":
-        return _print_json(found)
+        return print_json(found)
     from rich import box
-    from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("feature", "records", "values each", "min", "max", "mean", "deviation", "nan", "inf", "padding"):
-        table.add_column(title, justify="left" if title == "feature" else "right", no_wrap=True)
+    titles = ("feature", "records", "values each", "min", "max", "mean", "deviation", "nan", "inf", "padding")
+    table = plain_table(*titles, box=box.SIMPLE_HEAD)
+    for column in table.columns:
+        column.justify = "left" if column is table.columns[0] else "right"
+        column.no_wrap, column.overflow = True, "ellipsis"
     for name, words in found.items():
         low, high = words["shape"]
         numbers = [_number(words[key]) for key in ("minimum", "maximum", "mean", "deviation")]
         padding = "" if words["padding"] is None else f"{100 * words['padding']:.1f} %"
-        table.add_row(
+        add_row(table, [
             f"{name} {words['kind']}", f"{words['records']:,}", f"{low}" if low == high else f"{low} to {high}",
             *numbers, str(words["nan"]), str(words["infinite"]), padding,
-        )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:  # nothing is left out there
-        console = Console(width=200)
-    console.print(table)
+        ])  # fmt: skip
+    show_table(table)  # nothing is left out where there is no terminal
     for name, words in found.items():
         if words["classes"]:
-            click.echo(f"{name}: " + ", ".join(f"{label}: {count:,}" for label, count in words["classes"].items()))
+            echo(f"{name}: " + ", ".join(f"{label}: {count:,}" for label, count in words["classes"].items()))
 
 
 def _number(value: float | None) -> str:
@@ -300,14 +298,14 @@ def cp(uris: tuple[str, ...], overwrite: bool, output: str) -> None:
     with _bar(sum(file.size for file in files)) as progress:
         before = [was_there for _, was_there in copy_all(copies, progress, overwrite=overwrite)]
     if output == "json":
-        return _print_json(
+        return print_json(
             [
                 {"source": copy.source.uri, "target": copy.target, "size": copy.source.size, "sent": not was_there}
                 for copy, was_there in zip(copies, before, strict=True)
             ]
         )
     there = f", {sum(before)} of them there already" if any(before) else ""
-    click.echo(f"{_files(files)}, {human_bytes(sum(file.size for file in files))}, copied and compared{there}")
+    echo(f"{_files(files)}, {human_bytes(sum(file.size for file in files))}, copied and compared{there}")
 
 
 def _checked(files: list[Any], done: Path | None) -> list[Any]:
@@ -321,13 +319,12 @@ def _checked(files: list[Any], done: Path | None) -> list[Any]:
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on a terminal, to be told the bytes that are done."""
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
+    bar_console = console(err=True)
     bar = Progress(
         BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
+        console=bar_console, transient=True, disable=not bar_console.is_terminal,
     )  # fmt: skip
     with bar:
         task = bar.add_task("", total=total)
@@ -350,7 +347,3 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return json.dumps(value[:60] + "…" if len(value) > 60 else value) if isinstance(value, str) else str(value)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1))

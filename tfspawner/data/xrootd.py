@@ -82,13 +82,14 @@ class Helper:
                     self.waiting.pop(reply["id"]).set_result((reply, data))
         except ValueError:
             pass  # it was killed within a line
-        process.kill()
-        process.wait()
-        with self.lock:
-            self.process = None
-            left, self.waiting = self.waiting, {}
-        for future in left.values():
-            future.set_exception(OSError("the process that reads root:// has ended"))
+        finally:  # whatever went wrong, nobody waits for ever
+            process.kill()
+            process.wait()
+            with self.lock:
+                self.process = None
+                left, self.waiting = self.waiting, {}
+            for future in left.values():
+                future.set_exception(OSError("the process that reads root:// has ended"))
 
 
 class XRootDFiles:
