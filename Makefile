@@ -51,12 +51,12 @@ dist: $(VENV)/tools/done
 	$(VENV)/tools/bin/python -m build -n > build/log || { cat build/log >&2; exit 1; }
 	$(PYTHON) -m venv build/wheel
 	build/wheel/bin/$(LOCKED) requirements/wheel.txt
-	build/wheel/bin/pip install -q --no-deps dist/*.whl
+	build/wheel/bin/pip install -q --no-deps --no-index --find-links dist tf-spawner
 	build/wheel/bin/pip uninstall -q -y setuptools pip
 	mkdir sbom
 	$(SBOM) environment build/wheel -o sbom/wheel.cdx.json
-	$(SBOM) requirements requirements/cpu.txt -o sbom/image-cpu.cdx.json
-	$(SBOM) requirements requirements/gpu.txt -o sbom/image-gpu.cdx.json
+	cat requirements/cpu.txt requirements/tf-keras.txt | $(SBOM) requirements - -o sbom/image-cpu.cdx.json
+	cat requirements/gpu.txt requirements/tf-keras.txt | $(SBOM) requirements - -o sbom/image-gpu.cdx.json
 
 image:
 	docker build -t tf-spawner .

@@ -704,6 +704,12 @@ class Handler(BaseHTTPRequestHandler):
     def version_string(self) -> str:
         return "tf-spawner"  # not which Python this is
 
+    def send_response(self, code: int, message: Optional[str] = None) -> None:
+        """Every answer tells a browser that no page may use it, as an image, a script or a style either."""
+        super().send_response(code, message)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+
     def __getattr__(self, name: str) -> Any:
         """Every method there is, and every other word in its place, is answered in the same way."""
         if name.startswith("do_"):
