@@ -299,11 +299,9 @@ def tensorboard(
 
     TensorBoard has no login and believes any Host header. So it shows nothing but below a path that nobody can guess: neither
     a page in the browser, by whatever name it reaches the port, nor another user of this machine. The path is kept out
-    of the process list and of TensorBoard's note for its siblings in /tmp. Its data server, a second port without
-    a login, is not used.
+    of the process list and of TensorBoard's note for its siblings in /tmp.
     """
-    words = {"logdir": logs, "host": HOST, "port": port, "path_prefix": secret, "reload_interval": f"{every_s:g}",
-             "load_fast": "false"}  # fmt: skip
+    words = {"logdir": logs, "host": HOST, "port": port, "path_prefix": secret, "reload_interval": f"{every_s:g}"}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory(prefix="tf-spawner-tensorboard-") as private:
         flags = Path(private, "flags")
         flags.write_text("".join(f"--{name}={value}\n" for name, value in words.items()))

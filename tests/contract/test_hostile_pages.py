@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -262,27 +263,61 @@ def test_a_page_learns_nothing_of_an_agent_and_makes_it_do_nothing(attack, agent
 # ---- TensorBoard ---------------------------------------------------------------------------------
 
 
+def listening(session: int) -> list[tuple[str, int]]:
+    """The addresses at which a session's processes listen."""
+    sockets = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getsid(int(process.name)) == session:
+                sockets |= {os.readlink(entry) for entry in (process / "fd").iterdir()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    found = [row[1].split(":") for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+    return [(socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)) for host, port in found]
+
+
 @pytest.fixture
-def tensorboard_port(tmp_path, monkeypatch) -> Iterator[int]:
-    """A TensorBoard as `tf-spawner tensorboard` starts it; a run of it is called like the canary."""
+def started(tmp_path, monkeypatch) -> Iterator[SimpleNamespace]:
+    """A TensorBoard as `tf-spawner tensorboard` starts it; its folder is called like the canary, which it tells."""
     (tmp_path / "none").mkdir()
     (tmp_path / "none/tensorflow.py").write_text("raise ImportError('not in this test')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "none"))
-    logs = tmp_path / CANARY  # TensorBoard tells where its data is
+    logs = tmp_path / CANARY
     logs.mkdir()
-    port = tensorboard.free_port(None)
-    secret = tensorboard.secret_path()
-    with suppress(SpawnerError), tensorboard.tensorboard(tensorboard.program(), logs, port, secret, 5):
+    port, secret = tensorboard.free_port(None), tensorboard.secret_path()
+    with suppress(SpawnerError), tensorboard.tensorboard(tensorboard.program(), logs, port, secret, 5) as process:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{secret}/data/environment") as reply:
             assert CANARY in reply.read().decode()
-        yield port
+        yield SimpleNamespace(port=port, secret=secret, pid=process.pid)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_page_learns_nothing_of_tensorboard(attack, tensorboard_port, way):
-    learnt = attack(tensorboard_port, way, ["/data/environment", "/"])
+def test_a_page_learns_nothing_of_tensorboard(attack, started, way):
+    learnt = attack(started.port, way, ["/data/environment", "/"])
     assert CANARY not in str(learnt)
     if way != "rebound":
         assert learnt == []
         return
     assert replies(learnt) == ({404}, {"Not found", ""})
+
+
+def test_a_page_learns_nothing_of_tensorboards_data_server(attack, started):
+    """It serves gRPC on a port of its own, which no page can speak."""
+    addresses = listening(started.pid)
+    assert {host for host, _ in addresses} == {"127.0.0.1"}
+    (port,) = {port for _, port in addresses} - {started.port}
+    assert attack(port, "rebound", ["/tensorboard.data.TensorBoardDataProvider/ListRuns", "/"]) == []
+
+
+def test_tensorboards_path_is_known_to_its_user_alone(started):
+    """Other users see the process list, and what lies open in /tmp."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            assert started.secret.encode() not in path.read_bytes()
+    notes = Path(tempfile.gettempdir(), ".tensorboard-info")
+    assert not [path for path in notes.glob("*") if started.secret in path.read_text()]
+    (flags,) = [
+        path
+        for path in Path(tempfile.gettempdir()).glob("tf-spawner-tensorboard-*/flags")
+        if started.secret in path.read_text()
+    ]
+    assert flags.parent.stat().st_mode & 0o777 == 0o700
