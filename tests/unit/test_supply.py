@@ -91,6 +91,14 @@ def test_the_image_has_a_base_with_a_digest_and_installs_by_hash_alone():
         assert {"--require-hashes", "--no-build-isolation"} & set(install.split())
 
 
+def test_the_test_clusters_image_is_built_of_all_that_the_dockerfile_copies():
+    copied = re.findall(r"^COPY (.*) \S+$", (ROOT / "Dockerfile").read_text(), re.M)
+    sources = {source.split("/")[0] for line in copied for source in line.split()}
+    (handed,) = re.findall(r"^cp -r (.*)$", (ROOT / ".ci/image").read_text(), re.M)
+    assert sources
+    assert sources <= set(handed.split())
+
+
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_locked_requirement_has_one_version_and_hashes_and_comes_from_no_named_place(name):
     entries = locked(name)
