@@ -1,6 +1,8 @@
 # make demo   trains the digits example on 2 workers of this machine, and evaluates the model
 # make test   lints, checks types and runs the tests; with a KUBECONFIG those on the cluster as well
 # make fuzz   feeds damaged input to all that reads some: FOR=600 seconds a test, SEED=1 to repeat
+# make lock   writes requirements/*.txt anew: versions and hashes of what the image and a release consist of; UPGRADE=1 for newer ones
+# make dist   builds the sdist and the wheel, and lists what they and the image consist of (CycloneDX), in dist/ and sbom/
 # All make a virtual environment in .venv first. They need Python 3.11 or newer, and nothing else.
 
 PYTHON ?= python3
@@ -12,7 +14,12 @@ SEED := $(shell date +%s)
 endif
 RUN_NAME = demo-$(shell date +%H%M%S)
 
-.PHONY: demo test fuzz lint image clean
+LOCKED = pip install -q --require-hashes --no-deps --only-binary :all: -r
+LOCK = $(VENV)/tools/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --only-binary :all: \
+  --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+SBOM = $(VENV)/tools/bin/cyclonedx-py
+
+.PHONY: demo test fuzz lint lock dist image clean
 
 demo: $(VENV)/train
 	$(BIN)/tf-spawner run examples/digits/train.py -w 2 --name $(RUN_NAME)
@@ -25,10 +32,31 @@ test: lint
 fuzz: $(VENV)/test
 	$(BIN)/python -m pytest tests/fuzz --timeout=0 --fuzz-seconds=$(FOR) --seed=$(SEED)
 
-lint: $(VENV)/test
+lint: $(VENV)/test $(VENV)/tools/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(VENV)/tools/bin/zizmor -q --offline --persona=pedantic .github
+
+lock: $(VENV)/tools/done
+	$(LOCK) requirements/tools.in -o requirements/tools.txt
+	$(LOCK) setup.cfg requirements/image.in --extra data --extra train --extra gpu -o requirements/cpu.txt
+	$(LOCK) setup.cfg requirements/image.in requirements/gpu.in --extra data --extra tensorboard --extra gpu \
+	  -c requirements/cpu.txt -o requirements/gpu.txt
+	$(LOCK) --no-deps requirements/tf-keras.in -o requirements/tf-keras.txt
+	$(LOCK) setup.cfg -c requirements/cpu.txt -o requirements/wheel.txt
+
+dist: $(VENV)/tools/done
+	rm -rf dist sbom build && mkdir build
+	$(VENV)/tools/bin/python -m build -n > build/log || { cat build/log >&2; exit 1; }
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/$(LOCKED) requirements/wheel.txt
+	build/wheel/bin/pip install -q --no-deps --no-index --find-links dist tf-spawner
+	build/wheel/bin/pip uninstall -q -y setuptools pip
+	mkdir sbom
+	$(SBOM) environment build/wheel -o sbom/wheel.cdx.json
+	cat requirements/cpu.txt requirements/tf-keras.txt | $(SBOM) requirements - -o sbom/image-cpu.cdx.json
+	cat requirements/gpu.txt requirements/tf-keras.txt | $(SBOM) requirements - -o sbom/image-gpu.cdx.json
 
 image:
 	docker build -t tf-spawner .
@@ -44,5 +72,10 @@ $(VENV)/test: $(VENV)/train examples/particle_classifier/requirements.txt exampl
 	$(BIN)/pip install -q -e '.[train,data,eos,gpu,test,dev]' -r examples/particle_classifier/requirements.txt
 	@touch $@
 
+$(VENV)/tools/done: requirements/tools.txt
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/$(LOCKED) requirements/tools.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist sbom *.egg-info

@@ -1033,6 +1033,15 @@ class Handler(BaseHTTPRequestHandler):
     def version_string(self) -> str:
         return "tf-spawner"  # not which Python this is
 
+    def send_response(self, code: int, message: Optional[str] = None) -> None:
+        """Every answer tells a browser that no page may use it, as an image, a script or a style either, and proves the key."""
+        super().send_response(code, message)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        if self.asked:
+            agent = self.server.agent
+            self.send_header(PROOF_HEADER, agent.key.answer(self.asked, agent.replica, int(code)))
+
     def __getattr__(self, name: str) -> Any:
         """Every method there is, and every other word in its place, is answered in the same way."""
         if name.startswith("do_"):
@@ -1054,12 +1063,6 @@ class Handler(BaseHTTPRequestHandler):
             self.asked = header
             self.server.forget(self.connection)
         return True
-
-    def send_response(self, code: int, message: Optional[str] = None) -> None:
-        super().send_response(code, message)
-        if self.asked:
-            agent = self.server.agent
-            self.send_header(PROOF_HEADER, agent.key.answer(self.asked, agent.replica, int(code)))
 
     def handle_expect_100(self) -> bool:
         return self.is_known() and super().handle_expect_100()

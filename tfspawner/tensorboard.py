@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -244,15 +246,15 @@ def serve(named: tuple[str, ...], attach: Callable[[str], Job], out: Path, note:
 
     attach finds a job by its name; tell gets the URL. Raises SpawnerError where there is nothing to show, or no TensorBoard.
     """
-    command, port = program(), free_port(port)
+    command, port, secret = program(), free_port(port), secret_path()
     with tempfile.TemporaryDirectory(prefix="tf-spawner-tensorboard-") as folder:
         logs = Path(folder, "logs")
         logs.mkdir()
         places = [place(name, logs, attach, out, note, every_s) for name in named]
         followed = [found for found in places if found]
         shown = logs if len(named) > 1 else next(logs.iterdir())
-        with tensorboard(command, shown, port, every_s) as process:
-            tell(f"http://{HOST}:{port}/")
+        with tensorboard(command, shown, port, secret, every_s) as process:
+            tell(f"http://{HOST}:{port}{secret}/")
             watch(process, followed, has_runs=len(followed) < len(named))
 
 
@@ -315,13 +317,28 @@ def free_port(asked: int | None) -> int:
     return found
 
 
+def secret_path() -> str:
+    """A path that nobody can guess."""
+    return f"/{secrets.token_urlsafe(16)}"
+
+
 @contextmanager
-def tensorboard(command: list[str], logs: Path, port: int, every_s: float) -> Iterator[subprocess.Popen[bytes]]:
-    """The program, once it answers; it ends with this process, however that ends."""
-    words = ["--logdir", str(logs), "--host", HOST, "--port", str(port), "--reload_interval", f"{every_s:g}"]
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen([*command, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                   start_new_session=True, preexec_fn=die_with_agent())  # fmt: skip
+def tensorboard(
+    command: list[str], logs: Path, port: int, secret: str, every_s: float
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The program, once it answers; it ends with this process, however that ends.
+
+    TensorBoard has no login and believes any Host header. So it shows nothing but below a path that nobody can guess: neither
+    a page in the browser, by whatever name it reaches the port, nor another user of this machine. The path is kept out
+    of the process list and of TensorBoard's note for its siblings in /tmp.
+    """
+    words = {"logdir": logs, "host": HOST, "port": port, "path_prefix": secret, "reload_interval": f"{every_s:g}"}
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory(prefix="tf-spawner-tensorboard-") as private:
+        flags = Path(private, "flags")
+        flags.write_text("".join(f"--{name}={value}\n" for name, value in words.items()))
+        process = subprocess.Popen([*command, f"--flagfile={flags}"], stdin=subprocess.DEVNULL, stdout=output,
+                                   stderr=output, start_new_session=True, preexec_fn=die_with_agent(),
+                                   env={**os.environ, "TMPDIR": private})  # fmt: skip
         try:
             deadline = time.monotonic() + START_S
             while not answers(port):

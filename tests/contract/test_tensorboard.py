@@ -8,7 +8,7 @@ import signal
 import socket
 import urllib.request
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -114,7 +114,7 @@ def test_scalars_grow_while_it_trains_and_stay_after(place, gate_code, wait_unti
     assert (done.code, done.err.splitlines()[-1]) == (0, "TensorBoard has ended"), done.err
     assert done.err.count("worker-1: ") == 1
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1].strip("/"))))
+        socket.create_connection(("127.0.0.1", urlsplit(url).port))
     assert place.jobs() == ["shown"]
 
 
