@@ -17,6 +17,8 @@ when the gang meets, runs, stops and has ended. Whoever shows the job's token ma
     GET  /checkpoints, POST /checkpoints  the same of the newest checkpoint: the coordinator's, or the copy of it
     PUT  /code, GET /code        the script's folder, as a gzipped tar archive
     POST /release                at the coordinator: all is collected, the replicas may end
+    POST /stop                   at the coordinator: the gang ends, and holds what it has; says what it did until then
+    POST /keep                   at the coordinator: files are missed, so even a failed gang holds them --hold long
 
 A frame is a line of JSON; where it has a "size", that many raw bytes follow it. The last is {"end": true}.
 """
@@ -109,6 +111,7 @@ PEER_LOST_MESSAGE = (
     "lost a peer in a collective operation: a replica died, or had fewer batches and ended before the others"
 )
 TERMINATED = "was told to end (SIGTERM)"
+INTERRUPTED = "was interrupted"
 FINISHED = ("succeeded", "failed", "stopped")
 TRAINERS = ("chief", "worker")
 STARTING = ("forming", "meeting")
@@ -269,9 +272,10 @@ class Gang:
         self.restarting: Optional[Dict[str, Any]] = None  # the cause for which the gang stops, to start again
         self.restarts: List[Dict[str, Any]] = []
         self.phase = "forming"
-        self.result: Optional[str] = None  # succeeded, failed or timeout
+        self.result: Optional[str] = None  # succeeded, failed, timeout or interrupted
         self.cause: Optional[Dict[str, Any]] = None
         self.released = False
+        self.kept = False  # someone misses files: they are held as long as after success
         self.formed_at = time.monotonic()
         self.phase_since = self.formed_at
         self.running_since: Optional[float] = None
@@ -351,7 +355,8 @@ class Gang:
 
     def order(self) -> Dict[str, Any]:
         return {"version": self.version, "generation": self.generation, "phase": self.phase, "result": self.result,
-                "released": self.released, "stalled": (self.restarting or self.cause or {}).get("kind") == "stalled"}  # fmt: skip
+                "released": self.released, "kept": self.kept,
+                "stalled": (self.restarting or self.cause or {}).get("kind") == "stalled"}  # fmt: skip
 
     def snapshot(self) -> Dict[str, Any]:
         with self.changed:
@@ -385,6 +390,21 @@ class Gang:
         with self.changed:
             self.released = True
             self.moved()
+
+    def keep(self) -> None:
+        with self.changed:
+            self.kept = True
+            self.moved()
+
+    def interrupt(self) -> Dict[str, Any]:
+        """Stops the gang for good, as a failure does, for the one who started it; returns the order until now."""
+        with self.changed:
+            before = self.order()
+            if not self.result:
+                self.restarting = None
+                cause = {"replica": None, "message": INTERRUPTED, "kind": "interrupted", "exit_code": None}
+                self.enter("stopping", "interrupted", cause)
+            return before
 
     def tick(self) -> None:
         with self.changed:
@@ -820,6 +840,13 @@ class Handler(BaseHTTPRequestHandler):
     def post_release(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         self.gang().release()
         self.reply_json({})
+
+    def post_keep(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        self.gang().keep()
+        self.reply_json({})
+
+    def post_stop(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        self.reply_json(self.gang().interrupt())
 
     def put_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         if agent.code.arrived.is_set():
@@ -2039,7 +2066,7 @@ class Agent:
 
     def hold(self) -> None:
         """Keeps this replica up, with what it wrote, until all is collected or the hold time is over."""
-        deadline = None
+        ended = None
         while not self.terminated.is_set():
             with self.ordered:
                 self.ordered.wait(0.2)
@@ -2050,10 +2077,11 @@ class Agent:
                 break
             if order["phase"] == "ended" or (self.stop.is_set() and order["phase"] != "stopping"):
                 hold_s = self.job.hold_s
-                if order.get("result") != "succeeded" or (self.store and not self.report["stored"]["failure"]):
+                is_elsewhere = self.store and not self.report["stored"]["failure"]
+                if (order.get("result") != "succeeded" or is_elsewhere) and not order.get("kept"):
                     hold_s = min(hold_s, SHORT_HOLD_S)
-                deadline = deadline or time.monotonic() + hold_s
-                if time.monotonic() > deadline:
+                ended = ended or time.monotonic()
+                if time.monotonic() > ended + hold_s:
                     break
         if self.gang and not self.terminated.is_set():
             self.gang.release()

@@ -19,7 +19,7 @@ import click
 
 from . import __version__
 from .data.commands import data
-from .errors import ClusterError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
+from .errors import ArtifactError, ClusterError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
 from .flags import DURATION, PATH, JobCommand, job_options, output_option, run_options, target_options
 
 if TYPE_CHECKING:
@@ -97,7 +97,19 @@ def fail(error: SpawnerError, words: str = "") -> int:
     if error.hint:
         click.secho("hint: ", fg="yellow", nl=False, err=True)
         click.echo(placed(error.hint, words), err=True)
+    if error.missing:
+        _tell_missing(error.missing, words)
     return error.exit_code
+
+
+def _tell_missing(missing: ArtifactError, words: str) -> None:
+    """Beside a failure, that not all that the job left is here: what exit code 5 says where there is no failure."""
+    from .view import harmless
+
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(f"besides, exit code {missing.exit_code}: not all files are here: {harmless(missing.message)}", err=True)
+    click.secho("hint: ", fg="yellow", nl=False, err=True)
+    click.echo(placed(missing.hint or "", words), err=True)
 
 
 SECTIONS = {
@@ -263,7 +275,8 @@ def _run_job(spec: JobSpec, output: str) -> None:
     except SpawnerError as error:
         if output == "json":
             told = _outcome_json(error.outcome) if error.outcome else {"result": "error"}
-            _print_json({**told, "error": error.message, "hint": error.hint})
+            missing = {"missing": error.missing.message} if error.missing else {}
+            _print_json({**told, "error": error.message, "hint": error.hint, **missing})
         raise
     finally:
         view.finish()

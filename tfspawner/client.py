@@ -84,6 +84,17 @@ class AgentClient:
         """Lets all replicas of the job end (to be asked of the coordinator)."""
         self._json("POST", "/release", timeout_s=5.0)
 
+    def keep(self) -> None:
+        """Lets the job hold its files as long as after success (to be asked of the coordinator)."""
+        self._json("POST", "/keep", timeout_s=5.0)
+
+    def stop(self) -> dict[str, Any]:
+        """Ends the job's training (to be asked of the coordinator); gives the order that held until then."""
+        before = self._json("POST", "/stop", timeout_s=5.0)
+        if not isinstance(before, dict) or not {"phase", "generation"} <= before.keys():
+            raise AgentUnreachable(f"{self.replica}'s agent sent no order")
+        return before
+
     def send_code(self, code: Code) -> None:
         size = str(code.size_bytes)
         with self._request("PUT", "/code", code.open(), {"Content-Length": size}, timeout_s=60) as reply:

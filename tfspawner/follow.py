@@ -7,7 +7,6 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -19,6 +18,7 @@ from .code import Code
 from .errors import AgentUnreachable, ClusterError, SpawnerError, TimedOut
 from .plan import DEFAULT_START_TIMEOUT_S
 from .record import Record
+from .threads import each
 
 ENDED = ("succeeded", "failed", "gone")  # a pod's or process's states in which no agent can answer
 PARALLEL = 16
@@ -26,7 +26,7 @@ LOST_PATIENCE_S = 6.0  # so long the coordinator has to find out by itself that 
 REASON_S = 3.0  # so long the backend may take to say why a replica was lost
 SILENCE_S = 10.0  # on top of the stream's own time-out
 ANSWERS_S = 15.0  # so long the backend has to answer, and the coordinator not: it may have come back just now
-Result = Literal["succeeded", "failed", "timeout"]
+Result = Literal["succeeded", "failed", "timeout", "interrupted"]
 USAGE_OF, USAGE_EVERY_S = 16, 2.0  # so many replicas' processors and memory are recorded, so often at first
 ANSWER_WITHIN_S = 30.0  # for which an agent may be silent before its files are given up
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
@@ -446,7 +446,8 @@ class Follower:
 def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient]:
     """The agents that answer; one whose pod or process has ended is not asked.
 
-    Where training succeeded, all have something to bring back, and a silent one is waited for.
+    Where training succeeded, all have something to bring back, and a silent one is waited for; else those that were
+    seen running.
     """
 
     def answering(replica: str) -> AgentClient | None:
@@ -457,16 +458,19 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
             return None
         return agent
 
-    deadline = time.monotonic() + (ANSWER_WITHIN_S if state.result == "succeeded" else 0.0)
+    deadline = time.monotonic() + ANSWER_WITHIN_S
     candidates = [replica for replica in state.replicas if replica not in state.gone]
+    waited_for = {
+        replica for replica in candidates
+        if state.result == "succeeded" or (state.result and state.replicas[replica].state in ("running", *FINISHED))
+    }  # fmt: skip
     found: dict[str, AgentClient] = {}
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        while True:
-            missing = [replica for replica in candidates if replica not in found]
-            found |= {agent.replica: agent for agent in pool.map(answering, missing) if agent}
-            if len(found) == len(candidates) or time.monotonic() > deadline:
-                return {replica: found[replica] for replica in candidates if replica in found}
-            time.sleep(0.5)
+    while True:
+        missing = [replica for replica in candidates if replica not in found]
+        found |= {agent.replica: agent for agent in each(answering, missing, PARALLEL) if agent}
+        if waited_for <= found.keys() or time.monotonic() > deadline:
+            return {replica: found[replica] for replica in candidates if replica in found}
+        time.sleep(0.5)
 
 
 def complete_logs(
@@ -491,8 +495,7 @@ def complete_logs(
         record.replace_log(replica, data or b"")
         return data is not None or record.log_path(replica).exists()
 
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        had = dict(zip(state.replicas, pool.map(complete, state.replicas), strict=True))
+    had = dict(zip(state.replicas, each(complete, state.replicas, PARALLEL), strict=True))
     return [replica for replica, was_had in had.items() if not was_had]
 
 
