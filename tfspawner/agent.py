@@ -63,6 +63,8 @@ from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 PORT = 7117  # where an agent listens that is given no socket
 TOKEN_HEADER = "X-Tfspawner-Token"
+NOT_KNOWN = "the job's token is missing or wrong"
+KILL_WITHIN_S = 5.0  # processes that go on making others may take so long to kill
 STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
@@ -76,7 +78,7 @@ SHORT_HOLD_S = 600.0  # a failed gang holds its files at most so long, and one w
 STORE_FOR_S = 600.0  # so long a bucket may be out of reach
 STORE_FAILED_FOR_S = 30.0  # and so long if training has failed, and someone waits to hear why
 STORE_AT_ONCE = 4
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 CGROUP = Path("/sys/fs/cgroup")
 RETRY_S = 0.05  # before the coordinator is asked or told again, at first
 MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first
@@ -85,6 +87,8 @@ GPU_LOOK_S = 60.0  # so long it may take to find out whether TensorFlow sees GPU
 MESH_PEERS = 32  # a replica meets at most so many of its peers itself
 CHUNK = 1 << 20
 SMALL = 1 << 16
+NOTE_BYTES = 1 << 13
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 AGENT_MARK = b"[tf-spawner]"
 MASK = b"***"
 MASKED_BYTES = 8  # a shorter value or line is no secret worth a log full of stars
@@ -715,11 +719,16 @@ class Handler(BaseHTTPRequestHandler):
     """Answers for one agent, which stands in the server object."""
 
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # of what does not say its own: it too is told a status
     disable_nagle_algorithm = True
     server: Server
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+    def send_error(self, code: int, message: Optional[str] = None, explain: Optional[str] = None) -> None:
+        """What is no HTTP is answered like any other stranger, and not by a page of Python's."""
+        self.refuse(401, NOT_KNOWN)
 
     def version_string(self) -> str:
         return "tf-spawner"  # not which Python this is
@@ -736,7 +745,7 @@ class Handler(BaseHTTPRequestHandler):
         if hmac.compare_digest(token, self.server.agent.token.encode()):
             self.server.forget(self.connection)
             return True
-        self.refuse(401, "the job's token is missing or wrong")
+        self.refuse(401, NOT_KNOWN)
         return False
 
     def handle_expect_100(self) -> bool:
@@ -1066,15 +1075,44 @@ class Log:
         self.progress: Dict[str, Any] = {}
         self.pace = Pace()
         self.last_output = time.monotonic()
+        self.unkept = 0  # bytes of output for which there was no room
+        self.untold = 0  # of those, what the log does not say yet
+        self.why_unkept = ""
 
     def write(self, data: bytes) -> None:
-        self.file.write(data)
+        """Adds output. What there is no room for is counted, and that stands in its place once there is room again."""
         self.tail = (self.tail + data)[-16384:]
         self.notice(data)
         with self.changed:
-            self.size += len(data)
+            kept = self.put(data) if self.tell_of_gap() else 0
+            self.untold += len(data) - kept
+            self.unkept += len(data) - kept
             self.last_output = time.monotonic()
             self.changed.notify_all()
+
+    def put(self, data: bytes, *, whole: bool = False) -> int:
+        """Adds what there is room for, whole or not at all; says how many bytes. Called under the lock."""
+        kept, at = 0, self.size - self.base
+        try:
+            while kept < len(data):
+                kept += self.file.write(data[kept:])
+        except OSError as error:
+            self.why_unkept = no_room(error, self.path.parent)
+            if whole:
+                self.file.truncate(at)
+                self.file.seek(at)
+                kept = 0
+        self.size += kept
+        return kept
+
+    def tell_of_gap(self) -> bool:
+        """Puts a line in the place of what was not kept; whether the log is so far complete. Called under the lock."""
+        if not self.untold:
+            return True
+        text = f"\n{AGENT_MARK.decode()} {self.untold:,} bytes of output could not be kept here: {self.why_unkept}\n"
+        if self.put(text.encode(), whole=True):
+            self.untold = 0
+        return not self.untold
 
     def notice(self, data: bytes) -> None:
         lines = re.split(rb"[\r\n]", self.rest + data)
@@ -1105,6 +1143,7 @@ class Log:
 
     def end(self) -> None:
         with self.changed:
+            self.tell_of_gap()
             self.ended = True
             self.changed.notify_all()
 
@@ -1281,12 +1320,18 @@ class Code:
             self.arrived.wait(0.2)
         if stopped.is_set() or self.folder.exists():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(self.archive, "r:gz") as archive:
-            if hasattr(tarfile, "data_filter"):
-                archive.extractall(self.folder, filter="data")
-            else:
-                archive.extractall(self.folder)
+        part, needed = self.folder.with_name("code.part"), 0
+        part.mkdir(parents=True, exist_ok=True)
+        try:
+            with tarfile.open(self.archive, "r:gz") as archive:
+                needed = sum(member.size for member in archive.getmembers())
+                if hasattr(tarfile, "data_filter"):
+                    archive.extractall(part, filter="data")
+                else:
+                    archive.extractall(part)
+        except OSError as error:
+            raise OSError(error.errno, f"the code takes {needed:,} bytes: {no_room(error, part)}") from None
+        part.rename(self.folder)
 
     def site(self) -> Optional[Path]:
         """A folder with the wheels that came along, unpacked, for the end of PYTHONPATH."""
@@ -1557,6 +1602,7 @@ class Agent:
         self.gang = Gang(job) if self.is_coordinator else None
         for name in ("output", "home", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
+        leave_note(root / "exit.json", None)
         # Where another pod may take this one's place, its output is told from this one's by the time.
         self.log = Log(root / "log", int(time.time()) << 32 if job.restarts and job.replaces_lost else 0)
         secrets = (os.environb.get(name.encode(), b"") for name in job.config.get("secret_names", []))
@@ -1600,6 +1646,8 @@ class Agent:
                     news.update(storing=self.store.uri)
             self.report = dict(self.report, progress=self.log.progress, log_size=self.log.size - self.log.base,
                                silent_s=self.silent_s(), generation=self.generation, met=self.met, **news)  # fmt: skip
+            if self.log.unkept:
+                self.report["unkept"] = {"bytes": self.log.unkept, "why": self.log.why_unkept}
         if self.gang:
             self.gang.report(self.replica, dict(self.report))
             return
@@ -1703,7 +1751,10 @@ class Agent:
             while self.begins_again():
                 code = self.work()
         except Exception as error:  # the agent's own failure is reported like the script's
-            code = self.fail(1, f"tf-spawner's agent failed: {type(error).__name__}: {error}")
+            why = f"tf-spawner's agent failed: {type(error).__name__}: {error}"
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                why = f"could not go on: {no_room(error, self.root)}"
+            code = self.fail(1, why)
         if not (self.job.replaces_lost and self.terminated.is_set()):  # else another pod goes on with the log
             self.log.end()
         if self.store and not self.terminated.is_set():
@@ -1715,7 +1766,7 @@ class Agent:
             self.hold()
         if self.job.replaces_lost and not self.terminated.is_set() and code in EXITS_OF_LOST:
             code = 1  # what this replica was is decided, and its pod is not to be replaced
-        (self.root / "exit.json").write_text(json.dumps({"code": code, "message": self.report["message"]}))
+        leave_note(self.root / "exit.json", {"code": code, "message": self.report["message"][:1000]})
         return code
 
     def begins_again(self) -> bool:
@@ -1959,6 +2010,8 @@ class Agent:
         returncode = self.wait_for_child()
         finished, self.usage = time.time(), None
         kill_group(self.child.pid, signal.SIGKILL)  # what the script may have left behind
+        end_descendants(os.getpid(), KILL_WITHIN_S)
+        reap()
         self.pump.join(5)
         if self.terminated.is_set():
             return self.fail(EXIT_TERMINATED, TERMINATED, "lost")
@@ -1997,8 +2050,9 @@ class Agent:
         with open(read_end, "rb", buffering=0) as output:
             for data in filter(None, masked(output, self.masker)):
                 self.log.write(data)
-                sys.stdout.buffer.write(data)
-                sys.stdout.buffer.flush()
+                with suppress(OSError):  # the log has it
+                    sys.stdout.buffer.write(data)
+                    sys.stdout.buffer.flush()
 
     def store_all(self, store: Store) -> None:
         """Puts this replica's files and log into the bucket, and reports how it went."""
@@ -2101,11 +2155,60 @@ class Agent:
 
 def die_with_agent() -> Optional[Callable[[], None]]:
     """What makes a child, on Linux, be killed when the agent is: its GPU must not stay taken."""
+    prctl = find_prctl()
+    return prctl and (lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
+
+
+def find_prctl() -> Any:
+    """Linux's; None elsewhere."""
     try:
-        prctl = ctypes.CDLL(None).prctl
+        return ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
         return None
-    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Makes this process, on Linux, the parent of whatever its descendants leave behind: no daemon can hide from it."""
+    prctl = find_prctl()
+    if prctl:
+        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def descendants(pid: int) -> List[int]:
+    """The processes that a process, or its children and so on, have started, and that have not ended."""
+    children: Dict[int, List[int]] = {}
+    for stat_file in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            with open(stat_file, "rb") as file:
+                state, parent = file.read().rpartition(b") ")[2].split()[:2]
+        except (OSError, ValueError):
+            continue  # it has ended
+        if state not in b"ZX":
+            children.setdefault(int(parent), []).append(int(stat_file.split("/")[2]))
+    found = list(children.get(pid, []))
+    for child in found:
+        found += children.get(child, [])
+    return found
+
+
+def end_descendants(pid: int, within_s: float) -> None:
+    """Kills all of them, and those that they start meanwhile; a process that adopts orphans keeps them in its reach."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        found = descendants(pid)
+        if not found:
+            return
+        for child in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def reap() -> None:
+    """Lets go of all children that have ended."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def kill_group(pid: int, how: int) -> None:
@@ -2117,7 +2220,23 @@ def kill_group(pid: int, how: int) -> None:
 
 def say(text: str) -> None:
     """The agent's own words: in the container's log, not in the script's."""
-    print(f"{AGENT_MARK.decode()} {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # such as on a full disk
+        print(f"{AGENT_MARK.decode()} {text}", file=sys.stderr, flush=True)
+
+
+def no_room(error: OSError, folder: Path) -> str:
+    """Why nothing can be written there, with what is free."""
+    why = error.strerror or str(error)
+    with suppress(OSError):
+        why += f"; {shutil.disk_usage(folder).free:,} bytes are free at {folder}"
+    return why
+
+
+def leave_note(path: Path, note: Optional[Dict[str, Any]]) -> None:
+    """Writes a note in place, which was made empty in time: so there is room for it on a disk that has become full."""
+    text = b"" if note is None else json.dumps(note).encode()
+    with suppress(OSError), open(path, "wb" if note is None else "r+b") as file:
+        file.write(text.ljust(NOTE_BYTES))
 
 
 def listen_on(port: int) -> socket.socket:
@@ -2137,6 +2256,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--port", type=int, required=True, help="TensorFlow's, there")
     parser.add_argument("--fd", type=int, help=f"a socket for the agent, already bound; else it takes port {PORT}")
     args = parser.parse_args(argv)
+    adopt_orphans()
     job = Job(json.loads((args.config / "job.json").read_text()))
     listener = listen_on(PORT) if args.fd is None else socket.socket(fileno=args.fd)
     agent = Agent(job, args.role, args.index, args.host, args.port, listener.getsockname()[1],

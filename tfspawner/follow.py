@@ -45,6 +45,7 @@ class ReplicaState:
     usage: dict[str, Any] = field(default_factory=dict)  # cpu: processors, memory: bytes, gpus: as Gpu.sample()
     exit_code: int | None = None
     behind_s: float = 0.0  # so much later than half of the others it comes to where it is
+    unkept: dict[str, Any] = field(default_factory=dict)  # of its output: how many bytes there was no room for, and why
     storing: str = ""  # where it puts its files just now
     stored: dict[str, Any] | None = None  # with --artifacts: uri, files, size, failure
 
@@ -234,6 +235,8 @@ class Follower:
             line.progress = report.get("progress") or {}
             self._hear_of_usage(line, report.get("usage") or {})
             line.exit_code = report.get("exit_code")
+            line.unkept = report.get("unkept") or {}
+            self._warn_of_output(line)
             line.storing, line.stored = report.get("storing", ""), report.get("stored")
             if line.message == LOST:
                 self.state.gone.add(replica)
@@ -317,6 +320,12 @@ class Follower:
         if seen.message not in self.warned:
             self.warned.add(seen.message)
             self.view.note(f"warning: {seen.replica} {seen.message}")
+
+    def _warn_of_output(self, line: ReplicaState) -> None:
+        """Tells once that a replica has no room for its output."""
+        if line.unkept and line.replica not in self.warned:
+            self.warned.add(line.replica)
+            self.view.note(f"warning: {line.replica}'s output cannot all be kept: {line.unkept['why']}")
 
     def _show_platform(self, seen: Observation) -> None:
         """The backend's word counts in the table until the replica's agent has spoken, and after it is gone."""

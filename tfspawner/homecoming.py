@@ -61,6 +61,10 @@ def bring_home(
     for found in collected:
         if found.skipped:
             view.note(f"warning: {found.replica}: links and devices do not travel: {', '.join(found.skipped[:5])}")
+    for line in state.replicas.values():
+        if line.unkept:
+            view.note(f"warning: {line.unkept['bytes']:,} bytes of {line.replica}'s output could not be kept there: "
+                      f"{line.unkept['why']}")  # fmt: skip
     if without_log and state.result == "succeeded":
         view.note(f"warning: no log of {', '.join(without_log[:5])} could be had")
     unreachable = _files_of([replica for replica in state.replicas if replica not in agents])

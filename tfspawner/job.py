@@ -329,7 +329,8 @@ def raise_for(state: JobState, record: Record | None) -> None:
     cause = explained(state.cause or {})
     replica, message = cause.get("replica"), cause.get("message") or "failed"
     stands = cause.get("stands") or []
-    lines = stands or (record.last_lines(replica, LAST_LINES) if record and replica else []) or cause.get("tail") or []
+    kept = record.last_lines(replica, LAST_LINES) if record and replica and not state.replicas[replica].unkept else []
+    lines = stands or kept or cause.get("tail") or []
     text = f"{replica} {message}" if replica else message
     error: SpawnerError
     if state.result == "timeout":

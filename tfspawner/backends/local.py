@@ -31,11 +31,13 @@ from ..preflight import is_product
 from ..spec import JobSpec, is_name
 from ..usage import NO_NVML, Gpus
 from . import JobSummary, Observation
+from .removing import remove_folder
 
 if TYPE_CHECKING:
     from ..plan import Plan
 
 HOST = "127.0.0.1"
+FULL_BYTES = 1 << 16  # who has less room cannot write anything any more
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 OUTPUT = "TFSPAWNER_OUTPUT"  # the variable by which a job's processes are told from others'
 TENSORFLOW_BYTES = 600 << 20  # what a process has once it has imported TensorFlow 2.21
@@ -126,9 +128,7 @@ class LocalBackend:
         except FileExistsError:
             raise _name_in_use(plan.job) from None
         except OSError as error:
-            raise ClusterError(
-                f"{folder} cannot be made: {error.strerror}", hint="set XDG_STATE_HOME to a folder of yours"
-            ) from None
+            raise _unwritable(plan, folder, error) from None
         try:
             self._write(plan, folder)
             pids: dict[str, list[int]] = {}
@@ -136,9 +136,10 @@ class LocalBackend:
             for replica, port in zip(plan.spec.replicas, ports, strict=True):
                 pids[replica] = self._start(plan, folder, replica, port)
                 _write_json(folder / "pids.json", pids)
-        except BaseException:
+        except BaseException as error:
+            failure = _unwritable(plan, folder, error) if isinstance(error, OSError) else error
             self.delete(plan.job, 10, plan.id)
-            raise
+            raise failure from None
 
     def find(self, job: str) -> JobSummary:
         try:
@@ -207,6 +208,8 @@ class LocalBackend:
         self._signal(job, signal.SIGTERM)
         while any(self._alive(job, replica) for replica in self._pids(job)):
             if time.monotonic() > kill_at:
+                for pid in self._alive_pids(job):  # while it lives, what its script left behind is below it
+                    agent.end_descendants(pid, agent.KILL_WITHIN_S)
                 self._signal(job, signal.SIGKILL)
             if time.monotonic() > deadline:
                 raise ClusterError(f"processes of job {job} did not end within {timeout_s:g} s")
@@ -214,7 +217,7 @@ class LocalBackend:
         for pid in _strays(self.folder / job):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self.folder / job, ignore_errors=True)
+        remove_folder(self.folder / job)
 
     # -- files and processes
 
@@ -276,8 +279,16 @@ class LocalBackend:
         try:
             ended = json.loads((self.folder / job / replica / "exit.json").read_text())
         except (OSError, ValueError):
-            return "gone", f"was lost: its agent's process is gone{self._last_words(job, replica)}"
+            return "gone", f"was lost: its agent's process is gone{self._last_words(job, replica)}{self._full()}"
         return ("succeeded", "") if ended["code"] == 0 else ("failed", ended["message"])
+
+    def _full(self) -> str:
+        """That the state folder is full, if it is: that may be why a process ended."""
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError:
+            return ""
+        return f"; its folder is full: {free:,} bytes are free at {self.folder}" if free < FULL_BYTES else ""
 
     def _last_words(self, job: str, replica: str) -> str:
         try:
@@ -287,9 +298,12 @@ class LocalBackend:
         return f" ({lines[-1]})" if lines else ""
 
     def _signal(self, job: str, how: signal.Signals) -> None:
-        for replica, (pid, _) in self._pids(job).items():
-            if self._alive(job, replica):
-                agent.kill_group(pid, how)
+        for pid in self._alive_pids(job):
+            agent.kill_group(pid, how)
+
+    def _alive_pids(self, job: str) -> list[int]:
+        """The agents' processes that have not ended."""
+        return [pid for replica, (pid, _) in self._pids(job).items() if self._alive(job, replica)]
 
 
 def _started(pid: int) -> int:
@@ -329,6 +343,21 @@ def _name_in_use(job: str) -> ConfigurationError:
     return ConfigurationError(
         f"the name {job!r} is in use by another job on this machine",
         hint=f"choose another --name, or remove that job: tf-spawner delete {job} --on local",
+    )
+
+
+def _unwritable(plan: Plan, folder: Path, error: OSError) -> ClusterError:
+    """The job's folder cannot be made or filled. Called before what is there of it is removed."""
+    if error.errno not in agent.NO_ROOM:
+        return ClusterError(
+            f"job {plan.job} cannot be started in {folder}: {error.strerror}",
+            hint="set XDG_STATE_HOME to a folder of yours",
+        )
+    needed = plan.code.size_bytes + sum(map(len, plan.files.values()))
+    return ClusterError(
+        f"the state folder is full: job {plan.job} takes at least {needed:,} bytes there, and "
+        f"{shutil.disk_usage(next(p for p in folder.parents if p.exists())).free:,} are free at {folder.parent}",
+        hint="make room, or set XDG_STATE_HOME to a folder on another disk",
     )
 
 

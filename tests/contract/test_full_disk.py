@@ -1,0 +1,111 @@
+"""The state folder is on a disk that is full, or becomes so: told with what is free and needed, and the script goes on where it can."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def full_place(local_place) -> Iterator[tuple]:
+    """A place whose state folder is a file system of 2 MiB; and a function that fills it, giving the file that does."""
+    state = Path(local_place.env["XDG_STATE_HOME"])
+    state.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(state)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+
+    def fill(but: int = 0) -> Path:
+        with suppress(OSError), open(state / "filler", "ab", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        if but:
+            with open(state / "filler", "r+b") as file:
+                file.truncate((state / "filler").stat().st_size - but)
+        return state / "filler"
+
+    yield local_place, fill
+    local_place.of("delete", "--all", "-y")
+    subprocess.run(["umount", "-l", str(state)], check=True)
+
+
+@pytest.mark.parametrize("free", [0, 4096, 12288, 28672])
+def test_a_launch_without_room_is_refused_with_free_and_needed_and_leaves_nothing(full_place, free):
+    place, fill = full_place
+    (place.folder / "code").mkdir()
+    (place.folder / "code/weights").write_bytes(os.urandom(100_000))
+    filler = fill(but=free)
+    done = place.run(place.script("print('hi')"), "-w", "2", "--name", "big")
+    assert done.code == 3, done.err
+    assert "Traceback" not in done.err
+    assert "the state folder is full: job big takes at least 10" in done.err
+    assert f" are free at {place.env['XDG_STATE_HOME']}/tf-spawner/jobs" in done.err
+    assert "XDG_STATE_HOME" in done.err
+    filler.unlink()
+    assert place.leftovers() == []
+
+
+def test_output_without_room_is_counted_and_said_and_the_script_goes_on(full_place, gate_code, wait_until):
+    place, fill = full_place
+    script = place.script(
+        gate_code
+        + "print('x' * 99_999, flush=True)\nprint('last words', flush=True)\n"
+        + gate_code.replace("GATE", "GATE2").replace("at the gate", "at the second gate")
+        + "print('there is room again', flush=True)\n"
+    )
+    second = place.folder / "gate2"
+    gates = ("--env", f"GATE={place.gate}", "--env", f"GATE2={second}")
+    running = place.start_run(script, "-w", "1", "--name", "full", *gates)
+    running.prints("worker-0 | at the gate")
+    filler = fill()
+    place.open_gate("full")
+    running.prints("worker-0's output cannot all be kept: No space left on device; 0 bytes are free", stream="stderr")
+    filler.unlink()
+    second.touch()
+    done = running.done()
+    assert done.code == 0, done.err
+    assert "bytes of worker-0's output could not be kept there" in done.err
+    log = (place.runs / "full/logs/worker-0.log").read_text()
+    first, said, rest = log.partition("\n[tf-spawner] ")
+    count, _, rest = rest.partition(" bytes of output could not be kept here: ")
+    assert said
+    assert log.endswith("there is room again\n")
+    kept = len(first) + len(rest.partition("\n")[2])
+    written = len("at the gate\n" + "x" * 99_999 + "\nlast words\nat the second gate\nthere is room again\n")
+    assert kept + int(count.replace(",", "")) == written
+    assert place.leftovers() == []
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_on_a_disk_that_stays_full_a_job_ends_as_its_script_does(full_place, gate_code, code):
+    place, fill = full_place
+    script = place.script(gate_code + f"import sys\nprint('the reason', flush=True)\nsys.exit({code})")
+    running = place.start_run(script, "-w", "1", "--name", "full", "--env", f"GATE={place.gate}")
+    running.prints("worker-0 | at the gate")
+    fill()
+    (place.folder / "code/filler").unlink(missing_ok=True)
+    place.open_gate("full")
+    done = running.done()
+    assert done.code == (125 if code else 0), done.err
+    assert "was lost" not in done.err
+    if code:
+        assert "worker-0 ended with exit code 3" in done.err
+        assert "worker-0 | the reason" in done.err
+    report = json.loads((place.runs / "full/report.json").read_text())
+    assert report["replicas"][0]["unkept"]["bytes"] >= len("the reason\n")
+
+
+def test_how_a_replica_ended_is_noted_on_a_full_disk_too(full_place, gate_code, wait_until):
+    """So that a job that nobody fetched in time is told as ended, and not as lost."""
+    place, fill = full_place
+    script = place.script(gate_code)
+    name = place.run(script, "-w", "1", "--detach", "--hold", "1s", "--env", f"GATE={place.gate}").out.strip()
+    fill()
+    place.open_gate(name)
+    wait_until(lambda: place.of("list", "-o", "json").json[0]["state"] == "succeeded", "the agent's own end")
