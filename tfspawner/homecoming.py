@@ -16,7 +16,8 @@ from .causes import explained
 from .collect import Collected, collect
 from .errors import AgentUnreachable, ArtifactError, Interrupted, NotFoundError, SpawnerError, TimedOut
 from .follow import Follower, JobState, View, complete_logs, reachable_agents
-from .record import Record
+from .landing import Landing
+from .record import Record, read_json
 
 DELETE_TIMEOUT_S = 120.0
 STOP_WITHIN_S = 30.0  # in which a job that was told to stop has to end
@@ -127,6 +128,23 @@ def _write_report(outcome: Outcome, state: JobState, record: Record, view: View,
         view.note(
             f"warning: the run's page cannot be written: {error.strerror}; later: tf-spawner report {outcome.job}"
         )
+
+
+def came_before(record: Record) -> Outcome | None:
+    """The outcome of a job whose launcher had all of it here, and was ended while it removed the job; else None."""
+    try:
+        if '"event": "removing"' not in (record.folder / "events.jsonl").read_text():
+            return None
+        report = read_json(record.folder / "report.json")
+        collected = [Collected(replica=r, files=files, skipped=[], refused=[]) for r, files in report["files"].items()]
+        for found in collected:
+            landing = Landing(record.files, found.replica)
+            if not all(landing.holds(file) for file in found.files):
+                return None
+        return Outcome(job=report["job"], result=report["result"], folder=record.folder, cause=report["cause"],
+                       collected=collected, seconds=report["seconds"], artifacts=report["artifacts"])  # fmt: skip
+    except (OSError, KeyError, ArtifactError):
+        return None
 
 
 def still_there(error: SpawnerError, job: str) -> SpawnerError:

@@ -28,10 +28,10 @@ from .errors import (
     TimedOut,
 )
 from .follow import Follower, JobState, ReplicaState, View
-from .homecoming import DELETE_TIMEOUT_S, Homecoming, still_there
+from .homecoming import DELETE_TIMEOUT_S, Homecoming, came_before, still_there
 from .homecoming import Outcome as Outcome
 from .plan import Plan, job_name, make_plan
-from .record import Record
+from .record import Record, id_in
 from .script import Finding, findings
 from .spec import JobSpec
 from .usage import packed_nvml
@@ -114,10 +114,7 @@ class Job:
             from .notebook import shown
 
             return shown(self.name, lambda cell: self.wait(cell, timeout_s))
-        if self.backend.find(self.name).state == "incomplete":
-            raise ClusterError(
-                f"job {self.name} was not launched whole, and will not run", hint=f"tf-spawner delete {self.name}"
-            )
+        self._ensure_whole(self.backend.find(self.name))
         view = view or Silent()
         follower = self._follower(view, logs=logs)
         state = follower.follow(deadline=None if timeout_s is None else time.monotonic() + timeout_s)
@@ -127,14 +124,27 @@ class Job:
         view.finish()
         return state
 
+    def _ensure_whole(self, found: JobSummary) -> None:
+        if found.state == "incomplete":
+            raise ClusterError(
+                f"job {self.name} was not launched whole, and will not run", hint=f"tf-spawner delete {self.name}"
+            )
+
     def fetch(self, out: Path | str = "runs", view: View | None = None, *, release: bool = True) -> Outcome:
         """Brings its logs and files to out/<job>; once they are here whole, an ended job may end its pods."""
-        id = self.backend.find(self.name).id
+        found = self.backend.find(self.name)
+        id = found.id or id_in(Path(out) / self.name)  # one that is half removed knows no more who it was
         record = Record(Path(out) / self.name, id)
         view = view or Silent()
         home = Homecoming(self.backend, self.name, id, list(self.replicas), record, view)
         home.is_interrupted = True  # Ctrl-C has nothing to end here but the fetching
         try:
+            before = came_before(record)
+            if before:
+                if release:
+                    home.remove()
+                return before
+            self._ensure_whole(found)
             outcome = home.bring(self.status())
             if home.missing:
                 home.missing.outcome = outcome

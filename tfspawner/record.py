@@ -176,6 +176,14 @@ def _id_of(folder: Path) -> str | None:
     return path.read_text() if path.exists() else None
 
 
+def id_in(folder: Path) -> str:
+    """The id of the job whose record that is; empty where there is none."""
+    try:
+        return _id_of(folder) or ""
+    except (OSError, ValueError):
+        return ""
+
+
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:

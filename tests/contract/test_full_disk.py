@@ -85,11 +85,10 @@ def test_output_without_room_is_counted_and_said_and_the_script_goes_on(full_pla
 @pytest.mark.parametrize("code", [0, 3])
 def test_on_a_disk_that_stays_full_a_job_ends_as_its_script_does(full_place, gate_code, code):
     place, fill = full_place
-    script = place.script(gate_code + f"import sys\nprint('the reason', flush=True)\nsys.exit({code})")
+    script = place.script(gate_code + f"import sys\nprint('x' * 9_999 + '\\nthe reason', flush=True)\nsys.exit({code})")
     running = place.start_run(script, "-w", "1", "--name", "full", "--env", f"GATE={place.gate}")
     running.prints("worker-0 | at the gate")
     fill()
-    (place.folder / "code/filler").unlink(missing_ok=True)
     place.open_gate("full")
     done = running.done()
     assert done.code == (125 if code else 0), done.err
@@ -98,7 +97,7 @@ def test_on_a_disk_that_stays_full_a_job_ends_as_its_script_does(full_place, gat
         assert "worker-0 ended with exit code 3" in done.err
         assert "worker-0 | the reason" in done.err
     report = json.loads((place.runs / "full/report.json").read_text())
-    assert report["replicas"][0]["unkept"]["bytes"] >= len("the reason\n")
+    assert report["replicas"][0]["unkept"]["bytes"] >= 1000
 
 
 def test_how_a_replica_ended_is_noted_on_a_full_disk_too(full_place, gate_code, wait_until):
@@ -106,6 +105,7 @@ def test_how_a_replica_ended_is_noted_on_a_full_disk_too(full_place, gate_code, 
     place, fill = full_place
     script = place.script(gate_code)
     name = place.run(script, "-w", "1", "--detach", "--hold", "1s", "--env", f"GATE={place.gate}").out.strip()
+    wait_until(lambda: "at the gate" in place.of("logs", name).out, "the gate")
     fill()
     place.open_gate(name)
     wait_until(lambda: place.of("list", "-o", "json").json[0]["state"] == "succeeded", "the agent's own end")

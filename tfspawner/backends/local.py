@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from ..plan import Plan
 
 HOST = "127.0.0.1"
+KEEPER = Path(__file__).with_name("keeper.py")
+NUMBER_WITHIN_S = 10.0  # so long a keeper may take to tell its agent's number
 FULL_BYTES = 1 << 16  # who has less room cannot write anything any more
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 OUTPUT = "TFSPAWNER_OUTPUT"  # the variable by which a job's processes are told from others'
@@ -133,9 +136,15 @@ class LocalBackend:
             self._write(plan, folder)
             pids: dict[str, list[int]] = {}
             _write_json(folder / "pids.json", pids)
+            numbers = {}
             for replica, port in zip(plan.spec.replicas, ports, strict=True):
-                pids[replica] = self._start(plan, folder, replica, port)
+                above, numbers[replica] = self._start(plan, folder, replica, port)
+                pids[replica] = [above, _started(above)] * 2  # which passes signals on
                 _write_json(folder / "pids.json", pids)
+            for replica, number in numbers.items():
+                pid = _read_number(number) or pids[replica][0]
+                pids[replica][:2] = pid, _started(pid)
+            _write_json(folder / "pids.json", pids)
         except BaseException as error:
             failure = _unwritable(plan, folder, error) if isinstance(error, OSError) else error
             self.delete(plan.job, 10, plan.id)
@@ -205,12 +214,13 @@ class LocalBackend:
             return  # another job under the same name
         deadline = time.monotonic() + timeout_s
         kill_at = time.monotonic() + 2 * agent.STOP_GRACE_S
-        self._signal(job, signal.SIGTERM)
-        while any(self._alive(job, replica) for replica in self._pids(job)):
+        for pid in self._alive_pids(job, agents=True):
+            agent.kill_group(pid, signal.SIGTERM)
+        while pids := self._alive_pids(job):
             if time.monotonic() > kill_at:
-                for pid in self._alive_pids(job):  # while it lives, what its script left behind is below it
+                for pid in pids:  # while it lives, what its script left behind is below it
                     agent.end_descendants(pid, agent.KILL_WITHIN_S)
-                self._signal(job, signal.SIGKILL)
+                    agent.kill_group(pid, signal.SIGKILL)
             if time.monotonic() > deadline:
                 raise ClusterError(f"processes of job {job} did not end within {timeout_s:g} s")
             time.sleep(0.02)
@@ -235,7 +245,8 @@ class LocalBackend:
             {"id": plan.id, "created": time.time(), "tag": plan.spec.tag or "", "agents": agents},
         )
 
-    def _start(self, plan: Plan, folder: Path, replica: str, port: int) -> list[int]:
+    def _start(self, plan: Plan, folder: Path, replica: str, port: int) -> tuple[int, int]:
+        """Starts a replica's keeper, and with it its agent; its number, and a file in which the agent's comes."""
         role, _, index = replica.rpartition("-")
         root = folder / replica
         root.mkdir()
@@ -251,13 +262,15 @@ class LocalBackend:
             env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, by which the numbers count
         command = [sys.executable, agent.__file__, "--config", str(folder), "--role", role, "--index", index,
                    "--root", str(root), "--host", HOST, "--port", str(port), "--fd", str(listener.fileno())]  # fmt: skip
-        with listener, open(root / "agent.log", "wb") as output:
+        number, told = os.pipe()
+        command = [sys.executable, "-I", "-S", str(KEEPER), str(told), *command]
+        with listener, open(root / "agent.log", "wb") as output, open(told, "wb"):
             process = subprocess.Popen(
                 command, env=env, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output,
-                pass_fds=[listener.fileno()], start_new_session=True,
+                pass_fds=[listener.fileno(), told], start_new_session=True,
             )  # fmt: skip
         self.processes.append(process)
-        return [process.pid, _started(process.pid)]
+        return process.pid, number
 
     def _pids(self, job: str) -> dict[str, list[int]]:
         try:
@@ -269,7 +282,7 @@ class LocalBackend:
     def _alive(self, job: str, replica: str) -> bool:
         for process in self.processes:
             process.poll()
-        pid, started = self._pids(job).get(replica, [0, 0])
+        pid, started = self._pids(job).get(replica, [0, 0])[:2]
         return bool(pid) and _started(pid) == started != 0
 
     def _state(self, job: str, replica: str) -> tuple[str, str]:
@@ -297,13 +310,20 @@ class LocalBackend:
             return ""
         return f" ({lines[-1]})" if lines else ""
 
-    def _signal(self, job: str, how: signal.Signals) -> None:
-        for pid in self._alive_pids(job):
-            agent.kill_group(pid, how)
+    def _alive_pids(self, job: str, *, agents: bool = False) -> list[int]:
+        """The job's processes that have not ended: the agents', behind those that stand above them."""
+        for process in self.processes:
+            process.poll()
+        noted = [pair for of in self._pids(job).values() for pair in (of[2:4], of[:2])[agents:]]
+        return [pid for pid, started in noted if _started(pid) == started != 0]
 
-    def _alive_pids(self, job: str) -> list[int]:
-        """The agents' processes that have not ended."""
-        return [pid for replica, (pid, _) in self._pids(job).items() if self._alive(job, replica)]
+
+def _read_number(file: int) -> int:
+    """A process's number, as soon as it comes; 0 where none does."""
+    with open(file, "rb", buffering=0) as source:
+        waiting = select.poll()
+        waiting.register(source, select.POLLIN)
+        return int(source.read(20) or 0) if waiting.poll(NUMBER_WITHIN_S * 1000) else 0
 
 
 def _started(pid: int) -> int:
