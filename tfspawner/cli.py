@@ -727,9 +727,10 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
             click.confirm(f"delete {'these' if len(found) > 1 else 'this'} {len(found)}?", abort=True, err=True)
         chosen = [attach(s.job, **{**target, "on": s.on}) for s in found]
     for job in chosen:
+        unfetched = ", and what it held, which was not fetched" if job.is_unfetched() else ""
         job.delete()
         if output == "text":
-            click.echo(f"{job.name} is deleted")
+            click.echo(f"{job.name} is deleted{unfetched}")
     if output == "json":
         _print_json({"deleted": [job.name for job in chosen]})
     elif not chosen:

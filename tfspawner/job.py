@@ -163,6 +163,14 @@ class Job:
         finally:
             record.close()
 
+    def is_unfetched(self) -> bool:
+        """Whether its script has begun, and nobody has all of what it has written; False where no agent tells."""
+        try:
+            told = self.backend.agent(self.name, self.replicas[0]).brief(timeout_s=2)
+        except (SpawnerError, IndexError):
+            return False
+        return told["phase"] not in STARTING and not told["released"]
+
     def delete(self, timeout_s: float = DELETE_TIMEOUT_S) -> None:
         """Ends it and removes all of it; returns when it is gone."""
         self.backend.delete(self.name, timeout_s)
