@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -189,7 +190,7 @@ class Homecoming:
                 failures.append(error)
             done.set()
 
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=copy_context().run, args=(work,), daemon=True).start()  # a cell's output goes by it
         while not done.is_set():
             try:
                 done.wait(0.5)
