@@ -1276,6 +1276,10 @@ def masked(output: Any, masker: Masker) -> Iterator[bytes]:
     yield masker.end()
 
 
+class NoRoom(OSError):
+    """A disk is full; the text says what is needed and what is free."""
+
+
 class Code:
     """The script's folder: an archive that comes with the job, or is uploaded to the coordinator."""
 
@@ -1330,7 +1334,9 @@ class Code:
                 else:
                     archive.extractall(part)
         except OSError as error:
-            raise OSError(error.errno, f"the code takes {needed:,} bytes: {no_room(error, part)}") from None
+            why = f"the code takes {needed:,} bytes: {no_room(error, part)}"
+            shutil.rmtree(part, ignore_errors=True)
+            raise (NoRoom(why) if error.errno in NO_ROOM else error) from None
         part.rename(self.folder)
 
     def site(self) -> Optional[Path]:
@@ -1363,7 +1369,7 @@ class Files:
 
     def walk(self, top: Path, prefix: str) -> Iterator[Tuple[str, str, os.stat_result]]:
         """(source, name, stat) of all entries below top; links are not followed."""
-        for folder, folders, names in os.walk(top, onerror=self.unreadable.append):
+        for folder, folders, names in os.walk(top, onerror=self.note_unreadable):
             folders[:] = sorted(f for f in folders if f != "__pycache__")
             here = os.path.relpath(folder, top)
             for name in sorted(names) + [f for f in folders if os.path.islink(os.path.join(folder, f))]:
@@ -1372,6 +1378,11 @@ class Files:
                     yield source, os.path.normpath(os.path.join(prefix, here, name)), os.lstat(source)
             if not names and not folders and here != ".":
                 yield folder, os.path.normpath(os.path.join(prefix, here)), os.lstat(folder)
+
+    def note_unreadable(self, error: OSError) -> None:
+        """Takes down a folder that cannot be listed; one that is not there holds nothing."""
+        if error.errno != errno.ENOENT:
+            self.unreadable.append(error)
 
     def entries(self) -> Iterator[Tuple[str, str, os.stat_result]]:
         yield from self.walk(self.output, "")
@@ -1752,8 +1763,8 @@ class Agent:
                 code = self.work()
         except Exception as error:  # the agent's own failure is reported like the script's
             why = f"tf-spawner's agent failed: {type(error).__name__}: {error}"
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
-                why = f"could not go on: {no_room(error, self.root)}"
+            if isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in NO_ROOM):
+                why = f"could not go on: {error if isinstance(error, NoRoom) else no_room(error, self.root)}"
             code = self.fail(1, why)
         if not (self.job.replaces_lost and self.terminated.is_set()):  # else another pod goes on with the log
             self.log.end()

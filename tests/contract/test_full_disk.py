@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -109,3 +110,26 @@ def test_how_a_replica_ended_is_noted_on_a_full_disk_too(full_place, gate_code, 
     fill()
     place.open_gate(name)
     wait_until(lambda: place.of("list", "-o", "json").json[0]["state"] == "succeeded", "the agent's own end")
+
+
+def test_code_that_does_not_fit_unpacked_is_told_with_what_it_takes_and_what_is_free(full_place):
+    place, _ = full_place
+    script = place.script("print('hi')")
+    (place.folder / "code/zeros").write_bytes(bytes(3_000_000))
+    done = place.run(script, "-w", "1", "--name", "wide")
+    assert done.code == 125, done.err
+    assert "error: worker-0 could not go on: the code takes 3,000,0" in done.err
+    assert " bytes: No space left on device; 0 bytes are free at " in done.err
+    assert place.leftovers() == []
+
+
+def test_an_agent_that_ends_for_want_of_room_is_not_called_lost(full_place, gate_code):
+    place, fill = full_place
+    running = place.start_run(place.script(gate_code), "-w", "1", "--name", "full", "--env", f"GATE={place.gate}")
+    running.prints("worker-0 | at the gate")
+    fill()
+    jobs = Path(place.env["XDG_STATE_HOME"]) / "tf-spawner/jobs"
+    os.kill(json.loads((jobs / "full/pids.json").read_text())["worker-0"][0], signal.SIGKILL)
+    done = running.done()
+    assert done.code == 125, done.err
+    assert f"error: worker-0 ended, its folder is full: 0 bytes are free at {jobs}" in done.err

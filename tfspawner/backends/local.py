@@ -292,16 +292,17 @@ class LocalBackend:
         try:
             ended = json.loads((self.folder / job / replica / "exit.json").read_text())
         except (OSError, ValueError):
-            return "gone", f"was lost: its agent's process is gone{self._last_words(job, replica)}{self._full()}"
+            why = self._full() or "was lost: its agent's process is gone"
+            return "gone", f"{why}{self._last_words(job, replica)}"
         return ("succeeded", "") if ended["code"] == 0 else ("failed", ended["message"])
 
     def _full(self) -> str:
-        """That the state folder is full, if it is: that may be why a process ended."""
+        """That the state folder is full, if it is: why an agent's process is gone."""
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError:
             return ""
-        return f"; its folder is full: {free:,} bytes are free at {self.folder}" if free < FULL_BYTES else ""
+        return f"ended, its folder is full: {free:,} bytes are free at {self.folder}" if free < FULL_BYTES else ""
 
     def _last_words(self, job: str, replica: str) -> str:
         try:
