@@ -243,3 +243,24 @@ def test_a_sweep_that_is_stopped_brings_back_what_its_points_have(local_place):
     for point in ("swp-1", "swp-2"):
         assert (place.runs / point / "files/worker-0/epoch-6.ckpt").read_text() == "weights of epoch 6"
     assert place.leftovers() == []
+
+
+def test_a_sweep_that_runs_a_failed_point_again_first_brings_back_what_it_left(local_place):
+    place = local_place
+    script = place.script(WRITES + "sys.exit(0 if os.path.exists(os.environ['GATE']) else 3)")
+    words = (script, "-w", "1", "--name", "swp", "--grid", "x=1", "--env", f"GATE={place.gate}")
+    with disk_of("500k", place.runs):
+        failed = place.run(*words)
+        assert failed.code == 125, failed.err
+        assert "besides, not all files are here: worker-0's files take 700,000 bytes more" in failed.err
+        assert place.jobs() == ["swp-1"]
+        still = place.run(*words)
+        assert still.code == 5, still.err
+        assert place.jobs() == ["swp-1"]
+        grow(place.runs)
+        Path(place.gate).touch()
+        done = place.run(*words)
+        assert done.code == 0, done.err
+        for run in ("swp-1", "swp-1.1"):
+            assert (place.runs / run / "files/worker-0/model").read_bytes() == MODEL
+        assert place.leftovers() == []
