@@ -19,6 +19,8 @@ each answer proves the same of the agent:
     GET  /checkpoints, POST /checkpoints  the same of the newest checkpoint: the coordinator's, or the copy of it
     PUT  /code, GET /code        the script's folder, as a gzipped tar archive
     POST /release                at the coordinator: all is collected, the replicas may end
+    POST /stop                   at the coordinator: the gang ends, and holds what it has; says what it did until then
+    POST /keep                   at the coordinator: files are missed, so even a failed gang holds them --hold long
 
 A frame is a line of JSON; where it has a "size", that many raw bytes follow it. The last is {"end": true}.
 """
@@ -64,9 +66,9 @@ from urllib.parse import parse_qs, parse_qsl, quote, quote_plus, unquote, urlspl
 
 PORT = 7117  # where an agent listens that is given no socket
 PROOF_HEADER = "X-Tfspawner-Proof"
-TOKEN = (
-    "TFSPAWNER_TOKEN"  # the variable in which the agent gets the job's token, and which it takes out of its environment
-)
+NOT_KNOWN = "the request does not prove that it knows the job's token"
+TOKEN = "TFSPAWNER_TOKEN"  # the variable in which a pod's agent gets the job's token, and out of which it takes it
+KILL_WITHIN_S = 5.0  # processes that go on making others may take so long to kill
 STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
@@ -80,8 +82,7 @@ SHORT_HOLD_S = 600.0  # a failed gang holds its files at most so long, and one w
 STORE_FOR_S = 600.0  # so long a bucket may be out of reach
 STORE_FAILED_FOR_S = 30.0  # and so long if training has failed, and someone waits to hear why
 STORE_AT_ONCE = 4
-PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 CGROUP = Path("/sys/fs/cgroup")
 RETRY_S = 0.05  # before the coordinator is asked or told again, at first
 MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first
@@ -91,6 +92,8 @@ MESH_PEERS = 32  # a replica meets at most so many of its peers itself
 CHUNK = 1 << 20
 LOG_ANSWER = 4 * CHUNK  # bytes of a log that come at a time
 SMALL = 1 << 16
+NOTE_BYTES = 1 << 13
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 AGENT_MARK = b"[tf-spawner]"
 MASK = b"***"
 MASKED_BYTES = 8  # a shorter value or line is no secret worth a log full of stars
@@ -117,13 +120,14 @@ PEER_LOST_MESSAGE = (
     "lost a peer in a collective operation: a replica died, or had fewer batches and ended before the others"
 )
 TERMINATED = "was told to end (SIGTERM)"
+INTERRUPTED = "was interrupted"
 FINISHED = ("succeeded", "failed", "stopped")
 TRAINERS = ("chief", "worker")
 STARTING = ("forming", "meeting")
 STATES = ("starting", "getting the code", "meeting", "ready", "running", *FINISHED)  # of a replica
 PHASES = (*STARTING, "running", "stopping", "ended")  # of the gang
-RESULTS = (None, "succeeded", "failed", "timeout")
-KINDS = ("failed", "lost", "stalled", "configuration")  # of a failure
+RESULTS = (None, "succeeded", "failed", "timeout", "interrupted")
+KINDS = ("failed", "lost", "stalled", "configuration", "interrupted")  # of a failure
 
 DEEPEST = 24  # lists in lists that are read
 LONGEST_TEXT, LONGEST_LINE = 8192, 4096  # characters of a message, and of a script's line, that are kept
@@ -302,9 +306,10 @@ class Gang:
         self.restarting: Optional[Dict[str, Any]] = None  # the cause for which the gang stops, to start again
         self.restarts: List[Dict[str, Any]] = []
         self.phase = "forming"
-        self.result: Optional[str] = None  # succeeded, failed or timeout
+        self.result: Optional[str] = None  # succeeded, failed, timeout or interrupted
         self.cause: Optional[Dict[str, Any]] = None
         self.released = False
+        self.kept = False  # someone misses files: they are held as long as after success
         self.formed_at = time.monotonic()
         self.phase_since = self.formed_at
         self.running_since: Optional[float] = None
@@ -384,7 +389,8 @@ class Gang:
 
     def order(self) -> Dict[str, Any]:
         return {"version": self.version, "generation": self.generation, "phase": self.phase, "result": self.result,
-                "released": self.released, "stalled": (self.restarting or self.cause or {}).get("kind") == "stalled"}  # fmt: skip
+                "released": self.released, "kept": self.kept,
+                "stalled": (self.restarting or self.cause or {}).get("kind") == "stalled"}  # fmt: skip
 
     def snapshot(self) -> Dict[str, Any]:
         with self.changed:
@@ -418,6 +424,21 @@ class Gang:
         with self.changed:
             self.released = True
             self.moved()
+
+    def keep(self) -> None:
+        with self.changed:
+            self.kept = True
+            self.moved()
+
+    def interrupt(self) -> Dict[str, Any]:
+        """Stops the gang for good, as a failure does, for the one who started it; returns the order until now."""
+        with self.changed:
+            before = self.order()
+            if not self.result:
+                self.restarting = None
+                cause = {"replica": None, "message": INTERRUPTED, "kind": "interrupted", "exit_code": None}
+                self.enter("stopping", "interrupted", cause)
+            return before
 
     def tick(self) -> None:
         with self.changed:
@@ -792,6 +813,7 @@ PROGRESS: Dict[str, Check] = {"epoch": whole_number, "epochs": whole_number, "ep
 GPU: Dict[str, Check] = {"name": text, "use": or_none(number), "memory": or_none(whole_number),
        "memory_total": or_none(whole_number), "error": text}  # fmt: skip
 USAGE: Dict[str, Check] = {"cpu": number, "memory": whole_number, "gpus": gpus_of, "gpus_missing": text}
+UNKEPT: Dict[str, Check] = {"bytes": whole_number, "why": text}
 STORED: Dict[str, Check] = {"uri": text, "files": whole_number, "size": whole_number, "failure": or_none(text)}
 REPORT: Dict[str, Check] = {
     "replica": text, "state": one_of(*STATES), "message": text, "since": number, "life": text,
@@ -800,6 +822,7 @@ REPORT: Dict[str, Check] = {
     "checkpoint": whole_number, "progress": progress_of, "usage": usage_of, "log_size": whole_number, "silent_s": number,
     "started": number, "finished": number, "pid": whole_number, "exit_code": or_none(whole_number), "kind": one_of(*KINDS),
     "hint": or_none(text), "tail": lines, "stands": lines, "peer_lost": flag, "blames": text, "storing": text,
+    "unkept": lambda value: fields(value, UNKEPT, tuple(UNKEPT)),
     "stored": or_none(lambda value: fields(value, STORED, ("uri", "files", "size", "failure"))), "revision": whole_number,
 }  # fmt: skip
 
@@ -821,7 +844,7 @@ def report_of(value: Any, replicas: Any, most_restarts: int) -> Dict[str, Any]:
 
 ORDER: Dict[str, Check] = {
     "version": whole_number, "generation": whole_number, "phase": one_of(*PHASES), "result": one_of(*RESULTS),
-    "released": flag, "stalled": flag,
+    "released": flag, "kept": flag, "stalled": flag,
 }  # fmt: skip
 
 
@@ -1022,6 +1045,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers for one agent, which stands in the server object."""
 
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # of what does not say its own: it too is told a status
     disable_nagle_algorithm = True
     server: Server
     asked: Optional[str] = None  # the proof that this request has shown
@@ -1029,6 +1053,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+    def send_error(self, code: int, message: Optional[str] = None, explain: Optional[str] = None) -> None:
+        """What is no HTTP is answered like any other stranger, and not by a page of Python's."""
+        self.refuse(401, NOT_KNOWN)
 
     def version_string(self) -> str:
         return "tf-spawner"  # not which Python this is
@@ -1058,7 +1086,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.asked is None:
             sender = agent.key.verified(header, agent.replica, self.command, self.path)
             if sender is None or not agent.answered.is_new(*sender):
-                self.refuse(401, "the request does not prove that it knows the job's token")
+                self.refuse(401, NOT_KNOWN)
                 return False
             self.asked = header
             self.server.forget(self.connection)
@@ -1174,6 +1202,13 @@ class Handler(BaseHTTPRequestHandler):
     def post_release(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         self.gang().release()
         self.reply_json({})
+
+    def post_keep(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        self.gang().keep()
+        self.reply_json({})
+
+    def post_stop(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        self.reply_json(self.gang().interrupt())
 
     def put_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         if agent.code.arrived.is_set():
@@ -1408,11 +1443,12 @@ class Log:
         self.unread = ""  # why progress could not be read, last
         self.pace = Pace()
         self.last_output = time.monotonic()
+        self.unkept = 0  # bytes of output for which there was no room
+        self.untold = 0  # of those, what the log does not say yet
+        self.why_unkept = ""
 
     def write(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:  # a disk that is nearly full takes a part
-            left = left[self.file.write(left) :]
+        """Adds output. What there is no room for is counted, and that stands in its place once there is room again."""
         self.tail = (self.tail + data)[-16384:]
         try:
             self.notice(data)
@@ -1421,9 +1457,35 @@ class Log:
                 say(f"progress is not read: {error!r}")
             self.rest, self.unread = b"", repr(error)
         with self.changed:
-            self.size += len(data)
+            kept = self.put(data) if self.tell_of_gap() else 0
+            self.untold += len(data) - kept
+            self.unkept += len(data) - kept
             self.last_output = time.monotonic()
             self.changed.notify_all()
+
+    def put(self, data: bytes, *, whole: bool = False) -> int:
+        """Adds what there is room for, whole or not at all; says how many bytes. Called under the lock."""
+        kept, at = 0, self.size - self.base
+        try:
+            while kept < len(data):
+                kept += self.file.write(data[kept:])
+        except OSError as error:
+            self.why_unkept = no_room(error, self.path.parent)
+            if whole:
+                self.file.truncate(at)
+                self.file.seek(at)
+                kept = 0
+        self.size += kept
+        return kept
+
+    def tell_of_gap(self) -> bool:
+        """Puts a line in the place of what was not kept; whether the log is so far complete. Called under the lock."""
+        if not self.untold:
+            return True
+        text = f"\n{AGENT_MARK.decode()} {self.untold:,} bytes of output could not be kept here: {self.why_unkept}\n"
+        if self.put(text.encode(), whole=True):
+            self.untold = 0
+        return not self.untold
 
     def notice(self, data: bytes) -> None:
         lines = re.split(rb"[\r\n]", self.rest + data)
@@ -1454,6 +1516,7 @@ class Log:
 
     def end(self) -> None:
         with self.changed:
+            self.tell_of_gap()
             self.ended = True
             self.changed.notify_all()
 
@@ -1586,6 +1649,10 @@ def masked(output: Any, masker: Masker) -> Iterator[bytes]:
     yield masker.end()
 
 
+class NoRoom(OSError):
+    """A disk is full; the text says what is needed and what is free."""
+
+
 class Code:
     """The script's folder: an archive that comes with the job, or is uploaded to the coordinator."""
 
@@ -1630,12 +1697,20 @@ class Code:
             self.arrived.wait(0.2)
         if stopped.is_set() or self.folder.exists():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(self.archive, "r:gz") as archive:
-            if hasattr(tarfile, "data_filter"):
-                archive.extractall(self.folder, filter="data")
-            else:
-                archive.extractall(self.folder)
+        part, needed = self.folder.with_name("code.part"), 0
+        part.mkdir(parents=True, exist_ok=True)
+        try:
+            with tarfile.open(self.archive, "r:gz") as archive:
+                needed = sum(member.size for member in archive.getmembers())
+                if hasattr(tarfile, "data_filter"):
+                    archive.extractall(part, filter="data")
+                else:
+                    archive.extractall(part)
+        except OSError as error:
+            why = f"the code takes {needed:,} bytes: {no_room(error, part)}"
+            shutil.rmtree(part, ignore_errors=True)
+            raise (NoRoom(why) if error.errno in NO_ROOM else error) from None
+        part.rename(self.folder)
 
     def site(self) -> Optional[Path]:
         """A folder with the wheels that came along, unpacked, for the end of PYTHONPATH."""
@@ -1667,7 +1742,7 @@ class Files:
 
     def walk(self, top: Path, prefix: str) -> Iterator[Tuple[str, str, os.stat_result]]:
         """(source, name, stat) of all entries below top; links are not followed."""
-        for folder, folders, names in os.walk(top, onerror=self.unreadable.append):
+        for folder, folders, names in os.walk(top, onerror=self.note_unreadable):
             folders[:] = sorted(f for f in folders if f != "__pycache__")
             here = os.path.relpath(folder, top)
             for name in sorted(names) + [f for f in folders if os.path.islink(os.path.join(folder, f))]:
@@ -1676,6 +1751,11 @@ class Files:
                     yield source, os.path.normpath(os.path.join(prefix, here, name)), os.lstat(source)
             if not names and not folders and here != ".":
                 yield folder, os.path.normpath(os.path.join(prefix, here)), os.lstat(folder)
+
+    def note_unreadable(self, error: OSError) -> None:
+        """Takes down a folder that cannot be listed; one that is not there holds nothing."""
+        if error.errno != errno.ENOENT:
+            self.unreadable.append(error)
 
     def entries(self) -> Iterator[Tuple[str, str, os.stat_result]]:
         yield from self.walk(self.output, "")
@@ -1907,6 +1987,7 @@ class Agent:
         self.gang = Gang(job) if self.is_coordinator else None
         for name in ("output", "home", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
+        leave_note(root / "exit.json", None)
         # Where another pod may take this one's place, its output is told from this one's by the time.
         self.log = Log(root / "log", int(time.time()) << 32 if job.restarts and job.replaces_lost else 0)
         secrets = (os.environb.get(name.encode(), b"") for name in job.config.get("secret_names", []))
@@ -1974,6 +2055,8 @@ class Agent:
                     news.update(storing=self.store.uri)
             self.report = dict(self.report, progress=self.log.progress, log_size=self.log.size - self.log.base,
                                silent_s=self.silent_s(), generation=self.generation, met=self.met, **news)  # fmt: skip
+            if self.log.unkept:
+                self.report["unkept"] = {"bytes": self.log.unkept, "why": self.log.why_unkept}
         if self.gang:
             self.gang.report(self.replica, dict(self.report))
             return
@@ -2084,7 +2167,10 @@ class Agent:
             while self.begins_again():
                 code = self.work()
         except Exception as error:  # the agent's own failure is reported like the script's
-            code = self.fail(1, f"tf-spawner's agent failed: {type(error).__name__}: {error}")
+            why = f"tf-spawner's agent failed: {type(error).__name__}: {error}"
+            if isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in NO_ROOM):
+                why = f"could not go on: {error if isinstance(error, NoRoom) else no_room(error, self.root)}"
+            code = self.fail(1, why)
         if not (self.job.replaces_lost and self.terminated.is_set()):  # else another pod goes on with the log
             self.log.end()
         if self.store and not self.terminated.is_set():
@@ -2095,7 +2181,7 @@ class Agent:
             self.hold()
         if self.job.replaces_lost and not self.terminated.is_set() and code in EXITS_OF_LOST:
             code = 1  # what this replica was is decided, and its pod is not to be replaced
-        (self.root / "exit.json").write_text(json.dumps({"code": code, "message": self.report["message"]}))
+        leave_note(self.root / "exit.json", {"code": code, "message": self.report["message"][:1000]})
         return code
 
     def begins_again(self) -> bool:
@@ -2338,6 +2424,8 @@ class Agent:
         returncode = self.wait_for_child()
         finished, self.usage = time.time(), None
         kill_group(self.child.pid, signal.SIGKILL)  # what the script may have left behind
+        end_descendants(os.getpid(), KILL_WITHIN_S)
+        reap()
         self.pump.join(5)
         if self.broken:
             return self.fail(1, self.broken)
@@ -2380,8 +2468,9 @@ class Agent:
             try:
                 for data in filter(None, masked(output, self.masker)):
                     self.log.write(data)
-                    sys.stdout.buffer.write(data)
-                    sys.stdout.buffer.flush()
+                    with suppress(OSError):  # the log has it
+                        sys.stdout.buffer.write(data)
+                        sys.stdout.buffer.flush()
             except Exception as error:
                 self.break_off("keep_output", error)
                 while output.read(CHUNK):  # a script is not to hang while it is ended
@@ -2457,7 +2546,7 @@ class Agent:
 
     def hold(self) -> None:
         """Keeps this replica up, with what it wrote, until all is collected or the hold time is over."""
-        deadline = None
+        ended = None
         while not self.terminated.is_set():
             with self.ordered:
                 self.ordered.wait(0.2)
@@ -2468,10 +2557,11 @@ class Agent:
                 break
             if self.broken or order["phase"] == "ended" or (self.stop.is_set() and order["phase"] != "stopping"):
                 hold_s = self.job.hold_s
-                if order.get("result") != "succeeded" or (self.store and not self.report["stored"]["failure"]):
+                is_elsewhere = self.store and not self.report["stored"]["failure"]
+                if (order.get("result") != "succeeded" or is_elsewhere) and not order.get("kept"):
                     hold_s = min(hold_s, SHORT_HOLD_S)
-                deadline = deadline or time.monotonic() + hold_s
-                if time.monotonic() > deadline:
+                ended = ended or time.monotonic()
+                if time.monotonic() > ended + hold_s:
                     break
         if self.gang and not self.terminated.is_set():
             self.gang.release()
@@ -2488,32 +2578,82 @@ class Agent:
             self.ordered.notify_all()
 
 
-def prctl() -> Any:
-    """Linux's prctl(2); None elsewhere."""
+def die_with_agent() -> Optional[Callable[[], None]]:
+    """What makes a child, on Linux, be killed when the agent is: its GPU must not stay taken."""
+    prctl = find_prctl()
+    return prctl and (lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
+
+
+def find_prctl() -> Any:
+    """Linux's; None elsewhere."""
     try:
         return ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
         return None
 
 
-def die_with_agent() -> Optional[Callable[[], None]]:
-    """What makes a child, on Linux, be killed when the agent is: its GPU must not stay taken."""
-    call = prctl()
-    return call and (lambda: call(PR_SET_PDEATHSIG, signal.SIGKILL))
+def take_token(fd: Optional[int]) -> str:
+    """The job's token: from a pipe, or a pod's environment.
 
-
-def take_token() -> str:
-    """The job's token, which no other process of this user can then find: not in the environment, nor in the memory."""
+    No other process of this user can find it then, neither in the environment nor in the memory.
+    """
+    call = find_prctl()
+    if call:
+        call(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if fd is not None:
+        with open(fd) as pipe:
+            return pipe.read()
     token = os.environ.pop(TOKEN)
     if Path("/proc/self/stat").exists():
         start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[47:49])
         at = ctypes.string_at(start, end - start).find(f"{TOKEN}={token}".encode())
         if at >= 0:
             ctypes.memset(start + at, 0, len(TOKEN) + 1 + len(token))
-    call = prctl()
-    if call:
-        call(PR_SET_DUMPABLE, 0, 0, 0, 0)
     return token
+
+
+def adopt_orphans() -> None:
+    """Makes this process, on Linux, the parent of whatever its descendants leave behind: no daemon can hide from it."""
+    prctl = find_prctl()
+    if prctl:
+        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def descendants(pid: int) -> List[int]:
+    """The processes that a process, or its children and so on, have started, and that have not ended."""
+    children: Dict[int, List[int]] = {}
+    for stat_file in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            with open(stat_file, "rb") as file:
+                state, parent = file.read().rpartition(b") ")[2].split()[:2]
+        except (OSError, ValueError):
+            continue  # it has ended
+        if state not in b"ZX":
+            children.setdefault(int(parent), []).append(int(stat_file.split("/")[2]))
+    found = list(children.get(pid, []))
+    for child in found:
+        found += children.get(child, [])
+    return found
+
+
+def end_descendants(pid: int, within_s: float) -> None:
+    """Kills all of them, and those that they start meanwhile; a process that adopts orphans keeps them in its reach."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        found = descendants(pid)
+        if not found:
+            return
+        for child in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def reap() -> None:
+    """Lets go of all children that have ended."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def kill_group(pid: int, how: int) -> None:
@@ -2525,7 +2665,23 @@ def kill_group(pid: int, how: int) -> None:
 
 def say(text: str) -> None:
     """The agent's own words: in the container's log, not in the script's."""
-    print(f"{AGENT_MARK.decode()} {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # such as on a full disk
+        print(f"{AGENT_MARK.decode()} {text}", file=sys.stderr, flush=True)
+
+
+def no_room(error: OSError, folder: Path) -> str:
+    """Why nothing can be written there, with what is free."""
+    why = error.strerror or str(error)
+    with suppress(OSError):
+        why += f"; {shutil.disk_usage(folder).free:,} bytes are free at {folder}"
+    return why
+
+
+def leave_note(path: Path, note: Optional[Dict[str, Any]]) -> None:
+    """Writes a note in place, which was made empty in time: so there is room for it on a disk that has become full."""
+    text = b"" if note is None else json.dumps(note).encode()
+    with suppress(OSError), open(path, "wb" if note is None else "r+b") as file:
+        file.write(text.ljust(NOTE_BYTES))
 
 
 def listen_on(port: int) -> socket.socket:
@@ -2544,11 +2700,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--host", required=True, help="the address at which the other replicas find this one")
     parser.add_argument("--port", type=int, required=True, help="TensorFlow's, there")
     parser.add_argument("--fd", type=int, help=f"a socket for the agent, already bound; else it takes port {PORT}")
+    parser.add_argument("--token-fd", type=int, help=f"a pipe with the job's token; else {TOKEN} has it")
     args = parser.parse_args(argv)
+    adopt_orphans()
     job = Job(json.loads((args.config / "job.json").read_text()))
     listener = listen_on(PORT) if args.fd is None else socket.socket(fileno=args.fd)
     agent = Agent(job, args.role, args.index, args.host, args.port, listener.getsockname()[1],
-                  take_token(), args.root, args.config)  # fmt: skip
+                  take_token(args.token_fd), args.root, args.config)  # fmt: skip
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored one would keep exit codes from us
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, agent.terminate)

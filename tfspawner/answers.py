@@ -50,6 +50,7 @@ class Order(TypedDict):
     phase: str
     result: str | None
     released: bool
+    kept: bool
     stalled: bool
 
 
@@ -62,6 +63,7 @@ class Report(TypedDict):
     progress: NotRequired[dict[str, Any]]
     usage: NotRequired[dict[str, Any]]
     exit_code: NotRequired[int | None]
+    unkept: NotRequired[dict[str, Any]]
     storing: NotRequired[str]
     stored: NotRequired[dict[str, Any] | None]
     revision: NotRequired[int]
@@ -143,7 +145,7 @@ def gang(value: Any, replicas: Collection[str]) -> Gang:
     """A coordinator's status."""
     checks = {
         **ORDER,
-        "cause": or_none(lambda cause: _of_a_replica(cause, REPORT, ("replica", "message"), replicas)),
+        "cause": or_none(lambda cause: _cause(cause, replicas)),
         "times": _times,
         "replicas": lambda reports: _reports(reports, replicas),
         "restarts": lambda restarts: _restarts(restarts, replicas),
@@ -234,6 +236,14 @@ def _of_a_replica(value: Any, checks: Mapping[str, Callable[[Any], Any]], needed
                   replicas: Collection[str]) -> dict[str, Any]:  # fmt: skip
     found = fields(value, checks, needed)
     _known(found["replica"], replicas)
+    return found
+
+
+def _cause(value: Any, replicas: Collection[str]) -> dict[str, Any]:
+    """Why a gang ended: what a replica reported, or no replica's doing."""
+    found = fields(value, {**REPORT, "replica": or_none(text)}, ("replica", "message"))
+    if found["replica"] is not None:
+        _known(found["replica"], replicas)
     return found
 
 

@@ -19,7 +19,7 @@ import click
 
 from . import __version__
 from .data.commands import data
-from .errors import ClusterError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
+from .errors import ArtifactError, ClusterError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
 from .flags import DURATION, PATH, JobCommand, job_options, output_option, run_options, target_options
 from .terminal import Flow, console, echo, print_json, show, show_error, show_table, take_warnings
 
@@ -100,7 +100,17 @@ def fail(error: SpawnerError, words: str = "") -> int:
     if error.hint:
         echo("hint: ", fg="yellow", nl=False, err=True)
         echo(placed(error.hint, words), err=True)
+    if error.missing:
+        _tell_missing(error.missing, words)
     return error.exit_code
+
+
+def _tell_missing(missing: ArtifactError, words: str) -> None:
+    """Beside a failure, that not all that the job left is here: what exit code 5 says where there is no failure."""
+    echo("error: ", fg="red", bold=True, nl=False, err=True)
+    echo(f"besides, exit code {missing.exit_code}: not all files are here: {missing.message}", err=True)
+    echo("hint: ", fg="yellow", nl=False, err=True)
+    echo(placed(missing.hint or "", words), err=True)
 
 
 SECTIONS = {
@@ -269,7 +279,8 @@ def _run_job(spec: JobSpec, output: str) -> None:
     except SpawnerError as error:
         if output == "json":
             told = _outcome_json(error.outcome) if error.outcome else {"result": "error"}
-            print_json({**told, "error": error.message, "hint": error.hint})
+            missing = {"missing": error.missing.message} if error.missing else {}
+            print_json({**told, "error": error.message, "hint": error.hint, **missing})
         raise
     finally:
         view.finish()
@@ -714,9 +725,10 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
             click.confirm(f"delete {'these' if len(found) > 1 else 'this'} {len(found)}?", abort=True, err=True)
         chosen = [attach(s.job, **{**target, "on": s.on}) for s in found]
     for job in chosen:
+        unfetched = ", and what it held, which was not fetched" if job.is_unfetched() else ""
         job.delete()
         if output == "text":
-            echo(f"{job.name} is deleted")
+            echo(f"{job.name} is deleted{unfetched}")
     if output == "json":
         print_json({"deleted": [job.name for job in chosen]})
     elif not chosen:

@@ -112,6 +112,15 @@ class AgentClient:
         """Lets all replicas of the job end (to be asked of the coordinator)."""
         self._json("POST", "/release", timeout_s=5.0, longest=LONGEST_SMALL)
 
+    def keep(self) -> None:
+        """Lets the job hold its files as long as after success (to be asked of the coordinator)."""
+        self._json("POST", "/keep", timeout_s=5.0, longest=LONGEST_SMALL)
+
+    def stop(self) -> answers.Order:
+        """Ends the job's training (to be asked of the coordinator); gives the order that held until then."""
+        with self._parsing("order"):
+            return answers.order(self._json("POST", "/stop", timeout_s=5.0, longest=LONGEST_SMALL))
+
     def send_code(self, code: Code) -> None:
         size = str(code.size_bytes)
         with self._request("PUT", "/code", code.open(), {"Content-Length": size}, timeout_s=60) as reply:

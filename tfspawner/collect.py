@@ -11,7 +11,6 @@ import shutil
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from .client import AgentClient
 from .errors import AgentUnreachable, ArtifactError
 from .landing import PARTS, Landing, Room
 from .manifest import LONGEST_PATH, Manifest, checked, shown
+from .threads import each
 
 TRIES_WITHOUT_PROGRESS = 5
 PAUSE_S = 0.2  # twice as long after each try
@@ -48,17 +48,21 @@ def collect(
     where this one ended.
     """
     room = Room(folder)
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        futures = [pool.submit(collect_one, agent, folder / agent.replica, progress, room) for agent in agents]
+
+    def one(agent: AgentClient) -> Collected | ArtifactError:
+        try:
+            return collect_one(agent, folder / agent.replica, progress, room)
+        except ArtifactError as error:
+            return error
+
+    results = each(one, agents, PARALLEL)
     with suppress(OSError):  # what did not come whole has left its parts there
         (folder / PARTS).rmdir()
     collected, errors = [], []
-    for future in futures:
-        error = future.exception()
-        if isinstance(error, ArtifactError):
-            errors.append(error)
+    for found in results:
+        if isinstance(found, ArtifactError):
+            errors.append(found)
             continue
-        found = future.result()
         collected.append(found)
         if found.refused:
             names = ", ".join(shown(name) for name in found.refused[:3])

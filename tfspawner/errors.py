@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .job import Outcome
+    from .homecoming import Outcome
 
 
 class SpawnerError(Exception):
@@ -13,6 +13,7 @@ class SpawnerError(Exception):
 
     exit_code = 1
     outcome: Outcome | None = None  # of a run that came as far as its record
+    missing: ArtifactError | None = None  # what of that run is still there and could not come
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

@@ -8,7 +8,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, cast
@@ -22,6 +21,7 @@ from .errors import AgentUnreachable, BadAnswer, ClusterError, NotTheAgent, Time
 from .listening import Listener
 from .plan import DEFAULT_START_TIMEOUT_S
 from .record import Record
+from .threads import each
 
 ENDED = ("succeeded", "failed", "gone")  # a pod's or process's states in which no agent can answer
 PARALLEL = 16
@@ -29,7 +29,7 @@ LOST_PATIENCE_S = 6.0  # so long the coordinator has to find out by itself that 
 REASON_S = 3.0  # so long the backend may take to say why a replica was lost
 SILENCE_S = 10.0  # on top of the stream's own time-out
 ANSWERS_S = 15.0  # so long the backend has to answer, and the coordinator not: it may have come back just now
-Result = Literal["succeeded", "failed", "timeout"]
+Result = Literal["succeeded", "failed", "timeout", "interrupted"]
 USAGE_OF, USAGE_EVERY_S = 16, 2.0  # so many replicas' processors and memory are recorded, so often at first
 ANSWER_WITHIN_S = 30.0  # for which an agent may be silent before its files are given up
 NO_AGENT_HINT = "something else may have taken the agent's place: trust nothing that comes from there"
@@ -51,6 +51,7 @@ class ReplicaState:
     usage: dict[str, Any] = field(default_factory=dict)  # cpu: processors, memory: bytes, gpus: as Gpu.sample()
     exit_code: int | None = None
     behind_s: float = 0.0  # so much later than half of the others it comes to where it is
+    unkept: dict[str, Any] = field(default_factory=dict)  # of its output: how many bytes there was no room for, and why
     storing: str = ""  # where it puts its files just now
     stored: dict[str, Any] | None = None  # with --artifacts: uri, files, size, failure
 
@@ -248,6 +249,8 @@ class Follower:
             line.progress = report.get("progress") or {}
             self._hear_of_usage(line, report.get("usage") or {})
             line.exit_code = report.get("exit_code")
+            line.unkept = report.get("unkept") or {}
+            self._warn_of_output(line)
             line.storing, line.stored = report.get("storing", ""), report.get("stored")
             if line.message == LOST:
                 self.state.gone.add(replica)
@@ -331,6 +334,12 @@ class Follower:
         if seen.message not in self.warned:
             self.warned.add(seen.message)
             self.view.note(f"warning: {seen.replica} {seen.message}")
+
+    def _warn_of_output(self, line: ReplicaState) -> None:
+        """Tells once that a replica has no room for its output."""
+        if line.unkept and line.replica not in self.warned:
+            self.warned.add(line.replica)
+            self.view.note(f"warning: {line.replica}'s output cannot all be kept: {line.unkept['why']}")
 
     def _show_platform(self, seen: Observation) -> None:
         """The backend's word counts in the table until the replica's agent has spoken, and after it is gone."""
@@ -462,27 +471,34 @@ class Follower:
 def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient]:
     """The agents that answer; one whose pod or process has ended is not asked.
 
-    Where training succeeded, all have something to bring back, and a silent one is waited for.
+    Where training succeeded, all have something to bring back, and a silent one is waited for; else those that were
+    seen running.
     """
 
     def answering(replica: str) -> AgentClient | None:
         try:
             agent = backend.agent(state.job, replica)
             agent.ping()
+        except NotTheAgent:
+            waited_for.discard(replica)
+            return None
         except AgentUnreachable:
             return None
         return agent
 
-    deadline = time.monotonic() + (ANSWER_WITHIN_S if state.result == "succeeded" else 0.0)
+    deadline = time.monotonic() + ANSWER_WITHIN_S
     candidates = [replica for replica in state.replicas if replica not in state.gone]
+    waited_for = {
+        replica for replica in candidates
+        if state.result == "succeeded" or (state.result and state.replicas[replica].state in ("running", *FINISHED))
+    }  # fmt: skip
     found: dict[str, AgentClient] = {}
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        while True:
-            missing = [replica for replica in candidates if replica not in found]
-            found |= {agent.replica: agent for agent in pool.map(answering, missing) if agent}
-            if len(found) == len(candidates) or time.monotonic() > deadline:
-                return {replica: found[replica] for replica in candidates if replica in found}
-            time.sleep(0.5)
+    while True:
+        missing = [replica for replica in candidates if replica not in found]
+        found |= {agent.replica: agent for agent in each(answering, missing, PARALLEL) if agent}
+        if waited_for <= found.keys() or time.monotonic() > deadline:
+            return {replica: found[replica] for replica in candidates if replica in found}
+        time.sleep(0.5)
 
 
 def complete_logs(
@@ -509,8 +525,7 @@ def complete_logs(
         record.replace_log(replica, data or b"")
         return data is not None or record.log_path(replica).exists()
 
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        had = dict(zip(state.replicas, pool.map(complete, state.replicas), strict=True))
+    had = dict(zip(state.replicas, each(complete, state.replicas, PARALLEL), strict=True))
     return [replica for replica, was_had in had.items() if not was_had]
 
 

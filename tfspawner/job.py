@@ -8,8 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from .agent import STARTING
 from .backends import Backend, JobSummary, backend_for, backend_of
 from .causes import explained
 from .code import Code, mentions, pack
-from .collect import Collected, collect
 from .errors import (
     AgentUnreachable,
     ArtifactError,
@@ -30,14 +28,16 @@ from .errors import (
     SpawnerError,
     TimedOut,
 )
-from .follow import Follower, JobState, ReplicaState, View, complete_logs, reachable_agents
+from .follow import Follower, JobState, ReplicaState, View
+from .homecoming import DELETE_TIMEOUT_S, Homecoming, came_before, still_there
+from .homecoming import Outcome as Outcome
 from .plan import Plan, job_name, make_plan
 from .record import Record
+from .recorded import read_id
 from .script import Finding, findings
 from .spec import JobSpec
 from .usage import packed_nvml
 
-DELETE_TIMEOUT_S = 120.0
 LAST_LINES = 15
 MOST_LOG_BYTES = 4 << 30  # of one replica that are taken into memory
 RUNNING = ("queued", "pending", "starting", "running", "stopping")  # a summary's states of a job that has not ended
@@ -63,26 +63,6 @@ class Silent:
         pass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a job ended and what came back."""
-
-    job: str
-    result: str  # succeeded, failed, timeout
-    folder: Path
-    cause: Mapping[str, Any] | None
-    collected: list[Collected] = field(default_factory=list)
-    seconds: float = 0.0
-    artifacts: str | None = None  # the URI of the folder that --artifacts filled
-
-    def file(self, name: str) -> Path:
-        """The path of a collected file, from the first replica that has it. Raises ArtifactError."""
-        for replica in self.collected:
-            if any(file["path"] == name for file in replica.files):
-                return self.folder / "files" / replica.replica / name
-        raise ArtifactError(f"no replica of job {self.job} left a file {name!r}", hint=f"see {self.folder / 'files'}")
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """A launched job, wherever it was launched from."""
@@ -92,11 +72,13 @@ class Job:
     replicas: tuple[str, ...]
     launched: float | None = None
 
-    def check_whole(self) -> None:
-        """Raises ClusterError for a job of which it is not known what it consists of."""
-        if not self.replicas:
-            why = self.backend.find(self.name).warning or "it was not launched whole, and will not run"
-            raise ClusterError(f"job {self.name} cannot be asked: {why}", hint=f"tf-spawner delete {self.name}")
+    def check_whole(self, found: JobSummary | None = None) -> None:
+        """Raises ClusterError for a job of which it is not known what it consists of, or, as it was found, is not all there."""
+        if self.replicas and not (found and found.state == "incomplete"):
+            return
+        wrong = (found or self.backend.find(self.name)).warning
+        why = f"cannot be asked: {wrong}" if wrong else "was not launched whole, and will not run"
+        raise ClusterError(f"job {self.name} {why}", hint=f"tf-spawner delete {self.name}")
 
     def status(self) -> JobState:
         """What its replicas do now: as the coordinator's agent tells, else as the backend sees them."""
@@ -147,11 +129,7 @@ class Job:
             from .notebook import shown
 
             return shown(self.name, lambda cell: self.wait(cell, timeout_s))
-        self.check_whole()
-        if self.backend.find(self.name).state == "incomplete":
-            raise ClusterError(
-                f"job {self.name} was not launched whole, and will not run", hint=f"tf-spawner delete {self.name}"
-            )
+        self.check_whole(self.backend.find(self.name))
         view = view or Silent()
         follower = self._follower(view, logs=logs)
         state = follower.follow(deadline=None if timeout_s is None else time.monotonic() + timeout_s)
@@ -163,22 +141,44 @@ class Job:
 
     def fetch(self, out: Path | str = "runs", view: View | None = None, *, release: bool = True) -> Outcome:
         """Brings its logs and files to out/<job>; once they are here whole, an ended job may end its pods."""
-        self.check_whole()
-        record = Record(Path(out) / self.name, self.backend.find(self.name).id)
+        found = self.backend.find(self.name)
+        id = found.id or read_id(Path(out) / self.name) or ""  # one that is half removed knows no more who it was
+        record = Record(Path(out) / self.name, id)
+        view = view or Silent()
+        home = Homecoming(self.backend, self.name, id, list(self.replicas), record, view)
+        home.is_interrupted = True  # Ctrl-C has nothing to end here but the fetching
         try:
-            state = self.status()
-            collected, missing = bring_back(self.backend, state, record, view or Silent())
-            outcome = write_report(record, state, collected, missing)
-            if missing:
-                missing.hint = missing.hint or (
+            before = came_before(record)
+            if before:
+                if release:
+                    home.remove()
+                return before
+            self.check_whole(found)
+            outcome = home.bring(self.status())
+            if home.missing:
+                home.missing.outcome = outcome
+                home.missing.hint = home.missing.hint or (
                     "if they were fetched before, or the hold time is over, they are gone; a longer one: --hold 48h"
                 )
-                raise missing
-            if release and state.result:
-                _release(self.backend, state)
+                raise home.missing
+            if release and home.state and home.state.result:
+                _release(self.backend, home.state)
             return outcome
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; what has come of job {self.name} is in {record.folder}, and nothing of it was removed",
+                hint=f"to go on there: tf-spawner fetch {self.name}",
+            ) from None
         finally:
             record.close()
+
+    def is_unfetched(self) -> bool:
+        """Whether its script has begun, and nobody has all of what it has written; False where no agent tells."""
+        try:
+            told = self.backend.agent(self.name, self.replicas[0]).brief(self.replicas, timeout_s=2)
+        except (SpawnerError, IndexError):
+            return False
+        return told["phase"] not in STARTING and not told["released"]
 
     def delete(self, timeout_s: float = DELETE_TIMEOUT_S) -> None:
         """Ends it and removes all of it; returns when it is gone."""
@@ -223,7 +223,8 @@ def run(spec: JobSpec, view: View | None = None) -> Outcome:
     """Launches the job, follows it to its end, brings back logs and files, and removes it.
 
     Raises JobFailed, TimedOut, ArtifactError, ClusterError or ConfigurationError; all but the last leave
-    the run's record in spec.out/<job>. On KeyboardInterrupt the job is removed, and Interrupted raised.
+    the run's record in spec.out/<job>. On KeyboardInterrupt the job is stopped, what it has comes back, the job is
+    removed, and Interrupted raised. Where not all could come, the job is left, and `missing` of what is raised says why.
     Without a view, a notebook shows the replicas and the curves below the cell, and a program nothing.
     """
     if view is None and in_kernel():
@@ -258,15 +259,14 @@ def take_over(backend: Backend, plan: Plan, id: str, view: View) -> Outcome:
     """Goes on as `run` does with the job of that id, which a launcher that is gone made of the same plan."""
     record = Record(plan.spec.out / plan.job, id)
     try:
-        with _deleted_on_interrupt(backend, plan.job, id, view, record):
+        home = Homecoming(backend, plan.job, id, plan.spec.replicas, record, view)
+        with home.guarded():
             record.event("taken over")
             if not (record.folder / "spec.json").exists():
                 record.write_json("spec.json", described(plan))
-            with _still_there(plan.job):
-                state = _follow(backend, plan, record, view, None)
-                outcome = _bring_home(backend, state, record, view)
-            _clear(backend, plan, id, state, record)
-        return _judged(state, record, outcome)
+            state = _follow(home, plan, None)
+            outcome = _bring_home(home, plan, state)
+        return _judged(home, state, outcome)
     finally:
         record.close()
 
@@ -350,53 +350,6 @@ def _needs_gpus(spec: JobSpec) -> bool:
     return bool(tensorflow) and not any(others)
 
 
-def bring_back(
-    backend: Backend, state: JobState, record: Record, view: View
-) -> tuple[list[Collected], ArtifactError | None]:
-    """The rest of the logs and all files; and what is missing of them."""
-    agents = reachable_agents(backend, state)
-    without_log = complete_logs(backend, state, agents, record, view)
-    collected, errors = collect(list(agents.values()), record.files, view.received)
-    record.event("collected", files=sum(len(replica.files) for replica in collected))
-    for found in collected:
-        if found.skipped:
-            view.note(f"warning: {found.replica}: links and devices do not travel: {', '.join(found.skipped[:5])}")
-    if without_log and state.result == "succeeded":
-        view.note(f"warning: no log of {', '.join(without_log[:5])} could be had")
-    unreachable = [replica for replica in state.replicas if replica not in agents]
-    if unreachable:
-        shown = ", ".join(unreachable[:5]) + (f" and {len(unreachable) - 5} more" if len(unreachable) > 5 else "")
-        errors.append(ArtifactError(f"the files of {shown} could not be collected: no agent answers there"))
-    if state.result == "succeeded":
-        return collected, errors[0] if errors else None
-    for error in errors:
-        if not unreachable or error is not errors[-1]:  # of a failed job, what is gone is expected
-            view.note(f"warning: {error.message}")
-    return collected, None
-
-
-def write_report(
-    record: Record, state: JobState, collected: list[Collected], missing: ArtifactError | None = None
-) -> Outcome:
-    """Writes report.json, and gives the same as an Outcome."""
-    began = state.times.get("began") or state.times.get("forming")
-    seconds = state.times.get("ended", time.time()) - began if began else 0.0
-    outcome = Outcome(job=state.job, result=state.result or state.phase, folder=record.folder, cause=state.cause,
-                      collected=collected, seconds=seconds,
-                      artifacts=next((line.stored["uri"] for line in state.replicas.values() if line.stored), None))  # fmt: skip
-    record.write_json("report.json", {
-        "job": state.job, "result": outcome.result, "cause": state.cause and explained(state.cause), "seconds": round(seconds, 3),
-        "restarts": state.restarts,
-        "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
-        "files": {replica.replica: replica.files for replica in collected}, "artifacts": outcome.artifacts,
-        "missing": missing and missing.message,
-    })  # fmt: skip
-    from .report import write_page  # Jinja, which a local job needs for nothing else
-
-    write_page(record.folder)
-    return outcome
-
-
 def raise_for(state: JobState, record: Record | None) -> None:
     """Raises what a job's end means: nothing, JobFailed or TimedOut."""
     if state.result == "succeeded":
@@ -404,7 +357,8 @@ def raise_for(state: JobState, record: Record | None) -> None:
     cause = explained(state.cause or {})
     replica, message = cause.get("replica"), cause.get("message") or "failed"
     stands = cause.get("stands") or []
-    lines = stands or (record.last_lines(replica, LAST_LINES) if record and replica else []) or cause.get("tail") or []
+    kept = record.last_lines(replica, LAST_LINES) if record and replica and not state.replicas[replica].unkept else []
+    lines = stands or kept or cause.get("tail") or []
     text = f"{replica} {message}" if replica else message
     error: SpawnerError
     if state.result == "timeout":
@@ -444,67 +398,55 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(f"interrupted; nothing of job {plan.job} is left") from None
         raise
-    with _deleted_on_interrupt(backend, plan.job, plan.id, view, record):
+    home = Homecoming(backend, plan.job, plan.id, plan.spec.replicas, record, view)
+    with home.guarded():
         record.event("launched", seconds=round(time.time() - began, 3))
         _describe(plan, record)
         code = plan.code if backend.must_upload(plan) else None
-        with _still_there(plan.job):
-            state = _follow(backend, plan, record, view, code, began)
-            for number in range(2, (plan.spec.start_tries or 1) + 1):
-                if not (state.cause or {}).get("no_room"):
-                    break
-                _give_back(backend, plan, state, record, view, number)
-                backend.launch(plan)
-                state = _follow(backend, plan, record, view, code, began)
-            outcome = _bring_home(backend, state, record, view)
-        _clear(backend, plan, plan.id, state, record)
-    return _judged(state, record, outcome)
+        state = _follow(home, plan, code, began)
+        for number in range(2, (plan.spec.start_tries or 1) + 1):
+            if not (state.cause or {}).get("no_room"):
+                break
+            _give_back(backend, plan, state, record, view, number)
+            backend.launch(plan)
+            state = _follow(home, plan, code, began)
+        outcome = _bring_home(home, plan, state)
+    return _judged(home, state, outcome)
 
 
-def _bring_home(backend: Backend, state: JobState, record: Record, view: View) -> Outcome:
-    collected, missing = bring_back(backend, state, record, view)
-    outcome = write_report(record, state, collected, missing)
-    if missing:
-        raise missing
+def _bring_home(home: Homecoming, plan: Plan, state: JobState) -> Outcome:
+    """Brings home what the job left, and removes it once all is here."""
+    outcome = home.bring(state)
+    if home.is_home and plan.spec.keep and not home.is_interrupted:
+        _release(home.backend, state)
+    elif home.is_home:
+        home.remove()
     return outcome
 
 
-def _clear(backend: Backend, plan: Plan, id: str, state: JobState, record: Record) -> None:
-    """Removes the job, all of which is here."""
-    if plan.spec.keep:
-        _release(backend, state)
-    else:
-        backend.delete(plan.job, DELETE_TIMEOUT_S, id)
-        record.event("deleted")
-
-
-def _judged(state: JobState, record: Record, outcome: Outcome) -> Outcome:
-    """The outcome, or what is raised for it."""
+def _judged(home: Homecoming, state: JobState, outcome: Outcome) -> Outcome:
+    """The outcome, or what is raised for it; beside the job's own failure, that not all could come."""
+    missing, record = home.missing, home.record
+    if missing:
+        still_there(missing, state.job)
     try:
         raise_for(state, record)
+        if missing:
+            raise missing
         raise_for_artifacts(state, f"all is here: {record.folder}")
     except SpawnerError as error:
         error.outcome = outcome
+        error.missing = missing if error is not missing else None
         raise
     return outcome
 
 
-@contextmanager
-def _still_there(job: str) -> Iterator[None]:
-    """Adds to what goes wrong that the job is left, and what to do with it."""
-    try:
-        yield
-    except SpawnerError as error:
-        there = f"job {job} is still there: tf-spawner fetch {job}, or tf-spawner delete {job}"
-        error.hint = f"{error.hint}; {there}" if error.hint else there
-        raise
-
-
-def _follow(backend: Backend, plan: Plan, record: Record, view: View, upload: Code | None, launched: float | None = None) -> JobState:  # fmt: skip
+def _follow(home: Homecoming, plan: Plan, upload: Code | None, launched: float | None = None) -> JobState:
     follower = Follower(
-        backend, plan.job, plan.spec.replicas, record, view,
+        home.backend, plan.job, plan.spec.replicas, home.record, home.view,
         start_timeout_s=plan.spec.start_timeout_s, upload=upload, launched=launched,
     )  # fmt: skip
+    home.state = follower.state
     return follower.follow()
 
 
@@ -517,24 +459,6 @@ def _give_back(backend: Backend, plan: Plan, state: JobState, record: Record, vi
     view.note(f"there is room for {placed} of {len(state.replicas)} replicas: all given back; "
               f"try {number} of {plan.spec.start_tries} in {pause_s:.0f} s")  # fmt: skip
     time.sleep(pause_s)
-
-
-@contextmanager
-def _deleted_on_interrupt(backend: Backend, job: str, id: str, view: View, record: Record) -> Iterator[None]:
-    """Ctrl-C removes the job; a second one leaves the removing to `tf-spawner delete`."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        record.event("interrupted")
-        view.note(f"\ninterrupted: removing job {job} (Ctrl-C again leaves it)")
-        try:
-            backend.delete(job, DELETE_TIMEOUT_S, id)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"interrupted; the removing of job {job} was cut short, and some of it may be left",
-                hint=f"tf-spawner delete {job}",
-            ) from None
-        raise Interrupted(f"interrupted; job {job} is removed, its logs so far are in {record.logs}") from None
 
 
 def described(plan: Plan) -> dict[str, Any]:

@@ -223,17 +223,19 @@ def read_sweep(folder: Path) -> dict[str, Any] | None:
 def read_bases(folder: Path) -> dict[str, list[int]]:
     """{replica: [offset of its last pod's first byte, where in the file]}."""
     offset = whole(0, (1 << 64) - 1)
-    shape = mapped(REPLICA, pair(offset), MOST_REPLICAS)
+    shape = mapped(REPLICA, several(offset, 2), MOST_REPLICAS)
     hint = "give another --out, or move the run's folder away"
     found: dict[str, list[int]] | None = read(logs_folder(folder, hint) / BASES_FILE, shape, BASES_BYTES, hint)
     return found or {}
 
 
-def pair(of: Shape) -> Shape:
+def several(of: Shape, count: int) -> Shape:
+    """A list of that many."""
+
     def shape(value: Any) -> list[Any]:
-        found: list[Any] = listed(of, 2)(value)
-        if len(found) != 2:
-            raise is_not(value, "a list of two")
+        found: list[Any] = listed(of, count)(value)
+        if len(found) != count:
+            raise is_not(value, f"a list of {count}")
         return found
 
     return shape

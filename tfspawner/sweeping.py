@@ -21,6 +21,7 @@ from .code import digests
 from .errors import ArtifactError, ConfigurationError, Interrupted, JobFailed, SpawnerError
 from .follow import JobState, ReplicaState
 from .grid import Sweep, Values, best, differences, ranked, shown
+from .homecoming import DELETE_TIMEOUT_S
 from .plan import Plan, job_name, plan_like
 from .record import Record
 from .recorded import SWEEP_FILE, read_events, read_id, read_report, read_sweep
@@ -83,9 +84,11 @@ class PointView(jobs.Silent):
 
     def __init__(self, point: Point, view: SweepView, stop: threading.Event) -> None:
         self.point, self.view, self.stop = point, view, stop
+        self.is_stopped = False
 
     def show(self, state: JobState) -> None:
-        if self.stop.is_set() and not state.result:
+        if self.stop.is_set() and not self.is_stopped and not state.result:
+            self.is_stopped = True  # once: what the job has is waited for
             raise KeyboardInterrupt
         self.point.replica = next(iter(state.replicas.values()))
         self.turn("collecting" if state.result else "starting" if _is_starting(state.phase) else state.phase)
@@ -333,7 +336,11 @@ class _Run:
         return todo
 
     def _remove(self, backend: Backend, point: Point) -> None:
-        backend.delete(point.job, jobs.DELETE_TIMEOUT_S, point.id)
+        """Removes what a former launcher left of it, once all that it has written is here."""
+        left = self.there[point.job]
+        if not is_done(self.spec.out, point) and left.state != "incomplete":
+            jobs.Job(point.job, backend, tuple(left.replicas)).fetch(self.spec.out, release=False)
+        backend.delete(point.job, DELETE_TIMEOUT_S, point.id)
         del self.there[point.job]
 
     def _batches(self, todo: list[Point]) -> list[list[Point]]:
@@ -376,14 +383,16 @@ class _Run:
         except KeyboardInterrupt:
             self.stop.set()
         running = [point.job for point in self.points if point.since and point.result not in ENDED]
-        self.view.note(f"\ninterrupted: removing {', '.join(running) or 'nothing'} (Ctrl-C again leaves what is there)")
+        self.view.note(f"\ninterrupted: stopping {', '.join(running) or 'nothing'}; what they have comes back "
+                       "(Ctrl-C again leaves what is there)")  # fmt: skip
         try:
             _await(begun)
         except KeyboardInterrupt:
             self.view.finish()
             raise Interrupted(
-                f"interrupted while jobs of sweep {self.planned.name} were removed",
-                hint=f"tf-spawner delete -t {self.spec.tag or self.planned.name}",
+                f"interrupted; files of sweep {self.planned.name}'s jobs that had not come yet are given up here: "
+                f"{', '.join(running)} may be left",
+                hint=f"{self._again} brings them home; or: tf-spawner delete -t {self.spec.tag or self.planned.name}",
             ) from None
         return True
 
@@ -407,11 +416,14 @@ class _Run:
         shown_as.turn("starting")
         try:
             result = self._run_job(point, slot, shown_as).result
-        except Interrupted:
+        except Interrupted as stopped:
             result = "interrupted"
+            point.error = stopped.missing.message if stopped.missing else ""
         except SpawnerError as error:
             self.errors[point.job] = error
             point.error = error.message
+            if error.missing:
+                point.error += f"; besides, not all files are here: {error.missing.message}"
             has_trained = isinstance(error, ArtifactError)
             result = "incomplete" if has_trained else error.outcome.result if error.outcome else "failed"
         self._learn(point)

@@ -1,5 +1,6 @@
 """What a replica holds: its log, its files, the code."""
 
+import errno
 import hashlib
 import io
 import os
@@ -140,3 +141,45 @@ def test_the_first_report_of_a_generation_tells_of_the_checkpoint(tmp_path):
     agent.checkpoints.copy.mkdir()
     (agent.checkpoints.copy / "step").write_text("36")
     assert agent.new_report()["checkpoint"] == (agent.checkpoints.copy / "step").stat().st_mtime_ns
+
+
+class NoRoom:
+    """The log's file on a disk with so much room."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.file.write(data[: self.room])
+        self.room -= written
+        return written
+
+    def truncate(self, size):
+        self.room += self.file.seek(0, 2) - size
+        return self.file.truncate(size)
+
+    def seek(self, at):
+        return self.file.seek(at)
+
+
+@pytest.mark.parametrize("base", [0, 7 << 32])
+def test_output_without_room_is_counted_and_that_stands_in_its_place_whole_once_there_is_room(tmp_path, base):
+    log = Log(tmp_path / "log", base)
+    log.file = NoRoom(log.file, 25)
+    log.write(b"first line\n")
+    log.write(b"second line is cut here\n")
+    assert (log.read(base), log.size) == (b"first line\nsecond line is", base + 25)
+    log.write(b"third\n")
+    log.file.room = 30  # too little to say so
+    log.write(b"fourth\n")
+    assert log.read(base) == b"first line\nsecond line is"
+    assert log.unkept == 10 + len("third\nfourth\n")
+    log.file.room = 1000
+    log.write(b"fifth\n")
+    told = log.read(base + 25).decode()
+    assert told.startswith("\n[tf-spawner] 23 bytes of output could not be kept here: No space left on device; ")
+    assert told.endswith(f" bytes are free at {tmp_path}\nfifth\n")
+    assert log.size == base + (tmp_path / "log").stat().st_size
+    assert b"fourth" in log.tail

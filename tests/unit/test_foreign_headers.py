@@ -32,7 +32,7 @@ SMUGGLED = "GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 def port(tmp_path_factory):
     """Where an agent listens that knows a token."""
     log = agent.Log(tmp_path_factory.mktemp("agent") / "log")
-    replica = SimpleNamespace(token="right", gang=None, replica="worker-0", report={}, log=log,
+    replica = SimpleNamespace(key=agent.Key("right"), answered=agent.Answered(), gang=None, replica="worker-0", report={}, log=log,
                               serving=lambda name: nullcontext())  # fmt: skip
     listener = socket.create_server(("127.0.0.1", 0))
     server = agent.Server(replica, listener)
@@ -87,7 +87,7 @@ def test_a_second_request_in_a_pages_body_is_not_answered(port, length):
 
 
 def test_answers_to_the_launcher_are_not_for_other_sites_either(port):
-    request = f"GET /log?offset=0 HTTP/1.1\r\n{agent.TOKEN_HEADER}: right\r\nConnection: close\r\n\r\n"
-    reply = answer(port, request)
+    proof = f"{agent.PROOF_HEADER}: {agent.Key('right').request('worker-0', 'GET', '/log?offset=0')}\r\n"
+    reply = answer(port, f"GET /log?offset=0 HTTP/1.1\r\n{proof}Connection: close\r\n\r\n")
     assert reply.startswith("HTTP/1.1 200 ")
     assert "\r\nCross-Origin-Resource-Policy: same-origin\r\n" in reply

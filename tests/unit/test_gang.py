@@ -412,3 +412,22 @@ def test_the_newest_checkpoint_is_the_coordinators_or_else_its_copy():
     assert gang.cluster()["checkpoint"] == "worker-0"
     report(gang, "worker-0", "meeting", checkpoint=0)
     assert gang.cluster()["checkpoint"] == "worker-1"
+
+
+def test_an_interrupted_gang_stops_for_good_also_where_it_was_to_start_again():
+    gang = running_gang(restarts=3)
+    fail(gang, "worker-1", kind="lost")
+    assert (gang.phase, gang.result) == ("stopping", None)
+    assert gang.interrupt()["phase"] == "stopping"
+    all_report(gang, "stopped")
+    assert (gang.phase, gang.result, gang.cause["message"]) == ("ended", "interrupted", "was interrupted")
+
+
+def test_who_is_interrupted_after_the_end_learns_how_it_ended():
+    gang = running_gang()
+    all_report(gang, "succeeded")
+    assert gang.interrupt()["phase"] == "ended"
+    assert gang.result == "succeeded"
+    assert gang.order()["kept"] is False
+    gang.keep()
+    assert gang.order()["kept"] is True

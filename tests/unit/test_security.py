@@ -97,7 +97,9 @@ def test_other_methods_find_nothing_even_with_the_token(port, method):
 )  # fmt: skip
 def test_nothing_tells_what_the_agent_is_made_of(port, request_text):
     reply = answer(port, request_text)
-    assert reply
+    head, _, body = reply.partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 401 ")
+    assert body == "the job's token is missing or wrong"
     for word in ("python", "basehttp", "traceback", "7117", "/usr", "version: "):
         assert word not in reply.lower()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -34,12 +35,16 @@ from ..spec import JobSpec, is_name
 from ..usage import NO_NVML, Gpus
 from . import JobSummary, Observation
 from .local_state import is_agent_of, read_exit, read_meta, read_pids, read_roles, read_token
+from .removing import remove_folder
 
 if TYPE_CHECKING:
     from ..plan import Plan
 
 HOST = "127.0.0.1"
 LAST_BYTES = 4096  # of an agent's own log, in which its last line is looked for
+KEEPER = Path(__file__).with_name("keeper.py")
+NUMBER_WITHIN_S = 10.0  # so long a keeper may take to tell its agent's number
+FULL_BYTES = 1 << 16  # who has less room cannot write anything any more
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 OUTPUT = "TFSPAWNER_OUTPUT"  # the variable by which a job's processes are told from others'
 TENSORFLOW_BYTES = 600 << 20  # what a process has once it has imported TensorFlow 2.21
@@ -139,20 +144,25 @@ class LocalBackend:
         except FileExistsError:
             raise _name_in_use(plan.job) from None
         except OSError as error:
-            raise ClusterError(
-                f"{folder} cannot be made: {error.strerror}", hint="set XDG_STATE_HOME to a folder of yours"
-            ) from None
+            raise _unwritable(plan, folder, error) from None
         try:
             self._write(plan, folder)
             pids: dict[str, list[int]] = {}
             _write_json(folder / "pids.json", pids)
+            numbers = {}
             for replica, port in zip(plan.spec.replicas, ports, strict=True):
-                pids[replica] = self._start(plan, folder, replica, port)
+                above, numbers[replica] = self._start(plan, folder, replica, port)
+                pids[replica] = [above, _started(above)] * 2  # which passes signals on
                 _write_json(folder / "pids.json", pids)
+            for replica, number in numbers.items():
+                pid = _read_number(number) or pids[replica][0]
+                pids[replica][:2] = pid, _started(pid)
+            _write_json(folder / "pids.json", pids)
             self.launched[plan.job] = self._agents(plan.job)
-        except BaseException:
+        except BaseException as error:
+            failure = _unwritable(plan, folder, error) if isinstance(error, OSError) else error
             self.delete(plan.job, 10, plan.id)
-            raise
+            raise failure from None
 
     def find(self, job: str) -> JobSummary:
         folder = self.folder / job
@@ -239,17 +249,20 @@ class LocalBackend:
             return  # another job under the same name
         deadline = time.monotonic() + timeout_s
         kill_at = time.monotonic() + 2 * agent.STOP_GRACE_S
-        self._signal(job, signal.SIGTERM)
-        while any(self._alive(job, replica) for replica in self._pids(job)):
+        for pid in self._alive_pids(job, agents=True):
+            agent.kill_group(pid, signal.SIGTERM)
+        while pids := self._alive_pids(job):
             if time.monotonic() > kill_at:
-                self._signal(job, signal.SIGKILL)
+                for pid in pids:  # while it lives, what its script left behind is below it
+                    agent.end_descendants(pid, agent.KILL_WITHIN_S)
+                    agent.kill_group(pid, signal.SIGKILL)
             if time.monotonic() > deadline:
                 raise ClusterError(f"processes of job {job} did not end within {timeout_s:g} s")
             time.sleep(0.02)
         for pid in _strays(self.folder / job):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self.folder / job, ignore_errors=True)
+        remove_folder(self.folder / job)
         self.launched.pop(job, None)
 
     # -- files and processes
@@ -268,7 +281,8 @@ class LocalBackend:
             {"id": plan.id, "created": time.time(), "tag": plan.spec.tag or "", "agents": agents},
         )
 
-    def _start(self, plan: Plan, folder: Path, replica: str, port: int) -> list[int]:
+    def _start(self, plan: Plan, folder: Path, replica: str, port: int) -> tuple[int, int]:
+        """Starts a replica's keeper, and with it its agent; its number, and a file in which the agent's comes."""
         role, _, index = replica.rpartition("-")
         root = folder / replica
         root.mkdir()
@@ -277,20 +291,24 @@ class LocalBackend:
             **os.environ,
             **plan.spec.env,
             OUTPUT: str(root / "output"),
-            agent.TOKEN: plan.token,
         }
         if plan.spec.gpus:
             env[VISIBLE] = _share(plan, replica)
             env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, by which the numbers count
         command = [sys.executable, agent.__file__, "--config", str(folder), "--role", role, "--index", index,
                    "--root", str(root), "--host", HOST, "--port", str(port), "--fd", str(listener.fileno())]  # fmt: skip
-        with listener, open(root / "agent.log", "wb") as output:
+        number, told = os.pipe()
+        token, given = os.pipe()
+        os.write(given, plan.token.encode())
+        os.close(given)
+        command = [sys.executable, "-I", "-S", str(KEEPER), str(told), *command, "--token-fd", str(token)]
+        with listener, open(root / "agent.log", "wb") as output, open(told, "wb"), open(token, "rb"):
             process = subprocess.Popen(
                 command, env=env, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output,
-                pass_fds=[listener.fileno()], start_new_session=True,
+                pass_fds=[listener.fileno(), told, token], start_new_session=True,
             )  # fmt: skip
         self.processes.append(process)
-        return [process.pid, _started(process.pid)]
+        return process.pid, number
 
     def _pids(self, job: str) -> dict[str, list[int]]:
         """Of a damaged file none: `delete` then finds the processes by their environment."""
@@ -304,8 +322,14 @@ class LocalBackend:
     def _alive(self, job: str, replica: str) -> bool:
         for process in self.processes:
             process.poll()
-        pid, started = self._pids(job).get(replica, [0, 0])
-        return _started(pid) == started != 0 and is_agent_of(self.folder / job, pid)
+        return bool(self._living(job, self._pids(job).get(replica, [])[:2]))
+
+    def _living(self, job: str, noted: list[int]) -> list[int]:
+        """Of processes, each with when it started, those that have not ended and are the job's."""
+        for process in self.processes:
+            process.poll()
+        pairs = zip(noted[::2], noted[1::2], strict=True)
+        return [pid for pid, at in pairs if _started(pid) == at != 0 and is_agent_of(self.folder / job, pid)]
 
     def _state(self, job: str, replica: str) -> tuple[str, str]:
         """A replica's state and a message: its agent runs, or left a note when it ended, or was killed."""
@@ -316,8 +340,17 @@ class LocalBackend:
         except DamagedFile as error:
             return "gone", f"was lost: {error.message}"
         if ended is None:
-            return "gone", f"was lost: its agent's process is gone{self._last_words(job, replica)}"
+            why = self._full() or "was lost: its agent's process is gone"
+            return "gone", f"{why}{self._last_words(job, replica)}"
         return ("succeeded", "") if ended["code"] == 0 else ("failed", ended["message"])
+
+    def _full(self) -> str:
+        """That the state folder is full, if it is: why an agent's process is gone."""
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError:
+            return ""
+        return f"ended, its folder is full: {free:,} bytes are free at {self.folder}" if free < FULL_BYTES else ""
 
     def _last_words(self, job: str, replica: str) -> str:
         try:
@@ -328,10 +361,19 @@ class LocalBackend:
             return ""
         return f" ({lines[-1]})" if lines else ""
 
-    def _signal(self, job: str, how: signal.Signals) -> None:
-        for replica, (pid, _) in self._pids(job).items():
-            if self._alive(job, replica):
-                agent.kill_group(pid, how)
+    def _alive_pids(self, job: str, *, agents: bool = False) -> list[int]:
+        """The job's processes that have not ended: the agents', behind those that stand above them."""
+        return self._living(
+            job, [n for of in self._pids(job).values() for n in (of[:2] if agents else of[2:] + of[:2])]
+        )
+
+
+def _read_number(file: int) -> int:
+    """A process's number, as soon as it comes; 0 where none does."""
+    with open(file, "rb", buffering=0) as source:
+        waiting = select.poll()
+        waiting.register(source, select.POLLIN)
+        return int(source.read(20) or 0) if waiting.poll(NUMBER_WITHIN_S * 1000) else 0
 
 
 def _started(pid: int) -> int:
@@ -374,6 +416,21 @@ def _name_in_use(job: str) -> ConfigurationError:
     return ConfigurationError(
         f"the name {job!r} is in use by another job on this machine",
         hint=f"choose another --name, or remove that job: tf-spawner delete {job} --on local",
+    )
+
+
+def _unwritable(plan: Plan, folder: Path, error: OSError) -> ClusterError:
+    """The job's folder cannot be made or filled. Called before what is there of it is removed."""
+    if error.errno not in agent.NO_ROOM:
+        return ClusterError(
+            f"job {plan.job} cannot be started in {folder}: {error.strerror}",
+            hint="set XDG_STATE_HOME to a folder of yours",
+        )
+    needed = plan.code.size_bytes + sum(map(len, plan.files.values()))
+    return ClusterError(
+        f"the state folder is full: job {plan.job} takes at least {needed:,} bytes there, and "
+        f"{shutil.disk_usage(next(p for p in folder.parents if p.exists())).free:,} are free at {folder.parent}",
+        hint="make room, or set XDG_STATE_HOME to a folder on another disk",
     )
 
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..recorded import ID, LATEST, MOST_REPLICAS, REPLICA, pair
+from ..recorded import ID, LATEST, MOST_REPLICAS, REPLICA, several
 from ..shapes import damaged, mapped, number, read, read_bytes, record, text, whole
 from ..spec import ROLES
 
@@ -17,7 +17,7 @@ ADDRESS = text(pattern=r"127\.0\.0\.1:\d{1,5}", must="an address on this machine
 META = record({"id": ID, "created": number(0, LATEST), "tag": TAG, "agents": mapped(REPLICA, ADDRESS, MOST_REPLICAS)})
 ROLE = text(pattern="|".join(ROLES), must=f"of {', '.join(ROLES)}")
 CONFIG = record({"roles": mapped(ROLE, whole(1, MOST_REPLICAS), len(ROLES))})
-PIDS = mapped(REPLICA, pair(whole(0, 1 << 62)), MOST_REPLICAS)
+PIDS = mapped(REPLICA, several(whole(0, 1 << 62), 4), MOST_REPLICAS)
 EXIT = record({"code": whole(-(1 << 31), 1 << 31), "message": text()})
 
 
@@ -40,14 +40,17 @@ def read_roles(folder: Path) -> dict[str, int]:
 
 
 def read_pids(folder: Path) -> dict[str, list[int]]:
-    """{replica: [its agent's process, when that started]}."""
+    """{replica: [its agent's process, when that started, the same of the one above it]}."""
     found: dict[str, list[int]] | None = read(folder / "pids.json", PIDS, LONGEST, _hint(folder))
     return found or {}
 
 
 def read_exit(folder: Path, replica: str) -> dict[str, Any] | None:
     """How a replica's agent ended; None where it left no word."""
-    found: dict[str, Any] | None = read(folder / replica / "exit.json", EXIT, LONGEST, _hint(folder))
+    place = folder / replica / "exit.json"
+    if not (read_bytes(place, LONGEST, _hint(folder)) or b"").strip():  # made at its start, for the room
+        return None
+    found: dict[str, Any] | None = read(place, EXIT, LONGEST, _hint(folder))
     return found
 
 

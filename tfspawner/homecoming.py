@@ -1,0 +1,311 @@
+"""A job's way home: its logs, files and report come into the run's record before anything of it is released or removed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .agent import SHORT_HOLD_S, STARTING
+from .backends import Backend
+from .causes import explained
+from .collect import Collected, collect
+from .errors import AgentUnreachable, ArtifactError, Interrupted, NotFoundError, SpawnerError, TimedOut
+from .follow import Follower, JobState, View, complete_logs, reachable_agents
+from .landing import Landing
+from .record import Record
+from .recorded import read_report
+from .shapes import DamagedFile
+
+DELETE_TIMEOUT_S = 120.0
+STOP_WITHIN_S = 30.0  # in which a job that was told to stop has to end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a job ended and what came back."""
+
+    job: str
+    result: str  # succeeded, failed, timeout, interrupted
+    folder: Path
+    cause: Mapping[str, Any] | None
+    collected: list[Collected] = field(default_factory=list)
+    seconds: float = 0.0
+    artifacts: str | None = None  # the URI of the folder that --artifacts filled
+
+    def file(self, name: str) -> Path:
+        """The path of a collected file, from the first replica that has it. Raises ArtifactError."""
+        for replica in self.collected:
+            if any(file["path"] == name for file in replica.files):
+                return self.folder / "files" / replica.replica / name
+        raise ArtifactError(f"no replica of job {self.job} left a file {name!r}", hint=f"see {self.folder / 'files'}")
+
+
+def bring_home(
+    backend: Backend, state: JobState, record: Record, view: View, given_up: threading.Event | None = None
+) -> tuple[Outcome, ArtifactError | None]:
+    """Brings the rest of the logs and all files, and writes the report; and why not all that is there could come.
+
+    What was lost with a replica of a job that failed cannot come, and is only mentioned. given_up ends the collecting.
+    """
+    errors: list[ArtifactError] = []
+    agents = reachable_agents(backend, state)
+    without_log: list[str] = []
+    try:
+        without_log = complete_logs(backend, state, agents, record, view)
+    except ArtifactError as error:
+        errors.append(error)
+    collected, unfinished = collect(list(agents.values()), record.files, _counting(view, given_up))
+    errors += unfinished
+    for found in collected:
+        if found.skipped:
+            view.note(f"warning: {found.replica}: links and devices do not travel: {', '.join(found.skipped[:5])}")
+    for line in state.replicas.values():
+        if line.unkept:
+            view.note(f"warning: {line.unkept['bytes']:,} bytes of {line.replica}'s output could not be kept there: "
+                      f"{line.unkept['why']}")  # fmt: skip
+    if without_log and state.result == "succeeded":
+        view.note(f"warning: no log of {', '.join(without_log[:5])} could be had")
+    unreachable = _files_of([replica for replica in state.replicas if replica not in agents])
+    if unreachable and state.result == "succeeded":
+        errors.append(ArtifactError(f"{unreachable} could not be collected: no agent answers there"))
+    elif unreachable and "running" in state.times:
+        view.note(f"warning: {unreachable} are gone: no agent answers there")
+    outcome = _outcome(state, record, collected)
+    try:
+        record.event("collected", files=sum(len(replica.files) for replica in collected))
+        _write_report(outcome, state, record, view, errors[0] if errors else None)
+    except ArtifactError as error:
+        errors.append(error)
+    for other in errors[1:]:
+        view.note(f"warning: {other.message}")
+    return outcome, errors[0] if errors else None
+
+
+def _counting(view: View, given_up: threading.Event | None) -> Any:
+    def received(size_bytes: int) -> None:
+        if given_up and given_up.is_set():
+            raise KeyboardInterrupt
+        view.received(size_bytes)
+
+    return received
+
+
+def _files_of(replicas: list[str]) -> str:
+    more = f" and {len(replicas) - 5} more" if len(replicas) > 5 else ""
+    return f"the files of {', '.join(replicas[:5])}{more}" if replicas else ""
+
+
+def _outcome(state: JobState, record: Record, collected: list[Collected]) -> Outcome:
+    began = state.times.get("began") or state.times.get("forming")
+    return Outcome(
+        job=state.job,
+        result=state.result or state.phase,
+        folder=record.folder,
+        cause=state.cause,
+        collected=collected,
+        seconds=state.times.get("ended", time.time()) - began if began else 0.0,
+        artifacts=next((line.stored["uri"] for line in state.replicas.values() if line.stored), None),
+    )
+
+
+def _write_report(outcome: Outcome, state: JobState, record: Record, view: View, missing: ArtifactError | None) -> None:
+    """Writes report.json and the page. Raises ArtifactError; but a page can be had later, too."""
+    record.write_json("report.json", {
+        "job": outcome.job, "result": outcome.result, "cause": state.cause and explained(state.cause),
+        "seconds": round(outcome.seconds, 3), "restarts": state.restarts,
+        "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
+        "files": {replica.replica: replica.files for replica in outcome.collected}, "artifacts": outcome.artifacts,
+        "missing": missing and missing.message,
+    })  # fmt: skip
+    from .report import write_page  # Jinja, which a local job needs for nothing else
+
+    try:
+        write_page(record.folder)
+    except OSError as error:
+        view.note(
+            f"warning: the run's page cannot be written: {error.strerror}; later: tf-spawner report {outcome.job}"
+        )
+
+
+def came_before(record: Record) -> Outcome | None:
+    """The outcome of a job whose launcher had all of it here, and was ended while it removed the job; else None."""
+    try:
+        if '"event": "removing"' not in (record.folder / "events.jsonl").read_text():
+            return None
+        report = read_report(record.folder)
+        if report is None:
+            return None
+        files = report.get("files", {}).items()
+        collected = [Collected(replica=r, files=of, skipped=[], refused=[]) for r, of in files]
+        for found in collected:
+            landing = Landing(record.files, found.replica)
+            if not all(landing.holds(file) for file in found.files):
+                return None
+        return Outcome(job=report["job"], result=report["result"], folder=record.folder, cause=report.get("cause"),
+                       collected=collected, seconds=report["seconds"], artifacts=report.get("artifacts"))  # fmt: skip
+    except (OSError, ArtifactError, DamagedFile):
+        return None
+
+
+def still_there(error: SpawnerError, job: str) -> SpawnerError:
+    """The error, with that the job is left, and what to do with it."""
+    there = f"job {job} is still there: tf-spawner fetch {job}, or tf-spawner delete {job}"
+    if there not in (error.hint or ""):
+        error.hint = f"{error.hint}; {there}" if error.hint else there
+    return error
+
+
+class Homecoming:
+    """Brings a job home whatever its result and whoever ends it: all that is there is here, or the job stays.
+
+    Ctrl-C stops a job as a failure does, and what it has still comes; a second one does not wait for that.
+    """
+
+    def __init__(self, backend: Backend, job: str, id: str, replicas: list[str], record: Record, view: View) -> None:
+        self.backend, self.job, self.id, self.replicas = backend, job, id, replicas
+        self.record, self.view = record, view
+        self.state: JobState | None = None  # once it is followed
+        self.outcome: Outcome | None = None
+        self.missing: ArtifactError | None = None  # why not all that is there could come
+        self.is_interrupted = False
+        self.given_up = threading.Event()
+
+    @property
+    def is_home(self) -> bool:
+        return self.outcome is not None and self.missing is None
+
+    def bring(self, state: JobState) -> Outcome:
+        """Brings home what is there. What could not come is then told by `missing`, and held there.
+
+        It is done by a thread of its own, so that a first Ctrl-C does not break it off.
+        """
+        self.state = state
+        done, failures = threading.Event(), []
+
+        def work() -> None:
+            try:
+                self.outcome, self.missing = bring_home(self.backend, state, self.record, self.view, self.given_up)
+            except BaseException as error:
+                failures.append(error)
+            done.set()
+
+        threading.Thread(target=copy_context().run, args=(work,), daemon=True).start()  # a cell's output goes by it
+        while not done.is_set():
+            try:
+                done.wait(0.5)
+            except KeyboardInterrupt:
+                self._wait_on()
+        if failures:
+            raise failures[0]
+        assert self.outcome
+        if self.missing and state.result:
+            self._ask_to_hold()
+        return self.outcome
+
+    def _wait_on(self) -> None:
+        """What Ctrl-C means while files come: the first one is taken down, the second one is raised."""
+        if self.is_interrupted:
+            self.given_up.set()
+            raise KeyboardInterrupt
+        self.is_interrupted = True
+        self.view.note(f"\ninterrupted: what job {self.job} has left still comes (Ctrl-C again leaves it there)")
+
+    def _ask_to_hold(self) -> None:
+        """A job that failed holds its files as long as one that succeeded: somebody misses them."""
+        with suppress(AgentUnreachable):
+            self.backend.agent(self.job, self.replicas[0]).keep()
+
+    def remove(self) -> None:
+        """Removes the job, all of which is here."""
+        self.record.event("removing")
+        with suppress(NotFoundError):  # given back meanwhile
+            self.backend.delete(self.job, DELETE_TIMEOUT_S, self.id)
+        self.record.event("deleted")
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """In there, Ctrl-C ends the job and raises Interrupted once it is home; what goes wrong leaves it, and says so."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._interrupted()
+        except SpawnerError as error:
+            if isinstance(error, ArtifactError):  # the record cannot be written, and the job goes on
+                self._ask_to_hold()
+            raise still_there(error, self.job) from None
+        if self.is_interrupted:
+            raise self._told()
+
+    def _interrupted(self) -> NoReturn:
+        self.is_interrupted, doing = True, "telling"
+        try:
+            if not self.is_home:
+                with suppress(ArtifactError):  # a record on a full disk keeps no job from being stopped
+                    self.record.event("interrupted")
+                has_begun, doing = self._stop(), "stopping"
+                self.view.note(f"\ninterrupted: job {self.job} stops, and what it has comes (Ctrl-C again leaves it)")
+                state, doing = self._follow_to_the_end() if has_begun else None, "bringing"
+                if state:
+                    self.bring(state)
+            if not self.missing:
+                doing = "removing"
+                self.remove()
+        except KeyboardInterrupt:
+            raise self._left(doing) from None
+        except SpawnerError as error:
+            raise still_there(error, self.job) from None
+        raise self._told()
+
+    def _stop(self) -> bool:
+        """Tells the gang to stop; whether a script had begun, so that there is something to bring home."""
+        try:
+            before = self.backend.agent(self.job, self.replicas[0]).stop()
+        except AgentUnreachable:
+            return self.state is not None and "running" in self.state.times
+        return before["phase"] not in STARTING or before["generation"] > 0
+
+    def _follow_to_the_end(self) -> JobState:
+        follower = Follower(self.backend, self.job, self.replicas, self.record, self.view, start_timeout_s=None)
+        if self.state:
+            follower.state.times |= self.state.times
+        with suppress(TimedOut, ArtifactError):
+            follower.follow(deadline=time.monotonic() + STOP_WITHIN_S)
+        follower.state.result = follower.state.result or "interrupted"
+        return follower.state
+
+    def _told(self) -> Interrupted:
+        """How it ended that was interrupted once."""
+        if self.missing:
+            told = Interrupted(f"interrupted; job {self.job} has ended, and not all that it left could come")
+            told.missing = self.missing
+            still_there(self.missing, self.job)
+        elif self.outcome:
+            told = Interrupted(f"interrupted; job {self.job} is removed, what it had is in {self.record.folder}")
+        else:
+            told = Interrupted(f"interrupted; job {self.job} is removed, its logs so far are in {self.record.logs}")
+        told.outcome = self.outcome
+        return told
+
+    def _left(self, doing: str) -> Interrupted:
+        """What a second Ctrl-C gave up, and how to go on."""
+        job = self.job
+        on = f"bring it home: tf-spawner fetch {job}; and then: tf-spawner delete {job}"
+        if doing == "removing":
+            return Interrupted(
+                f"interrupted; the removing of job {job} was cut short, and some of it may be left",
+                hint=f"tf-spawner delete {job}",
+            )
+        if doing == "telling":
+            return Interrupted(f"interrupted; job {job} may go on, and what it has written is not all here", hint=on)
+        if doing == "stopping":
+            return Interrupted(f"interrupted; job {job} was told to stop, and that was not waited for: what it has written "
+                               f"is not all here, and is held for {SHORT_HOLD_S / 60:g} minutes", hint=on)  # fmt: skip
+        held_for = "--hold" if self.state and self.state.result == "succeeded" else f"{SHORT_HOLD_S / 60:g} minutes"
+        return Interrupted(f"interrupted; logs and files of job {job} that had not come yet are given up here; "
+                           f"it holds them for {held_for}", hint=on)  # fmt: skip
