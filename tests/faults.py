@@ -121,7 +121,7 @@ FAULTS: list[tuple[str, str, tuple[str, ...]]] = [
     ("a pod lies about its files", "nothing is written outside the folder, and nothing half under a name",
      ("unit/test_collect.py::", "unit/test_collect_manifest.py::", "unit/test_collect_stream.py::")),
     ("an agent lies, or something else answers in its place", "refused, or given up in words that name the replica; other jobs are shown",
-     ("unit/test_answers.py::", "fuzz/test_answers.py::", "fuzz/test_posted.py::")),
+     ("unit/test_false_agents.py::", "fuzz/test_answers.py::", "fuzz/test_posted.py::")),
     ("values inject YAML, Jinja or Python", "refused, or taken as text",
      ("unit/test_security.py::test_a_value_is_refused_or_stands_alone_where_it_belongs",
       "unit/test_security.py::test_a_template_reaches_neither_python_nor_other_files")),

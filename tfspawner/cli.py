@@ -884,8 +884,8 @@ def _summaries(on: str | None, **target: Any) -> list[JobSummary]:
     from .job import summaries
 
     found, warning = _ask(_backends(on, **target), summaries, bool(on or any(target.values())))
-    for text in filter(None, [warning, *(summary.warning for summary in found)]):
-        echo(f"warning: {text}", err=True)
+    if warning:
+        echo(f"warning: {warning}", err=True)
     return found
 
 
@@ -898,8 +898,9 @@ def _backends(on: str | None, **target: Any) -> list[Backend]:
 def _ask(
     backends: list[Backend], what: Callable[[Backend], list[JobSummary]], wanted: bool
 ) -> tuple[list[JobSummary], str]:
-    """What all backends say; and, where the cluster was not asked for and cannot answer, why not."""
+    """What all backends say; and what is wrong with that, such as that a cluster that was not asked for cannot answer."""
     found: list[JobSummary] = []
+    unseen = ""
     for backend in backends:
         try:
             found += what(backend)
@@ -907,8 +908,8 @@ def _ask(
             if wanted or backend.name == "local":
                 raise
             if not isinstance(error, ConfigurationError):  # no kubeconfig: there is no cluster to ask
-                return found, f"the cluster's jobs are not shown: {error.message}"
-    return found, ""
+                unseen = f"the cluster's jobs are not shown: {error.message}"
+    return found, "; ".join(filter(None, [unseen, *(summary.warning for summary in found)]))
 
 
 def _note(text: str) -> None:

@@ -194,7 +194,7 @@ class AgentClient:
                 timeout=urllib3.Timeout(connect=5, read=timeout_s),
             )  # fmt: skip
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise AgentUnreachable(f"{self.replica}'s agent does not answer: {error}") from None
+            raise AgentUnreachable(f"{self.replica}'s agent does not answer: {answers.cleaned(str(error))}") from None
         if reply.status != 200:
             with reply:
                 text = read_some(reply, 300, self.replica).decode(errors="replace").strip()
@@ -214,7 +214,7 @@ def read_some(reply: urllib3.BaseHTTPResponse, most: int, replica: str) -> bytes
     try:
         return reply.read1(most)
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise AgentUnreachable(f"{replica}'s agent broke off: {error}") from None
+        raise AgentUnreachable(f"{replica}'s agent broke off: {answers.cleaned(str(error))}") from None
 
 
 class Body:

@@ -23,6 +23,7 @@ from .agent import die_with_agent
 from .answers import Order
 from .backends.local import HOST, is_free
 from .client import AgentClient
+from .collect import FILES_AT_ONCE
 from .errors import AgentUnreachable, ArtifactError, ClusterError, ConfigurationError, NotFoundError, SpawnerError
 from .job import Job
 from .landing import Landing, Room
@@ -93,7 +94,7 @@ class EventFiles:
                 wanted += [(path, 0, len(tail.head))] if tail.size else []
                 wanted.append((path, tail.size, size))
         if wanted:
-            self._receive(agent, wanted, tails)
+            self._receive(agent, wanted[:FILES_AT_ONCE], tails)
         return before != [tail.name for tail in tails.values()]
 
     def _receive(self, agent: AgentClient, wanted: list[tuple[str, int, int]], tails: dict[str, Tail]) -> None:
