@@ -140,7 +140,7 @@ def test_without_tensorboard_the_next_step_is_told(monkeypatch):
 
 def test_a_tensorboard_that_ends_is_told_with_its_last_words(tmp_path):
     command = [sys.executable, "-c", "import sys; print('no such flag'); sys.exit(3)"]
-    shown = tensorboard.tensorboard(command, tmp_path, tensorboard.free_port(None), 1.0)
+    shown = tensorboard.tensorboard(command, tmp_path, tensorboard.free_port(None), "/path", 1.0)
     with pytest.raises(ConfigurationError, match="ended with exit code 3: no such flag"), shown:
         pass
 
