@@ -293,6 +293,8 @@ def render(ctx: click.Context, /, output: str, **options: Any) -> None:
         click.echo(f"point 1 of {len(asked.points)}: {shown(values)}", err=True)
         asked = asked.job(name, f"{name}-1", values)
     _, plan = prepare(asked, check=False)
+    for note in plan.notes:
+        click.echo(f"note: {note}", err=True)
     manifests = redacted(render_plan(plan))
     if output == "json":
         _print_json({"apiVersion": "v1", "kind": "List", "items": manifests})
@@ -335,6 +337,8 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
         _print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings,
                      **({"points": points} if points else {})})  # fmt: skip
         return
+    for note in plan.notes:
+        click.echo(f"note: {note}", err=True)
     for warning in warnings:
         click.secho("warning: ", fg="yellow", nl=False, err=True)
         click.echo(warning, err=True)

@@ -42,7 +42,7 @@ def render(plan: Plan) -> list[Manifest]:
     others = [
         _manifest(environment, "service.yaml", **common, role=next(iter(plan.spec.roles))),
         _manifest(environment, "configmap.yaml", **common, **_configmap_files(plan)),
-        _manifest(environment, SECRET, **common, values={**plan.spec.env, TOKEN: plan.token}),
+        _manifest(environment, SECRET, **common, values={**plan.spec.env, **plan.hidden, TOKEN: plan.token}),
         _manifest(environment, "networkpolicy.yaml", **common),
     ]
     manifests = [*jobs, *others]
@@ -106,6 +106,8 @@ def port(plan: Plan) -> int:
 
 def travels_in_configmap(plan: Plan) -> bool:
     """Whether the code is small enough for the ConfigMap; else it is uploaded to the coordinator."""
+    if plan.code.secrets or not plan.code.is_searched:
+        return False  # who may read ConfigMaps may not read Secrets
     others = sum(map(len, plan.files.values())) + len(agent_source())
     return others + plan.code.size_bytes <= CONFIGMAP_BYTES
 

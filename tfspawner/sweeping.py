@@ -148,8 +148,7 @@ def run_sweep(asked: Sweep, view: SweepView | None = None) -> SweepOutcome:
     """`sweep`, of what a command line asks for."""
     view = view or Silent()
     planned = prepare(asked)
-    for warning in planned.plan.warnings:
-        view.note(f"warning: {warning}")
+    jobs.tell(planned.plan, view)
     record = Record(planned.folder, planned.id)
     record.logs.rmdir()  # each point has its own
     if record.aside:
@@ -187,7 +186,12 @@ def prepare(asked: Sweep) -> Planned:
     specs = [asked.job(name, point.job, point.values) for point in points[:count]]
     job_name(max(specs, key=lambda one: len(one.name or "")))  # which refuses a name that is too long
     _, plan = jobs.prepare(_widest(specs, name), at_once=min(asked.parallel, count))
-    described = {**json.loads(json.dumps(jobs.described(plan), default=str)), "args": list(spec.args), "tag": spec.tag}
+    _refuse_secrets(asked, plan)
+    described = {
+        **json.loads(json.dumps(jobs.described(plan), default=str)),
+        "args": list(map(plan.known.mask, spec.args)),
+        "tag": spec.tag,
+    }
     record: dict[str, Any] = {
         "sweep": name, "id": former.get("id") or secrets.token_hex(8), "grid": asked.grid, "parallel": asked.parallel,
         "spec": described, "files": _files(asked),
@@ -219,6 +223,16 @@ def points_of(asked: Sweep, name: str, former: Sequence[Mapping[str, Any]]) -> t
         last += 1
         points.append(Point(job=f"{name}-{last}", values=values))
     return [*points, *map(_restored, known.values())], len(points)
+
+
+def _refuse_secrets(asked: Sweep, plan: Plan) -> None:
+    """A grid's values stand in each record and on the sweep's page."""
+    for flag, values in asked.grid.items():
+        if hit := plan.known.found("\n".join(values).encode(errors="surrogateescape")):
+            raise ConfigurationError(
+                f"--grid {flag}: a value holds that of the variable {hit[0]}, which is taken for a secret",
+                hint=f"leave {hit[0]} out of --env and --env-file: each point is given --{flag}",
+            )
 
 
 def _key(values: Mapping[str, str]) -> frozenset[tuple[str, str]]:
@@ -261,7 +275,7 @@ def _widest(specs: list[JobSpec], name: str) -> JobSpec:
 def _files(asked: Sweep) -> dict[str, str]:
     """The SHA-256 of each file that travels, without the job.yaml, whose grid may change."""
     spec = asked.spec
-    found = digests(spec.folder, out=spec.out)
+    found = digests(spec.folder, out=spec.out, env_files=spec.env_files)
     if asked.file and asked.file.resolve().is_relative_to(spec.folder):
         found.pop(str(asked.file.resolve().relative_to(spec.folder)), None)
     if spec.command_file:

@@ -240,6 +240,7 @@ class LocalBackend:
         env = {
             **os.environ,
             **plan.spec.env,
+            **plan.hidden,
             OUTPUT: str(root / "output"),
             "TFSPAWNER_TOKEN": plan.token,
         }
