@@ -7,8 +7,10 @@ import math
 import secrets
 import threading
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -299,7 +301,7 @@ class _Run:
         self.lock = threading.Lock()
         self.stop = threading.Event()
         self.errors: dict[str, SpawnerError] = {}  # job -> how it failed
-        self.bug: BaseException | None = None
+        self.bug: BaseException | None = None  # what is no point's, and ends the sweep
         self.began = time.monotonic()
 
     def run(self) -> SweepOutcome:
@@ -418,22 +420,46 @@ class _Run:
             return self.todo.popleft() if self.todo else None
 
     def _carry_out(self, point: Point, slot: int) -> None:
+        """One point to its end; whatever happens to it, also what nobody thought of, ends no other."""
         shown_as = PointView(point, self.view, self.stop)
         point.since = time.time()
-        shown_as.turn("starting")
         try:
+            shown_as.turn("starting")
             result = self._run_job(point, slot, shown_as).result
         except Interrupted:
             result = "interrupted"
         except SpawnerError as error:
-            self.errors[point.job] = error
-            point.error = error.message
-            has_trained = isinstance(error, ArtifactError)
-            result = "incomplete" if has_trained else error.outcome.result if error.outcome else "failed"
-        self._learn(point)
+            result = self._fails(point, error)
+        except Exception as bug:
+            result = self._fails(point, self._unexpected(point, bug))
+        try:
+            self._learn(point)
+        except Exception as bug:  # of a record that cannot be read; the job itself ended as it did
+            if result == "succeeded":
+                result = self._fails(point, self._unexpected(point, bug))
         point.replica = None
-        shown_as.turn(result)
-        self.save()
+        try:
+            shown_as.turn(result)
+            self.save()
+        except Exception as bug:
+            point.result = result
+            self._unexpected(point, bug)
+
+    def _fails(self, point: Point, error: SpawnerError) -> str:
+        self.errors[point.job] = error
+        point.error = error.message
+        has_trained = isinstance(error, ArtifactError)
+        return "incomplete" if has_trained else error.outcome.result if error.outcome else "failed"
+
+    def _unexpected(self, point: Point, bug: Exception) -> SpawnerError:
+        """An error of our own for a point, whose traceback goes into the sweep's folder."""
+        name, mask = f"{point.job}-traceback.txt", self.planned.plan.known.mask
+        with suppress(SpawnerError):
+            self.record.write(name, mask("".join(traceback.format_exception(bug))).encode(errors="replace").decode())
+        return SpawnerError(
+            f"{type(bug).__name__}: {brief_line(mask(str(bug)))}",
+            hint=f"this is a bug in tf-spawner: report it with {self.record.folder / name}; tf-spawner delete {point.job} removes what is left",
+        )
 
     def _run_job(self, point: Point, slot: int, view: PointView) -> jobs.Outcome:
         """Takes over the job that is there, or launches one; never both, for a job's name is there once."""
@@ -497,6 +523,12 @@ class _Run:
         if isinstance(error, JobFailed) and isinstance(first, JobFailed):
             error.about, error.lines = f"{failed[0].job}: {first.about}", first.lines
         return error
+
+
+def brief_line(text: str) -> str:
+    """The first words of an exception, on one line."""
+    words = "".join(char if char.isprintable() else " " for char in text[:200])
+    return f"{words}…" if len(text) > 200 else words
 
 
 def _await(events: Sequence[threading.Event]) -> None:
