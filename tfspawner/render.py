@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import posixpath
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound
+from jinja2.loaders import split_template_path
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from . import agent
@@ -19,6 +23,7 @@ from .errors import ConfigurationError
 from .plan import CONFIGMAP_BYTES, Plan
 from .preflight import GPU, as_label, require_nodes
 from .spec import DEFAULT_IMAGE, DEFAULT_PORT
+from .userfile import brief, brief_line, load_yaml, read_bytes, read_text
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 ID = "tf-spawner/id"
@@ -132,10 +137,23 @@ def template_environment(override: Path | None) -> ImmutableSandboxedEnvironment
     """Jinja in its sandbox: a template gets values and can reach nothing else."""
     folders = [override, templates_dir()] if override else [templates_dir()]
     environment = ImmutableSandboxedEnvironment(
-        loader=FileSystemLoader(folders), undefined=StrictUndefined, autoescape=False
+        loader=_BoundedLoader(folders), undefined=StrictUndefined, autoescape=False
     )
     environment.filters["tojson"] = to_yaml_string
     return environment
+
+
+class _BoundedLoader(FileSystemLoader):
+    """Reads no template that is a device, a pipe or a huge file."""
+
+    def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        for folder in map(Path, self.searchpath):
+            with suppress(TemplateNotFound):
+                path = folder.joinpath(*split_template_path(template))
+                if os.path.lexists(path):
+                    read_bytes(path, "the template")
+                    break
+        return super().get_source(environment, template)
 
 
 def to_yaml_string(value: object) -> str:
@@ -153,9 +171,11 @@ def to_yaml_string(value: object) -> str:
 def _manifest(environment: ImmutableSandboxedEnvironment, template: str, **values: object) -> Manifest:
     try:
         text = environment.get_template(template).render(**values)
-        documents = [document for document in yaml.load_all(text, Loader=_Loader) if document]
+        documents = [document for document in load_yaml(text, _Loader, "what it gives") if document]
+    except ConfigurationError as error:
+        raise ConfigurationError(f"template {template}: {error.message}") from None
     except Exception as error:  # a template is a program of the user's
-        told = "" if template == SECRET else f": {error}"  # it may hold what it could not read
+        told = "" if template == SECRET else f": {brief_line(str(error))}"  # it may hold what it could not read
         raise ConfigurationError(f"template {template}: {type(error).__name__}{told}") from None
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise ConfigurationError(f"template {template} must give one manifest, and gives {len(documents)} documents")
@@ -235,11 +255,11 @@ def _volume(text: str, number: int) -> tuple[Manifest, Manifest]:
     path, _, mode = rest.partition(":")
     if not source or not path.startswith("/") or mode not in ("", "ro", "rw"):
         raise ConfigurationError(
-            f"--volume {text!r} is not CLAIM:/PATH or /HOST/PATH:/PATH", hint="for example --volume /eos:/eos:ro"
+            f"--volume {brief(text)} is not CLAIM:/PATH or /HOST/PATH:/PATH", hint="for example --volume /eos:/eos:ro"
         )
     if "/" + posixpath.normpath(path).strip("/") in RESERVED_PATHS:
         raise ConfigurationError(
-            f"--volume {text!r}: {path} is tf-spawner's own", hint="mount it elsewhere, such as /data"
+            f"--volume {brief(text)}: {path} is tf-spawner's own", hint="mount it elsewhere, such as /data"
         )
     name = f"volume-{number}"
     kind: Manifest = (
@@ -255,7 +275,7 @@ def _toleration(text: str) -> Manifest:
     )
     if not match:
         raise ConfigurationError(
-            f"--toleration {text!r} is not KEY[=VALUE][:EFFECT]",
+            f"--toleration {brief(text)} is not KEY[=VALUE][:EFFECT]",
             hint="for example --toleration nvidia.com/gpu:NoSchedule",
         )
     found = {"key": match[1], "operator": "Exists" if match[2] is None else "Equal"}
@@ -267,10 +287,9 @@ def _toleration(text: str) -> Manifest:
 
 
 def _read_pod(path: Path) -> Manifest:
-    try:
-        documents = [document for document in yaml.load_all(path.read_text(), Loader=_Loader) if document]
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"--pod-file {path} is not YAML: {error}") from None
+    documents = [
+        document for document in load_yaml(read_text(path, "--pod-file"), _Loader, f"--pod-file {path}") if document
+    ]
     if len(documents) != 1 or not isinstance(documents[0], dict) or documents[0].get("kind") != "Pod":
         raise ConfigurationError(f"--pod-file {path} must hold one manifest of kind Pod")
     _check_types(path, documents[0], {"metadata": dict, "spec": dict})

@@ -28,6 +28,7 @@ from .record import ID_FILE, Record, read_json
 from .report import compared, read_events
 from .spec import JobSpec
 from .sweep_page import PAGE_FILE, write_page
+from .userfile import brief_line
 from .view import age
 
 SWEEP_FILE = "sweep.json"
@@ -523,12 +524,6 @@ class _Run:
         if isinstance(error, JobFailed) and isinstance(first, JobFailed):
             error.about, error.lines = f"{failed[0].job}: {first.about}", first.lines
         return error
-
-
-def brief_line(text: str) -> str:
-    """The first words of an exception, on one line."""
-    words = "".join(char if char.isprintable() else " " for char in text[:200])
-    return f"{words}…" if len(text) > 200 else words
 
 
 def _await(events: Sequence[threading.Event]) -> None:

@@ -31,6 +31,12 @@ def brief(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
+def brief_line(text: str) -> str:
+    """The first words of an exception, on one line."""
+    words = "".join(char if char.isprintable() else " " for char in text[:200])
+    return f"{words}…" if len(text) > 200 else words
+
+
 def named(value: object) -> str:
     """A path or a key as it stands, where that is one short line."""
     text = str(value) if isinstance(value, str | Path) else ""
