@@ -21,9 +21,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from . import agent
 from .errors import ConfigurationError
 from .plan import CONFIGMAP_BYTES, Plan
+from .podfile import read_pod
 from .preflight import GPU, as_label, require_nodes
 from .spec import DEFAULT_IMAGE, DEFAULT_PORT
-from .userfile import brief, brief_line, load_yaml, read_bytes, read_text
+from .userfile import brief, brief_line, load_yaml, no_json, read_bytes
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 ID = "tf-spawner/id"
@@ -179,6 +180,8 @@ def _manifest(environment: ImmutableSandboxedEnvironment, template: str, **value
         raise ConfigurationError(f"template {template}: {type(error).__name__}{told}") from None
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise ConfigurationError(f"template {template} must give one manifest, and gives {len(documents)} documents")
+    if reason := no_json(documents[0]):
+        raise ConfigurationError(f"template {template}: {reason}")
     metadata = documents[0].get("metadata")
     if "kind" not in documents[0] or not isinstance(metadata, dict) or "name" not in metadata:
         raise ConfigurationError(f"template {template} gives a manifest without kind or metadata.name")
@@ -209,7 +212,7 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
     if spec.queue:
         manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = spec.queue
     if spec.pod_file:
-        pod = _read_pod(spec.pod_file)
+        pod = read_pod(spec.pod_file)
         try:
             manifest["spec"]["template"] = merge_pod(manifest["spec"]["template"], pod, plan)
         except (KeyError, TypeError, IndexError) as error:
@@ -284,33 +287,6 @@ def _toleration(text: str) -> Manifest:
     if match[3]:
         found["effect"] = match[3]
     return found
-
-
-def _read_pod(path: Path) -> Manifest:
-    documents = [
-        document for document in load_yaml(read_text(path, "--pod-file"), _Loader, f"--pod-file {path}") if document
-    ]
-    if len(documents) != 1 or not isinstance(documents[0], dict) or documents[0].get("kind") != "Pod":
-        raise ConfigurationError(f"--pod-file {path} must hold one manifest of kind Pod")
-    _check_types(path, documents[0], {"metadata": dict, "spec": dict})
-    containers = (documents[0].get("spec") or {}).get("containers")
-    if not isinstance(containers, list) or not containers or not all(isinstance(c, dict) for c in containers):
-        raise ConfigurationError(f"--pod-file {path}: the Pod has no containers")
-    _check_types(path, documents[0].get("metadata") or {}, {"labels": dict, "annotations": dict})
-    _check_types(
-        path,
-        documents[0]["spec"],
-        {"volumes": list, "tolerations": list, "imagePullSecrets": list, "nodeSelector": dict},
-    )
-    for container in containers:
-        _check_types(path, container, {"env": list, "envFrom": list, "volumeMounts": list, "ports": list})
-    return documents[0]
-
-
-def _check_types(path: Path, mapping: Manifest, types: dict[str, type]) -> None:
-    for key, expected in types.items():
-        if mapping.get(key) is not None and not isinstance(mapping[key], expected):
-            raise ConfigurationError(f"--pod-file {path}: {key} must be a {'list' if expected is list else 'mapping'}")
 
 
 def merge_pod(template: Manifest, pod: Manifest, plan: Plan) -> Manifest:

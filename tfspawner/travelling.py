@@ -30,7 +30,7 @@ NO_KEY_FILES = (".env.example", ".env.sample", ".env.template", ".env.dist", "ex
 SSH_KEYS = ("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*")
 MOST_PATTERNS = 1000
 LONGEST_PATTERN = 4096
-MOST_STARS = 3  # in one name of a pattern: each more makes matching a long name a hundred times as slow
+MOST_STARS = 3  # in one name of a pattern, and of **: each more makes matching a long path a hundred times as slow
 SHOWN = 3
 
 
@@ -157,8 +157,9 @@ def _users_patterns(path: Path) -> GitIgnoreSpec:
 def _wrong_pattern(line: str) -> str | None:
     if len(line) > LONGEST_PATTERN:
         return f"it has {len(line):,} characters, and {LONGEST_PATTERN:,} are possible"
-    if any(len(re.findall(r"\*+", part)) > MOST_STARS for part in line.split("/")):
-        return f"a name in it has more than {MOST_STARS} stars"
+    names = line.split("/")
+    if any(name.count("*") > MOST_STARS for name in names) or names.count("**") > MOST_STARS:
+        return f"it has more than {MOST_STARS} stars"
     try:
         _patterns([line])
     except (ValueError, re.error, OverflowError, RecursionError) as error:

@@ -150,6 +150,30 @@ def load_yaml(text: str, loader: Any, what: str) -> list[Any]:
         raise ConfigurationError(f"{what} is not YAML: {where}") from None
 
 
+def no_json(value: Any, name: str = "") -> str | None:
+    """What in a manifest cannot be sent to Kubernetes: YAML has dates, sets and bytes, and JSON has not."""
+    if isinstance(value, dict):
+        key = next((key for key in value if not isinstance(key, str | int | bool)), None)
+        if key is not None:
+            return f"{brief(key)} is no key"
+        return next((reason for key, inner in value.items() if (reason := no_json(inner, str(key)))), None)
+    if isinstance(value, list):
+        return next((reason for inner in value if (reason := no_json(inner, name))), None)
+    if value is None or (isinstance(value, str) and "\0" not in value and _is_text(value)):
+        return None
+    if isinstance(value, bool | int | float) and abs(value) < 2**63:
+        return None
+    return f"{brief(name)} is {brief(value)}, which Kubernetes cannot be sent: put quotes around it"
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _too_much(text: str, loader: Any) -> str | None:
     """What is beyond the bounds, told before any value is made: one alias of an alias can stand for billions."""
     sizes: dict[str, int] = {}

@@ -84,7 +84,7 @@ def test_a_project_that_lies_in_a_folder_with_a_keys_name_travels(tmp_path):
 @pytest.mark.parametrize(
     ("line", "why"),
     [("!", "invalid git pattern"), ("\\", "invalid git pattern"), ("[z-a]", "bad character range"), ("a\\", "invalid git pattern"),
-     ("*a*a*a*b", "a name in it has more than 3 stars"), ("x" * 5000, "it has 5,000 characters"), ("!\\", "invalid git pattern")],
+     ("*a*a*a*b", "it has more than 3 stars"), ("x" * 5000, "it has 5,000 characters"), ("!\\", "invalid git pattern")],
 )  # fmt: skip
 def test_a_line_that_is_no_pattern_is_refused_by_its_number(tmp_path, line, why):
     (tmp_path / ".tfspawnerignore").write_text(f"# first\n\n{line}\n")
