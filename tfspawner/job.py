@@ -37,7 +37,7 @@ from .script import Finding, findings
 from .secrecy import known_of, told_of_code
 from .spec import JobSpec
 from .usage import packed_nvml
-from .userfile import MOST_BYTES
+from .userfile import MOST_BYTES, named
 
 DELETE_TIMEOUT_S = 120.0
 LAST_LINES = 15
@@ -326,7 +326,7 @@ def read_script(spec: JobSpec) -> list[str]:
     )  # fmt: skip
     wrong = next((finding for finding in found if finding.is_error), None)
     if wrong and not spec.command_file:  # which may run it by other means
-        raise ConfigurationError(f"{spec.script} {wrong.message}", hint=wrong.hint)
+        raise ConfigurationError(f"{named(spec.script)} {wrong.message}", hint=wrong.hint)
     return [f"{_place(spec, finding)}: {finding.message}; {finding.hint}" for finding in found]
 
 

@@ -167,17 +167,17 @@ def _word_of(field: str) -> str:
 
 def read_job_file(path: Path) -> dict[str, Any]:
     """The options of a job.yaml: its keys are the flags' names; paths are relative to the file."""
-    documents = load_yaml(read_text(path, "-f"), _loader(), f"-f {path}")
+    documents = load_yaml(read_text(path, "-f"), _loader(), f"-f {named(path)}")
     stored = documents[0] if documents else None
     if len(documents) != 1 or not isinstance(stored, dict):
-        raise ConfigurationError(f"-f {path} must hold options, like 'workers: 4'")
+        raise ConfigurationError(f"-f {named(path)} must hold options, like 'workers: 4'")
     options = {}
     for key, value in stored.items():
         word = str(key).replace("_", "-")
         name = _KEYS.get(word, word.replace("-", "_"))
         if name not in (*_LISTS, *_PAIRS, *_DURATIONS, *_PATHS, *_FLAGS, *_NUMBERS, *_TEXTS, "grid"):
             raise ConfigurationError(
-                f"-f {path}: there is no option {brief(key)}",
+                f"-f {named(path)}: there is no option {brief(key)}",
                 hint="its keys are run's long flags: tf-spawner run --help",
             )
         if value is not None:
@@ -206,39 +206,41 @@ def _loader() -> Any:
 
 def _stored_value(name: str, value: Any, path: Path, key: str) -> Any:
     """A job.yaml's value as the command line would have given it."""
-    wrong = ConfigurationError(f"-f {path}: {key} is {brief(value)}")
+    wrong = ConfigurationError(f"-f {named(path)}: {key} is {brief(value)}")
     if name in _PATHS:
         if not isinstance(value, str):
             raise wrong
-        return Path(value) if name == "out" else path.parent / expanded(Path(value), f"-f {path}: {key}")
+        return Path(value) if name == "out" else path.parent / expanded(Path(value), f"-f {named(path)}: {key}")
     if name in _LISTS:
         values = value if isinstance(value, list) else [value]
         if not all(map(_is_scalar, values)):
             raise wrong
         if name == "env_files":
-            return tuple(path.parent / expanded(Path(_scalar(item)), f"-f {path}: {key}") for item in values)
+            return tuple(path.parent / expanded(Path(_scalar(item)), f"-f {named(path)}: {key}") for item in values)
         return tuple(map(_scalar, values))
     if name in _PAIRS:
         if isinstance(value, dict):
             for k, v in value.items():  # without the value: it may be a secret
                 if not (_is_scalar(k) and _is_scalar(v)):
                     raise ConfigurationError(
-                        f"-f {path}: {key}: {named(k)} must have a text", hint='the empty one is ""'
+                        f"-f {named(path)}: {key}: {named(k)} must have a text", hint='the empty one is ""'
                     )
             return {_scalar(k): _scalar(v) for k, v in value.items()}
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(item, str) for item in values):
-            raise ConfigurationError(f"-f {path}: {key} must be a mapping, or a list of KEY=VALUE")
+            raise ConfigurationError(f"-f {named(path)}: {key} must be a mapping, or a list of KEY=VALUE")
         return tuple(values)
     if name == "grid":
         if not value or not isinstance(value, dict) or not all(isinstance(item, list) for item in value.values()):
-            raise ConfigurationError(f"-f {path}: grid must be a mapping of lists", hint="grid: {lr: [1e-3, 1e-4]}")
+            raise ConfigurationError(
+                f"-f {named(path)}: grid must be a mapping of lists", hint="grid: {lr: [1e-3, 1e-4]}"
+            )
         return {_scalar(name): listed for name, listed in value.items()}
     if name in _DURATIONS:
         try:
             return duration(value)
         except ValueError as error:
-            raise ConfigurationError(f"-f {path}: {key}: {error}") from None
+            raise ConfigurationError(f"-f {named(path)}: {key}: {error}") from None
     if name in _FLAGS and not isinstance(value, bool):
         raise wrong
     if name in _NUMBERS and (isinstance(value, bool) or not isinstance(value, int)):

@@ -17,7 +17,7 @@ from typing import Any
 from .agent import MASK, MASKED_BYTES, Masker
 from .errors import ConfigurationError
 from .spec import MAX_ENV_BYTES, JobSpec, flag_of
-from .userfile import read_bytes
+from .userfile import named, read_bytes
 
 HIDDEN = "TFSPAWNER_HIDDEN"  # the variable, in the Secret, of what of job.json and the command file holds a secret
 MOST_SEARCHED_BYTES = 16 * 1024**2  # of the code, in all; more is not searched, and is uploaded
@@ -88,7 +88,7 @@ class Known:
             if left < 0:
                 return found, False
             if hit := self.found(data):
-                found.append(f"{name if name.isprintable() else repr(name)}, line {hit[1]} holds the value of {hit[0]}")
+                found.append(f"{named(name)}, line {hit[1]} holds the value of {hit[0]}")
         return found, True
 
 

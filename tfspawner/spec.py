@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from . import agent
 from .errors import ConfigurationError
-from .userfile import A_FOLDER, brief, kind_of, wrong_path
+from .userfile import A_FOLDER, brief, kind_of, named, wrong_path
 
 DEFAULT_IMAGE = "tensorflow/tensorflow:2.21.0"
 DEFAULT_PORT = 2222
@@ -241,13 +241,15 @@ class JobSpec:
     def _check_files(self) -> None:
         for what, path in (("script", self.script), ("command file", self.command_file), ("pod file", self.pod_file)):
             if path is not None and (kind := kind_of(path)):
-                raise ConfigurationError(f"{what} {path} {kind}", hint=f"name an existing file (here: {Path.cwd()})")
+                raise ConfigurationError(
+                    f"{what} {named(path)} {kind}", hint=f"name an existing file (here: {Path.cwd()})"
+                )
         for what, path in (("--workdir", self.workdir), ("--template-dir", self.template_dir)):
             if path is not None and kind_of(path) != A_FOLDER:
-                raise ConfigurationError(f"{what} {path} is not a folder")
+                raise ConfigurationError(f"{what} {named(path)} is not a folder")
         if not self.script_path.is_relative_to(self.folder):
             raise ConfigurationError(
-                f"script {self.script} is not inside --workdir {self.workdir}",
+                f"script {named(self.script)} is not inside --workdir {named(str(self.workdir))}",
                 hint="name a folder that holds the script: it is what travels to the replicas",
             )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError
 from .record import ID_FILE
-from .userfile import brief, read_bytes
+from .userfile import brief, brief_line, read_bytes
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -163,5 +163,5 @@ def _wrong_pattern(line: str) -> str | None:
     try:
         _patterns([line])
     except (ValueError, re.error, OverflowError, RecursionError) as error:
-        return str(error).partition(" at position")[0].partition(":")[0].lower()
+        return brief_line(str(error).partition(" at position")[0].partition(":")[0].lower())
     return None

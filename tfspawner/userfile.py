@@ -18,7 +18,7 @@ MOST_VALUES = 100_000  # in a YAML file, each alias counted with all that it sta
 DEEPEST = 100  # lists and mappings in each other
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes: Linux's NAME_MAX, and its PATH_MAX without the NUL
 PIPE_S = 60.0  # how long the writer of `-e <(…)` may take, with a passphrase to be typed
-A_FOLDER, A_PIPE = "is a folder", "is a pipe"
+ABSENT, A_FOLDER, A_PIPE = "does not exist", "is a folder", "is a pipe"
 KINDS = ((stat.S_ISDIR, A_FOLDER), (stat.S_ISFIFO, A_PIPE), (stat.S_ISREG, ""), (stat.S_ISSOCK, "is a socket"))
 
 
@@ -72,7 +72,7 @@ def kind_of(path: Path) -> str:
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return "does not exist"
+        return ABSENT
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return next((words for fits, words in KINDS if fits(mode)), "is a device")
@@ -85,8 +85,10 @@ def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
         raise ConfigurationError(f"{told} is no path: {reason}")
     kind = kind_of(path)
     is_pipe = kind == A_PIPE and _is_unnamed(path)
+    if kind == ABSENT:
+        raise ConfigurationError(f"{told}: No such file or directory")
     if kind and not is_pipe:
-        raise ConfigurationError(f"{told} {kind}{'' if kind[:2] != 'is' else ', and it must be a file'}")
+        raise ConfigurationError(f"{told} {kind}{', and it must be a file' if kind.startswith('is') else ''}")
     try:
         with open(path, "rb", buffering=0) as file:
             data = _read_pipe(file, most + 1) if is_pipe else _read(file, most + 1)

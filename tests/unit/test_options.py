@@ -137,7 +137,7 @@ def test_arguments_on_the_command_line_replace_the_files(job_file):
         ("args: [a, null]\n", "args is ['a', None]"),
         ("workers: !!int many\n", "is not YAML"),
         ("node-selector: {a: b}\nenv: ['=b']\n", "'' is not KEY=VALUE"),
-        ("env-file: none.env\n", "none.env does not exist"),
+        ("env-file: none.env\n", "none.env: No such file"),
         ("1: 2\n", "there is no option 1"),
         ("chief: 1\n", "chief is 1"),
         ("timeout: soon\n", "'soon' is not a duration"),
@@ -161,7 +161,7 @@ def test_a_file_without_options_is_told(tmp_path, text):
 
 
 def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"-f .*none.yaml does not exist"):
+    with pytest.raises(ConfigurationError, match=r"-f .*none.yaml: No such file"):
         spec_of(tmp_path / "none.yaml")
     (tmp_path / "job.yaml").write_bytes(b"tag: \xff")
     with pytest.raises(ConfigurationError, match="is not UTF-8 text"):

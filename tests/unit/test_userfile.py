@@ -37,7 +37,7 @@ def test_devices_pipes_folders_and_sockets_are_refused_by_what_they_are(tmp_path
     assert "is a pipe" in refused("fifo")
     assert "is a folder" in refused(".")
     assert "is a socket" in refused("socket")
-    assert "does not exist" in refused("nothing")
+    assert "No such file" in refused("nothing")
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
