@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .errors import ConfigurationError
-from .userfile import load_yaml, named, no_json, read_text
+from .userfile import LOADER, load_yaml, named, no_json, read_text
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # {} is a mapping of anything, [{}] a list of mappings; what is not named here is the API server's to check.
 _CONTAINER: dict[str, Any] = {"env": [{}], "envFrom": [{}], "volumeMounts": [{}], "ports": [{}], "resources": {"limits": {}, "requests": {}}}  # fmt: skip
 _TERM: dict[str, Any] = {"matchExpressions": [{"values": []}], "matchFields": [{}]}
@@ -27,7 +24,7 @@ SHAPE: dict[str, Any] = {
 def read_pod(path: Path) -> dict[str, Any]:
     """The Pod of the file. Raises ConfigurationError."""
     told = f"--pod-file {named(path)}"
-    documents = [document for document in load_yaml(read_text(path, "--pod-file"), _Loader, told) if document]
+    documents = [document for document in load_yaml(read_text(path, "--pod-file"), LOADER, told) if document]
     if len(documents) != 1 or not isinstance(documents[0], dict) or documents[0].get("kind") != "Pod":
         raise ConfigurationError(f"{told} must hold one manifest of kind Pod")
     pod: dict[str, Any] = documents[0]

@@ -24,7 +24,7 @@ from .plan import CONFIGMAP_BYTES, Plan
 from .podfile import read_pod
 from .preflight import GPU, as_label, require_nodes
 from .spec import DEFAULT_IMAGE, DEFAULT_PORT
-from .userfile import brief, brief_line, load_yaml, no_json, read_bytes
+from .userfile import LOADER, brief, brief_line, load_yaml, no_json, read_bytes
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 ID = "tf-spawner/id"
@@ -36,7 +36,6 @@ RESERVED_PATHS = ("/", "/work", "/tmp", "/tf-spawner", "/script", "/dev/shm")
 CONTAINER_NAMES = ("tensorflow", "worker")
 
 Manifest = dict[str, Any]
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is 10 times as fast
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -172,7 +171,7 @@ def to_yaml_string(value: object) -> str:
 def _manifest(environment: ImmutableSandboxedEnvironment, template: str, **values: object) -> Manifest:
     try:
         text = environment.get_template(template).render(**values)
-        documents = [document for document in load_yaml(text, _Loader, "what it gives") if document]
+        documents = [document for document in load_yaml(text, LOADER, "what it gives") if document]
     except ConfigurationError as error:
         raise ConfigurationError(f"template {template}: {error.message}") from None
     except Exception as error:  # a template is a program of the user's

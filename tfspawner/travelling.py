@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ KEY_FILES = (
 )  # fmt: skip
 NO_KEY_FILES = (".env.example", ".env.sample", ".env.template", ".env.dist", "example.env", "sample.env", "id_*.*")
 SSH_KEYS = ("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*")
+_KEY, _NO_KEY, _SSH_KEY = (re.compile("|".join(map(translate, names))) for names in (KEY_FILES, NO_KEY_FILES, SSH_KEYS))
 MOST_PATTERNS = 1000
 LONGEST_PATTERN = 4096
 MOST_STARS = 3  # in one name of a pattern, and of **: each more makes matching a long path a hundred times as slow
@@ -44,7 +45,9 @@ class Travelling:
         self.folder, self.out = folder, out.resolve()
         self.real = folder.resolve()
         self.env_files = {identity for path in env_files if (identity := _identity(path))}
-        self.users, self.always = _users_patterns(folder / IGNORE_FILE), _patterns(ALWAYS_IGNORED)
+        self.patterns = _patterns(
+            [*ALWAYS_IGNORED, *_users_patterns(folder / IGNORE_FILE)]
+        )  # the last that fits decides
         self.keys: dict[str, None] = {}  # in the order in which they were met
         self.env_names: list[str] = []
 
@@ -68,18 +71,15 @@ class Travelling:
 
     def _is_wanted(self, name: str) -> bool:
         """Whether neither .tfspawnerignore nor we leave it out, keys not considered."""
-        verdict = self.users.check_file(name).include
-        return not (self.always.match_file(name) if verdict is None else verdict)
+        return not self.patterns.check_file(name).include
 
     def _travels(self, path: Path, name: str, folder: Path) -> bool:
         if self.env_files and _identity(path) in self.env_files:
             self.env_names.append(name)
             return False
-        verdict = self.users.check_file(name).include
-        if verdict is not None:
-            return not verdict
-        if self.always.match_file(name):
-            return False
+        found = self.patterns.check_file(name)
+        if found.include is not None:
+            return not found.include
         key = _key_in(name) or self._key_behind(path, name, folder)
         if key:
             self.keys[key] = None
@@ -88,6 +88,8 @@ class Travelling:
     def _key_behind(self, path: Path, name: str, folder: Path) -> str | None:
         """The name where it leads, by a link of its own or of its folder, to what looks like a key."""
         real = path.resolve() if path.is_symlink() else folder / path.name
+        if real == self.real / name:
+            return None
         inside = real.is_relative_to(self.real)
         return name if _key_in(str(real.relative_to(self.real) if inside else real)) else None
 
@@ -114,10 +116,9 @@ def _key_in(name: str) -> str | None:
         if folder.lower() in KEY_FOLDERS:
             return "/".join(folders[: number + 1]) + "/"
     last = last.lower()
-    if any(fnmatchcase(last, pattern) for pattern in SSH_KEYS) and not last.endswith((".pub", ".py")):
-        return name
-    is_key = any(fnmatchcase(last, pattern) for pattern in KEY_FILES)
-    return name if is_key and not any(fnmatchcase(last, pattern) for pattern in NO_KEY_FILES) else None
+    if _SSH_KEY.match(last):
+        return None if last.endswith((".pub", ".py")) else name
+    return name if _KEY.match(last) and not _NO_KEY.match(last) else None
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -135,9 +136,9 @@ def _patterns(lines: Iterable[str]) -> GitIgnoreSpec:
     return GitIgnoreSpec.from_lines(lines)
 
 
-def _users_patterns(path: Path) -> GitIgnoreSpec:
+def _users_patterns(path: Path) -> list[str]:
     if not os.path.lexists(path):
-        return _patterns(())
+        return []
     text = read_bytes(path, "the ignore file").decode("utf-8-sig", errors="surrogateescape")
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
     if len(lines) > MOST_PATTERNS:
@@ -151,7 +152,7 @@ def _users_patterns(path: Path) -> GitIgnoreSpec:
                 f"{path}, line {number}: {brief(line)} is no pattern of .gitignore's: {reason}",
                 hint="a literal !, \\ or [ has a \\ before it",
             )
-    return _patterns(line for _, line in lines)
+    return [line for _, line in lines]
 
 
 def _wrong_pattern(line: str) -> str | None:

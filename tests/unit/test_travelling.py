@@ -71,9 +71,11 @@ def test_a_link_to_a_key_under_another_name_stays_here(tmp_path):
     (folder / "net").symlink_to(tmp_path / "home/.netrc")
     (folder / "cloud").symlink_to(tmp_path / "home/.aws")
     (folder / "data").symlink_to(tmp_path / "home/data")
+    write(folder, ".kube/known")
+    (folder / "there").symlink_to(".kube")
     names, found = travelling(folder)
     assert names == ["data/x.csv", "train.py"]
-    assert list(found.keys) == ["config.txt", "net", "cloud/credentials"]
+    assert list(found.keys) == ["config.txt", "net", ".kube/", "cloud/credentials", "there/known"]
 
 
 def test_a_project_that_lies_in_a_folder_with_a_keys_name_travels(tmp_path):

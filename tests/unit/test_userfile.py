@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tfspawner import userfile
+from tfspawner.backends.kubernetes_api import Api
 from tfspawner.errors import ConfigurationError
 from tfspawner.userfile import MOST_BYTES, MOST_VALUES, brief, expanded, load_yaml, read_bytes, read_text
 
@@ -116,7 +117,7 @@ def test_text_is_utf8_with_or_without_a_mark(tmp_path):
 
 # ---- YAML ---------------------------------------------------------------------------------------
 
-LOADERS = [yaml.SafeLoader, *([yaml.CSafeLoader] if hasattr(yaml, "CSafeLoader") else [])]
+LOADERS = [userfile.LOADER]
 
 
 def bomb(levels: int, lists: bool) -> str:
@@ -151,3 +152,23 @@ def test_aliases_within_the_bound_are_fine():
         {"a": {"x": 1}, "b": {"x": 1, "y": {"x": 1}}}
     ]
     assert len(load_yaml(f"[{'x,' * (MOST_VALUES - 1)}]", LOADERS[-1], "f")[0]) == MOST_VALUES - 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[", "[]", "5", "a: b", "contexts: 5", "contexts: [5]", "current-context: x\ncontexts: [{name: x}]", "\0", bomb(9, True), "- a\n- b",
+     "current-context: x\ncontexts: [{name: x, context: {cluster: c, user: u}}]\nclusters: [{name: c}]\nusers: 7", "fifo", "zero"],
+    ids=lambda text: text[:20],
+)  # fmt: skip
+def test_a_kubeconfig_that_is_none_is_refused_in_a_line(tmp_path, text):
+    path = tmp_path / "config"
+    if text == "fifo":
+        os.mkfifo(path)
+    elif text == "zero":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text(text)
+    with pytest.raises(ConfigurationError) as error:
+        Api.from_kubeconfig(path, None, None)
+    assert error.value.message.isprintable()
+    assert "config" in error.value.message
