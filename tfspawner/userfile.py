@@ -6,6 +6,7 @@ import os
 import select
 import stat
 import time
+from errno import EAGAIN
 from pathlib import Path
 from typing import IO, Any
 
@@ -91,7 +92,7 @@ def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
     if kind and not is_pipe:
         raise ConfigurationError(f"{told} {kind}{', and it must be a file' if kind.startswith('is') else ''}")
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
             data = _read_pipe(file, most + 1) if is_pipe else _read(file, most + 1)
     except TimeoutError:
         raise ConfigurationError(f"{told}: nothing came out of the pipe for {PIPE_S:.0f} s") from None
@@ -115,9 +116,15 @@ def _is_unnamed(path: Path) -> bool:
     return os.path.realpath(path).rpartition("/")[2].startswith("pipe:[")
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _read(file: IO[bytes], most: int) -> bytes:
     parts = []
-    while most > 0 and (part := file.read(most)):
+    while most > 0 and (part := file.read(most)) != b"":
+        if part is None:  # some of /proc's files wait for more, like /proc/kmsg
+            raise BlockingIOError(EAGAIN, "it has no end")
         parts.append(part)
         most -= len(part)
     return b"".join(parts)
@@ -129,9 +136,9 @@ def _read_pipe(file: IO[bytes], most: int) -> bytes:
         if not select.select([file], [], [], max(0.0, deadline - time.monotonic()))[0]:
             raise TimeoutError
         part = file.read(most - len(found))
-        if not part:
+        if part == b"":
             break
-        found += part
+        found += part or b""
     return found
 
 

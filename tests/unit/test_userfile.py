@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tfspawner import userfile
 from tfspawner.backends.kubernetes_api import Api
@@ -36,6 +35,8 @@ def test_devices_pipes_folders_and_sockets_are_refused_by_what_they_are(tmp_path
     assert refused("/dev/zero") == "env-file /dev/zero is a device, and it must be a file"
     assert "is a device" in refused("link")
     assert "is a pipe" in refused("fifo")
+    if os.access("/proc/kmsg", os.R_OK):
+        assert "cannot be read" in refused("/proc/kmsg")
     assert "is a folder" in refused(".")
     assert "is a socket" in refused("socket")
     assert "No such file" in refused("nothing")
