@@ -18,6 +18,7 @@ from .secrecy import Known
 from .travelling import IGNORE_FILE, Travelling, left_out
 
 UNASKED_LIMIT_BYTES = 512 * 1024**2
+MOST_MODULE_BYTES = 16 * 1024**2  # a larger .py is data, and is not searched for words
 WHEELS = ".tfspawner"  # the archive's folder for wheels; the agent unpacks them
 
 
@@ -101,7 +102,9 @@ def mentions(folder: Path, word: str, *, out: Path) -> list[Path]:
     return [
         path
         for path, _ in Travelling(folder, out).files()
-        if path.suffix == ".py" and word in path.read_text(errors="replace")
+        if path.suffix == ".py"
+        and path.stat().st_size <= MOST_MODULE_BYTES
+        and word in path.read_text(errors="replace")
     ]
 
 
