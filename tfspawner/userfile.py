@@ -17,6 +17,7 @@ from .errors import ConfigurationError
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is 10 times as fast
 MOST_BYTES = 1024**2  # of a file that is read whole: job.yaml, env-files, pod files, templates, .tfspawnerignore
 MOST_VALUES = 100_000  # in a YAML file, each alias counted with all that it stands for
+MOST_DIGITS = 4300  # of a number, Python's own bound
 DEEPEST = 100  # lists and mappings in each other
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes: Linux's NAME_MAX, and its PATH_MAX without the NUL
 PIPE_S = 60.0  # how long the writer of `-e <(…)` may take, with a passphrase to be typed
@@ -154,10 +155,23 @@ def load_yaml(text: str, loader: Any, what: str) -> list[Any]:
         if reason := _too_much(text, loader):
             raise ConfigurationError(f"{what} {reason}")
         return [document for document in yaml.load_all(text, Loader=loader) if document is not None]
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else type(error).__name__
         raise ConfigurationError(f"{what} is not YAML: {where}") from None
+
+
+def _is_quoted(event: yaml.ScalarEvent) -> bool:
+    """Whether a scalar is read as text; a number in base 60, like 1:1:1, takes as long as its length's square."""
+    return not (event.implicit[0] or event.tag) or event.value.strip("0123456789+-.:_") != ""
 
 
 def no_json(value: Any, name: str = "") -> str | None:
@@ -200,6 +214,8 @@ def _too_much(text: str, loader: Any) -> str | None:
                 open_.append((event.anchor, count - 1))
             elif event.anchor:
                 sizes[event.anchor] = 1
+            if isinstance(event, yaml.ScalarEvent) and len(event.value) > MOST_DIGITS and not _is_quoted(event):
+                return f"has a number of {len(event.value):,} digits"
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_.pop()
             if anchor:

@@ -40,7 +40,7 @@ WORDS = (
 SNIPPETS = (
     "null", "true", "-0", "0o17", "1_000", "2024-01-01", "2024-01-01T00:00:00Z", "[]", "{}", "[[]]", "[{a: b}]", "{a: {b: c}}", "{a: [1, 2]}",
     "{lr: [1e-3, 1e-4]}", "{lr: 1}", "{lr: [{}]}", "{1: [2]}", "{lr: [1, 1]}", "{? [a] : b}", "&a [*a]", "&a {b: *a}", "*nothing", "!!binary aGk=",
-    "!!set {a, b}", "!!python/object/apply:os.system [id]", "!x y", "!!int x", "!!float x", "!!timestamp x", "!!omap [a: b]", "'", '"', "|\n  a\n  b",
+    "!!float ''", "!!bool x", "!!set {a, b}", "!!python/object/apply:os.system [id]", "!x y", "!!int x", "!!float x", "!!timestamp x", "!!omap [a: b]", "'", '"', "|\n  a\n  b",
     "[a, b", "{", '"\\0"', '"\\ud800"', '"\\x1b[2J"', "\t", "&a [x, x]", "[1, null]", "[true, false]", "[" * 300, "- " * 300, "? " * 200,
 )  # fmt: skip
 BOMB = "\n".join(["&a [x, x, x]", *(f"a{n}: &b{n} [{', '.join([f'*b{n - 1}' if n else '*a'] * 9)}]" for n in range(9))])

@@ -136,7 +136,8 @@ def bomb(levels: int, lists: bool) -> str:
     [(bomb(9, True), "100,000 values"), (bomb(9, False), "100,000 values"), ("a: &a [*a]", "inside of its own anchor, 'a'"),
      ("[" * 500, "100 lists"), ("[" * 20_000, "job.yaml "), ("{a: " * 5000, "100 lists"), ("- " * 5000, "100 lists"), ("x: *nothing", "not YAML: line 1, column 4"),
      ("a: secret: b", "not YAML: line 1"), ("a: !!python/name:os.system x", "not YAML: line 1"), ("\0", "not YAML: ReaderError"),
-     ("{[a]: b}", "not YAML: line 1"), ("!!timestamp x", "not YAML"), ("!!int x", "not YAML: ValueError"), ("a: !!omap 5", "not YAML")],
+     ("{[a]: b}", "not YAML: line 1"), ("!!timestamp x", "not YAML"), ("!!int x", "not YAML: ValueError"), ("a: !!omap 5", "not YAML"), ("!!float ''", "not YAML: IndexError"),
+     ("!!bool x", "not YAML: KeyError"), ("a: 1" + ":1" * 100_000, "a number of 200,001 digits"), ("9" * 5000, "a number of 5,000 digits")],
     ids=lambda value: str(value)[:20],
 )  # fmt: skip
 def test_yaml_that_is_none_or_grows_is_refused_at_once(loader, text, why):
@@ -146,6 +147,10 @@ def test_yaml_that_is_none_or_grows_is_refused_at_once(loader, text, why):
     assert why in error.value.message
     assert "secret" not in error.value.message
     assert time.monotonic() - began < 2
+
+
+def test_digits_in_quotes_are_text():
+    assert load_yaml(f"'{'9' * 5000}'", userfile.LOADER, "f") == ["9" * 5000]
 
 
 def test_aliases_within_the_bound_are_fine():
