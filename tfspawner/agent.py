@@ -2394,6 +2394,10 @@ class Agent:
         if not self.job.command_file:
             return [sys.executable, self.job.script, *self.job.args]
         path = self.config_dir / "command"
+        if "command" in self.job.config:
+            path = self.root / "command"
+            path.touch(0o600)
+            path.write_bytes(self.job.config["command"].encode(errors="surrogateescape"))
         first = path.read_bytes().split(b"\n", 1)[0].decode(errors="replace")
         interpreter = first[2:].split(None, 1) if first.startswith("#!") else [shutil.which("bash") or "sh", "-e"]
         return [*interpreter, str(path), *self.job.args]
@@ -2703,7 +2707,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--token-fd", type=int, help=f"a pipe with the job's token; else {TOKEN} has it")
     args = parser.parse_args(argv)
     adopt_orphans()
-    job = Job(json.loads((args.config / "job.json").read_text()))
+    hidden = json.loads(os.environ.pop("TFSPAWNER_HIDDEN", "{}"))  # what of job.json, and the command file, is secret
+    job = Job({**json.loads((args.config / "job.json").read_text()), **hidden})
     listener = listen_on(PORT) if args.fd is None else socket.socket(fileno=args.fd)
     agent = Agent(job, args.role, args.index, args.host, args.port, listener.getsockname()[1],
                   take_token(args.token_fd), args.root, args.config)  # fmt: skip

@@ -310,6 +310,8 @@ def render(ctx: click.Context, /, output: str, **options: Any) -> None:
         echo(f"point 1 of {len(asked.points)}: {shown(values)}", err=True)
         asked = asked.job(name, f"{name}-1", values)
     _, plan = prepare(asked, check=False)
+    for note in plan.notes:
+        echo(f"note: {note}", err=True)
     manifests = redacted(render_plan(plan))
     if output == "json":
         print_json({"apiVersion": "v1", "kind": "List", "items": manifests})
@@ -352,6 +354,8 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
         print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings,
                      **({"points": points} if points else {})})  # fmt: skip
         return
+    for note in plan.notes:
+        echo(f"note: {note}", err=True)
     for warning in warnings:
         echo("warning: ", fg="yellow", nl=False, err=True)
         echo(warning, err=True)

@@ -8,20 +8,17 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from .errors import ConfigurationError
-from .recorded import ID_FILE
+from .secrecy import Known
+from .travelling import IGNORE_FILE, Travelling, left_out
 
-if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
-
-IGNORE_FILE = ".tfspawnerignore"
-ALWAYS_IGNORED = (".git/", "__pycache__/", ".ipynb_checkpoints/", ".venv/", ".mypy_cache/", ".pytest_cache/")
 UNASKED_LIMIT_BYTES = 512 * 1024**2
+MOST_MODULE_BYTES = 16 * 1024**2  # a larger .py is data, and is not searched for words
 WHEELS = ".tfspawner"  # the archive's folder for wheels; the agent unpacks them
 
 
@@ -33,6 +30,9 @@ class Code:
     sha256: str
     size_bytes: int
     file_count: int
+    left_out: str | None = None  # what stays here for being a key by its name, in one line
+    secrets: tuple[str, ...] = ()  # where a secret stands in it, each as "FILE, line N holds the value of NAME"
+    is_searched: bool = True  # for secrets, as a whole
 
     def open(self) -> IO[bytes]:
         """The archive, from its beginning; jobs that share it read it side by side."""
@@ -63,31 +63,35 @@ class _Reader(io.RawIOBase):
         return len(data)
 
 
-def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = ()) -> Code:
-    """Packs the folder, without what .tfspawnerignore names.
+def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = (), env_files: Iterable[Path] = (),
+         known: Known | None = None) -> Code:  # fmt: skip
+    """Packs the folder, without what .tfspawnerignore names, the env-files, and what looks like a key.
 
     `out` is left out where it lies inside: it holds former runs, which are left out anywhere. A folder that was not `asked` for by
     name (it is just where the script lies) may not be over 512 MiB. Raises ConfigurationError.
     """
-    files = list(_files(folder, _ignored(folder), {out.resolve()}))
+    travelling = Travelling(folder, out, env_files)
+    files = list(travelling.files())
     total = sum(os.stat(path).st_size for path, _ in files)
     if total > UNASKED_LIMIT_BYTES and not asked:
         raise ConfigurationError(
             f"the script's folder {folder} holds {total / 1024**3:.1f} GiB, all of which would travel",
             hint=f"name what is not code in {folder / IGNORE_FILE}, or name the folder itself: --workdir {folder}",
         )
+    secrets, is_searched = known.found_in(files) if known else ([], True)
     files += [(wheel, f"{WHEELS}/{wheel.name}") for wheel in wheels]
     archive = tempfile.TemporaryFile(prefix="tf-spawner-")
     _write(archive, files)
     archive.seek(0)
     digest = hashlib.file_digest(archive, "sha256").hexdigest()
-    return Code(archive=archive, sha256=digest, size_bytes=os.fstat(archive.fileno()).st_size, file_count=len(files))
+    return Code(archive=archive, sha256=digest, size_bytes=os.fstat(archive.fileno()).st_size, file_count=len(files),
+                left_out=left_out(travelling.keys, travelling.env_names), secrets=tuple(secrets), is_searched=is_searched)  # fmt: skip
 
 
-def digests(folder: Path, *, out: Path) -> dict[str, str]:
+def digests(folder: Path, *, out: Path, env_files: Iterable[Path] = ()) -> dict[str, str]:
     """The SHA-256 of every file that pack() would take."""
     found = {}
-    for path, name in _files(folder, _ignored(folder), {out.resolve()}):
+    for path, name in Travelling(folder, out, env_files).files():
         with path.open("rb") as file:
             found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
@@ -97,37 +101,11 @@ def mentions(folder: Path, word: str, *, out: Path) -> list[Path]:
     """The folder's Python files that contain the word."""
     return [
         path
-        for path, _ in _files(folder, _ignored(folder), {out.resolve()})
-        if path.suffix == ".py" and word in path.read_text(errors="replace")
+        for path, _ in Travelling(folder, out).files()
+        if path.suffix == ".py"
+        and path.stat().st_size <= MOST_MODULE_BYTES
+        and word in path.read_text(errors="replace")
     ]
-
-
-def _ignored(folder: Path) -> GitIgnoreSpec:
-    from pathspec import GitIgnoreSpec
-
-    lines = list(ALWAYS_IGNORED)
-    if (folder / IGNORE_FILE).is_file():
-        text = (folder / IGNORE_FILE).read_text(encoding="utf-8-sig", errors="surrogateescape")
-        lines += text.splitlines()
-    return GitIgnoreSpec.from_lines(lines)
-
-
-def _files(folder: Path, ignored: GitIgnoreSpec, left_out: set[Path]) -> Iterator[tuple[Path, str]]:
-    """(path, name in the archive) of every file, links followed unless they lead round."""
-    for top, folders, names in os.walk(folder, followlinks=True):
-        here = Path(top)
-        relative = here.relative_to(folder)
-        leads_round = here.resolve() in {(folder / parent).resolve() for parent in relative.parents}
-        if here != folder and (
-            leads_round or here.resolve() in left_out or not {"pyvenv.cfg", ID_FILE}.isdisjoint(names)
-        ):
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if not ignored.match_file(f"{relative / name}/"))
-        for name in sorted(names):
-            path = here / name
-            if path.is_file() and not ignored.match_file(str(relative / name)):
-                yield path, str(relative / name)
 
 
 def _write(raw: IO[bytes], files: list[tuple[Path, str]]) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from .errors import ConfigurationError
+from .userfile import read_text
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*=(.*)", re.S)
 _DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"\s*(?:#.*)?')
@@ -21,12 +22,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     nothing is special, in double quotes \\n, \\t, \\" and \\\\ are. Raises ConfigurationError with the
     line's number, and never with its value.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigurationError(f"env-file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"env-file {path} is not UTF-8 text") from None
+    text = read_text(path, "env-file")
     env: dict[str, str] = {}
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         line = line.strip()

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from .errors import ConfigurationError
 from .spec import JobSpec
+from .userfile import brief
 
 MAX_POINTS = 1000
 MAX_PARALLEL = 100
@@ -35,9 +36,9 @@ class Sweep:
     file: Path | None = None  # the job.yaml that says so: it may lie beside the script, and is no code
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "grid", {str(name): _texts(str(name), given) for name, given in self.grid.items()})
         for name in self.grid:
-            _check_name(name, self.spec.args)
+            _check_name(str(name), self.spec.args)
+        object.__setattr__(self, "grid", {str(name): _texts(str(name), given) for name, given in self.grid.items()})
         count = math.prod(len(values) for values in self.grid.values())
         if not self.grid:
             raise ConfigurationError("the grid is empty", hint="--grid lr=1e-3,1e-4")
@@ -45,7 +46,7 @@ class Sweep:
             sizes = " x ".join(str(len(values)) for values in self.grid.values())
             raise ConfigurationError(f"the grid has {count:,} points ({sizes}); at most {MAX_POINTS:,} are run")
         if type(self.parallel) is not int or not 1 <= self.parallel <= MAX_PARALLEL:
-            raise ConfigurationError(f"parallel is {self.parallel!r}; it must be 1 to {MAX_PARALLEL}")
+            raise ConfigurationError(f"parallel is {brief(self.parallel)}; it must be 1 to {MAX_PARALLEL}")
         self._check_spec()
 
     def _check_spec(self) -> None:
@@ -79,7 +80,7 @@ def parse_grid(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
     for word in words:
         name, equals, listed = word.partition("=")
         if not equals or not name:
-            raise ConfigurationError(f"--grid {word!r} is not NAME=V1,V2,…", hint="--grid lr=1e-3,1e-4")
+            raise ConfigurationError(f"--grid {brief(word)} is not NAME=V1,V2,…", hint="--grid lr=1e-3,1e-4")
         if name in grid:
             raise ConfigurationError(
                 f"--grid {name} is given twice", hint=f"put all its values into one: --grid {name}=V1,V2"
@@ -88,7 +89,7 @@ def parse_grid(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
             rows = list(csv.reader([listed], skipinitialspace=True, strict=True))
         except csv.Error as error:
             raise ConfigurationError(
-                f"--grid {name}: {listed!r} cannot be read: {error}", hint="""like 'layers="64,32","128"'"""
+                f"--grid {name}: {brief(listed)} cannot be read: {error}", hint="""like 'layers="64,32","128"'"""
             ) from None
         grid[name] = tuple(rows[0]) if rows else ()
     return grid
@@ -190,9 +191,9 @@ def _brief(name: str, spec: Mapping[str, Any]) -> str:
 
 
 def _check_name(name: str, args: tuple[str, ...]) -> None:
-    if not _FLAG.fullmatch(name):
+    if not _FLAG.fullmatch(name) or len(name) > 100:
         raise ConfigurationError(
-            f"--grid: {name!r} is no name of a flag; it must be letters, digits, '_', '-' and '.', and begin with a letter",
+            f"--grid: {brief(name)} is no name of a flag; it must be letters, digits, '_', '-' and '.', and begin with a letter",
             hint="lr becomes --lr, and batch-size --batch-size",
         )
     if any(arg == f"--{name}" or arg.startswith(f"--{name}=") for arg in args):
@@ -206,16 +207,18 @@ def _texts(name: str, given: Any) -> tuple[str, ...]:
     listed = [given] if isinstance(given, str | int | float) else list(given)
     if not listed:
         raise ConfigurationError(f"--grid {name} has no values", hint=f"--grid {name}=V1,V2")
-    texts = []
+    if len(listed) > MAX_POINTS:
+        raise ConfigurationError(f"--grid {name} has {len(listed):,} values; at most {MAX_POINTS:,} are run")
+    texts: dict[str, None] = {}
     for value in listed:
-        if not isinstance(value, str | int | float):
-            raise ConfigurationError(f"--grid {name}: {value!r} is no text or number")
+        if not isinstance(value, str | int | float) or (isinstance(value, int) and value.bit_length() > 10_000):
+            raise ConfigurationError(f"--grid {name}: {brief(value)} is no text or number")
         text = str(value).lower() if isinstance(value, bool) else str(value)
         if not text:
             raise ConfigurationError(f"--grid {name}: a value is empty", hint="is there a comma too many?")
-        if "\0" in text or not text.isprintable():
-            raise ConfigurationError(f"--grid {name}: the value {text!r} holds what cannot be printed")
+        if not text.isprintable():
+            raise ConfigurationError(f"--grid {name}: the value {brief(text)} holds what cannot be printed")
         if text in texts:
-            raise ConfigurationError(f"--grid {name} has the value {text!r} twice")
-        texts.append(text)
+            raise ConfigurationError(f"--grid {name} has the value {brief(text)} twice")
+        texts[text] = None
     return tuple(texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from . import keras
 from .agent import STARTING
@@ -35,13 +36,19 @@ from .plan import Plan, job_name, make_plan
 from .record import Record
 from .recorded import read_id
 from .script import Finding, findings
+from .secrecy import known_of, told_of_code
 from .spec import JobSpec
 from .usage import packed_nvml
+from .userfile import MOST_BYTES, named
 
 LAST_LINES = 15
 MOST_LOG_BYTES = 4 << 30  # of one replica that are taken into memory
 RUNNING = ("queued", "pending", "starting", "running", "stopping")  # a summary's states of a job that has not ended
 DEFAULT_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0  # around which the wait between two tries to start lies
+
+
+class HasNote(Protocol):
+    def note(self, text: str) -> None: ...
 
 
 class Silent:
@@ -233,9 +240,16 @@ def run(spec: JobSpec, view: View | None = None) -> Outcome:
         return shown(spec.name or spec.script.stem, lambda cell: run(spec, cell))
     view = view or Silent()
     backend, plan = prepare(spec)
+    tell(plan, view)
+    return carry_out(backend, plan, view)
+
+
+def tell(plan: Plan, view: HasNote) -> None:
+    """Says what was noticed before the launch."""
+    for note in plan.notes:
+        view.note(f"note: {note}")
     for warning in plan.warnings:
         view.note(f"warning: {warning}")
-    return carry_out(backend, plan, view)
 
 
 def in_kernel() -> bool:
@@ -275,8 +289,7 @@ def launch(spec: JobSpec, view: View | None = None) -> Job:
     """Launches the job and returns; `attach` finds it again."""
     view = view or Silent()
     backend, plan = prepare(spec)
-    for warning in plan.warnings:
-        view.note(f"warning: {warning}")
+    tell(plan, view)
     backend.launch(plan)
     job = Job(plan.job, backend, tuple(plan.spec.replicas), time.time())
     if backend.must_upload(plan):
@@ -298,7 +311,8 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
         warnings += more
     gpus, more = backend.gpus(spec, at_once) if check and spec.gpus else ({}, [])
     warnings += more
-    code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels)
+    known = known_of(spec)
+    code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels, env_files=spec.env_files, known=known)  # fmt: skip
     plan = make_plan(
         spec,
         name,
@@ -310,11 +324,14 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
         gpus=gpus,
         nvml=packed_nvml() if spec.gpus and spec.on == "kubernetes" else None,
     )
-    return backend, replace(plan, warnings=(*warnings, *(backend.preflight(plan) if check else [])))
+    warnings += [*plan.warnings, *told_of_code(code.secrets), *(backend.preflight(plan) if check else [])]
+    return backend, replace(plan, warnings=tuple(warnings), notes=(code.left_out,) if code.left_out else ())
 
 
 def read_script(spec: JobSpec) -> list[str]:
     """What of the script will not work, as warnings; raises ConfigurationError for what is no Python."""
+    if os.stat(spec.script).st_size > MOST_BYTES:
+        return [f"{spec.script.name} has more than {MOST_BYTES:,} bytes, and was not read for what will not work"]
     folders = {path.parent.name for path in spec.script_path.parent.glob("*/*.py")}
     found = findings(
         spec.script.read_bytes(), spec.script.name, workers=spec.workers + spec.has_chief, gpus=spec.gpus,
@@ -324,7 +341,7 @@ def read_script(spec: JobSpec) -> list[str]:
     )  # fmt: skip
     wrong = next((finding for finding in found if finding.is_error), None)
     if wrong and not spec.command_file:  # which may run it by other means
-        raise ConfigurationError(f"{spec.script} {wrong.message}", hint=wrong.hint)
+        raise ConfigurationError(f"{named(spec.script)} {wrong.message}", hint=wrong.hint)
     return [f"{_place(spec, finding)}: {finding.message}; {finding.hint}" for finding in found]
 
 
@@ -463,7 +480,8 @@ def _give_back(backend: Backend, plan: Plan, state: JobState, record: Record, vi
 
 def described(plan: Plan) -> dict[str, Any]:
     """What a record tells of a job: its options, of variables the names alone, and the code's SHA-256."""
-    spec = {k: v for k, v in asdict(plan.spec).items() if v is not None and v not in ((), {})}
+    shown = replace(plan.spec, args=tuple(map(plan.known.mask, plan.spec.args)), env_files=())
+    spec = {k: v for k, v in asdict(shown).items() if v is not None and v not in ((), {})}
     return {"job": plan.job, "code_sha256": plan.code.sha256, **spec, "env": sorted(plan.spec.env)}
 
 

@@ -5,10 +5,12 @@ Facts: keras-team/keras#20585, tensorflow/tensorflow#72388; `TF_USE_LEGACY_KERAS
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +18,17 @@ from pathlib import Path
 from .code import mentions
 from .spec import DEFAULT_IMAGE, JobSpec
 
+# tf-keras's last version for each minor version of TensorFlow's, and its wheel's SHA-256. A new one gets in as CONTRIBUTING.md
+# says: by a commit that somebody else reads, too.
+WHEELS = {
+    "2.15": ("2.15.1", "8beaef46b8b4f1158de1410e7c0cf82f008b9e8c4ab3443f54ac1aaef9c2ad74"),
+    "2.16": ("2.16.0", "b2ad0541fa7d9e92c4b7a1b96593377afb58aaff374299a6ca6be1a42f51d899"),
+    "2.17": ("2.17.0", "cc97717e4dc08487f327b0740a984043a9e0123c7a4e21206711669d3ec41c88"),
+    "2.18": ("2.18.0", "c431d04027eef790fcd3261cf7fdf93eb74f3cb32e05078b57b7f5a54bd53262"),
+    "2.19": ("2.19.0", "4f339e800987b39d1548a8c76a7b33b6801a97ec7fcd89c299ec29741f7890bd"),
+    "2.20": ("2.20.1", "3f0e0a34d9a4c8758f24fdc1053e6e335f16ab5534c7d34f1899b8924779760c"),
+    "2.21": ("2.21.0", "f858bf3d97f892304e7fbcf5eb0942ed91674e27204f940a85de8c93cf07fe62"),
+}
 _STOCK_IMAGE = re.compile(r"(?:.*/)?tensorflow/tensorflow(?::(\d+\.\d+)\S*|:latest\S*|:nightly\S*)?")
 
 
@@ -47,16 +60,48 @@ def wheel(tensorflow: str | None, cache: Path | None = None) -> Path:
     """tf-keras's wheel for a version of TensorFlow, or the newest, from the package index or the cache.
 
     It is pure Python (about 2 MB) and travels with the code; tf-keras that is there already comes first. It is not
-    installed, since it depends on the package tensorflow, and would bring that beside tensorflow-cpu.
-    Raises OSError when it cannot be downloaded.
+    installed, since it depends on the package tensorflow, and would bring that beside tensorflow-cpu. It is code that runs
+    in each replica: only a file with the SHA-256 that stands in WHEELS is taken, from wherever it comes.
+    Raises OSError when there is none, or it cannot be downloaded.
     """
-    wanted = f"=={'.'.join(tensorflow.split('.')[:2])}.*" if tensorflow else ""
+    minor = ".".join(tensorflow.split(".")[:2]) if tensorflow else next(reversed(WHEELS))
+    if minor not in WHEELS:
+        raise OSError(f"this tf-spawner knows tf-keras for TensorFlow {', '.join(WHEELS)}, and this is {minor}")
+    version, sha256 = WHEELS[minor]
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = (cache or Path(base) / "tf-spawner") / f"tf-keras{wanted.replace('==', '-').rstrip('.*')}"
-    if not list(folder.glob("*.whl")):
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
-        done = subprocess.run([*command, f"tf-keras{wanted}"], capture_output=True, text=True)
+    path = (cache or Path(base) / "tf-spawner") / f"tf_keras-{version}-py3-none-any.whl"
+    if not _is(path, sha256):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _download(f"tf-keras=={version} --hash=sha256:{sha256}", path)
+        if not _is(path, sha256):
+            raise OSError(f"{path} is another file than it should be")
+    return path
+
+
+def _download(requirement: str, path: Path) -> None:
+    """Has pip put the wheel there, if it has the hash that the requirement names."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
+        listed = Path(folder) / "requirements.txt"
+        listed.write_text(f"{requirement}\n")
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+        words = ["--require-hashes", "-r", str(listed), "-d", folder]
+        done = subprocess.run([*command, *words], capture_output=True, text=True)
         if done.returncode:
-            raise OSError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip download failed")
-    return max(folder.glob("*.whl"))
+            errors = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+            mismatch = next((line for line in errors if "HASHES" in line), None)
+            raise OSError(
+                "its SHA-256 is not the one that tf-spawner knows"
+                if mismatch
+                else errors[-1]
+                if errors
+                else "pip download failed"
+            )
+        os.replace(Path(folder) / path.name, path)
+
+
+def _is(path: Path, sha256: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return False

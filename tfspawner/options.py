@@ -11,7 +11,9 @@ from typing import Any
 from .envfile import read_env_file
 from .errors import ConfigurationError
 from .grid import Sweep, grid_word, parse_grid
+from .secrecy import is_masked
 from .spec import KUBERNETES_ONLY, JobSpec, flag_of
+from .userfile import LOADER, brief, expanded, load_yaml, named, read_text
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 # job.yaml's keys are the flags' names; these differ from the options' own
@@ -45,9 +47,10 @@ _TEXTS = (
 
 def duration(value: object) -> float:
     """Seconds, from a number or text such as 90, "90s", "5m", "2h" or "1d". Raises ValueError."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", str(value).strip())
+    text = str(value).strip() if isinstance(value, str | int | float) and not _is_huge(value) else ""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", text)
     if not match:
-        raise ValueError(f"{value!r} is not a duration; write like 90s, 5m, 2h or 1d")
+        raise ValueError(f"{brief(value)} is not a duration; write like 90s, 5m, 2h or 1d")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -72,17 +75,27 @@ def make_spec(
     parallel = merged.pop("parallel", None)
     merged_args = args or tuple(merged.pop("args", ()))
     merged.pop("args", None)
+    if recorded and is_masked(merged_args):
+        raise ConfigurationError(
+            "the record has *** in place of a secret among the script's arguments",
+            hint="give the arguments again, behind --",
+        )
     if "script" not in merged:
         raise ConfigurationError("no training script is named", hint="tf-spawner run train.py -w 2")
     env: dict[str, str] = {}
-    for env_file in merged.pop("env_files", ()):
-        env.update(read_env_file(Path(env_file)))
+    env_files = [Path(env_file) for env_file in merged.pop("env_files", ())]
+    for env_file in env_files:
+        env.update(read_env_file(env_file))
+    if path and "env_pairs" in merged:
+        env_files.append(path)  # its values are as secret
     env.update(pairs["env_pairs"])
     for key in _PAIRS:
         merged.pop(key, None)
     if merged.get("ttl_s") is not None:
         merged["ttl_s"] = int(merged["ttl_s"])
-    spec = JobSpec(**merged, args=merged_args, env=env, node_selector=pairs["node_selector_pairs"])
+    spec = JobSpec(
+        **merged, args=merged_args, env=env, env_files=tuple(env_files), node_selector=pairs["node_selector_pairs"]
+    )
     if grid:
         return Sweep(spec=spec, grid=grid, parallel=1 if parallel is None else parallel, file=path), notes
     if parallel is not None:
@@ -97,7 +110,7 @@ def recorded_options(spec: Mapping[str, Any]) -> dict[str, Any]:
     known = {f.name: f for f in fields(JobSpec)}
     options = {}
     for name, value in spec.items():
-        if name not in known or name in ("name", "env", "detach"):
+        if name not in known or name in ("name", "env", "env_files", "detach"):
             continue
         if name in _PATHS:
             value = Path(value)
@@ -154,35 +167,22 @@ def _word_of(field: str) -> str:
 
 def read_job_file(path: Path) -> dict[str, Any]:
     """The options of a job.yaml: its keys are the flags' names; paths are relative to the file."""
-    import yaml
-
-    try:
-        stored = yaml.load(path.read_text(), Loader=_loader())
-    except OSError as error:
-        raise ConfigurationError(f"-f {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"-f {path} is not YAML: {_without_text(error)}") from None
-    if not isinstance(stored, dict):
-        raise ConfigurationError(f"-f {path} must hold options, like 'workers: 4'")
+    documents = load_yaml(read_text(path, "-f"), _loader(), f"-f {named(path)}")
+    stored = documents[0] if documents else None
+    if len(documents) != 1 or not isinstance(stored, dict):
+        raise ConfigurationError(f"-f {named(path)} must hold options, like 'workers: 4'")
     options = {}
     for key, value in stored.items():
         word = str(key).replace("_", "-")
         name = _KEYS.get(word, word.replace("-", "_"))
         if name not in (*_LISTS, *_PAIRS, *_DURATIONS, *_PATHS, *_FLAGS, *_NUMBERS, *_TEXTS, "grid"):
             raise ConfigurationError(
-                f"-f {path}: there is no option {key!r}", hint="its keys are run's long flags: tf-spawner run --help"
+                f"-f {named(path)}: there is no option {brief(key)}",
+                hint="its keys are run's long flags: tf-spawner run --help",
             )
         if value is not None:
             options[name] = _stored_value(name, value, path, str(key))
     return options
-
-
-def _without_text(error: Exception) -> str:
-    """What is wrong with a YAML file and where, without the lines that stand there: they may hold a secret."""
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return type(error).__name__
-    return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _loader() -> Any:
@@ -190,10 +190,9 @@ def _loader() -> Any:
 
     So `on: kubernetes` is one of our keys, `tag: 1.10` keeps its zero, and `0010` is no octal number.
     """
-    import yaml
 
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers = {}
+    class Loader(LOADER):  # type: ignore[misc] # known at run time alone
+        yaml_implicit_resolvers: dict[str, Any] = {}
 
     for tag, pattern, first in (
         ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -206,35 +205,41 @@ def _loader() -> Any:
 
 def _stored_value(name: str, value: Any, path: Path, key: str) -> Any:
     """A job.yaml's value as the command line would have given it."""
-    wrong = ConfigurationError(f"-f {path}: {key} is {value!r}")
+    wrong = ConfigurationError(f"-f {named(path)}: {key} is {brief(value)}")
     if name in _PATHS:
         if not isinstance(value, str):
             raise wrong
-        return Path(value) if name == "out" else path.parent / Path(value).expanduser()
+        return Path(value) if name == "out" else path.parent / expanded(Path(value), f"-f {named(path)}: {key}")
     if name in _LISTS:
         values = value if isinstance(value, list) else [value]
         if not all(map(_is_scalar, values)):
             raise wrong
-        return tuple(path.parent / _scalar(item) if name == "env_files" else _scalar(item) for item in values)
+        if name == "env_files":
+            return tuple(path.parent / expanded(Path(_scalar(item)), f"-f {named(path)}: {key}") for item in values)
+        return tuple(map(_scalar, values))
     if name in _PAIRS:
         if isinstance(value, dict):
             for k, v in value.items():  # without the value: it may be a secret
                 if not (_is_scalar(k) and _is_scalar(v)):
-                    raise ConfigurationError(f"-f {path}: {key}: {k} must have a text", hint='the empty one is ""')
+                    raise ConfigurationError(
+                        f"-f {named(path)}: {key}: {named(k)} must have a text", hint='the empty one is ""'
+                    )
             return {_scalar(k): _scalar(v) for k, v in value.items()}
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(item, str) for item in values):
-            raise ConfigurationError(f"-f {path}: {key} must be a mapping, or a list of KEY=VALUE")
+            raise ConfigurationError(f"-f {named(path)}: {key} must be a mapping, or a list of KEY=VALUE")
         return tuple(values)
     if name == "grid":
         if not value or not isinstance(value, dict) or not all(isinstance(item, list) for item in value.values()):
-            raise ConfigurationError(f"-f {path}: grid must be a mapping of lists", hint="grid: {lr: [1e-3, 1e-4]}")
+            raise ConfigurationError(
+                f"-f {named(path)}: grid must be a mapping of lists", hint="grid: {lr: [1e-3, 1e-4]}"
+            )
         return {_scalar(name): listed for name, listed in value.items()}
     if name in _DURATIONS:
         try:
             return duration(value)
         except ValueError as error:
-            raise ConfigurationError(f"-f {path}: {key}: {error}") from None
+            raise ConfigurationError(f"-f {named(path)}: {key}: {error}") from None
     if name in _FLAGS and not isinstance(value, bool):
         raise wrong
     if name in _NUMBERS and (isinstance(value, bool) or not isinstance(value, int)):
@@ -247,7 +252,12 @@ def _stored_value(name: str, value: Any, path: Path, key: str) -> Any:
 
 
 def _is_scalar(value: Any) -> bool:
-    return isinstance(value, str | int | float)
+    return isinstance(value, str | int | float) and not _is_huge(value)
+
+
+def _is_huge(value: Any) -> bool:
+    """Whether it is a number with more digits than Python writes down, 4,300."""
+    return isinstance(value, int) and value.bit_length() > 10_000
 
 
 def _scalar(value: Any) -> str:
@@ -261,7 +271,7 @@ def _pairs(key: str, words: Any) -> dict[str, str]:
     for word in words:
         name, equals, value = str(word).partition("=")
         if not equals or not name:
-            shown = f" {name!r}" if equals or key != "env_pairs" else ""  # it may be a secret
+            shown = f" {brief(name)}" if equals or key != "env_pairs" else ""  # it may be a secret
             raise ConfigurationError(f"{flag_of(key.removesuffix('_pairs'))}{shown} is not KEY=VALUE")
         found[name] = value
     return found

@@ -11,22 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import gpu, s3, usage
-from .agent import tf_config
 from .code import Code
 from .errors import ConfigurationError
-from .spec import MAX_ENV_BYTES, JobSpec
+from .secrecy import Known, hidden, known_of
+from .spec import MAX_SECRET_BYTES, JobSpec
+from .userfile import read_bytes
 
 MAX_NAME = 63  # a DNS label: the longest pod host name, <job>-<role>-<index>
 CONFIGMAP_BYTES = 1024 * 1024  # etcd's and the API server's bound for a ConfigMap's data
 FAILED_TTL_S = 24 * 3600
 DEFAULT_START_TIMEOUT_S = 600.0
-NOT_SECRET = (
-    "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION",
-    "S3_ACCESS_KEY", "S3_ENDPOINT",
-)  # fmt: skip
-_PLACE = re.compile(r"(?:(?:s3|root|gs|hdfs|https?)://|\.{0,2}/)[^@?\s]*")
-_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASS|CRED|AUTH|PRIVATE|COOKIE|SESSION", re.I)
-WIDEST_ADDRESS = "255.255.255.255:65535"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,27 +32,17 @@ class Plan:
     code: Code
     token: str = field(repr=False)
     files: Mapping[str, bytes]  # what every agent finds beside itself: job.json, and command
+    hidden: Mapping[str, str] = field(default_factory=dict, repr=False)  # variables beside the user's, for the agents
+    known: Known = field(default_factory=lambda: Known({}), repr=False)
     gpus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # which ones, as the backend's gpus() found
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # of what is as it should be, and may surprise
     slot: int = 0  # its number among the jobs at once, which share this machine's GPUs out
 
     @property
     def id(self) -> str:
         """Tells this job from every other of its name, former or foreign."""
         return hashlib.sha256(self.token.encode()).hexdigest()[:16]
-
-
-def _secret_names(env: Mapping[str, str]) -> list[str]:
-    """All variables but those that errors have to name, paths and URIs among them.
-
-    A URL with a password or a query in it is secret, and so is whatever a name calls a key, a token or the like.
-    """
-    return sorted(
-        name
-        for name, value in env.items()
-        if not (name in NOT_SECRET and "@" not in value)
-        and not (_PLACE.fullmatch(value) and not _SECRET_NAME.search(name))
-    )
 
 
 def job_name(spec: JobSpec) -> str:
@@ -80,24 +64,14 @@ def job_name(spec: JobSpec) -> str:
     return f"{stem[:24].rstrip('-')}-{ending}"
 
 
-def _check_tf_config(spec: JobSpec) -> None:
-    """The replicas make TF_CONFIG of their addresses; it has to fit into one environment variable."""
-    cluster = {role: [WIDEST_ADDRESS] * count for role, count in spec.roles.items()}
-    for role, count in spec.roles.items():
-        size = len("TF_CONFIG=" + tf_config(cluster, role, count - 1))
-        if size > MAX_ENV_BYTES:
-            raise ConfigurationError(
-                f"TF_CONFIG for {len(spec.replicas)} replicas would take {size:,} bytes; "
-                f"Linux allows {MAX_ENV_BYTES:,}",
-                hint="ask for fewer replicas",
-            )
-
-
 def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, warnings: tuple[str, ...] = (), *,
               needs_tf_keras: bool, speaks_of_s3: bool = False, needs_gpus: bool = False,
               gpus: Mapping[str, tuple[str, ...]] | None = None, nvml: bytes | None = None) -> Plan:  # fmt: skip
-    """Puts together what the agents have to know; does no I/O but for reading the command file."""
-    _check_tf_config(spec)
+    """Puts together what the agents have to know; does no I/O but for reading the user's command file and pod file."""
+    known = known_of(spec)
+    command = read_bytes(spec.command_file, "the command file") if spec.command_file else None
+    masked, more, told = hidden(spec, known, command)
+    _check_secret(spec, more)
     config = {
         "job": job,
         "roles": spec.roles,
@@ -119,7 +93,8 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         "hold_s": spec.hold_s,
         "legacy_keras": spec.legacy_keras and len(spec.replicas) > 1,
         "needs_tf_keras": needs_tf_keras,
-        "secret_names": _secret_names(spec.env),  # what the agents mask in the output
+        "secret_names": known.names,  # what the agents mask in the output
+        **masked,
     }
     files = {
         "job.json": json.dumps(config, separators=(",", ":")).encode(),
@@ -134,16 +109,25 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         files["gpu.py"] = Path(gpu.__file__).read_bytes()
     if nvml:
         files["pynvml.zip"] = nvml
-    if spec.command_file:
-        files["command"] = spec.command_file.read_bytes()
-    return Plan(job=job, spec=spec, code=code, token=secrets.token_urlsafe(24), files=files,
-                gpus=gpus or {}, warnings=warnings)  # fmt: skip
+    if command is not None:
+        files["command"] = known.mask_bytes(command)
+    return Plan(job=job, spec=spec, code=code, token=secrets.token_urlsafe(24), files=files, hidden=more, known=known,
+                gpus=gpus or {}, warnings=(*warnings, *told))  # fmt: skip
+
+
+def _check_secret(spec: JobSpec, more: Mapping[str, str]) -> None:
+    if spec.on == "kubernetes" and sum(len(value.encode()) for value in (*spec.env.values(), *more.values())) > MAX_SECRET_BYTES:  # fmt: skip
+        raise ConfigurationError("the variables, with what holds one of them, are more than a Secret holds, 1 MiB")
 
 
 def plan_like(plan: Plan, spec: JobSpec, coordinator_address: str, slot: int = 0) -> Plan:
     """The plan of another job with the same code and replicas: its name, arguments and token are its own."""
     job = job_name(spec)
     config = json.loads(plan.files["job.json"])
-    config.update(job=job, args=list(spec.args), coordinator_address=coordinator_address)
+    masked, more, _ = hidden(
+        spec, plan.known, read_bytes(spec.command_file, "the command file") if spec.command_file else None
+    )
+    config.update(job=job, coordinator_address=coordinator_address, **{"args": list(spec.args), **masked})
     files = {**plan.files, "job.json": json.dumps(config, separators=(",", ":")).encode()}
-    return replace(plan, job=job, spec=spec, token=secrets.token_urlsafe(24), files=files, warnings=(), slot=slot)
+    return replace(plan, job=job, spec=spec, token=secrets.token_urlsafe(24), files=files, hidden=more,
+                   warnings=(), notes=(), slot=slot)  # fmt: skip

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import posixpath
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound
+from jinja2.loaders import split_template_path
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from . import agent
 from .errors import ConfigurationError
 from .plan import CONFIGMAP_BYTES, Plan
+from .podfile import read_pod
 from .preflight import GPU, as_label, require_nodes
 from .spec import DEFAULT_IMAGE, DEFAULT_PORT
+from .userfile import LOADER, brief, brief_line, load_yaml, no_json, read_bytes
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 ID = "tf-spawner/id"
@@ -30,7 +36,6 @@ RESERVED_PATHS = ("/", "/work", "/tmp", "/tf-spawner", "/script", "/dev/shm")
 CONTAINER_NAMES = ("tensorflow", "worker")
 
 Manifest = dict[str, Any]
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is 10 times as fast
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -42,7 +47,7 @@ def render(plan: Plan) -> list[Manifest]:
     others = [
         _manifest(environment, "service.yaml", **common, role=next(iter(plan.spec.roles))),
         _manifest(environment, "configmap.yaml", **common, **_configmap_files(plan)),
-        _manifest(environment, SECRET, **common, values={**plan.spec.env, agent.TOKEN: plan.token}),
+        _manifest(environment, SECRET, **common, values={**plan.spec.env, **plan.hidden, agent.TOKEN: plan.token}),
         _manifest(environment, "networkpolicy.yaml", **common),
     ]
     manifests = [*jobs, *others]
@@ -106,6 +111,8 @@ def port(plan: Plan) -> int:
 
 def travels_in_configmap(plan: Plan) -> bool:
     """Whether the code is small enough for the ConfigMap; else it is uploaded to the coordinator."""
+    if plan.code.secrets or not plan.code.is_searched:
+        return False  # who may read ConfigMaps may not read Secrets
     others = sum(map(len, plan.files.values())) + len(agent_source())
     return others + plan.code.size_bytes <= CONFIGMAP_BYTES
 
@@ -151,10 +158,23 @@ def template_environment(override: Path | None) -> ImmutableSandboxedEnvironment
     """Jinja in its sandbox: a template gets values and can reach nothing else."""
     folders = [override, templates_dir()] if override else [templates_dir()]
     environment = ImmutableSandboxedEnvironment(
-        loader=FileSystemLoader(folders), undefined=StrictUndefined, autoescape=False
+        loader=_BoundedLoader(folders), undefined=StrictUndefined, autoescape=False
     )
     environment.filters["tojson"] = to_yaml_string
     return environment
+
+
+class _BoundedLoader(FileSystemLoader):
+    """Reads no template that is a device, a pipe or a huge file."""
+
+    def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        for folder in map(Path, self.searchpath):
+            with suppress(TemplateNotFound):
+                path = folder.joinpath(*split_template_path(template))
+                if os.path.lexists(path):
+                    read_bytes(path, "the template")
+                    break
+        return super().get_source(environment, template)
 
 
 def to_yaml_string(value: object) -> str:
@@ -172,12 +192,16 @@ def to_yaml_string(value: object) -> str:
 def _manifest(environment: ImmutableSandboxedEnvironment, template: str, **values: object) -> Manifest:
     try:
         text = environment.get_template(template).render(**values)
-        documents = [document for document in yaml.load_all(text, Loader=_Loader) if document]
+        documents = [document for document in load_yaml(text, LOADER, "what it gives") if document]
+    except ConfigurationError as error:
+        raise ConfigurationError(f"template {template}: {error.message}") from None
     except Exception as error:  # a template is a program of the user's
-        told = "" if template == SECRET else f": {error}"  # it may hold what it could not read
+        told = "" if template == SECRET else f": {brief_line(str(error))}"  # it may hold what it could not read
         raise ConfigurationError(f"template {template}: {type(error).__name__}{told}") from None
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise ConfigurationError(f"template {template} must give one manifest, and gives {len(documents)} documents")
+    if reason := no_json(documents[0]):
+        raise ConfigurationError(f"template {template}: {reason}")
     metadata = documents[0].get("metadata")
     if "kind" not in documents[0] or not isinstance(metadata, dict) or "name" not in metadata:
         raise ConfigurationError(f"template {template} gives a manifest without kind or metadata.name")
@@ -208,7 +232,7 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
     if spec.queue:
         manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = spec.queue
     if spec.pod_file:
-        pod = _read_pod(spec.pod_file)
+        pod = read_pod(spec.pod_file)
         try:
             manifest["spec"]["template"] = merge_pod(manifest["spec"]["template"], pod, plan)
         except (KeyError, TypeError, IndexError) as error:
@@ -254,11 +278,11 @@ def _volume(text: str, number: int) -> tuple[Manifest, Manifest]:
     path, _, mode = rest.partition(":")
     if not source or not path.startswith("/") or mode not in ("", "ro", "rw"):
         raise ConfigurationError(
-            f"--volume {text!r} is not CLAIM:/PATH or /HOST/PATH:/PATH", hint="for example --volume /eos:/eos:ro"
+            f"--volume {brief(text)} is not CLAIM:/PATH or /HOST/PATH:/PATH", hint="for example --volume /eos:/eos:ro"
         )
     if "/" + posixpath.normpath(path).strip("/") in RESERVED_PATHS:
         raise ConfigurationError(
-            f"--volume {text!r}: {path} is tf-spawner's own", hint="mount it elsewhere, such as /data"
+            f"--volume {brief(text)}: {path} is tf-spawner's own", hint="mount it elsewhere, such as /data"
         )
     name = f"volume-{number}"
     kind: Manifest = (
@@ -274,7 +298,7 @@ def _toleration(text: str) -> Manifest:
     )
     if not match:
         raise ConfigurationError(
-            f"--toleration {text!r} is not KEY[=VALUE][:EFFECT]",
+            f"--toleration {brief(text)} is not KEY[=VALUE][:EFFECT]",
             hint="for example --toleration nvidia.com/gpu:NoSchedule",
         )
     found = {"key": match[1], "operator": "Exists" if match[2] is None else "Equal"}
@@ -283,34 +307,6 @@ def _toleration(text: str) -> Manifest:
     if match[3]:
         found["effect"] = match[3]
     return found
-
-
-def _read_pod(path: Path) -> Manifest:
-    try:
-        documents = [document for document in yaml.load_all(path.read_text(), Loader=_Loader) if document]
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"--pod-file {path} is not YAML: {error}") from None
-    if len(documents) != 1 or not isinstance(documents[0], dict) or documents[0].get("kind") != "Pod":
-        raise ConfigurationError(f"--pod-file {path} must hold one manifest of kind Pod")
-    _check_types(path, documents[0], {"metadata": dict, "spec": dict})
-    containers = (documents[0].get("spec") or {}).get("containers")
-    if not isinstance(containers, list) or not containers or not all(isinstance(c, dict) for c in containers):
-        raise ConfigurationError(f"--pod-file {path}: the Pod has no containers")
-    _check_types(path, documents[0].get("metadata") or {}, {"labels": dict, "annotations": dict})
-    _check_types(
-        path,
-        documents[0]["spec"],
-        {"volumes": list, "tolerations": list, "imagePullSecrets": list, "nodeSelector": dict},
-    )
-    for container in containers:
-        _check_types(path, container, {"env": list, "envFrom": list, "volumeMounts": list, "ports": list})
-    return documents[0]
-
-
-def _check_types(path: Path, mapping: Manifest, types: dict[str, type]) -> None:
-    for key, expected in types.items():
-        if mapping.get(key) is not None and not isinstance(mapping[key], expected):
-            raise ConfigurationError(f"--pod-file {path}: {key} must be a {'list' if expected is list else 'mapping'}")
 
 
 def merge_pod(template: Manifest, pod: Manifest, plan: Plan) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -11,11 +12,20 @@ from typing import Any, Literal
 
 from . import agent
 from .errors import ConfigurationError
+from .userfile import A_FOLDER, brief, kind_of, named, wrong_path
 
 DEFAULT_IMAGE = "tensorflow/tensorflow:2.21.0"
 DEFAULT_PORT = 2222
 MAX_ENV_BYTES = 128 * 1024 - 1  # Linux's bound for one NAME=VALUE (MAX_ARG_STRLEN)
+MOST_NAME = 253  # of a variable: a Secret's key
 MAX_SECRET_BYTES = 1024 * 1024
+# TF_CONFIG is one variable, and each address takes up to 24 of its bytes. Jobs of 1,000 workers were tried.
+MAX_REPLICAS = 5400
+MAX_INT32 = 2**31 - 1  # Kubernetes's bound for ttlSecondsAfterFinished and backoffLimitPerIndex
+MAX_SECONDS = 10 * 365 * 86400  # ten years; Python's own waits end at 292
+MAX_GPUS = 1000  # of one replica; a node has 16, or 56 parts of some
+MOST_TEXT_BYTES = 128 * 1024 - 1  # of one argument or name (Linux's MAX_ARG_STRLEN)
+MOST_LIST_BYTES = 512 * 1024  # of a list or mapping in all: it goes into a ConfigMap of 1 MiB, and onto a command line
 RESTART_ON = ("lost", "stalled", "failed")
 ROLES = ("chief", "worker", "ps", "evaluator")
 
@@ -39,7 +49,7 @@ def quantity(value: str) -> float:
     """A Kubernetes quantity ("500m", "2Gi") as a number: cores, or bytes. Raises ValueError."""
     match = _QUANTITY.fullmatch(value)
     if not match:
-        raise ValueError(f"not a Kubernetes quantity: {value!r}")
+        raise ValueError(f"not a Kubernetes quantity: {brief(value)}")
     suffix = match[2] or ""
     number = float(match[0]) if suffix.startswith("e") else float(match[1]) * _FACTORS.get(suffix, 1.0)
     if math.isinf(number):
@@ -54,9 +64,14 @@ KUBERNETES_ONLY = (
 
 
 _PATHS = ("script", "workdir", "command_file", "out", "kubeconfig", "pod_file", "template_dir")
+_FREE_TEXTS = ("args", "collect")  # may hold what is no UTF-8, as names of files do
 _LISTS = ("args", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes")
 _MAPPINGS = ("env", "node_selector")
 _NUMBERS = ("workers", "ps", "gpus", "port", "ttl_s", "restarts", "start_tries")
+_BOUNDS = {
+    "workers": (0, MAX_REPLICAS), "ps": (0, MAX_REPLICAS), "gpus": (0, MAX_GPUS), "restarts": (0, MAX_INT32),
+    "ttl_s": (0, MAX_INT32), "start_tries": (1, MAX_INT32),
+}  # fmt: skip
 _SECONDS = ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s")
 _TEXTS = (
     "on",
@@ -99,6 +114,7 @@ class JobSpec:
     workdir: Path | None = None
     command_file: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    env_files: tuple[Path, ...] = ()  # that env was read from: they do not travel with the code
     port: int | None = None
     collect: tuple[str, ...] = ()
     artifacts: str | None = None
@@ -138,14 +154,17 @@ class JobSpec:
             self._refuse_kubernetes_only()
 
     def _check_types(self) -> None:
-        """Makes paths of path-like values and tuples of lists, and refuses what is of another kind."""
+        """Makes paths of path-like values and tuples of lists, and refuses what is of another kind, too large or no text."""
         for name in _PATHS:
             self._convert(name, "a path", lambda v: isinstance(v, str | Path), Path)
+        self._convert(
+            "env_files", "a list of paths", lambda v: isinstance(v, list | tuple) and _are(v, str | Path), _paths
+        )
         for name in _LISTS:
-            self._convert(name, "a list of texts", lambda v: isinstance(v, list | tuple) and _are_texts(v), tuple)
+            self._convert(name, "a list of texts", lambda v: isinstance(v, list | tuple) and _are(v, str), tuple)
         for name in _MAPPINGS:
             self._convert(
-                name, "a mapping of texts", lambda v: isinstance(v, Mapping) and _are_texts([*v, *v.values()]), dict
+                name, "a mapping of texts", lambda v: isinstance(v, Mapping) and _are([*v, *v.values()], str), dict
             )
         for name in _NUMBERS:
             self._convert(name, "a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool), int)
@@ -155,15 +174,38 @@ class JobSpec:
             self._convert(name, "a text", lambda v: isinstance(v, str), str)
         for name in _SWITCHES:
             self._convert(name, "True or False", lambda v: isinstance(v, bool), bool)
+        self._check_texts()
 
     def _convert(self, name: str, kind: str, fits: Callable[[Any], bool], convert: Callable[[Any], object]) -> None:
         value = getattr(self, name)
         if value is None and name in _OPTIONAL:
             return
         if not fits(value):
-            is_value = f"must be {kind}" if name == "env" else f"is {value!r}; it must be {kind}"  # no secret is shown
+            is_value = (
+                f"must be {kind}" if name == "env" else f"is {brief(value)}; it must be {kind}"
+            )  # no secret is shown
             raise ConfigurationError(f"{name} {is_value}")
         object.__setattr__(self, name, convert(value))
+
+    def _check_texts(self) -> None:
+        for name in _PATHS:
+            path = getattr(self, name)
+            if path is not None and (reason := wrong_path(str(path))):
+                raise ConfigurationError(f"{name} is {brief(str(path))}, which is no path: {reason}")
+        for name in (*_TEXTS, *_LISTS, "node_selector"):
+            value = getattr(self, name)
+            listed = (
+                [value] if isinstance(value, str) else [*value, *value.values()] if isinstance(value, dict) else value
+            )
+            for text in listed or ():
+                if reason := _wrong_text(text, name in _FREE_TEXTS):
+                    what = "an argument of the script" if name == "args" else f"{name} is {brief(text)}, which"
+                    raise ConfigurationError(f"{what} {reason}")
+            if sum(map(len, listed or ())) > MOST_LIST_BYTES:
+                raise ConfigurationError(
+                    f"{name} has more than {MOST_LIST_BYTES:,} characters in all, which no job can take along",
+                    hint="put them into a file in the script's folder",
+                )
 
     @property
     def roles(self) -> dict[str, int]:
@@ -198,25 +240,33 @@ class JobSpec:
 
     def _check_files(self) -> None:
         for what, path in (("script", self.script), ("command file", self.command_file), ("pod file", self.pod_file)):
-            if path is not None and not path.is_file():
-                kind = "is a folder" if path.is_dir() else "does not exist"
-                raise ConfigurationError(f"{what} {path} {kind}", hint=f"name an existing file (here: {Path.cwd()})")
+            if path is not None and (kind := kind_of(path)):
+                raise ConfigurationError(
+                    f"{what} {named(path)} {kind}", hint=f"name an existing file (here: {Path.cwd()})"
+                )
         for what, path in (("--workdir", self.workdir), ("--template-dir", self.template_dir)):
-            if path is not None and not path.is_dir():
-                raise ConfigurationError(f"{what} {path} is not a folder")
+            if path is not None and kind_of(path) != A_FOLDER:
+                raise ConfigurationError(f"{what} {named(path)} is not a folder")
         if not self.script_path.is_relative_to(self.folder):
             raise ConfigurationError(
-                f"script {self.script} is not inside --workdir {self.workdir}",
+                f"script {named(self.script)} is not inside --workdir {named(str(self.workdir))}",
                 hint="name a folder that holds the script: it is what travels to the replicas",
             )
 
     def _check_roles(self) -> None:
         if self.on not in ("local", "kubernetes"):
-            raise ConfigurationError(f"on is {self.on!r}; it must be 'local' or 'kubernetes'")
-        for name in ("workers", "ps", "gpus", "restarts"):
+            raise ConfigurationError(f"on is {brief(self.on)}; it must be 'local' or 'kubernetes'")
+        for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
-            if value < 0:
-                raise ConfigurationError(f"{name} is {value!r}; it must be a whole number, 0 or more")
+            if value is not None and not least <= value <= most:
+                rule = f"{least} or more" if value < least else f"at most {most:,}"
+                raise ConfigurationError(f"{name} is {brief(value)}; it must be a whole number, {rule}")
+        if sum(self.roles.values()) > MAX_REPLICAS:
+            raise ConfigurationError(
+                f"{sum(self.roles.values()):,} replicas are asked for, and {MAX_REPLICAS:,} are possible: TF_CONFIG, one variable "
+                "of at most 128 KiB, names them all",
+                hint="ask for fewer replicas",
+            )
         if self.workers + self.has_chief < 1:
             raise ConfigurationError(
                 "workers is 0 and there is no chief: nothing would train", hint="give -w 1 or more"
@@ -243,30 +293,31 @@ class JobSpec:
                 _check_quantity(name, value)
         last = (self.port or DEFAULT_PORT) + (len(self.replicas) - 1 if self.on == "local" else 0)
         if self.port is not None and not (self.port >= 1024 and last <= 65535):
-            raise ConfigurationError(f"port is {self.port}; it must be 1024 to {65535 - last + self.port}")
+            raise ConfigurationError(f"port is {brief(self.port)}; it must be 1024 to {65535 - last + self.port}")
         if self.on == "kubernetes" and self.port == agent.PORT:
             raise ConfigurationError(f"port {agent.PORT} is the agents' own", hint=f"leave --port out: {DEFAULT_PORT}")
-        if self.start_tries is not None and self.start_tries < 1:
-            raise ConfigurationError(f"start_tries is {self.start_tries}; it must be 1 or more")
         if self.start_tries and self.detach:
             raise ConfigurationError("start_tries needs the launcher to stay: it cannot go with detach")
         unknown = [word for word in self.restart_on if word not in RESTART_ON]
         if unknown:
-            raise ConfigurationError(f"restart_on is {unknown[0]!r}; it must be of {', '.join(RESTART_ON)}")
-        for name in ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s", "ttl_s"):
+            raise ConfigurationError(f"restart_on is {brief(unknown[0])}; it must be of {', '.join(RESTART_ON)}")
+        for name in _SECONDS:
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ConfigurationError(f"{name} is {value:g}; it must not be negative")
+            if value is not None and not 0 <= value <= MAX_SECONDS:
+                rule = "must not be negative" if value < 0 else f"must be at most {MAX_SECONDS:,}, which are ten years"
+                raise ConfigurationError(f"{name} is {value:g}; it {rule}")
         for key in self.env:
             if not _ENV_NAME.fullmatch(key):
-                raise ConfigurationError(f"{key!r} is not a name for an environment variable")
+                raise ConfigurationError(f"{brief(key)} is not a name for an environment variable")
+            if len(key) > MOST_NAME:
+                raise ConfigurationError(
+                    f"the environment variable {brief(key)} has a name of over {MOST_NAME} characters"
+                )
             if key in _RESERVED_ENV or key.startswith("TFSPAWNER_"):
                 raise ConfigurationError(f"the environment variable {key} is set by tf-spawner itself; leave it out")
             _check_env_value(key, self.env[key])
         if self.on == "kubernetes" and sum(len(value.encode()) for value in self.env.values()) > MAX_SECRET_BYTES:
             raise ConfigurationError("the environment variables are more than a Secret holds, 1 MiB")
-        if any("\0" in arg for arg in self.args):
-            raise ConfigurationError("an argument of the script holds a NUL")
 
     def _refuse_kubernetes_only(self) -> None:
         given = [name for name in KUBERNETES_ONLY if getattr(self, name)]
@@ -287,8 +338,23 @@ _FLAGS = {
 _OPTIONAL = frozenset(field.name for field in fields(JobSpec) if field.default is None)
 
 
-def _are_texts(values: Iterable[object]) -> bool:
-    return all(isinstance(value, str) for value in values)
+def _are(values: Iterable[object], kind: Any) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _paths(values: Iterable[str | Path]) -> tuple[Path, ...]:
+    return tuple(map(Path, values))
+
+
+def _wrong_text(text: str, may_be_bytes: bool) -> str | None:
+    """Why a text can be neither an argument of a program nor stand in an object."""
+    if "\0" in text:
+        return "holds a NUL"
+    try:
+        size = len(os.fsencode(text) if may_be_bytes else text.encode())
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair, which is no text"
+    return f"has {size:,} bytes, and {MOST_TEXT_BYTES:,} are possible" if size > MOST_TEXT_BYTES else None
 
 
 def _is_seconds(value: object) -> bool:
@@ -309,7 +375,7 @@ def flag_of(name: str) -> str:
 
 def _check_match(pattern: re.Pattern[str], name: str, value: str | None, rule: str) -> None:
     if value is not None and not pattern.fullmatch(value):
-        raise ConfigurationError(f"{name} is {value!r}; it must be {rule}")
+        raise ConfigurationError(f"{name} is {brief(value)}; it must be {rule}")
 
 
 def _check_env_value(key: str, value: str) -> None:
@@ -332,8 +398,8 @@ def _check_quantity(name: str, value: str) -> None:
         number = 0
     if not number:
         raise ConfigurationError(
-            f"{name} is {value!r}, which is not a Kubernetes quantity",
+            f"{name} is {brief(value)}, which is not a Kubernetes quantity",
             hint='write like "512Mi" or "4Gi"' if name == "memory" else 'write like "2" or "500m"',
         )
     if name == "memory" and number < 16 * 1024**2:
-        raise ConfigurationError(f"memory is {value!r}, which is {number:g} bytes", hint='write like "4Gi"')
+        raise ConfigurationError(f"memory is {brief(value)}, which is {number:g} bytes", hint='write like "4Gi"')

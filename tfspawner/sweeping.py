@@ -7,8 +7,10 @@ import math
 import secrets
 import threading
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +30,7 @@ from .recorded import SWEEP_FILE, read_events, read_id, read_report, read_sweep
 from .report import compared
 from .spec import JobSpec
 from .sweep_page import PAGE_FILE, write_page
+from .userfile import brief_line
 from .view import age
 
 ENDED = ("succeeded", "failed", "timeout", "interrupted", "incomplete")
@@ -151,8 +154,7 @@ def run_sweep(asked: Sweep, view: SweepView | None = None) -> SweepOutcome:
     """`sweep`, of what a command line asks for."""
     view = view or Silent()
     planned = prepare(asked)
-    for warning in planned.plan.warnings:
-        view.note(f"warning: {warning}")
+    jobs.tell(planned.plan, view)
     record = Record(planned.folder, planned.id)
     record.logs.rmdir()  # each point has its own
     if record.aside:
@@ -190,7 +192,12 @@ def prepare(asked: Sweep) -> Planned:
     specs = [asked.job(name, point.job, point.values) for point in points[:count]]
     job_name(max(specs, key=lambda one: len(one.name or "")))  # which refuses a name that is too long
     _, plan = jobs.prepare(_widest(specs, name), at_once=min(asked.parallel, count))
-    described = {**json.loads(json.dumps(jobs.described(plan), default=str)), "args": list(spec.args), "tag": spec.tag}
+    _refuse_secrets(asked, plan)
+    described = {
+        **json.loads(json.dumps(jobs.described(plan), default=str)),
+        "args": list(map(plan.known.mask, spec.args)),
+        "tag": spec.tag,
+    }
     record: dict[str, Any] = {
         "sweep": name, "id": former.get("id") or secrets.token_hex(8), "grid": asked.grid, "parallel": asked.parallel,
         "spec": described, "files": _files(asked),
@@ -222,6 +229,16 @@ def points_of(asked: Sweep, name: str, former: Sequence[Mapping[str, Any]]) -> t
         last += 1
         points.append(Point(job=f"{name}-{last}", values=values))
     return [*points, *map(_restored, known.values())], len(points)
+
+
+def _refuse_secrets(asked: Sweep, plan: Plan) -> None:
+    """A grid's values stand in each record and on the sweep's page."""
+    for flag, values in asked.grid.items():
+        if hit := plan.known.found("\n".join(values).encode(errors="surrogateescape")):
+            raise ConfigurationError(
+                f"--grid {flag}: a value holds that of the variable {hit[0]}, which is taken for a secret",
+                hint=f"leave {hit[0]} out of --env and --env-file: each point is given --{flag}",
+            )
 
 
 def _key(values: Mapping[str, str]) -> frozenset[tuple[str, str]]:
@@ -262,7 +279,7 @@ def _widest(specs: list[JobSpec], name: str) -> JobSpec:
 def _files(asked: Sweep) -> dict[str, str]:
     """The SHA-256 of each file that travels, without the job.yaml, whose grid may change."""
     spec = asked.spec
-    found = digests(spec.folder, out=spec.out)
+    found = digests(spec.folder, out=spec.out, env_files=spec.env_files)
     if asked.file and asked.file.resolve().is_relative_to(spec.folder):
         found.pop(str(asked.file.resolve().relative_to(spec.folder)), None)
     if spec.command_file:
@@ -286,7 +303,7 @@ class _Run:
         self.lock = threading.Lock()
         self.stop = threading.Event()
         self.errors: dict[str, SpawnerError] = {}  # job -> how it failed
-        self.bug: BaseException | None = None
+        self.bug: BaseException | None = None  # what is no point's, and ends the sweep
         self.began = time.monotonic()
 
     def run(self) -> SweepOutcome:
@@ -411,25 +428,49 @@ class _Run:
             return self.todo.popleft() if self.todo else None
 
     def _carry_out(self, point: Point, slot: int) -> None:
+        """One point to its end; whatever happens to it, also what nobody thought of, ends no other."""
         shown_as = PointView(point, self.view, self.stop)
         point.since = time.time()
-        shown_as.turn("starting")
         try:
+            shown_as.turn("starting")
             result = self._run_job(point, slot, shown_as).result
         except Interrupted as stopped:
             result = "interrupted"
             point.error = stopped.missing.message if stopped.missing else ""
         except SpawnerError as error:
-            self.errors[point.job] = error
-            point.error = error.message
-            if error.missing:
-                point.error += f"; besides, not all files are here: {error.missing.message}"
-            has_trained = isinstance(error, ArtifactError)
-            result = "incomplete" if has_trained else error.outcome.result if error.outcome else "failed"
-        self._learn(point)
+            result = self._fails(point, error)
+        except Exception as bug:
+            result = self._fails(point, self._unexpected(point, bug))
+        try:
+            self._learn(point)
+        except Exception as bug:  # of a record that cannot be read; the job itself ended as it did
+            if result == "succeeded":
+                result = self._fails(point, self._unexpected(point, bug))
         point.replica = None
-        shown_as.turn(result)
-        self.save()
+        try:
+            shown_as.turn(result)
+            self.save()
+        except Exception as bug:
+            point.result = result
+            self._unexpected(point, bug)
+
+    def _fails(self, point: Point, error: SpawnerError) -> str:
+        self.errors[point.job] = error
+        point.error = error.message
+        if error.missing:
+            point.error += f"; besides, not all files are here: {error.missing.message}"
+        has_trained = isinstance(error, ArtifactError)
+        return "incomplete" if has_trained else error.outcome.result if error.outcome else "failed"
+
+    def _unexpected(self, point: Point, bug: Exception) -> SpawnerError:
+        """An error of our own for a point, whose traceback goes into the sweep's folder."""
+        name, mask = f"{point.job}-traceback.txt", self.planned.plan.known.mask
+        with suppress(SpawnerError):
+            self.record.write(name, mask("".join(traceback.format_exception(bug))).encode(errors="replace").decode())
+        return SpawnerError(
+            f"{type(bug).__name__}: {brief_line(mask(str(bug)))}",
+            hint=f"this is a bug in tf-spawner: report it with {self.record.folder / name}; tf-spawner delete {point.job} removes what is left",
+        )
 
     def _run_job(self, point: Point, slot: int, view: PointView) -> jobs.Outcome:
         """Takes over the job that is there, or launches one; never both, for a job's name is there once."""

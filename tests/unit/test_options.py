@@ -164,7 +164,7 @@ def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path):
     with pytest.raises(ConfigurationError, match=r"-f .*none.yaml: No such file"):
         spec_of(tmp_path / "none.yaml")
     (tmp_path / "job.yaml").write_bytes(b"tag: \xff")
-    with pytest.raises(ConfigurationError, match="is not YAML"):
+    with pytest.raises(ConfigurationError, match="is not UTF-8 text"):
         spec_of(tmp_path / "job.yaml")
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from tfspawner import agent
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan import Plan, _secret_names
+from tfspawner.plan import Plan
 from tfspawner.render import redacted, render, to_yaml
+from tfspawner.secrecy import secret_names
 from tfspawner.spec import JobSpec
 
 CANARY = "canary-value"
@@ -292,4 +293,4 @@ def test_what_errors_have_to_name_is_no_secret_unless_a_password_is_in_it(make_f
     ],
 )  # fmt: skip
 def test_where_something_lies_is_no_secret_unless_its_name_says_so(name, value, is_secret):
-    assert (name in _secret_names({name: value})) is is_secret
+    assert (name in secret_names({name: value})) is is_secret

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tfspawner.agent import address, listen_on, reach, split_address, tf_config
 from tfspawner.errors import ConfigurationError
+from tfspawner.spec import MAX_ENV_BYTES, MAX_REPLICAS
 
 COUNTS = st.fixed_dictionaries(
     {"chief": st.integers(0, 1), "worker": st.integers(1, 20), "ps": st.integers(0, 5), "evaluator": st.integers(0, 1)}
@@ -39,10 +40,18 @@ def test_the_training_replicas_agree_on_the_cluster_and_each_knows_itself(counts
     assert len(seen) == 1
 
 
-def test_a_tf_config_that_linux_cannot_pass_is_refused_with_its_size(make_fixed_plan):
+@pytest.mark.parametrize("roles", [{"worker": MAX_REPLICAS}, {"chief": 1, "worker": 1, "ps": MAX_REPLICAS - 2}])
+def test_the_tf_config_of_the_most_replicas_can_be_passed_on(roles):
+    cluster = {role: ["255.255.255.255:65535"] * count for role, count in roles.items()}
+    assert all(
+        len("TF_CONFIG=" + tf_config(cluster, role, count - 1)) <= MAX_ENV_BYTES for role, count in roles.items()
+    )
+
+
+def test_more_replicas_than_a_tf_config_can_name_are_refused(make_fixed_plan):
     make_fixed_plan("j", workers=5000)
-    with pytest.raises(ConfigurationError, match=r"6001 replicas would take 1\d\d,\d\d\d bytes; Linux allows 131,071"):
-        make_fixed_plan("j", workers=6000, chief=True)
+    with pytest.raises(ConfigurationError, match="5,401 replicas are asked for, and 5,400 are possible: TF_CONFIG"):
+        make_fixed_plan("j", workers=5400, chief=True)
 
 
 @pytest.mark.parametrize(("host", "written"), [("10.1.2.3", "10.1.2.3:2222"), ("fd00::7", "[fd00::7]:2222")])

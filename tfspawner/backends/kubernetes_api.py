@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import threading
 import time
@@ -16,6 +17,7 @@ import urllib3
 from ..diagnose import ADMISSION_HINT, WEBHOOK_HINT, denied_by_admission
 from ..errors import ClusterError, ConfigurationError, NotFoundError
 from ..patience import patient
+from ..userfile import LOADER, brief_line, load_yaml, named, read_text
 
 WATCH_S = 240  # the API server ends a watch after so long, and we begin the next
 READ_TIMEOUT_S = 30.0
@@ -49,6 +51,9 @@ class Api:
         from kubernetes.client.rest import RESTClientObject
 
         path = str(kubeconfig) if kubeconfig else None
+        for file in [path] if path else os.environ.get("KUBECONFIG", "").split(os.pathsep):
+            if file and os.path.exists(file):
+                load_yaml(read_text(Path(file), "kubeconfig"), LOADER, f"kubeconfig {named(file)}")
         configuration = Configuration()
         try:
             contexts, active = config.list_kube_config_contexts(path)  # type: ignore[no-untyped-call]
@@ -58,10 +63,11 @@ class Api:
                     f"there is no context {context!r} in the kubeconfig", hint=f"its contexts are: {', '.join(names)}"
                 )
             config.load_kube_config(path, context, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
-        except config.ConfigException as error:
-            where = f" {kubeconfig}" if kubeconfig else ""
+        except (config.ConfigException, TypeError, KeyError, AttributeError, ValueError, OSError) as error:
+            where = f" {named(kubeconfig)}" if kubeconfig else ""
+            told = str(error) if isinstance(error, config.ConfigException) else f"{type(error).__name__}: {error}"
             raise ConfigurationError(
-                f"no usable kubeconfig{where}: {error}",
+                f"no usable kubeconfig{where}: {brief_line(told)}",
                 hint="set KUBECONFIG or give --kubeconfig; to run on this machine: --on local",
             ) from None
         chosen = next((c for c in contexts if c["name"] == context), active)

@@ -290,6 +290,7 @@ class LocalBackend:
         env = {
             **os.environ,
             **plan.spec.env,
+            **plan.hidden,
             OUTPUT: str(root / "output"),
         }
         if plan.spec.gpus:
