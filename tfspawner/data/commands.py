@@ -134,16 +134,15 @@ def head(uri: str, count: int, output: str) -> None:
     from .statistics import records_of
 
     records = chain.from_iterable(records_of(file, 1 << 18) for file in list_files(uri))
-    shown = [
-        {name: _values(values.tolist()) for name, values in sorted(record.items())} for record in islice(records, count)
-    ]
     if output == "json":
-        return _print_json(shown)
-    for number, values in enumerate(shown):
+        return _print_json(
+            [{name: _values(values.tolist()) for name, values in sorted(r.items())} for r in islice(records, count)]
+        )
+    for number, record in enumerate(islice(records, count)):
         click.echo(f"record {number}")
-        for name, items in values.items():
-            more = f", … {len(items)} in all" if len(items) > SHOWN_VALUES else ""
-            click.echo(f"  {name}: {', '.join(map(_short, items[:SHOWN_VALUES]))}{more}")
+        for name, values in sorted(record.items()):
+            more = f", … {len(values)} in all" if len(values) > SHOWN_VALUES else ""
+            click.echo(f"  {name}: {', '.join(map(_short, _values(values[:SHOWN_VALUES].tolist())))}{more}")
 
 
 @data.command("convert")
@@ -250,6 +249,7 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("feature", "records", "values each", "min", "max", "mean", "deviation", "nan", "inf", "padding"):
@@ -259,7 +259,7 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
         numbers = [_number(words[key]) for key in ("minimum", "maximum", "mean", "deviation")]
         padding = "" if words["padding"] is None else f"{100 * words['padding']:.1f} %"
         table.add_row(
-            f"{name} {words['kind']}", f"{words['records']:,}", f"{low}" if low == high else f"{low} to {high}",
+            Text(f"{name} {words['kind']}"), f"{words['records']:,}", f"{low}" if low == high else f"{low} to {high}",
             *numbers, str(words["nan"]), str(words["infinite"]), padding,
         )  # fmt: skip
     console = Console()

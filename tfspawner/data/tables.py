@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigurationError, DataError
-from .encoding import Loss, kind_of
-from .example import Array
+from .encoding import Loss
+from .example import Array, kind_of
 from .filesystems import File, LocalFiles, filesystem_of, local_path
 from .reading import read_exactly
 from .sharding import Part
@@ -23,6 +23,7 @@ MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 PIECE_BYTES = 1 << 20
 PIECES_AT_ONCE = 8
 ROWS_AT_ONCE_BYTES = 16 << 20  # of a row group that is written
+ROW_BYTES, FEATURE_BYTES = 250, 200  # that Python takes for each, whatever it holds
 
 
 def form_of(file: File) -> str:
@@ -297,8 +298,9 @@ class TableWriter:
             if kind != wanted and not (name in record and name in self.kinds and not len(record[name])):
                 raise DataError(f"{where}: the feature {name} is {kind}, and {wanted} in the first record")
         self.waiting.append(record)
-        self.held += sum(
-            values.nbytes if values.dtype != object else sum(map(len, values)) for values in record.values()
+        self.held += ROW_BYTES + sum(
+            FEATURE_BYTES + (values.nbytes if values.dtype != object else sum(map(len, values)) + 8 * len(values))
+            for values in record.values()
         )
         if self.held >= ROWS_AT_ONCE_BYTES:
             self._flush()
