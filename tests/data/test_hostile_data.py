@@ -5,6 +5,9 @@ import struct
 import tracemalloc
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -219,3 +222,80 @@ def test_statistics_of_ever_new_features_end_at_a_bound(tmp_path, monkeypatch):
     path = shard(tmp_path, *(write_example({f"x{number}": np.ones(1, np.float32)}) for number in range(51)))
     assert f"{path}: more than 50 features" in refused("stats", path)
     assert len(list(records_of(list_files(str(path))[0]))) == 51
+
+
+# ---- Parquet and Arrow
+
+
+def arrow_file(path, **columns):
+    table = pa.table(columns)
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write(table)
+    return path
+
+
+def with_offsets(path, old: list[int], new: list[int], kind: str = "<i4"):
+    """The file with other offsets of a text or list column."""
+    data = path.read_bytes()
+    before, after = np.array(old, kind).tobytes(), np.array(new, kind).tobytes()
+    assert data.count(before) == 1
+    path.write_bytes(data.replace(before, after))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "new"),
+    [
+        ("check", [0, 100, 9, 14, 2**31 - 1]),
+        ("head", [0, 3, 9, 14, 2**30]),
+        ("stats", [0, -4, 9, 14, 20]),
+        ("convert", [5, 3, 2, 1, 0]),
+    ],
+)
+def test_damaged_offsets_of_texts_are_refused_before_anybody_follows_them(tmp_path, command, new):
+    path = arrow_file(tmp_path / "t.arrow", text=["abc", "abcdef", "abcde", "abcdef"], x=[1, 2, 3, 4])
+    with_offsets(path, [0, 3, 9, 14, 20], new)
+    line = refused(command, path, *[tmp_path / "out.tfrecord"] * (command == "convert"))
+    assert f"{path} is damaged or cut off in its rows from 0 of group 0 on: Column 0: In chunk 0: " in line
+
+
+def test_damaged_offsets_of_lists_are_refused(tmp_path):
+    path = arrow_file(tmp_path / "t.arrow", x=[[1.0, 2.0, 3.0], [1.0] * 6, [2.0] * 5, [3.0] * 6])
+    with_offsets(path, [0, 3, 9, 14, 20], [0, 3, 9, 1 << 30, 1 << 30])
+    assert f"{path} is damaged or cut off in its rows from 0 of group 0" in refused("head", path)
+
+
+def test_texts_that_are_no_utf8_are_refused_in_both_formats(tmp_path):
+    texts = pa.array([b"abc", b"\xff\xfe\xfd"])
+    wrong = pa.Array.from_buffers(pa.string(), 2, texts.buffers())
+    path = arrow_file(tmp_path / "t.arrow", text=wrong)
+    assert "Invalid UTF8 sequence" in refused("head", path)
+    pq.write_table(pa.table({"text": wrong}), tmp_path / "t.parquet")
+    assert "Invalid UTF8 sequence" in refused("head", tmp_path / "t.parquet")
+
+
+def test_a_few_bytes_of_parquet_that_stand_for_millions_of_values_come_in_pieces(tmp_path, monkeypatch):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"x": np.zeros(3_000_000)}), path, row_group_size=3_000_000)
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr(tables, "BATCH_BYTES", 1 << 20)
+    (file,) = list_files(str(path))
+    pieces = [count for _, count, _ in tables.read_columns(reading.Part(file, 10, 2_999_990))]
+    assert (sum(pieces), max(pieces) <= 131072) == (2_999_980, True)
+
+
+def test_a_footer_whose_rows_do_not_add_up_is_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"x": [1] * 7}), path, version="2.6")
+    data = bytearray(path.read_bytes())
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    at = data.index(b"\x16\x0e\x19\x1c", footer)  # num_rows: 7, before the list of groups
+    data[at + 1] = 2 * 8
+    path.write_bytes(data)
+    assert "its footer tells of 8 rows, and 7 in groups" in refused("head", path)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert "t.parquet has the column x twice" in refused("head", tmp_path / "t.parquet")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import ConfigurationError, DataError
 from .encoding import MARK, runs_in
-from .example import kind_of, named, read_example
+from .example import LONGEST_NAME, MOST_NAMES, kind_of, named, read_example
 from .filesystems import File
 from .reading import CHUNK_BYTES, is_gzipped, read_records
 from .sharding import Part, divide
@@ -62,7 +62,7 @@ def _check_table(file: File, progress: Callable[[int], None]) -> Shard:
         schema = table.words()
         records = 0
         for group in range(table.groups):
-            records += table.group(group).num_rows
+            records += sum(rows.num_rows for rows in table.batches(group))
             progress(file.size // table.groups)
         if records != table.rows:
             raise DataError(f"{file.uri}: {records} rows are there, and {table.rows} in its footer")
@@ -160,4 +160,6 @@ def _schema(file: File, record: bytes, number: int) -> dict[str, str]:
 
 
 def _words(schema: dict[str, str]) -> str:
-    return ", ".join(f"{named(name)} {kind}" for name, kind in schema.items()) or "no features"
+    words = [f"{named(name)} {kind[:LONGEST_NAME]}" for name, kind in schema.items()]
+    more = [f"and {len(words) - MOST_NAMES} more"] if len(words) > MOST_NAMES else []
+    return ", ".join(words[:MOST_NAMES] + more) or "no features"

@@ -234,6 +234,7 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
     tf-spawner data stats s3://bucket/train/ -o json
     """
     from .convert import parse_shapes
+    from .example import names_of
     from .filesystems import list_files
     from .statistics import summarize
 
@@ -243,7 +244,7 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
         found = {name: summary.words() for name, summary in sorted(summarize(files, shapes, progress).items())}
     unknown = sorted(shapes.keys() - found.keys())
     if unknown:
-        raise DataError(f"there is no feature {unknown[0]}; there are {', '.join(found) or 'none'}")
+        raise DataError(f"there is no feature {unknown[0]}; there are {names_of(found)}")
     if output == "json":
         return _print_json(found)
     from rich import box

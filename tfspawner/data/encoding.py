@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import ConfigurationError, DataError
 from ..manifest import shown
-from .example import Array, kind_of, named, read_example
+from .example import Array, kind_of, named, names_of, read_example
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -98,14 +98,14 @@ class Encoder:
             encoding = by_name.pop(name, None)
             found |= self._encoded(values, encoding, where) if encoding else {name: values}
         for encoding in by_name.values():
-            raise DataError(f"{where}: there is no feature {encoding.name}; there are {', '.join(record) or 'none'}")
+            raise DataError(f"{where}: there is no feature {named(encoding.name)}; there are {names_of(record)}")
         _bounded(found, encodings_in(found, where).values(), where)
         return found
 
     def _encoded(self, values: Array, encoding: Encoding, where: str) -> dict[str, Array]:
         if values.dtype != np.float32 or len(values) != encoding.rows * encoding.width:
             raise DataError(
-                f"{where}: {encoding.name} is {kind_of(values)}[{len(values)}]; to be encoded as"
+                f"{where}: {named(encoding.name)} is {kind_of(values)}[{len(values)}]; to be encoded as"
                 f" {encoding.rows}x{encoding.width} it must be float32[{encoding.rows * encoding.width}]"
             )
         rows = values.reshape(encoding.rows, encoding.width)
@@ -124,7 +124,7 @@ class Encoder:
         if self.loss.infinite > lost and not self.overflow:
             value = before[np.isfinite(before) & ~np.isfinite(after)][0]
             raise DataError(
-                f"{where}: {encoding.name} has {value:g}, which becomes infinite in {encoding.stored}",
+                f"{where}: {named(encoding.name)} has {value:g}, which becomes infinite in {encoding.stored}",
                 hint="--dtype bfloat16 or float32; or --overflow, to let such values become infinite",
             )
 

@@ -6,7 +6,7 @@ float_list = 2, int64_list = 3}, each with {repeated value = 1}; see tensorflow/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from ..manifest import shown
 
 KINDS = {1: "bytes", 2: "float32", 3: "int64"}
-LONGEST_NAME = 100
+LONGEST_NAME, MOST_NAMES = 100, 20  # in a message
 Array = Any  # numpy.ndarray of one dimension
 
 
@@ -30,6 +30,13 @@ def kind_of(values: Array) -> str:
 def named(name: str) -> str:
     """A feature's or column's name, fit for a message."""
     return name if name.isprintable() and len(name) <= LONGEST_NAME else shown(name)
+
+
+def names_of(names: Iterable[str]) -> str:
+    """The first of many names, fit for a message."""
+    names = list(names)
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(map(named, names[:MOST_NAMES])) + more or "none"
 
 
 def _signed(number: int) -> int:
