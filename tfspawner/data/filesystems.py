@@ -208,29 +208,53 @@ class WebFiles:
         if has_pattern(urlsplit(uri).path):
             raise ConfigurationError(f"{uri}: a web server cannot be asked for a pattern", hint="name each file")
         reply = self._ask("HEAD", uri, {})
-        if "Content-Length" not in reply.headers:
+        reply.release_conn()
+        if not re.fullmatch("[0-9]{1,18}", reply.headers.get("Content-Length", "")):
             raise DataError(f"{uri}: the server does not tell its size")
         version = reply.headers.get("ETag") or reply.headers.get("Last-Modified") or ""
         return [File(uri, int(reply.headers["Content-Length"]), version)]
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         reply = self._ask("GET", uri, {"Range": f"bytes={offset}-{offset + size - 1}"})
-        if reply.status != 206:
-            raise DataError(f"{uri}: the server does not send parts of a file")
-        return bytes(reply.data)
+        try:
+            if reply.status != 206:
+                raise DataError(f"{uri}: the server sends no parts of a file")
+            if s3.begins_at(reply.headers.get("Content-Range", "none")) != offset:
+                raise DataError(f"{uri}: the server sends other bytes than those from {offset} on")
+            if reply.headers.get("Content-Encoding", "identity") != "identity":
+                raise DataError(f"{uri}: the server sends it compressed, which nobody asked for")
+            data = self._body(reply, uri, size)
+            if len(data) > size:
+                raise DataError(f"{uri}: the server sends more bytes than the {size} that were asked for")
+        except BaseException:
+            reply.close()
+            raise
+        reply.release_conn()
+        return data
 
     def put(self, path: str, uri: str) -> None:
         raise ConfigurationError(f"{uri}: nothing can be put on a web server", hint="give a path or s3://")
+
+    @staticmethod
+    def _body(reply: Any, uri: str, size: int) -> bytes:
+        import urllib3
+
+        try:
+            return bytes(reply.read(size + 1, decode_content=False))
+        except urllib3.exceptions.HTTPError as error:
+            raise OSError(f"{uri}: {error}") from None
 
     def _ask(self, method: str, uri: str, headers: dict[str, str]) -> Any:
         import urllib3
 
         try:
-            reply = self.pool.request(method, uri, headers={**self.headers, **headers})
+            reply = self.pool.request(method, uri, headers={**self.headers, **headers}, preload_content=False)
         except urllib3.exceptions.MaxRetryError as error:
             raise DataError(f"{uri}: the server does not answer: {error.reason}") from None
         except urllib3.exceptions.HTTPError as error:
             raise OSError(f"{uri}: {error}") from None
+        if reply.status >= 400:
+            reply.close()
         if reply.status in (401, 403):
             raise DataError(f"{uri}: the server refuses access", hint="set BEARER_TOKEN, if it takes one")
         if reply.status in (404, 410):
