@@ -7,8 +7,8 @@ import glob
 import os
 import posixpath
 import re
+import secrets
 import shutil
-import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from ..errors import ConfigurationError, DataError
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 6.0
+COPY_BYTES = 1 << 20
 HIDDEN = ("_", ".")  # Spark's _SUCCESS and the like are no data
 
 
@@ -116,9 +117,10 @@ class LocalFiles:
                 os.makedirs(folder, exist_ok=True)
             if os.stat(path).st_dev == os.stat(folder or ".").st_dev:
                 return os.replace(path, target)
-            part = os.path.join(folder, f".{name}.{os.getpid()}-{threading.get_ident()}.part")
+            part = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.part")
             try:
-                shutil.copyfile(path, part)
+                with open(path, "rb") as source, open(part, "xb") as copy:  # x: no file or link of others
+                    shutil.copyfileobj(source, copy, COPY_BYTES)
                 os.replace(part, target)
             except BaseException:
                 with suppress(FileNotFoundError):
