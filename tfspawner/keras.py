@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .code import mentions
+from .folders import own_folder
 from .spec import DEFAULT_IMAGE, JobSpec
 
 _STOCK_IMAGE = re.compile(r"(?:.*/)?tensorflow/tensorflow(?::(\d+\.\d+)\S*|:latest\S*|:nightly\S*)?")
@@ -48,13 +49,13 @@ def wheel(tensorflow: str | None, cache: Path | None = None) -> Path:
 
     It is pure Python (about 2 MB) and travels with the code; tf-keras that is there already comes first. It is not
     installed, since it depends on the package tensorflow, and would bring that beside tensorflow-cpu.
-    Raises OSError when it cannot be downloaded.
+    Raises OSError when it cannot be downloaded, and ConfigurationError where others may write to the cache.
     """
     wanted = f"=={'.'.join(tensorflow.split('.')[:2])}.*" if tensorflow else ""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = (cache or Path(base) / "tf-spawner") / f"tf-keras{wanted.replace('==', '-').rstrip('.*')}"
+    os.close(own_folder(folder, "tf-keras's wheel"))  # what lies there runs in all replicas
     if not list(folder.glob("*.whl")):
-        folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
         done = subprocess.run([*command, f"tf-keras{wanted}"], capture_output=True, text=True)
         if done.returncode:

@@ -8,6 +8,7 @@ from tfspawner.data.cache import Cache
 from tfspawner.data.copying import copy_all, plan
 from tfspawner.data.filesystems import File, LocalFiles, list_files
 from tfspawner.errors import ConfigurationError, DataError
+from tfspawner.keras import wheel
 
 ANOTHER_USER = 12345
 BOUND = 1 << 30
@@ -113,6 +114,17 @@ def test_a_counter_that_is_damaged_makes_the_cache_full_and_not_fail(source, sha
     (shared / "locks/size").write_bytes(b"\xff-1e9")
     assert len(cache.read(source, 0, source.size)) == source.size
     assert blocks(shared) == []
+
+
+def test_a_wheel_in_a_folder_that_others_may_write_to_travels_to_no_replica(shared):
+    folder = shared / "tf-keras-2.21"
+    folder.mkdir()
+    (folder / "tf_keras-2.21.0-py3-none-any.whl").write_bytes(b"anybody's")
+    folder.chmod(0o777)
+    with pytest.raises(ConfigurationError, match="tf-keras's wheel: others may write to"):
+        wheel("2.21.0", cache=shared)
+    folder.chmod(0o755)
+    assert wheel("2.21.0", cache=shared).name == "tf_keras-2.21.0-py3-none-any.whl"
 
 
 # ---- copies

@@ -20,8 +20,8 @@ from pathlib import Path
 import google_crc32c
 
 from ..errors import ConfigurationError
+from ..folders import own_folder
 from .filesystems import File
-from .folders import own_folder
 from .reading import read_exactly
 
 BLOCK_BYTES = 4 << 20

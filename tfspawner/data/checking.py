@@ -130,7 +130,7 @@ def read_manifest(path: Path) -> dict[str, int]:
     """{file's name: number of records} from a JSON file."""
     try:
         manifest = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"--manifest {path}: {error}") from None
     if not isinstance(manifest, dict) or not all(type(count) is int for count in manifest.values()):
         raise ConfigurationError(f"--manifest {path} must be a mapping of files' names to numbers of records")
@@ -142,7 +142,7 @@ def _read_done(done: Path | None) -> list[Shard]:
         return []
     try:
         return [Shard(**json.loads(line)) for line in done.read_text().splitlines() if line.endswith("}")]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ConfigurationError(f"--done {done} is not what this command writes", hint="name another file") from None
 
 

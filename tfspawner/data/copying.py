@@ -15,9 +15,9 @@ from typing import Any
 import google_crc32c
 
 from ..errors import ConfigurationError, DataError
+from ..folders import own_file
 from ..manifest import is_safe, shown
 from .filesystems import File, LocalFiles, filesystem_of, has_pattern, local_path
-from .folders import own_file
 from .reading import CHUNK_BYTES, read_chunks
 from .sharding import Part
 

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from ..errors import ConfigurationError, DataError
+from .errors import ConfigurationError, DataError
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
