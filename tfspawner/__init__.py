@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import SpawnerError
     from .job import Job, attach, launch, run
+    from .models import checked_model
     from .spec import JobSpec
     from .sweeping import sweep
 
 __version__ = "0.1.0"
-__all__ = ["Job", "JobSpec", "SpawnerError", "attach", "launch", "run", "sweep"]
+__all__ = ["Job", "JobSpec", "SpawnerError", "attach", "checked_model", "launch", "run", "sweep"]
 
 _HOMES = {
     "Job": "job",
     "JobSpec": "spec",
     "SpawnerError": "errors",
     "attach": "job",
+    "checked_model": "models",
     "launch": "job",
     "run": "job",
     "sweep": "sweeping",

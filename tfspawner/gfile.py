@@ -390,7 +390,10 @@ class FileSystem:
         size = self.size_of(uri)
         if size is not None and size >= 0:
             for offset in range(0, size, BLOCK_BYTES):
-                handle.append(self.s3.read(*self.split(uri), offset, min(BLOCK_BYTES, size - offset)))
+                data = self.s3.read(*self.split(uri), offset, min(BLOCK_BYTES, size - offset))
+                if len(data) != min(BLOCK_BYTES, size - offset):
+                    raise Failure(UNAVAILABLE, f"of its bytes from {offset} on only {len(data)} came")
+                handle.append(data)
         self.opened(uri, file, handle)
 
     # -- names

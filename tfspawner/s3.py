@@ -6,7 +6,6 @@ Requests are signed by AWS Signature Version 4; see "Signing AWS API requests" a
 from __future__ import annotations
 
 import configparser
-import datetime
 import hashlib
 import hmac
 import http.client
@@ -31,6 +30,9 @@ PART_BYTES = 16 << 20
 MOST_PARTS = 9000
 PARALLEL_PARTS = 4
 IDLE_CONNECTIONS = 64
+MOST_ANSWER_BYTES = 16 << 20  # of a listing, or of an error; a page of 1,000 keys has less than 4 MiB
+MOST_TAGS = 500_000  # in such an answer
+MOST_PAGES = 50_000  # of a listing
 EMPTY_SHA256 = hashlib.sha256().hexdigest()
 SHA256 = "x-amz-meta-sha256"  # where put() leaves what the object holds
 
@@ -145,18 +147,33 @@ class S3:
         query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
         if not deep:
             query["delimiter"] = "/"
-        while True:
+        for _ in range(MOST_PAGES):
             page = self._xml(self._ask("GET", bucket, query=query))
-            plain = unquote_plus if _text(page, "EncodingType") == "url" else str
-            objects = [
-                Object(plain(_text(o, "Key")), int(_text(o, "Size")), _text(o, "ETag"))
-                for o in page.iterfind("{*}Contents")
-            ]
-            folders = [Object(plain(_text(f, "Prefix")), -1) for f in page.iterfind("{*}CommonPrefixes")]
-            yield from sorted(objects + folders)
+            yield from sorted(self._objects(page, prefix, deep))
             if _text(page, "IsTruncated") != "true":
                 return
-            query["continuation-token"] = _text(page, "NextContinuationToken")
+            token = _text(page, "NextContinuationToken")
+            if not token or token == query.get("continuation-token"):
+                raise self._odd("its listing does not go on")
+            query["continuation-token"] = token
+        raise self._odd("its listing has no end")
+
+    def _objects(self, page: xml.Element, prefix: str, deep: bool) -> Iterator[Object]:
+        """What a page lists. Raises S3Error for what was not asked for."""
+        plain = unquote_plus if _text(page, "EncodingType") == "url" else str
+        for found in page.iterfind("{*}Contents"):
+            size = _text(found, "Size")
+            if not re.fullmatch("[0-9]{1,18}", size):
+                raise self._odd("an object without a size")
+            yield Object(self._key(plain(_text(found, "Key")), prefix, deep), int(size), _text(found, "ETag"))
+        for found in page.iterfind("{*}CommonPrefixes"):
+            yield Object(self._key(plain(_text(found, "Prefix")), prefix, deep), -1)
+
+    def _key(self, key: str, prefix: str, deep: bool) -> str:
+        inner = key[len(prefix) :]
+        if not key or not key.startswith(prefix) or "\0" in key or (not deep and "/" in inner[:-1]):
+            raise self._odd(f"it lists {_plain(ascii(key))}, and {_plain(ascii(prefix))} was asked for")
+        return key
 
     def head(self, bucket: str, key: str) -> dict[str, str] | None:
         """The object's headers, their names in lower case; None where there is no such object."""
@@ -166,6 +183,8 @@ class S3:
             if error.code == "404":
                 return None
             raise
+        if not re.fullmatch("[0-9]{1,18}", headers.get("content-length", "")):
+            raise self._odd("an object without a size")
         return headers
 
     def read(self, bucket: str, key: str, offset: int, size: int) -> bytes:
@@ -174,11 +193,14 @@ class S3:
             return b""
         try:
             headers = {"range": f"bytes={offset}-{offset + size - 1}"}
-            return self._ask("GET", bucket, key, headers=headers, tries=1)[1]
+            told, data = self._ask("GET", bucket, key, headers=headers, tries=1, most_bytes=size)
         except S3Error as error:
             if error.code == "InvalidRange":
                 return b""
             raise
+        if begins_at(told.get("content-range")) != offset:
+            raise S3Error(f"{self.where} sends other bytes than those from {offset} on", hint=self.check)
+        return data
 
     def put(self, bucket: str, key: str, path: str, headers: dict[str, str] | None = None) -> None:
         """Makes the file an object, which appears when it is whole; each part is sent with its SHA-256."""
@@ -206,7 +228,10 @@ class S3:
                 file.seek(offset)
                 data = file.read(part_bytes)
             query = dict(upload, partNumber=str(offset // part_bytes + 1))
-            return self._ask("PUT", bucket, key, query=query, body=data, timeout_s=WRITE_TIMEOUT_S)[0]["etag"]
+            etag = self._ask("PUT", bucket, key, query=query, body=data, timeout_s=WRITE_TIMEOUT_S)[0].get("etag")
+            if not etag:
+                raise self._odd("a part without an ETag")
+            return etag
 
         with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
             futures = [pool.submit(put_part, offset) for offset in range(0, size, part_bytes)]
@@ -239,12 +264,12 @@ class S3:
 
     def _ask(self, method: str, bucket: str, key: str = "", *, query: dict[str, str] | None = None,
              headers: dict[str, str] | None = None, body: bytes = b"", tries: int = TRIES,
-             timeout_s: float = READ_TIMEOUT_S) -> tuple[dict[str, str], bytes]:  # fmt: skip
-        """(the reply's headers, its body); what may pass is tried again, if it did not take too long."""
+             timeout_s: float = READ_TIMEOUT_S, most_bytes: int | None = None) -> tuple[dict[str, str], bytes]:  # fmt: skip
+        """(the reply's headers, its body of most_bytes at most); what may pass is tried again, if it did not take too long."""
         began = time.monotonic()
         while True:
             try:
-                return self._ask_once(method, bucket, key, query or {}, headers or {}, body, timeout_s)
+                return self._ask_once(method, bucket, key, query or {}, headers or {}, body, timeout_s, most_bytes)
             except S3Error as error:
                 tries -= 1
                 if not error.passing or not tries or time.monotonic() - began > timeout_s:
@@ -252,7 +277,7 @@ class S3:
                 time.sleep(0.2 * 2 ** (TRIES - tries))
 
     def _ask_once(self, method: str, bucket: str, key: str, query: dict[str, str], headers: dict[str, str], body: bytes,
-                  timeout_s: float) -> tuple[dict[str, str], bytes]:  # fmt: skip
+                  timeout_s: float, most_bytes: int | None) -> tuple[dict[str, str], bytes]:  # fmt: skip
         host, path = self._address(bucket, key)
         words = "&".join(f"{quote(k, safe='-_.~')}={quote(v, safe='-_.~')}" for k, v in sorted(query.items()))
         signed = self._sign(method, host, path, words, headers, body)
@@ -268,11 +293,24 @@ class S3:
                     connection.close()
                     if fresh or name == "again":  # else the server closed a connection that had long been idle
                         raise
-            data = reply.read()
+            data = self._body(reply, most_bytes)
         found = {name.lower(): value for name, value in reply.getheaders()}
         if reply.status // 100 == 2:
             return found, data
         raise self._refused(reply.status, data, found, bucket)
+
+    def _body(self, reply: http.client.HTTPResponse, asked: int | None) -> bytes:
+        """All of it, unless it is longer than what was asked for, or than an answer in XML may be."""
+        most = MOST_ANSWER_BYTES if asked is None or reply.status // 100 != 2 else asked
+        told = f", and {most:,} were asked for" if most == asked else ""
+        if reply.length is not None:
+            if reply.length > most:
+                raise S3Error(f"{self.where} sends {reply.length:,} bytes{told}", hint=self.check)
+            return reply.read()
+        data = reply.read(most + 1)
+        if len(data) > most:
+            raise S3Error(f"{self.where} sends more than {most:,} bytes{told}", hint=self.check)
+        return data
 
     def _address(self, bucket: str, key: str) -> tuple[str, str]:
         """(host, path): at AWS a bucket has a host of its own, unless a certificate would not fit its name."""
@@ -293,7 +331,7 @@ class S3:
             sent["content-type"] = "application/octet-stream"
         if settings.access_key is None:
             return sent
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         sent["x-amz-date"] = now
         if settings.session_token:
             sent["x-amz-security-token"] = settings.session_token
@@ -333,6 +371,9 @@ class S3:
                 connection.connect()
             connection.sock.settimeout(timeout_s)
             yield connection
+        except S3Error:
+            connection.close()
+            raise
         except ssl.SSLCertVerificationError as error:
             raise S3Error(f"the certificate of {self.where} cannot be verified: {error.verify_message}",
                           hint="set AWS_CA_BUNDLE to its authority's certificate") from None  # fmt: skip
@@ -355,13 +396,13 @@ class S3:
     def _refused(self, status: int, data: bytes, headers: Mapping[str, str], bucket: str) -> S3Error:
         """The server's error in the user's words."""
         try:
-            reply = xml.fromstring(data)
-            code, told = _text(reply, "Code"), _text(reply, "Message")
+            reply = _parsed(data)
+            code, told = _plain(_text(reply, "Code"))[:80], _plain(_text(reply, "Message"))
         except xml.ParseError:
             code, told = str(status), http.client.responses.get(status, "")
         key, where = self.settings.access_key, self.where
         who = f"access key {key}" if key else "no access key (AWS_ACCESS_KEY_ID is not set)"
-        region = headers.get("x-amz-bucket-region")
+        region = _plain(headers.get("x-amz-bucket-region") or "")
         if status in (500, 502, 503, 504, 429) or code in ("RequestTimeout", "SlowDown"):
             return S3Error(f"{where} is busy: {status} {code}", code=code, passing=True)
         for codes, message, hint in (
@@ -381,19 +422,44 @@ class S3:
         ):  # fmt: skip
             if re.fullmatch(codes, code):
                 return S3Error(message, hint=hint, code=code)
-        return S3Error(f"{where} answers {status} {code}: {told[:200]}", code=code)
+        return S3Error(f"{where} answers {status} {code}: {told}", code=code)
 
     def _xml(self, reply: tuple[dict[str, str], bytes]) -> xml.Element:
         try:
-            return xml.fromstring(reply[1])
+            return _parsed(reply[1])
         except xml.ParseError:
             raise S3Error(f"{self.where} does not answer as S3 does", hint=self.check) from None
+
+    def _odd(self, why: str) -> S3Error:
+        return S3Error(f"{self.where} does not answer as S3 does: {why}", hint=self.check)
 
 
 def split_uri(uri: str) -> tuple[str, str]:
     """(bucket, key) of s3://bucket/key."""
     bucket, _, key = uri[len("s3://") :].partition("/")
     return bucket, key
+
+
+def begins_at(content_range: str | None) -> int:
+    """The first byte that an answer holds, by its Content-Range; 0 for a whole file."""
+    match = re.match("bytes ([0-9]{1,18})-", content_range or "bytes 0-")
+    return int(match[1]) if match else -1
+
+
+def _parsed(data: bytes) -> xml.Element:
+    """An answer in XML. Raises ParseError for other bytes, document types and what takes more memory than a listing.
+
+    S3 sends no document types; their entities may grow to gigabytes, and name files. All is taken for UTF-8, so that
+    none can hide in another encoding.
+    """
+    if re.search(rb"<!(?!--|\[CDATA\[)", data) or data.count(b"<") > MOST_TAGS:
+        raise xml.ParseError("no answer of S3")
+    return xml.fromstring(data, xml.XMLParser(encoding="utf-8"))
+
+
+def _plain(text: str) -> str:
+    """What a server sent, fit for a message."""
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
 def _text(element: Any, name: str) -> str:
@@ -403,4 +469,4 @@ def _text(element: Any, name: str) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, socket.timeout):
         return "no answer in time"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return _plain(getattr(error, "strerror", None) or str(error)) or type(error).__name__

@@ -20,6 +20,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfspawner import checked_model
+
 keras = tf.keras  # Keras 3, or tf-keras where TF_USE_LEGACY_KERAS=1
 
 ROWS, WIDTH = 801, 19  # an event's particles, and the features of one
@@ -107,14 +109,15 @@ def compiled(model: Any, learning_rate: float, **options: Any) -> Any:
 def load_model(path: str | Path) -> Any:
     """A saved .keras file, by the Keras that wrote it: several workers train with tf-keras, one with Keras 3.
 
-    Load what you or yours have trained: a model is a program.
+    A file that would run code of its own while it is loaded is refused: ArtifactError.
     """
+    path = checked_model(path)
     with zipfile.ZipFile(path) as archive:
         version = json.loads(archive.read("metadata.json"))["keras_version"]
     if not version.startswith("2."):
         import keras as three
 
-        return three.models.load_model(path)
+        return three.models.load_model(path, safe_mode=True)
     import tf_keras
 
-    return tf_keras.models.load_model(path)
+    return tf_keras.models.load_model(path, safe_mode=True)

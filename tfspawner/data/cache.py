@@ -12,33 +12,47 @@ import hashlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import google_crc32c
+
 from ..errors import ConfigurationError
+from ..folders import own_folder
 from .filesystems import File
 from .reading import read_exactly
 
 BLOCK_BYTES = 4 << 20
+CHECKSUM_BYTES = 4  # behind a block's data: CRC-32C of its name and its data
 LOCKS = 4096  # so many blocks, at most, are fetched at the same time
 STALE_S = 3600.0  # a file still without its name after so long was left by a process that was killed
 
 
 class Cache:
-    """Reads files through a folder that holds most_bytes at most. What files in it belong to no file of these goes first."""
+    """Reads files through a folder that holds most_bytes at most. What files in it belong to no file of these goes first.
+
+    What lies in it was put there by this user, or it is refused: the folder may be anywhere, /tmp among them.
+    """
 
     def __init__(self, folder: Path, most_bytes: int, files: Iterable[File]) -> None:
         self.folder, self.most_bytes = folder, most_bytes
+        self.sound: set[str] = set()  # blocks whose checksum was looked at
         if most_bytes < BLOCK_BYTES:
             raise ConfigurationError(f"cache_bytes is {most_bytes}; a cache has {BLOCK_BYTES} bytes or more")
         try:
-            for part in ("blocks", "locks"):
-                (folder / part).mkdir(parents=True, exist_ok=True)
-            with self._lock("size"):
-                self._take_stock({_name(file) for file in files})
+            self.blocks = self._opened("blocks")
+            self.locks = self._opened("locks")
+            with self._lock("size") as counter:
+                self._take_stock({_name(file) for file in files}, counter)
         except OSError as error:
             raise ConfigurationError(f"cache {folder}: {error.strerror}", hint="name a folder on a disk here") from None
+
+    def _opened(self, part: str) -> int:
+        descriptor = own_folder(self.folder / part, f"cache {self.folder}")
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
 
     def read(self, file: File, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
         """As read_exactly, by way of the folder."""
@@ -51,58 +65,94 @@ class Cache:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _piece(self, file: File, block: int, low: int, size: int, stop: threading.Event | None) -> bytes:
-        path = self.folder / "blocks" / f"{_name(file)}.{block}"
-        with suppress(FileNotFoundError):
-            return _read(path, low, size)
-        with self._lock(f"{int(hashlib.sha256(path.name.encode()).hexdigest(), 16) % LOCKS:04}"):
-            with suppress(FileNotFoundError):  # somebody else has fetched it meanwhile
-                return _read(path, low, size)
-            start = block * BLOCK_BYTES
-            data = read_exactly(file, start, min(BLOCK_BYTES, file.size - start), stop)
-            self._keep(path, data)
+        name, start = f"{_name(file)}.{block}", block * BLOCK_BYTES
+        whole = min(BLOCK_BYTES, file.size - start)
+        if (found := self._read(name, whole, low, size)) is not None:
+            return found
+        with self._lock(f"{int(hashlib.sha256(name.encode()).hexdigest(), 16) % LOCKS:04}"):
+            if (found := self._read(name, whole, low, size)) is not None:  # somebody else has fetched it meanwhile
+                return found
+            self._remove(name)
+            data = read_exactly(file, start, whole, stop)
+            self._keep(name, data)
         return data[low : low + size]
 
-    def _keep(self, path: Path, data: bytes) -> None:
-        """Makes the data a block, where there is room; a cache that cannot be written any more is none."""
-        if not self._reserve(len(data)):
-            return
-        part = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
+    def _read(self, name: str, whole: int, low: int, size: int) -> bytes | None:
+        """A piece of a block; None where the block is not there, or is not what its name says."""
         try:
-            part.write_bytes(data)
-            part.replace(path)
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.blocks)
         except OSError:
-            part.unlink(missing_ok=True)
-            self._reserve(-len(data))
+            return None
+        try:
+            if name in self.sound:
+                data = os.pread(descriptor, size, low)
+                if len(data) == size:
+                    return data
+            data = os.pread(descriptor, whole + CHECKSUM_BYTES + 1, 0)
+            if len(data) == whole + CHECKSUM_BYTES and data[whole:] == _checksum(name, data[:whole]):
+                self.sound.add(name)
+                return data[low : low + size]
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        return None
+
+    def _remove(self, name: str) -> None:
+        """Takes away what stands in a block's place."""
+        self.sound.discard(name)
+        with suppress(OSError):
+            size = os.stat(name, dir_fd=self.blocks, follow_symlinks=False).st_size
+            os.unlink(name, dir_fd=self.blocks)
+            self._reserve(-size)
+
+    def _keep(self, name: str, data: bytes) -> None:
+        """Makes the data a block, where there is room; a cache that cannot be written any more is none."""
+        if not self._reserve(len(data) + CHECKSUM_BYTES):
+            return
+        part = f"{name}.{os.getpid()}-{threading.get_ident()}.part"
+        try:
+            with open(part, "xb", opener=lambda path, flags: os.open(path, flags, 0o600, dir_fd=self.blocks)) as file:
+                file.write(data + _checksum(name, data))
+            os.replace(part, name, src_dir_fd=self.blocks, dst_dir_fd=self.blocks)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(part, dir_fd=self.blocks)
+            self._reserve(-len(data) - CHECKSUM_BYTES)
 
     def _reserve(self, size: int) -> bool:
         with self._lock("size") as counter:
-            total = int(os.pread(counter, 32, 0) or 0) + size
+            total = self._total(counter) + size
             if size > 0 and total > self.most_bytes:
                 return False
-            self._set(counter, total)
+            self._set(counter, max(0, total))
         return True
 
-    def _take_stock(self, wanted: set[str]) -> None:
+    def _take_stock(self, wanted: set[str], counter: int) -> None:
         """Counts what is there, and makes room: of files that nobody here asks for, the oldest blocks go first."""
         others, total = [], 0
-        for entry in os.scandir(self.folder / "blocks"):
+        for name in os.listdir(self.blocks):
             with suppress(FileNotFoundError):
-                status = entry.stat()
-                if entry.name.endswith(".part"):
+                status = os.stat(name, dir_fd=self.blocks, follow_symlinks=False)
+                if name.endswith(".part"):
                     if time.time() - status.st_mtime > STALE_S:
-                        os.unlink(entry.path)
+                        os.unlink(name, dir_fd=self.blocks)
                         continue
-                elif entry.name.split(".")[0] not in wanted:
-                    others.append((status.st_mtime, status.st_size, entry.path))
+                elif name.split(".")[0] not in wanted:
+                    others.append((status.st_mtime, status.st_size, name))
                 total += status.st_size
-        for _, size, path in sorted(others):
+        for _, size, name in sorted(others):
             if total <= self.most_bytes // 2:
                 break
             with suppress(FileNotFoundError):
-                os.unlink(path)
+                os.unlink(name, dir_fd=self.blocks)
             total -= size
-        with open(self.folder / "locks/size", "r+b") as counter:
-            self._set(counter.fileno(), total)
+        self._set(counter, total)
+
+    def _total(self, counter: int) -> int:
+        """What the folder holds; it counts as full where that cannot be read."""
+        text = os.pread(counter, 32, 0).strip()
+        return int(text) if text.isdigit() else self.most_bytes if text else 0
 
     @staticmethod
     def _set(counter: int, total: int) -> None:
@@ -111,7 +161,8 @@ class Cache:
     @contextmanager
     def _lock(self, name: str) -> Iterator[int]:
         """Holds the lock of that name, against other threads and processes; gives its open file."""
-        descriptor = os.open(self.folder / "locks" / name, os.O_RDWR | os.O_CREAT, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=self.locks)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield descriptor
@@ -119,14 +170,11 @@ class Cache:
             os.close(descriptor)
 
 
+def _checksum(name: str, data: bytes) -> bytes:
+    checksum: int = google_crc32c.extend(google_crc32c.value(name.encode()), data)
+    return checksum.to_bytes(CHECKSUM_BYTES, "little")
+
+
 def _name(file: File) -> str:
     """The beginning of a file's blocks' names: another version of it has another."""
     return hashlib.sha256(f"{file.uri}\n{file.size}\n{file.version}".encode()).hexdigest()[:32]
-
-
-def _read(path: Path, low: int, size: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.pread(descriptor, size, low)
-    finally:
-        os.close(descriptor)

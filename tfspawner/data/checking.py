@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigurationError, DataError
-from .encoding import encodings_in
-from .example import schema_of
+from .encoding import MARK, runs_in
+from .example import LONGEST_NAME, MOST_NAMES, kind_of, named, read_example
 from .filesystems import File
 from .reading import CHUNK_BYTES, is_gzipped, read_records
 from .sharding import Part, divide
@@ -31,7 +31,10 @@ class Shard:
 
 
 def check_shard(file: File, progress: Callable[[int], None] = lambda _: None) -> Shard:
-    """Reads one shard: every checksum, and the schema of the first record of each 4 MiB; progress is told records' bytes."""
+    """Reads one shard: every checksum, every encoding, and the schema of the first record of each 4 MiB.
+
+    progress is told records' bytes.
+    """
     records, schema = 0, None
     try:
         if file.size and form_of(file) != "tfrecord":
@@ -42,7 +45,10 @@ def check_shard(file: File, progress: Callable[[int], None] = lambda _: None) ->
             if schema is None:
                 schema = here
             elif here != schema:
-                raise DataError(f"record {records} has {_words(here)}, and the first has {_words(schema)}")
+                raise DataError(f"{file.uri}: record {records} has {_words(here)}, and the first has {_words(schema)}")
+            for number, record in enumerate(found[1:], records + 1):
+                if MARK.encode() in record:  # whether an encoding can be undone is up to each record
+                    _schema(file, record, number)
             records += len(found)
             progress(sum(map(len, found)))
     except DataError as error:
@@ -56,7 +62,7 @@ def _check_table(file: File, progress: Callable[[int], None]) -> Shard:
         schema = table.words()
         records = 0
         for group in range(table.groups):
-            records += table.group(group).num_rows
+            records += sum(rows.num_rows for rows in table.batches(group))
             progress(file.size // table.groups)
         if records != table.rows:
             raise DataError(f"{file.uri}: {records} rows are there, and {table.rows} in its footer")
@@ -124,7 +130,7 @@ def read_manifest(path: Path) -> dict[str, int]:
     """{file's name: number of records} from a JSON file."""
     try:
         manifest = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"--manifest {path}: {error}") from None
     if not isinstance(manifest, dict) or not all(type(count) is int for count in manifest.values()):
         raise ConfigurationError(f"--manifest {path} must be a mapping of files' names to numbers of records")
@@ -136,20 +142,24 @@ def _read_done(done: Path | None) -> list[Shard]:
         return []
     try:
         return [Shard(**json.loads(line)) for line in done.read_text().splitlines() if line.endswith("}")]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ConfigurationError(f"--done {done} is not what this command writes", hint="name another file") from None
 
 
 def _schema(file: File, record: bytes, number: int) -> dict[str, str]:
+    where = f"{file.uri}: record {number}"
     try:
-        schema = schema_of(record)
-        for encoding in encodings_in(schema, f"{file.uri}: record {number}").values():
-            del schema[encoding.values_key], schema[encoding.run_key]
-            schema[encoding.name] = f"float32[{encoding.rows}x{encoding.width}] stored as {encoding.stored} runs"
-        return dict(sorted(schema.items()))
+        features = read_example(record)
     except ValueError as error:
-        raise DataError(f"record {number}: {error}") from None
+        raise DataError(f"{where}: {error}") from None
+    schema = {name: f"{kind_of(values)}[{len(values)}]" for name, values in features.items()}
+    for encoding, _, _ in runs_in(features, where).values():
+        del schema[encoding.values_key], schema[encoding.run_key]
+        schema[encoding.name] = f"float32[{encoding.rows}x{encoding.width}] stored as {encoding.stored} runs"
+    return dict(sorted(schema.items()))
 
 
 def _words(schema: dict[str, str]) -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in schema.items()) or "no features"
+    words = [f"{named(name)} {kind[:LONGEST_NAME]}" for name, kind in schema.items()]
+    more = [f"and {len(words) - MOST_NAMES} more"] if len(words) > MOST_NAMES else []
+    return ", ".join(words[:MOST_NAMES] + more) or "no features"

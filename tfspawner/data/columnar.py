@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ConfigurationError, DataError
 from .dataset import Passes, checked, filled, unsharded
-from .encoding import kind_of
+from .example import kind_of
 from .filesystems import File
 from .reading import WINDOW_BYTES
 from .sharding import Part, divide, shuffled

@@ -135,16 +135,15 @@ def head(uri: str, count: int, output: str) -> None:
     from .statistics import records_of
 
     records = chain.from_iterable(records_of(file, 1 << 18) for file in list_files(uri))
-    shown = [
-        {name: _values(values.tolist()) for name, values in sorted(record.items())} for record in islice(records, count)
-    ]
     if output == "json":
-        return print_json(shown)
-    for number, values in enumerate(shown):
+        return print_json(
+            [{name: _values(values.tolist()) for name, values in sorted(r.items())} for r in islice(records, count)]
+        )
+    for number, record in enumerate(islice(records, count)):
         echo(f"record {number}")
-        for name, items in values.items():
-            more = f", … {len(items)} in all" if len(items) > SHOWN_VALUES else ""
-            echo(f"  {name}: {', '.join(map(_short, items[:SHOWN_VALUES]))}{more}")
+        for name, values in sorted(record.items()):
+            more = f", … {len(values)} in all" if len(values) > SHOWN_VALUES else ""
+            echo(f"  {name}: {', '.join(map(_short, _values(values[:SHOWN_VALUES].tolist())))}{more}")
 
 
 @data.command("convert")
@@ -236,6 +235,7 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
     tf-spawner data stats s3://bucket/train/ -o json
     """
     from .convert import parse_shapes
+    from .example import names_of
     from .filesystems import list_files
     from .statistics import summarize
 
@@ -245,7 +245,7 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
         found = {name: summary.words() for name, summary in sorted(summarize(files, shapes, progress).items())}
     unknown = sorted(shapes.keys() - found.keys())
     if unknown:
-        raise DataError(f"there is no feature {unknown[0]}; there are {', '.join(found) or 'none'}")
+        raise DataError(f"there is no feature {unknown[0]}; there are {names_of(found)}")
     if output == "json":
         return print_json(found)
     from rich import box

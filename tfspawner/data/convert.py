@@ -215,7 +215,7 @@ def _stage(destination: str) -> Iterator[Path]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir()
+        stage.mkdir(0o700)
         yield stage
     except BlockingIOError:
         raise ConfigurationError(f"another conversion writes to {folder}") from None

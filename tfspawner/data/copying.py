@@ -15,6 +15,8 @@ from typing import Any
 import google_crc32c
 
 from ..errors import ConfigurationError, DataError
+from ..folders import own_file
+from ..manifest import is_safe, shown
 from .filesystems import File, LocalFiles, filesystem_of, has_pattern, local_path
 from .reading import CHUNK_BYTES, read_chunks
 from .sharding import Part
@@ -37,13 +39,21 @@ def plan(files: Sequence[File], destination: str, *, into: bool) -> list[Copy]:
         raise ConfigurationError(f"{destination}: a pattern names no destination", hint="name a folder or a file")
     if len(files) == 1 and not into:
         return [Copy(files[0], destination)]
-    copies = [Copy(file, posixpath.join(destination, posixpath.basename(file.uri))) for file in files]
+    copies = [Copy(file, posixpath.join(destination, _own_name(file.uri))) for file in files]
     targets: dict[str, str] = {}
     for copy in copies:
         first = targets.setdefault(copy.target, copy.source.uri)
         if first != copy.source.uri:
             raise ConfigurationError(f"{first} and {copy.source.uri} would both become {copy.target}")
     return copies
+
+
+def _own_name(uri: str) -> str:
+    """A file's name, as whoever lists it says. Raises DataError for one that would lead out of the folder."""
+    name = posixpath.basename(uri)
+    if not is_safe(name):
+        raise DataError(f"{shown(uri)} cannot be copied into a folder: its name is {shown(name)}", hint="name its copy")
+    return name
 
 
 def is_folder(destination: str) -> bool:
@@ -100,7 +110,7 @@ def _stage(target: str) -> Iterator[Any]:
     folder, name = os.path.split(local_path(target))
     os.makedirs(folder or ".", exist_ok=True)
     path = os.path.join(folder, f".{name}.part")
-    with open(path, "ab") as file:
+    with open(path, "ab", opener=lambda name, _: own_file(name)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigurationError, DataError
-from .example import Array, read_example
+from ..manifest import shown
+from .example import Array, kind_of, named, names_of, read_example
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 MARK = "tf-spawner/"
 VERSION = 1
 STORED = {"float32": 4, "float16": 2, "bfloat16": 2}  # bytes of a value
+MOST_RESTORED_BYTES = 64 << 20  # of a record that is small itself
+MOST_TIMES = 16  # of a large one's own bytes
+_KEY = re.compile(rf"{MARK}{VERSION}/run/(\w+)/([1-9]\d{{0,9}})x([1-9]\d{{0,9}})/(.*)", re.DOTALL | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,11 @@ class Encoding:
     rows: int
     width: int
     stored: str = "float32"
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the restored values."""
+        return 4 * self.rows * self.width
 
     @property
     def values_key(self) -> str:
@@ -89,13 +98,14 @@ class Encoder:
             encoding = by_name.pop(name, None)
             found |= self._encoded(values, encoding, where) if encoding else {name: values}
         for encoding in by_name.values():
-            raise DataError(f"{where}: there is no feature {encoding.name}; there are {', '.join(record) or 'none'}")
+            raise DataError(f"{where}: there is no feature {named(encoding.name)}; there are {names_of(record)}")
+        _bounded(found, encodings_in(found, where).values(), where)
         return found
 
     def _encoded(self, values: Array, encoding: Encoding, where: str) -> dict[str, Array]:
         if values.dtype != np.float32 or len(values) != encoding.rows * encoding.width:
             raise DataError(
-                f"{where}: {encoding.name} is {kind_of(values)}[{len(values)}]; to be encoded as"
+                f"{where}: {named(encoding.name)} is {kind_of(values)}[{len(values)}]; to be encoded as"
                 f" {encoding.rows}x{encoding.width} it must be float32[{encoding.rows * encoding.width}]"
             )
         rows = values.reshape(encoding.rows, encoding.width)
@@ -114,7 +124,7 @@ class Encoder:
         if self.loss.infinite > lost and not self.overflow:
             value = before[np.isfinite(before) & ~np.isfinite(after)][0]
             raise DataError(
-                f"{where}: {encoding.name} has {value:g}, which becomes infinite in {encoding.stored}",
+                f"{where}: {named(encoding.name)} has {value:g}, which becomes infinite in {encoding.stored}",
                 hint="--dtype bfloat16 or float32; or --overflow, to let such values become infinite",
             )
 
@@ -154,15 +164,19 @@ def widen(values: Array, stored: str) -> Array:
 def encodings_in(names: Iterable[str], where: str) -> dict[str, Encoding]:
     """{feature: its encoding} that a record's feature names tell; empty for a plain record.
 
-    Raises DataError for an encoding that this version does not know.
+    Raises DataError for an encoding that this version does not know, and for two of one feature.
     """
-    found = {}
+    names, found = list(names), dict[str, Encoding]()
     for name in names:
         if not name.startswith(MARK) or name.startswith(MARK + "run/"):
             continue
-        match = re.fullmatch(rf"{MARK}{VERSION}/run/(\w+)/(\d+)x(\d+)/(.*)", name, re.DOTALL)
+        match = _KEY.fullmatch(name)
         if not match or match[1] not in STORED:
-            raise DataError(f"{where} has the encoding {name!r}, which is not known here", hint="a newer tf-spawner")
+            raise DataError(
+                f"{where} has the encoding {shown(name)}, which is not known here", hint="a newer tf-spawner"
+            )
+        if match[4] in found or match[4] in names:
+            raise DataError(f"{where} has the feature {named(match[4])} twice", hint="tf-spawner data check")
         found[match[4]] = Encoding(name=match[4], rows=int(match[2]), width=int(match[3]), stored=match[1])
     return found
 
@@ -177,28 +191,62 @@ def encodings_of(record: bytes, uri: str) -> dict[str, Encoding]:
 
 def decode(record: Mapping[str, Array], where: str) -> dict[str, Array]:
     """The record with its encoded features restored, each at the place of its bytes. Raises DataError."""
-    encodings = {e.values_key: e for e in encodings_in(record, where).values()}
-    if not encodings:
+    runs = runs_in(record, where)
+    if not runs:
         return dict(record)
-    runs = {e.run_key for e in encodings.values()}
+    names = {encoding.run_key for encoding, _, _ in runs.values()}
     return {
-        (encodings[name].name if name in encodings else name): (
-            _restore(record, encodings[name], where) if name in encodings else values
-        )
+        (runs[name][0].name if name in runs else name): _restored(values[0], *runs[name]) if name in runs else values
         for name, values in record.items()
-        if name not in runs
+        if name not in names
     }
 
 
-def _restore(record: Mapping[str, Array], encoding: Encoding, where: str) -> Array:
+def runs_in(record: Mapping[str, Array], where: str) -> dict[str, tuple[Encoding, int, int]]:
+    """{key of its values: (encoding, the run's row, its length)} of each encoded feature of a record.
+
+    Raises DataError where one of them cannot be restored, or all of them would take too much memory.
+    """
+    encodings = encodings_in(record, where).values()
+    _bounded(record, encodings, where)
+    return {encoding.values_key: (encoding, *_run_of(record, encoding, where)) for encoding in encodings}
+
+
+def _bounded(record: Mapping[str, Array], encodings: Iterable[Encoding], where: str) -> None:
+    """Raises DataError where the restored features would take too much memory: their sizes are the record's word."""
+    encodings = list(encodings)
+    if sum(encoding.size_bytes for encoding in encodings) <= MOST_RESTORED_BYTES:
+        return
+    stored = sum(sum(map(len, values)) if values.dtype == object else values.nbytes for values in record.values())
+    most = max(MOST_RESTORED_BYTES, MOST_TIMES * stored)
+    total = sum(encoding.size_bytes for encoding in encodings)
+    if total > most:
+        large = max(encodings, key=lambda encoding: encoding.size_bytes)
+        raise DataError(
+            f"{where}: {named(large.name)} is said to be {large.rows}x{large.width}: {stored:,} bytes would become"
+            f" {total:,}, and may become {most:,}",
+            hint="data of that kind are to be stored without --encode",
+        )
+
+
+def _run_of(record: Mapping[str, Array], encoding: Encoding, where: str) -> tuple[int, int]:
+    """The run's row and length, which fit the bytes that are there."""
     values, run = record[encoding.values_key], record.get(encoding.run_key, np.empty(0, np.int64))
-    kind = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[encoding.stored]
-    index, count = run if len(run) == 2 else (-1, 0)
+    index, count = run.tolist() if run.dtype == np.int64 and len(run) == 2 else (-1, 0)
     kept = encoding.rows - count + 1
     size = kept * encoding.width * STORED[encoding.stored]
-    if not (0 <= index < kept <= encoding.rows) or len(values) != 1 or len(values[0]) != size:
-        raise DataError(f"{where}: {encoding.name} is not as its encoding says: a run {run.tolist()}")
-    rows = widen(np.frombuffer(values[0], kind).reshape(kept, encoding.width), encoding.stored)
+    sizes = [len(value) for value in values] if values.dtype == object else []
+    if not 0 <= index < kept <= encoding.rows or sizes != [size]:
+        raise DataError(
+            f"{where}: {named(encoding.name)} is not as its encoding says: {encoding.rows}x{encoding.width} of"
+            f" {sum(sizes)} bytes, with a run of {count} from row {index} on"
+        )
+    return index, count
+
+
+def _restored(data: bytes, encoding: Encoding, index: int, count: int) -> Array:
+    kind = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[encoding.stored]
+    rows = widen(np.frombuffer(data, kind).reshape(-1, encoding.width), encoding.stored)
     before, after = rows[:index], rows[index + 1 :]
     return np.concatenate((before, np.broadcast_to(rows[index], (count, encoding.width)), after)).ravel()
 
@@ -210,10 +258,6 @@ def read_record(data: bytes, where: str) -> dict[str, Array]:
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
     return decode(record, where)
-
-
-def kind_of(values: Array) -> str:
-    return "bytes" if values.dtype == object else str(values.dtype)
 
 
 def stored_features(features: Mapping[str, Any], encodings: Mapping[str, Encoding]) -> dict[str, Any]:
@@ -256,10 +300,14 @@ def _expanded(values: tf.Tensor, run: tf.Tensor, encoding: Encoding, shape: list
     import tensorflow as tf
 
     kind = {"float32": tf.float32, "float16": tf.float16, "bfloat16": tf.uint16}[encoding.stored]
-    run = tf.cast(run, tf.int32)
+    first, count = run[:, 0], run[:, 1]
+    sizes = (encoding.rows - count + 1) * (encoding.width * STORED[encoding.stored])
+    fits = (count >= 1) & (count <= encoding.rows) & (first >= 0) & (first <= encoding.rows - count)
+    fits &= tf.cast(tf.strings.length(values), tf.int64) == sizes
+    sound = tf.debugging.assert_equal(fits, True, f"{named(encoding.name)} is not as its encoding says")
+    with tf.control_dependencies([sound] if sound is not None else []):  # no record reaches into another
+        run = tf.cast(run, tf.int32)
     index, less = run[:, :1], run[:, 1:] - 1
-    sizes = (encoding.rows - less[:, 0]) * (encoding.width * STORED[encoding.stored])
-    tf.debugging.assert_equal(tf.strings.length(values), sizes, f"{encoding.name} is not as its encoding says")
     flat = tf.io.decode_raw(tf.strings.reduce_join(values), kind)
     if encoding.stored == "bfloat16":
         flat = tf.bitcast(flat, tf.bfloat16)

@@ -6,57 +6,37 @@ float_list = 2, int64_list = 3}, each with {repeated value = 1}; see tensorflow/
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from ..manifest import shown
+
 KINDS = {1: "bytes", 2: "float32", 3: "int64"}
-Values = list[Any]
+LONGEST_NAME, MOST_NAMES = 100, 20  # in a message
 Array = Any  # numpy.ndarray of one dimension
-
-
-def parse_example(data: bytes) -> dict[str, tuple[str, Values]]:
-    """{feature's name: (kind, values)} of a serialized Example. Raises ValueError for other bytes."""
-    found: dict[str, tuple[str, Values]] = {}
-    for number, features in _fields(data):
-        if number != 1 or not isinstance(features, bytes):
-            raise ValueError("this is no tf.train.Example")
-        for _, entry in _fields(features):
-            parts = dict(_fields(_message(entry)))
-            name = _message(parts.get(1, b"")).decode()
-            found[name] = _feature(_message(parts.get(2, b"")))
-    return found
 
 
 def schema_of(data: bytes) -> dict[str, str]:
     """{feature's name: its kind and number of values}, such as "float32[14]", in the order of the names."""
-    return {name: f"{kind}[{len(values)}]" for name, (kind, values) in sorted(parse_example(data).items())}
+    return {name: f"{kind_of(values)}[{len(values)}]" for name, values in sorted(read_example(data).items())}
 
 
-def _feature(data: bytes) -> tuple[str, Values]:
-    for number, content in _fields(data):
-        kind = KINDS.get(number)
-        if kind is None:
-            raise ValueError(f"a feature has a list of the unknown kind {number}")
-        return kind, list(_values(kind, _message(content)))
-    return "empty", []
+def kind_of(values: Array) -> str:
+    return "bytes" if values.dtype == object else str(values.dtype)
 
 
-def _values(kind: str, data: bytes) -> Iterator[Any]:
-    for _, value in _fields(data):
-        if kind == "bytes" or isinstance(value, int):
-            yield _signed(value) if isinstance(value, int) else value
-        elif kind == "float32":
-            if len(value) % 4:
-                raise ValueError("this is no tf.train.Example")
-            yield from struct.unpack(f"<{len(value) // 4}f", value)  # packed, or one by itself
-        else:
-            at = 0
-            while at < len(value):
-                number, at = _varint(value, at)
-                yield _signed(number)
+def named(name: str) -> str:
+    """A feature's or column's name, fit for a message."""
+    return name if name.isprintable() and len(name) <= LONGEST_NAME else shown(name)
+
+
+def names_of(names: Iterable[str]) -> str:
+    """The first of many names, fit for a message."""
+    names = list(names)
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(map(named, names[:MOST_NAMES])) + more or "none"
 
 
 def _signed(number: int) -> int:
@@ -100,7 +80,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return number, at
+            return number & (1 << 64) - 1, at
         shift += 7
 
 
@@ -148,8 +128,10 @@ def _array(data: bytes) -> Array:
             if len(_message(joined)) % 4:
                 raise ValueError("this is no tf.train.Example")
             return np.frombuffer(_message(joined), "<f4")
-        parts = [np.array([_signed(v)], np.int64) if isinstance(v, int) else _varints(v) for v in values]
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        single = [_signed(value) for value in values if isinstance(value, int)]
+        if len(single) == len(values):
+            return np.array(single, np.int64)
+        return np.concatenate([_varints(v) if isinstance(v, bytes) else np.array([_signed(v)]) for v in values])
     return np.empty(0, object)
 
 

@@ -7,8 +7,8 @@ import glob
 import os
 import posixpath
 import re
+import secrets
 import shutil
-import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from ..errors import ConfigurationError, DataError
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 6.0
+COPY_BYTES = 1 << 20
 HIDDEN = ("_", ".")  # Spark's _SUCCESS and the like are no data
 
 
@@ -116,9 +117,10 @@ class LocalFiles:
                 os.makedirs(folder, exist_ok=True)
             if os.stat(path).st_dev == os.stat(folder or ".").st_dev:
                 return os.replace(path, target)
-            part = os.path.join(folder, f".{name}.{os.getpid()}-{threading.get_ident()}.part")
+            part = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.part")
             try:
-                shutil.copyfile(path, part)
+                with open(path, "rb") as source, open(part, "xb") as copy:  # x: no file or link of others
+                    shutil.copyfileobj(source, copy, COPY_BYTES)
                 os.replace(part, target)
             except BaseException:
                 with suppress(FileNotFoundError):
@@ -208,29 +210,53 @@ class WebFiles:
         if has_pattern(urlsplit(uri).path):
             raise ConfigurationError(f"{uri}: a web server cannot be asked for a pattern", hint="name each file")
         reply = self._ask("HEAD", uri, {})
-        if "Content-Length" not in reply.headers:
+        reply.release_conn()
+        if not re.fullmatch("[0-9]{1,18}", reply.headers.get("Content-Length", "")):
             raise DataError(f"{uri}: the server does not tell its size")
         version = reply.headers.get("ETag") or reply.headers.get("Last-Modified") or ""
         return [File(uri, int(reply.headers["Content-Length"]), version)]
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         reply = self._ask("GET", uri, {"Range": f"bytes={offset}-{offset + size - 1}"})
-        if reply.status != 206:
-            raise DataError(f"{uri}: the server does not send parts of a file")
-        return bytes(reply.data)
+        try:
+            if reply.status != 206:
+                raise DataError(f"{uri}: the server sends no parts of a file")
+            if s3.begins_at(reply.headers.get("Content-Range", "none")) != offset:
+                raise DataError(f"{uri}: the server sends other bytes than those from {offset} on")
+            if reply.headers.get("Content-Encoding", "identity") != "identity":
+                raise DataError(f"{uri}: the server sends it compressed, which nobody asked for")
+            data = self._body(reply, uri, size)
+            if len(data) > size:
+                raise DataError(f"{uri}: the server sends more bytes than the {size} that were asked for")
+        except BaseException:
+            reply.close()
+            raise
+        reply.release_conn()
+        return data
 
     def put(self, path: str, uri: str) -> None:
         raise ConfigurationError(f"{uri}: nothing can be put on a web server", hint="give a path or s3://")
+
+    @staticmethod
+    def _body(reply: Any, uri: str, size: int) -> bytes:
+        import urllib3
+
+        try:
+            return bytes(reply.read(size + 1, decode_content=False))
+        except urllib3.exceptions.HTTPError as error:
+            raise OSError(f"{uri}: {error}") from None
 
     def _ask(self, method: str, uri: str, headers: dict[str, str]) -> Any:
         import urllib3
 
         try:
-            reply = self.pool.request(method, uri, headers={**self.headers, **headers})
+            reply = self.pool.request(method, uri, headers={**self.headers, **headers}, preload_content=False)
         except urllib3.exceptions.MaxRetryError as error:
             raise DataError(f"{uri}: the server does not answer: {error.reason}") from None
         except urllib3.exceptions.HTTPError as error:
             raise OSError(f"{uri}: {error}") from None
+        if reply.status >= 400:
+            reply.close()
         if reply.status in (401, 403):
             raise DataError(f"{uri}: the server refuses access", hint="set BEARER_TOKEN, if it takes one")
         if reply.status in (404, 410):

@@ -19,6 +19,7 @@ CHUNK_BYTES = 4 << 20
 WINDOW_BYTES = 64 << 20
 FIRST_CHUNKS = 8  # so many times smaller than the others
 HEAD_BYTES = 64 << 10  # holds a published record
+MOST_PACKED_BYTES = 256 << 20  # of a gzipped record, whose file does not tell how much it becomes
 TRIES = 6
 RETRY_FOR_S = 60.0
 
@@ -41,18 +42,29 @@ def read_records(parts: Iterable[Part], *, gzipped: bool = False, window_bytes: 
                 yield from _end(part, cutter, finder)
             part = now
             finder = _Finder(now) if now.start and not gzipped else None
-            cutter = _GzipCutter(now.file.uri) if gzipped else Cutter(now.file.uri, offset)
+            cutter = _GzipCutter(now.file.uri) if gzipped else Cutter(now.file.uri, offset, now.file.size)
         if finder:
             found = finder.feed(data)
             if found is None:
                 continue
-            cutter, data, finder = Cutter(now.file.uri, found[0]), found[1], None
+            cutter, data, finder = Cutter(now.file.uri, found[0], now.file.size), found[1], None
         until = None if now.end == now.file.size or gzipped else now.end
-        records = list(cutter.feed(data, until))
-        if records:
-            yield records
+        yield from _lists(cutter.feed(data, until), chunk_bytes)
     if part is not None:
         yield from _end(part, cutter, finder)
+
+
+def _lists(records: Iterator[bytes], most_bytes: int) -> Iterator[list[bytes]]:
+    """Lists of that many bytes, or of a record more: a chunk of a gzipped file may hold a thousand times its size."""
+    found, size = list[bytes](), 0
+    for record in records:
+        found.append(record)
+        size += len(record) + OVERHEAD
+        if size > most_bytes:
+            yield found
+            found, size = [], 0
+    if found:
+        yield found
 
 
 def _end(part: Part, cutter: Cutter, finder: _Finder | None) -> Iterator[list[bytes]]:
@@ -61,7 +73,7 @@ def _end(part: Part, cutter: Cutter, finder: _Finder | None) -> Iterator[list[by
         found = finder.at_end()
         if found is None:
             return
-        cutter = Cutter(part.file.uri, found[0])
+        cutter = Cutter(part.file.uri, found[0], part.file.size)
         records = list(cutter.feed(found[1], part.end))
         if records:
             yield records
@@ -82,6 +94,10 @@ class _GzipCutter(Cutter):
         self.unpack = zlib.decompressobj(zlib.MAX_WBITS | 16)
 
     def feed(self, data: bytes, until: int | None = None) -> Iterator[bytes]:
+        for low in range(0, len(data), HEAD_BYTES):  # in pieces: what is left over is copied each time
+            yield from self._unpacked(data[low : low + HEAD_BYTES])
+
+    def _unpacked(self, data: bytes) -> Iterator[bytes]:
         while data:
             try:
                 plain = self.unpack.decompress(data, CHUNK_BYTES)
@@ -94,6 +110,14 @@ class _GzipCutter(Cutter):
                 data = self.unpack.unused_data
                 self.unpack = zlib.decompressobj(zlib.MAX_WBITS | 16) if data else self.unpack
             yield from super().feed(plain)
+
+    def _bound(self, length: int) -> None:
+        if length > MOST_PACKED_BYTES:
+            raise DataError(
+                f"{self.uri}: record {self.count} at byte {self.offset} says that it is {length:,} bytes long, and in a"
+                f" gzipped file it may be {MOST_PACKED_BYTES:,}",
+                hint="such records can be read from files that are not gzipped",
+            )
 
     def finish(self) -> None:
         if not self.unpack.eof:
@@ -197,6 +221,8 @@ def read_exactly(file: File, offset: int, size: int, stop: threading.Event | Non
                 ) from None
             time.sleep(0.1 * 2**tries * random.uniform(0.5, 1.0))
             continue
+        if len(more) > size - len(data):
+            raise DataError(f"{file.uri}: {len(more)} bytes came where {size - len(data)} were asked for")
         if not more:
             raise DataError(
                 f"{file.uri} ends at byte {offset + len(data)}, and was listed with {file.size}",
@@ -215,7 +241,7 @@ def first_record(file: File) -> tuple[bool, bytes]:
     """(whether the file is a gzip stream, its first record; b"" if it has none), by one read for most records."""
     head = read_exactly(file, 0, min(HEAD_BYTES, file.size))
     gzipped = _gzip_head(head[: HEADER.size])
-    cutter = _GzipCutter(file.uri) if gzipped else Cutter(file.uri)
+    cutter = _GzipCutter(file.uri) if gzipped else Cutter(file.uri, 0, file.size)
     at = 0
     while head:
         for record in cutter.feed(head):

@@ -40,10 +40,10 @@ def frame(data: bytes) -> bytes:
 
 
 class Cutter:
-    """Cuts a stream of bytes into records; `offset` is where in the file the next record begins."""
+    """Cuts a stream of bytes into records; `offset` is where in the file the next begins, `size` is the whole file's."""
 
-    def __init__(self, uri: str, offset: int = 0) -> None:
-        self.uri, self.offset, self.count = uri, offset, 0
+    def __init__(self, uri: str, offset: int = 0, size: int | None = None) -> None:
+        self.uri, self.offset, self.count, self.size = uri, offset, 0, size
         self._rest = b""
 
     def feed(self, data: bytes, until: int | None = None) -> Iterator[bytes]:
@@ -63,10 +63,7 @@ class Cutter:
         while until is None or self.offset < until:
             if len(buffer) - here < HEADER.size:
                 break
-            length, crc = HEADER.unpack_from(buffer, here)
-            if masked_crc(buffer[here : here + 8]) != crc:
-                raise self.damaged("length")
-            end = here + OVERHEAD + length
+            end = here + self._length(buffer, here)
             if end > len(buffer):
                 break
             record = buffer[here + HEADER.size : end - FOOTER.size]
@@ -77,6 +74,23 @@ class Cutter:
             here = end
             yield record
         self._rest = buffer[here:]
+
+    def _length(self, buffer: bytes, here: int) -> int:
+        """Bytes of the record that begins there, all in all. Raises DataError where it cannot be so long."""
+        length, crc = HEADER.unpack_from(buffer, here)
+        if masked_crc(buffer[here : here + 8]) != crc:
+            raise self.damaged("length")
+        self._bound(length)
+        return OVERHEAD + int(length)
+
+    def _bound(self, length: int) -> None:
+        end = self.offset + OVERHEAD + length
+        if self.size is not None and end > self.size:
+            raise DataError(
+                f"{self.uri} is cut off: record {self.count} at byte {self.offset} should reach to byte {end}, and the"
+                f" file has {self.size}",
+                hint="copy the file again",
+            )
 
     @property
     def held(self) -> int:
@@ -90,9 +104,7 @@ class Cutter:
             return 0
         if len(self._rest) < HEADER.size:
             return HEADER.size - len(self._rest)
-        if not is_header(self._rest[: HEADER.size]):
-            raise self.damaged("length")
-        return OVERHEAD + int(HEADER.unpack_from(self._rest)[0]) - len(self._rest)
+        return self._length(self._rest, 0) - len(self._rest)
 
     def finish(self) -> None:
         """Raises DataError where the file ends within a record."""

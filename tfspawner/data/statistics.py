@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from .encoding import encodings_of, kind_of, longest_run, read_record
-from .example import Array
+from ..errors import DataError
+from .encoding import encodings_of, longest_run, read_record
+from .example import Array, kind_of
 from .filesystems import File
 from .reading import CHUNK_BYTES, first_record, read_records
 from .sharding import Part
 from .tables import form_of, read_columns, rows_of
 
 CLASSES = 20  # with more distinct values a feature is no label
+MOST_FEATURES = 100_000
 PARALLEL = 2
 
 
@@ -142,6 +144,8 @@ def _of_file(file: File, shapes: Mapping[str, tuple[int, int]], progress: Callab
     for record in records_of(file):
         for name, values in record.items():
             found.setdefault(name, Summary()).take(values, known.get(name))
+        if len(found) > MOST_FEATURES:
+            raise DataError(f"{file.uri}: more than {MOST_FEATURES} features", hint="tf-spawner data head shows them")
     progress(file.size)
     return found
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigurationError, DataError
-from .encoding import Loss, kind_of
-from .example import Array
+from .encoding import Loss
+from .example import LONGEST_NAME, Array, kind_of, named, names_of
 from .filesystems import File, LocalFiles, filesystem_of, local_path
 from .reading import read_exactly
 from .sharding import Part
@@ -23,6 +23,9 @@ MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 PIECE_BYTES = 1 << 20
 PIECES_AT_ONCE = 8
 ROWS_AT_ONCE_BYTES = 16 << 20  # of a row group that is written
+ROW_BYTES, FEATURE_BYTES = 250, 200  # that Python takes for each, whatever it holds
+BATCH_BYTES = 64 << 20  # of a Parquet file's rows, unpacked, that are read at once
+FOOTER_LIMITS = {"thrift_string_size_limit": 16 << 20, "thrift_container_size_limit": 200_000}
 
 
 def form_of(file: File) -> str:
@@ -47,8 +50,13 @@ class RangedFile(io.RawIOBase):
         return self.at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = offset + (0, self.at, self.file.size)[whence]
+        self.at = max(0, offset + (0, self.at, self.file.size)[whence])
         return self.at
+
+    def read(self, size: int = -1) -> bytes | None:
+        """As other files; no more room is taken than the file has bytes left, whatever is asked for."""
+        left = max(0, self.file.size - self.at)
+        return super().read(left if size < 0 else min(size, left))
 
     def readinto(self, buffer: Any) -> int:
         size = max(0, min(len(buffer), self.file.size - self.at))
@@ -89,7 +97,9 @@ class Table:
             if self.form == "parquet":
                 import pyarrow.parquet as pq
 
-                self.parquet = pq.ParquetFile(_source(file), pre_buffer=True, page_checksum_verification=True)
+                self.parquet = pq.ParquetFile(
+                    _source(file), pre_buffer=True, page_checksum_verification=True, **FOOTER_LIMITS
+                )
                 self.schema = self.parquet.schema_arrow
                 self.rows = self.parquet.metadata.num_rows
                 self.groups = self.parquet.num_row_groups
@@ -100,6 +110,20 @@ class Table:
                 self.groups = self.ipc.num_record_batches
             else:
                 raise DataError(f"{file.uri} is neither a Parquet nor an Arrow file")
+            self._check_footer()
+
+    def _check_footer(self) -> None:
+        names = self.schema.names
+        twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+        if twice is not None:
+            raise DataError(f"{self.file.uri} has the column {named(twice)} twice")
+        counts = [self.group_rows(group) for group in range(self.groups)] if self.form == "parquet" else [self.rows]
+        if min(counts, default=0) < 0 or sum(counts) != self.rows:
+            raise DataError(
+                f"{self.file.uri} is damaged or cut off: its footer tells of {self.rows} rows, and {sum(counts)} in groups",
+                hint="copy the file again",
+            )
+        self.words()
 
     def __enter__(self) -> Table:
         return self
@@ -109,14 +133,16 @@ class Table:
             self.parquet.close()
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
+    def errors(self, place: str = "") -> Iterator[None]:
         """pyarrow's errors as ours."""
         pa = arrow()
         try:
             yield
-        except (pa.ArrowException, OSError, EOFError) as error:
+        except (pa.ArrowException, OSError, EOFError, MemoryError, UnicodeError, OverflowError) as error:
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            reason = "".join(c if c.isprintable() else "?" for c in reason[:200])
             raise DataError(
-                f"{self.file.uri} is damaged or cut off: {str(error).splitlines()[0][:200]}", hint="copy the file again"
+                f"{self.file.uri} is damaged or cut off{place}: {reason}", hint="copy the file again"
             ) from None
 
     def words(self) -> dict[str, str]:
@@ -129,17 +155,48 @@ class Table:
             return int(self.parquet.metadata.row_group(group).num_rows)
         return int(self._batch(group).num_rows)
 
-    def group(self, group: int, names: Sequence[str] | None = None) -> Any:
-        """A group's rows as a pyarrow.Table, of all columns or those."""
-        with self.errors():
-            if self.form == "parquet":
-                return self.parquet.read_row_group(group, columns=names, use_threads=False)
-            return arrow().Table.from_batches([self._batch(group)]).select(names or self.schema.names)
+    def batches(self, group: int, names: Sequence[str] | None = None) -> Iterator[Any]:
+        """A group's rows as pyarrow.Tables of all columns or those; each is looked through before it is used.
+
+        Offsets of lists and texts that lead out of their bytes would otherwise crash whoever follows them.
+        """
+        count, done = self.group_rows(group), 0
+        reading = self._unchecked(group, names)
+        while True:
+            with self.errors(f" in its rows from {done} of group {group} on"):
+                found = next(reading, None)
+                if found is None:
+                    break
+                found.validate(full=True)
+            done += found.num_rows
+            yield found
+        if done != count:
+            raise DataError(f"{self.file.uri} is damaged or cut off: group {group} has {done} rows, not {count}")
+
+    def _unchecked(self, group: int, names: Sequence[str] | None) -> Iterator[Any]:
+        table = arrow().Table
+        if self.form == "arrow":
+            yield table.from_batches([self._batch(group)]).select(names or self.schema.names)
+            return
+        size = self._rows_at_once(group)
+        for batch in self.parquet.iter_batches(size, row_groups=[group], columns=names, use_threads=False):
+            yield table.from_batches([batch])
+
+    def _rows_at_once(self, group: int) -> int:
+        """How many rows of a Parquet group may be unpacked together: a few bytes may stand for millions of them.
+
+        What a footer says of single columns is not asked for: pyarrow 26 aborts the process where that is damaged.
+        """
+        found = self.parquet.metadata.row_group(group)
+        rows = max(1, found.num_rows)
+        return int(
+            min(rows, max(1, BATCH_BYTES * rows // max(1, found.total_byte_size + 8 * found.num_columns * rows)))
+        )
 
     def _batch(self, group: int) -> Any:
         """An Arrow file's group; the last is kept, for it is asked for its rows and then for its data."""
         if self.last[0] != group:
-            with self.errors():
+            with self.errors(f" in group {group}"):
                 self.last = group, self.ipc.get_batch(group)
         return self.last[1]
 
@@ -176,7 +233,7 @@ def read_columns(
     with Table(part.file) as table:
         missing = [name for name in names or [] if name not in table.schema.names]
         if missing:
-            raise DataError(f"{part.file.uri} has no column {missing[0]}; it has {', '.join(table.schema.names)}")
+            raise DataError(f"{part.file.uri} has no column {missing[0]}; it has {names_of(table.schema.names)}")
         for field in table.schema:
             if names is None or field.name in names:
                 kind_in(field.type, field.name, part.file.uri)
@@ -186,16 +243,19 @@ def read_columns(
                 break
             count = table.group_rows(group)
             low, high = max(part.start - first, 0), min(part.end - first, count)
-            if low < high:
-                data = table.group(group, names).slice(low, high - low)
-                where = f"{part.file.uri}: row {first + low}"
-                with table.errors():
-                    columns = {
-                        name: flattened(data.column(name), name, where, first + low, nulls, loss)
-                        for name in data.column_names
-                    }
-                yield first + low, high - low, columns
+            at = first
+            for data in table.batches(group, names) if low < high else ():
+                begin, end = max(low + first, at), min(high + first, at + data.num_rows)
+                if begin < end:
+                    yield begin, end - begin, _columns(table, data.slice(begin - at, end - begin), begin, nulls, loss)
+                at += data.num_rows
             first += count
+
+
+def _columns(table: Table, data: Any, first: int, nulls: str, loss: Loss | None) -> dict[str, Columns]:
+    where = f"{table.file.uri}: row {first}"
+    with table.errors(f" at row {first} or behind it"):
+        return {name: flattened(data.column(name), name, where, first, nulls, loss) for name in data.column_names}
 
 
 def kind_in(kind: Any, name: str, uri: str) -> str:
@@ -211,7 +271,7 @@ def kind_in(kind: Any, name: str, uri: str) -> str:
     if types.is_binary(inner) or types.is_string(inner) or types.is_large_binary(inner) or types.is_large_string(inner):
         return "bytes"
     raise DataError(
-        f"{uri}: the column {name} is of type {kind}, which a tf.train.Example cannot hold",
+        f"{uri}: the column {named(name)} is of type {str(kind)[:LONGEST_NAME]}, which a tf.train.Example cannot hold",
         hint="numbers, text, bytes and lists of them can be converted",
     )
 
@@ -238,7 +298,7 @@ def flattened(column: Any, name: str, where: str, first: int, nulls: str, loss: 
             if len(inner) and (inner != inner[0]).any():
                 bad = int(np.searchsorted(np.cumsum(lengths), np.flatnonzero(inner != inner[0])[0], side="right"))
                 raise DataError(
-                    f"{where.rsplit(' ', 1)[0]} {first + bad}: the column {name} has inner lists of unlike lengths"
+                    f"{where.rsplit(' ', 1)[0]} {first + bad}: the column {named(name)} has inner lists of unlike lengths"
                 )
             lengths = lengths * (int(inner[0]) if len(inner) else 0)
         found = found.flatten()
@@ -270,7 +330,7 @@ def _without_nulls(
     row = first + int(np.searchsorted(np.cumsum(lengths), place, side="right"))
     if nulls != "empty" or not outermost:
         raise DataError(
-            f"{where.rsplit(' ', 1)[0]} {row}: the column {name} is null" + ("" if outermost else " in a list"),
+            f"{where.rsplit(' ', 1)[0]} {row}: the column {named(name)} is null" + ("" if outermost else " in a list"),
             hint="--nulls empty makes whole rows' nulls features without values" if outermost else None,
         )
     valid = found.is_valid().to_numpy(zero_copy_only=False)
@@ -291,14 +351,15 @@ class TableWriter:
         """One record. Raises DataError where its features are not those of the first."""
         if not self.kinds:
             self.kinds = {name: kind_of(values) for name, values in record.items()}
-        for name in self.kinds.keys() | record.keys():
+        for name in {**self.kinds, **record}:
             kind = kind_of(record[name]) if name in record else "missing"
             wanted = self.kinds.get(name, "missing")
             if kind != wanted and not (name in record and name in self.kinds and not len(record[name])):
-                raise DataError(f"{where}: the feature {name} is {kind}, and {wanted} in the first record")
+                raise DataError(f"{where}: the feature {named(name)} is {kind}, and {wanted} in the first record")
         self.waiting.append(record)
-        self.held += sum(
-            values.nbytes if values.dtype != object else sum(map(len, values)) for values in record.values()
+        self.held += ROW_BYTES + sum(
+            FEATURE_BYTES + (values.nbytes if values.dtype != object else sum(map(len, values)) + 8 * len(values))
+            for values in record.values()
         )
         if self.held >= ROWS_AT_ONCE_BYTES:
             self._flush()
