@@ -29,6 +29,11 @@ _SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASS|CRED|AUTH|PRIVATE|COOKIE|SESSI
 WIDEST_ADDRESS = "255.255.255.255:65535"
 
 
+def id_of(token: str) -> str:
+    """A job's id, which tells nothing of its token; a token can be told by it to be another job's."""
+    return hashlib.sha256(token.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One job, ready to be launched by a backend."""
@@ -45,7 +50,7 @@ class Plan:
     @property
     def id(self) -> str:
         """Tells this job from every other of its name, former or foreign."""
-        return hashlib.sha256(self.token.encode()).hexdigest()[:16]
+        return id_of(self.token)
 
 
 def _secret_names(env: Mapping[str, str]) -> list[str]:

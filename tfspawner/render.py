@@ -16,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from . import agent
 from .errors import ConfigurationError
+from .fields import text, texts
 from .plan import CONFIGMAP_BYTES, Plan
 from .preflight import GPU, as_label, require_nodes
 from .spec import DEFAULT_IMAGE, DEFAULT_PORT
@@ -25,6 +26,7 @@ ID = "tf-spawner/id"
 SECRET = "secret.yaml"
 TOKEN = "TFSPAWNER_TOKEN"
 JOB_LABEL = "tf-spawner/job"
+ROLE_LABEL = "tf-spawner/role"
 DEFAULT_TTL_S = 24 * 3600
 RESERVED_PATHS = ("/", "/work", "/tmp", "/tf-spawner", "/script", "/dev/shm")
 CONTAINER_NAMES = ("tensorflow", "worker")
@@ -177,11 +179,14 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
         volumes=[volume for volume, _ in pairs], volume_mounts=[mount for _, mount in pairs],
     )  # fmt: skip
     metadata = manifest["metadata"]
+    ours = {**common["labels"], ROLE_LABEL: role}
     if not (
-        common["labels"].items() <= (metadata.get("labels") or {}).items() and ID in (metadata.get("annotations") or {})
+        ours.items() <= texts(metadata, "labels").items()
+        and text(metadata, "annotations", ID) == plan.id
+        and metadata["name"] == f"{plan.job}-{role}"
     ):
         raise ConfigurationError(
-            f"template job.yaml must keep tf-spawner's labels and its annotation {ID}",
+            f"template job.yaml must keep the Job's name, tf-spawner's labels and its annotation {ID}",
             hint="without them the job would not be found again",
         )
     if spec.queue:

@@ -163,8 +163,13 @@ class LocalBackend:
         )
 
     def jobs(self) -> list[JobSummary]:
-        names = [path.name for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
-        return sorted((self.find(name) for name in names), key=lambda summary: summary.created)
+        return sorted((self.find(name) for name in self._folders() if is_name(name)), key=lambda found: found.created)
+
+    def left_out(self, *, thorough: bool = False) -> list[str]:
+        return [f"{self.folder}/{name}: no job can have this name" for name in self._folders() if not is_name(name)]
+
+    def _folders(self) -> list[str]:
+        return [path.name for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
         """Looks after the agents' processes; what their scripts do is told by the agents themselves."""
