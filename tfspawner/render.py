@@ -6,6 +6,7 @@ import base64
 import json
 import posixpath
 import re
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from . import agent
+from .egress import destinations
 from .errors import ConfigurationError
 from .fields import text, texts
 from .plan import CONFIGMAP_BYTES, Plan
@@ -45,13 +47,18 @@ def render(plan: Plan) -> list[Manifest]:
         _manifest(environment, "service.yaml", **common, role=next(iter(plan.spec.roles))),
         _manifest(environment, "configmap.yaml", **common, **_configmap_files(plan)),
         _manifest(environment, SECRET, **common, values={**plan.spec.env, TOKEN: plan.token}),
-        _manifest(environment, "networkpolicy.yaml", **common),
+        _manifest(environment, "networkpolicy.yaml", **common, egress=_egress(plan)),
     ]
     manifests = [*jobs, *others]
     for manifest in manifests:
         if plan.spec.namespace:
             manifest["metadata"]["namespace"] = plan.spec.namespace
     return manifests
+
+
+def _egress(plan: Plan) -> list[Manifest] | None:
+    """Where --egress lets the pods connect to; None where it is not given."""
+    return [asdict(found) for found in destinations(plan.spec.egress)] if plan.spec.egress else None
 
 
 def redacted(manifests: list[Manifest]) -> list[Manifest]:

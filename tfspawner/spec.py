@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import agent
+from .egress import destinations
 from .errors import ConfigurationError
 
 DEFAULT_IMAGE = "tensorflow/tensorflow:2.21.0"
@@ -50,12 +51,12 @@ def quantity(value: str) -> float:
 
 KUBERNETES_ONLY = (
     "cpu", "memory", "image", "namespace", "context", "kubeconfig", "ttl_s", "queue", "node_selector", "tolerations",
-    "service_account", "image_pull_secrets", "volumes", "pod_file", "template_dir", "start_tries",
+    "service_account", "image_pull_secrets", "volumes", "egress", "pod_file", "template_dir", "start_tries",
 )  # fmt: skip
 
 
 _PATHS = ("script", "workdir", "command_file", "out", "kubeconfig", "pod_file", "template_dir")
-_LISTS = ("args", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes")
+_LISTS = ("args", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes", "egress")
 _MAPPINGS = ("env", "node_selector")
 _NUMBERS = ("workers", "ps", "gpus", "port", "ttl_s", "restarts", "start_tries")
 _SECONDS = ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s")
@@ -127,6 +128,7 @@ class JobSpec:
     service_account: str | None = None
     image_pull_secrets: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
+    egress: tuple[str, ...] = ()
     pod_file: Path | None = None
     template_dir: Path | None = None
 
@@ -258,6 +260,7 @@ class JobSpec:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigurationError(f"{name} is {value:g}; it must not be negative")
+        destinations(self.egress)
         for key in self.env:
             if not _ENV_NAME.fullmatch(key):
                 raise ConfigurationError(f"{key!r} is not a name for an environment variable")

@@ -142,7 +142,7 @@ def test_a_script_that_is_a_link_belongs_to_the_links_folder(script, tmp_path):
 @pytest.mark.parametrize("name", KUBERNETES_ONLY)
 def test_what_is_for_kubernetes_alone_is_refused_on_this_machine(script, name):
     value = {
-        "ttl_s": 1, "start_tries": 2, "node_selector": {"a": "b"}, "tolerations": ("a",), "image_pull_secrets": ("a",), "volumes": ("a:/b",),
+        "ttl_s": 1, "start_tries": 2, "node_selector": {"a": "b"}, "tolerations": ("a",), "image_pull_secrets": ("a",), "volumes": ("a:/b",), "egress": ("none",),
         "pod_file": script, "template_dir": script.parent, "kubeconfig": script, "cpu": "1", "memory": "1Gi",
     }.get(name, "x")  # fmt: skip
     with pytest.raises(ConfigurationError, match=f"{flag_of(name)} would do nothing"):
