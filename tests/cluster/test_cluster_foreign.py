@@ -8,9 +8,6 @@ import json
 import pytest
 from strangers import apply, asked, get, job_like, labels_of, server_pod
 
-from tfspawner.errors import NotFoundError
-from tfspawner.job import attach
-
 OURS = {"app.kubernetes.io/managed-by": "tf-spawner"}
 INDEXED = {"completionMode": "Indexed", "completions": 1}
 
@@ -183,31 +180,6 @@ def launched(cluster_place, gate_code):
                               "-l", "tf-spawner/job=again", "--timeout=60s")  # fmt: skip
 
     return launch
-
-
-def test_who_is_attached_to_a_job_is_told_of_its_end_and_follows_no_later_one_of_its_name(cluster_place, launched):
-    launched()
-    token = token_of(cluster_place, "again")
-    target = {"on": "kubernetes", "kubeconfig": cluster_place.folder / "kubeconfig"}
-    former = attach("again", **target)
-    assert former.logs("worker-0") is not None
-    following = cluster_place.start("logs", "-f", *cluster_place.target, "again")
-    following.prints("worker-0 | at the gate")
-    assert cluster_place.of("delete", "again").code == 0
-    done = following.done()
-    assert done.code == 125, done.err
-    assert "Traceback" not in done.err
-    launched()
-    assert token_of(cluster_place, "again") != token
-    with pytest.raises(NotFoundError, match="another has its name now"):
-        former.backend.find("again")
-    assert former.logs() == {}, "the former job's pods are gone, and the later one's are another's"
-    former.delete()
-    status = cluster_place.of("status", "again")
-    assert status.code == 0, status.err
-    later = attach("again", **target)
-    assert b"at the gate" in later.logs("worker-0")["worker-0"]
-    assert cluster_place.of("delete", "again").code == 0
 
 
 def test_one_backend_lists_a_later_job_of_the_same_name_and_reaches_it(cluster_place, launched):

@@ -58,6 +58,7 @@ class LocalBackend:
         self.pool = urllib3.PoolManager(maxsize=64, retries=False)
         self.listeners: dict[str, socket.socket] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.known: dict[str, str] = {}  # name -> the id of the job that is meant by it here
 
     def coordinator_address(self, spec: JobSpec, job: str) -> str:
         """All agents' sockets are bound here, and are inherited at launch."""
@@ -129,6 +130,7 @@ class LocalBackend:
             raise ClusterError(
                 f"{folder} cannot be made: {error.strerror}", hint="set XDG_STATE_HOME to a folder of yours"
             ) from None
+        self.known[plan.job] = plan.id
         try:
             self._write(plan, folder)
             pids: dict[str, list[int]] = {}
@@ -149,6 +151,8 @@ class LocalBackend:
                 raise NotFoundError(f"there is no job {job!r} on this machine", hint="tf-spawner list") from None
             created = (self.folder / job).stat().st_mtime  # killed while it was made
             return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created, state="incomplete")
+        if meta["id"] != self.known.setdefault(job, meta["id"]):
+            raise NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
         states = {self._state(job, replica)[0] for replica in self._pids(job)}
         state = "running" if "running" in states else "succeeded" if states == {"succeeded"} else "failed"
         return JobSummary(
@@ -163,6 +167,7 @@ class LocalBackend:
         )
 
     def jobs(self) -> list[JobSummary]:
+        self.known.clear()  # whoever asks for all means those that are there now
         return sorted((self.find(name) for name in self._folders() if is_name(name)), key=lambda found: found.created)
 
     def left_out(self, *, thorough: bool = False) -> list[str]:
@@ -189,10 +194,12 @@ class LocalBackend:
     def agent(self, job: str, replica: str) -> AgentClient:
         folder = self.folder / job
         try:
-            address = json.loads((folder / "meta.json").read_text())["agents"][replica]
-            token = (folder / "token").read_text()
+            meta = json.loads((folder / "meta.json").read_text())
+            address, token = meta["agents"][replica], (folder / "token").read_text()
         except OSError:
             raise AgentUnreachable(f"{replica}'s agent is not there any more") from None
+        if meta["id"] != self.known.setdefault(job, meta["id"]):
+            raise AgentUnreachable(f"job {job} is gone; another has its name now")
         return AgentClient(replica=replica, url=f"http://{address}", token=token, pool=self.pool, headers=dict)
 
     def last_output(self, job: str, replica: str) -> bytes | None:
@@ -205,8 +212,11 @@ class LocalBackend:
         """Ends every process of the job's agents and scripts, and removes its folder."""
         if not is_name(job):
             raise NotFoundError(f"{job!r} is not a job's name")
-        if id is not None and self.find(job).id not in ("", id):
-            return  # another job under the same name
+        try:
+            if self.find(job).id not in ("", id) and id is not None:
+                return  # another job under the same name
+        except NotFoundError:
+            return
         deadline = time.monotonic() + timeout_s
         kill_at = time.monotonic() + 2 * agent.STOP_GRACE_S
         self._signal(job, signal.SIGTERM)
