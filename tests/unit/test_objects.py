@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from tfspawner.backends.kubernetes import KubernetesBackend
 from tfspawner.backends.news import News
 from tfspawner.backends.objects import LeftOut, RoleJob, read_job, read_jobs, read_pod
+from tfspawner.errors import NotFoundError
 from tfspawner.render import ID, JOB_LABEL, render
 
 CREATED = "2026-11-29T20:00:00Z"
@@ -163,3 +165,11 @@ def test_events_of_objects_that_never_come_are_forgotten_after_a_while(news):
 def test_the_first_job_is_of_the_first_role(jobs):
     assert isinstance(read_job(jobs[0]), RoleJob)
     assert [role.role for role in read_jobs(jobs)[0][0].roles] == ["chief", "worker", "ps"]
+
+
+@pytest.mark.parametrize("name", ["../secrets/x", "a,b=c", "a/b", "%2e%2e", "a;b", "a\n", "", "A"])
+def test_what_is_no_jobs_name_never_comes_into_a_path(name):
+    backend = KubernetesBackend(namespace=None, context=None, kubeconfig=None)
+    for verb in (backend.find, lambda job: backend.agent(job, "worker-0"), lambda job: backend.delete(job, 1)):
+        with pytest.raises(NotFoundError, match="not a job's name"):
+            verb(name)

@@ -252,3 +252,20 @@ def test_what_is_no_quantity_is_refused(text):
 @pytest.mark.parametrize("text", ["", ".", "..", "/tmp", "a/b", "A", "a" * 64, None, "a\n"])
 def test_what_is_no_name_is_told(text):
     assert not is_name(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("100n", 1e-7),
+        ("250u", 0.00025),
+        ("1E", 1e18),
+        ("2Ei", 2.0**61),
+        ("1e3", 1000.0),
+        ("1E3", 1000.0),
+        (".5", 0.5),
+        ("1.", 1.0),
+    ],
+)
+def test_kubernetess_less_usual_quantities_are_numbers(text, number):
+    assert quantity(text) == pytest.approx(number)

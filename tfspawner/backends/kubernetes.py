@@ -11,18 +11,19 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import agent
 from ..agent import AGENT_MARK
 from ..client import AgentClient
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
-from ..fields import text
+from ..fields import mapping, mappings, text
 from ..keras import wheel_for
+from ..manifest import shown
 from ..plan import id_of
 from ..preflight import GPU_PRODUCT, as_label, fits, gpus_offered, labels_of, quota_shortfalls, requests_of
 from ..render import ID, JOB_LABEL, MANAGED_BY, TOKEN, Manifest, render, role_manifest, travels_in_configmap
-from ..spec import JobSpec
+from ..spec import JobSpec, is_name
 from . import JobSummary, Observation
 from .kubernetes_api import Api, Conflict
 from .news import News
@@ -56,7 +57,7 @@ class KubernetesBackend:
         self._target = (kubeconfig, context, namespace)
         self.known: dict[str, Launched] = {}  # name -> the job that is meant by it here
         self.tokens: dict[str, str] = {}  # by the uid of a job's first Job, as all below: a name may be another's later
-        self.rules: list[dict[str, list[str]]] = []  # what this user may do here
+        self.rules: list[Mapping[str, Any]] = []  # what this user may do here
         self.pods: dict[str, dict[str, str]] = {}  # -> replica -> pod
         self.listed_at: dict[str, float] = {}  # when a job's pods were looked up
         self.starting: set[str] = set()  # jobs of many replicas that were launched here and are not yet watched
@@ -83,9 +84,9 @@ class KubernetesBackend:
         """One request: what may this user do here? It also shows that the API server answers. Raises ClusterError."""
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
                   "spec": {"namespace": self.namespace}}  # fmt: skip
-        status = self.api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)["status"]
-        self.rules = status.get("resourceRules", [])
-        if status.get("incomplete"):
+        told = self.api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)
+        self.rules = mappings(told, "status", "resourceRules")
+        if mapping(told, "status").get("incomplete"):
             return  # the authorizer cannot list its rules: the requests themselves will tell
         missing = [
             f"{verb} {resource}"
@@ -385,6 +386,8 @@ class KubernetesBackend:
 
     def _claiming(self, job: str) -> list[Launched]:
         """What is there under the name: of the job that is known here nothing but itself."""
+        if not is_name(job):  # it stands in paths and selectors
+            raise NotFoundError(f"{shown(job)} is not a job's name", hint="tf-spawner list")
         return self._same(claimants(self._launched(f"{JOB_LABEL}={job}"), job))
 
     def _same(self, found: list[Launched]) -> list[Launched]:
@@ -496,9 +499,9 @@ def _needed_rules(role: str) -> Iterator[tuple[str, str, str]]:
                 yield rule["apiGroups"][0], resource, verb
 
 
-def _allows(rule: dict[str, list[str]], group: str, resource: str, verb: str) -> bool:
+def _allows(rule: Mapping[str, Any], group: str, resource: str, verb: str) -> bool:
     def matches(key: str, value: str) -> bool:
-        return bool({"*", value} & set(rule.get(key, [])))
+        return any(word in ("*", value) for word in rule.get(key) or [])
 
     return (
         matches("apiGroups", group)
