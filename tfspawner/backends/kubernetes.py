@@ -207,6 +207,7 @@ class KubernetesBackend:
         return self._find(job).summary(self.namespace)
 
     def jobs(self) -> list[JobSummary]:
+        self.strangers.clear()
         found = self._launched(f"{MANAGED_BY}=tf-spawner")
         listed = []
         for launched in found:
