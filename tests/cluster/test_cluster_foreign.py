@@ -132,8 +132,8 @@ def test_no_token_is_taken_from_a_secret_that_the_job_does_not_own(cluster_place
     }
     cluster_place.kubectl("-n", cluster_place.namespace, "delete", "secret", "mine")
     apply(cluster_place, manifest)
-    for verb in ("status", "fetch", "logs"):
-        done = cluster_place.of(verb, "mine")
+    for words in (("status",), ("fetch", "--out", "elsewhere"), ("logs",)):
+        done = cluster_place.of(*words, "mine")
         assert (done.code, "Traceback" in done.err) == (3, False), done.err
         assert "the Secret mine" in done.err
         assert "is not job mine's" in done.err
@@ -182,7 +182,7 @@ def launched(cluster_place, gate_code):
     return launch
 
 
-def test_one_backend_lists_a_later_job_of_the_same_name_and_reaches_it(cluster_place, launched):
+def test_one_backend_lists_a_later_job_of_the_same_name_and_reaches_it(cluster_place, launched, wait_until):
     """As `top` does, which looks again and again."""
     from tfspawner.backends import backend_for
     from tfspawner.job import summaries
@@ -191,8 +191,8 @@ def test_one_backend_lists_a_later_job_of_the_same_name_and_reaches_it(cluster_p
     ids = []
     for _ in range(2):
         launched()
+        wait_until(lambda: summaries(backend)[0].told, "an answer of its coordinator, to its own token")
         (summary,) = summaries(backend)
-        assert summary.told, "its coordinator has answered, to its own token"
         ids.append(summary.id)
         assert cluster_place.of("delete", "again").code == 0
     assert ids[0] != ids[1]
