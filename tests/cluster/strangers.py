@@ -60,7 +60,9 @@ def labels_of(job: str, role: str = "worker", index: str = "0") -> dict[str, str
 
 def server_pod(place, name: str, labels: dict[str, str] | None = None, **metadata: Any) -> dict[str, Any]:
     """A pod that answers on the agents' port and prints all that it is asked, once it answers."""
-    made = apply(place, {"apiVersion": "v1", "kind": "Pod", "spec": pod_spec("python3", "-c", SERVER),
+    spec = pod_spec("python3", "-c", SERVER)
+    spec["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 7117}, "periodSeconds": 1}
+    made = apply(place, {"apiVersion": "v1", "kind": "Pod", "spec": spec,
                          "metadata": {"name": name, "labels": labels or {}, **metadata}})  # fmt: skip
     place.kubectl("-n", place.namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
     return made

@@ -50,7 +50,7 @@ def echo(cluster_place) -> Echo:
 
 def test_patterns_come_to_the_agent_as_they_were_given(echo):
     for named in PATTERNS:
-        with pytest.raises(AgentUnreachable):
+        with pytest.raises(AgentUnreachable, match="sent no list of files"):
             echo.client.manifest(named)
     came = [urlsplit(path) for path in echo.asked()]
     assert [url.path for url in came] == ["/files"] * len(PATTERNS)
@@ -67,7 +67,7 @@ def test_an_encoded_path_is_decoded_once_at_most_and_stays_at_its_pod(echo):
 def test_a_redirect_is_no_answer_and_is_followed_by_neither_launcher_nor_api_server(echo):
     for status in (301, 302, 303, 307, 308):
         for to in PLACES:
-            with pytest.raises(AgentUnreachable):
+            with pytest.raises(AgentUnreachable, match=f"answered {status}"):
                 echo.client._json("GET", f"/{status}?to={to}", timeout_s=10)
     assert len(echo.asked()) == 5 * len(PLACES)
     assert all("?to=" in path for path in echo.asked())
