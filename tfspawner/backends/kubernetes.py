@@ -300,6 +300,8 @@ class KubernetesBackend:
         """Deletes the Jobs, of that id if one is given, and what they own; returns when the last pod is gone."""
         selector = f"{JOB_LABEL}={job}"
         found = [launched for launched in self._claiming(job) if id in (None, launched.first.id)]
+        if id is None and job in self.known:  # a later one of its name is not meant
+            found = [launched for launched in found if self._is_known(launched)]
         if len(found) > 1:
             raise self._ambiguous(job, found)
         for launched in found:
