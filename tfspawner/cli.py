@@ -383,9 +383,12 @@ def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:
 @cli.command("list")
 @target_options
 @click.option("-t", "--tag", help="Only jobs with this tag.")
+@click.option("-v", "--verbose", is_flag=True, help="Name what looks like a job's and is not, and why.")
 @output_option
-def list_jobs(tag: str | None, output: str, **target: Any) -> None:
+def list_jobs(tag: str | None, verbose: bool, output: str, **target: Any) -> None:
     """List the jobs on this machine and in the namespace.
+
+    Labels alone make no job: a part of one is known by its owner.
 
     \b
     tf-spawner list -t nightly
@@ -394,7 +397,9 @@ def list_jobs(tag: str | None, output: str, **target: Any) -> None:
 
     from .view import age
 
-    summaries = [s for s in _summaries(**target) if tag in (None, s.tag)]
+    found, left_out = _summaries(**target, verbose=verbose)
+    summaries = [s for s in found if tag in (None, s.tag)]
+    _tell_left_out(left_out, verbose)
     if output == "json":
         print_json([_summary_json(s) for s in summaries])
         return
@@ -723,7 +728,7 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
     else:
         from .job import attach
 
-        found = [s for s in _summaries(**target) if all_jobs or s.tag == tag]
+        found = [s for s in _summaries(**target)[0] if all_jobs or s.tag == tag]
         if found and not yes:
             echo("\n".join(f"{s.job} ({s.on}, {s.state})" for s in found), err=True)
             click.confirm(f"delete {'these' if len(found) > 1 else 'this'} {len(found)}?", abort=True, err=True)
@@ -883,14 +888,30 @@ def _attach(job: str, target: dict[str, Any]) -> Job:
         raise
 
 
-def _summaries(on: str | None, **target: Any) -> list[JobSummary]:
-    """The jobs there; without --on, a cluster that cannot be asked is only mentioned."""
+def _summaries(on: str | None, *, verbose: bool = False, **target: Any) -> tuple[list[JobSummary], list[str]]:
+    """The jobs there, and what is left out; without --on, a cluster that cannot be asked is only mentioned."""
     from .job import summaries
 
-    found, warning = _ask(_backends(on, **target), summaries, bool(on or any(target.values())))
+    left_out: list[str] = []
+
+    def look(backend: Backend) -> list[JobSummary]:
+        found = summaries(backend)
+        left_out.extend(backend.left_out(thorough=verbose))
+        return found
+
+    found, warning = _ask(_backends(on, **target), look, bool(on or any(target.values())))
     if warning:
         echo(f"warning: {warning}", err=True)
-    return found
+    return found, left_out
+
+
+def _tell_left_out(left_out: list[str], verbose: bool) -> None:
+    """What is there and is no job's: each with its reason, or how many there are."""
+    if verbose:
+        for told in left_out:
+            echo(f"left out: {told}", err=True)
+    elif left_out:
+        echo(f"{len(left_out)} object{'s' * (len(left_out) > 1)} left out: tf-spawner list -v", err=True)
 
 
 def _backends(on: str | None, **target: Any) -> list[Backend]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from .backends import Observation
+from .fields import count, mapping, mappings, text, texts
+
+Object = Mapping[str, Any]
 
 UNSCHEDULABLE_PATIENCE_S = 30.0
 START_PATIENCE_S = 20.0
@@ -24,41 +28,41 @@ _JOB_REASONS = {
 }
 
 
-def observe(replica: str, pod: dict[str, Any]) -> Observation:
+def observe(replica: str, pod: Object) -> Observation:
     """The replica's state, from its pod as the API server gives it."""
-    status, spec = pod.get("status", {}), pod.get("spec", {})
-    node = spec.get("nodeName", "")
+    status, spec = mapping(pod, "status"), mapping(pod, "spec")
+    node = text(spec, "nodeName")
     early = _failed_init(replica, node, status, spec)
     if early:
         return early
     container = _container(status)
-    state: dict[str, Any] = container.get("state", {})
-    if "terminated" in state:
-        return _terminated(replica, node, state["terminated"], pod)
-    if status.get("phase") == "Failed":
-        reason = status.get("reason") or "lost"
-        return Observation(replica=replica, state="failed", node=node, message=_sentence(reason, status.get("message")))
-    if pod["metadata"].get("deletionTimestamp"):
+    state = mapping(container, "state")
+    if mapping(state, "terminated"):
+        return _terminated(replica, node, mapping(state, "terminated"), pod)
+    if text(status, "phase") == "Failed":
+        message = _sentence(text(status, "reason") or "lost", text(status, "message"))
+        return Observation(replica=replica, state="failed", node=node, message=message)
+    if text(pod, "metadata", "deletionTimestamp"):
         return Observation(replica=replica, state="gone", node=node, message=_disruption(status) or LOST_POD)
     if "running" in state:
         return Observation(replica=replica, state="running", node=node)
-    waiting = state.get("waiting", {})
+    waiting = mapping(state, "waiting")
     if waiting:
-        return _waiting(replica, node, waiting, _image(spec, "containers", container["name"]))
-    for condition in status.get("conditions", []):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            if condition.get("reason") == "SchedulingGated":
+        return _waiting(replica, node, waiting, _image(spec, "containers", text(container, "name")))
+    for condition in mappings(status, "conditions"):
+        if (text(condition, "type"), text(condition, "status")) == ("PodScheduled", "False"):
+            if text(condition, "reason") == "SchedulingGated":
                 return Observation(replica=replica, state="pending", message="is held by a scheduling gate")
             return _unschedulable(replica, condition, spec)
     return Observation(replica=replica, state="starting" if node else "pending", node=node)
 
 
-def observe_event(event: dict[str, Any]) -> tuple[str, str, float] | None:
+def observe_event(event: Object) -> tuple[str, str, float] | None:
     """(reason, message, patience in s) of an event that explains why a job's pods do not come, or None.
 
     A patience of 0 means that waiting cannot help.
     """
-    reason, message = event.get("reason", ""), event.get("message", "")
+    reason, message = text(event, "reason"), text(event, "message")
     if reason == "FailedCreate":
         return reason, message, START_PATIENCE_S if "Internal error occurred" in message else 0.0
     if reason == "FailedToRetrieveImagePullSecret":
@@ -70,25 +74,25 @@ def observe_event(event: dict[str, Any]) -> tuple[str, str, float] | None:
 
 def explain_failed_create(message: str) -> tuple[str, str | None]:
     """Kubernetes's refusal to create a pod, in a sentence, and the next step."""
-    text = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", message)
-    if denied_by_admission(text):
-        return f"the cluster's admission control refuses the pods: {text}", ADMISSION_HINT
-    if "failed calling webhook" in text:
-        return f"an admission webhook of the cluster fails: {text}", WEBHOOK_HINT
-    if "violates PodSecurity" in text:
-        return f"the namespace's Pod Security refuses the pods: {text}", "check what --pod-file and --volume ask for"
-    if "exceeded quota" in text:
+    told = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", message)
+    if denied_by_admission(told):
+        return f"the cluster's admission control refuses the pods: {told}", ADMISSION_HINT
+    if "failed calling webhook" in told:
+        return f"an admission webhook of the cluster fails: {told}", WEBHOOK_HINT
+    if "violates PodSecurity" in told:
+        return f"the namespace's Pod Security refuses the pods: {told}", "check what --pod-file and --volume ask for"
+    if "exceeded quota" in told:
         return (
-            f"the namespace's quota does not allow the pods: {text}",
+            f"the namespace's quota does not allow the pods: {told}",
             "ask for less: -w, --cpu, --memory, --gpus; or wait",
         )
-    if "failed quota" in text:
-        return f"the namespace's quota wants a request: {text}", "name it: --cpu, --memory"
-    if "per Container is" in text or "per Pod is" in text:
-        return f"the namespace's LimitRange refuses the pods: {text}", "change --cpu or --memory"
-    if "service account" in text or "serviceaccount" in text:
-        return f"the pods cannot be created: {text}", "name one that exists: --service-account"
-    return f"the pods cannot be created: {text}", None
+    if "failed quota" in told:
+        return f"the namespace's quota wants a request: {told}", "name it: --cpu, --memory"
+    if "per Container is" in told or "per Pod is" in told:
+        return f"the namespace's LimitRange refuses the pods: {told}", "change --cpu or --memory"
+    if "service account" in told or "serviceaccount" in told:
+        return f"the pods cannot be created: {told}", "name one that exists: --service-account"
+    return f"the pods cannot be created: {told}", None
 
 
 def denied_by_admission(message: str) -> bool:
@@ -98,63 +102,64 @@ def denied_by_admission(message: str) -> bool:
     )
 
 
-def job_condition(job: dict[str, Any]) -> tuple[str, str] | None:
+def job_condition(job: object) -> tuple[str, str] | None:
     """("Failed", why) or ("Complete", "") once the Job object says so."""
-    for condition in job.get("status", {}).get("conditions", []):
-        if condition["type"] in ("Failed", "Complete") and condition["status"] == "True":
-            why = _JOB_REASONS.get(condition.get("reason", ""), condition.get("message", ""))
-            return condition["type"], why
+    for condition in mappings(job, "status", "conditions"):
+        kind = text(condition, "type")
+        if kind in ("Failed", "Complete") and text(condition, "status") == "True":
+            return kind, _JOB_REASONS.get(text(condition, "reason"), text(condition, "message"))
     return None
 
 
-def _container(status: dict[str, Any]) -> dict[str, Any]:
-    statuses: list[dict[str, Any]] = status.get("containerStatuses") or []
-    return next((s for s in statuses if s["name"] == "tensorflow"), statuses[0] if statuses else {})
+def _container(status: Object) -> Object:
+    statuses = mappings(status, "containerStatuses")
+    return next((s for s in statuses if text(s, "name") == "tensorflow"), statuses[0] if statuses else {})
 
 
-def _failed_init(replica: str, node: str, status: dict[str, Any], spec: dict[str, Any]) -> Observation | None:
+def _failed_init(replica: str, node: str, status: Object, spec: Object) -> Observation | None:
     """An init container of --pod-file that keeps the replica from starting, named; None where there is none."""
-    for found in status.get("initContainerStatuses") or []:
-        name, state = found["name"], found.get("state", {})
-        ended, waiting = state.get("terminated", {}), state.get("waiting", {})
-        if ended.get("exitCode"):
+    for found in mappings(status, "initContainerStatuses"):
+        name, waiting = text(found, "name"), mapping(found, "state", "waiting")
+        code = count(found, "state", "terminated", "exitCode")
+        if code:
             return Observation(
                 replica=replica, state="failed", node=node,
-                message=f"did not start: its init container {name} ended with exit code {ended['exitCode']}",
+                message=f"did not start: its init container {name} ended with exit code {code}",
                 hint="check --pod-file's initContainers",
             )  # fmt: skip
-        if waiting.get("reason") in (*_PULL, *_CREATE):
+        if text(waiting, "reason") in (*_PULL, *_CREATE):
             told = _waiting(replica, node, waiting, _image(spec, "initContainers", name))
             return replace(told, message=f"{told.message} (init container {name})")
     return None
 
 
-def _image(spec: dict[str, Any], kind: str, name: str) -> str:
-    containers = spec.get(kind) or [{}]
-    return str(next((c for c in containers if c.get("name") == name), containers[0]).get("image", ""))
+def _image(spec: Object, kind: str, name: str) -> str:
+    containers = mappings(spec, kind) or [{}]
+    return text(next((c for c in containers if text(c, "name") == name), containers[0]), "image")
 
 
-def _terminated(replica: str, node: str, ended: dict[str, Any], pod: dict[str, Any]) -> Observation:
-    code, reason = ended.get("exitCode"), ended.get("reason", "")
+def _terminated(replica: str, node: str, ended: Object, pod: Object) -> Observation:
+    code, reason = count(ended, "exitCode"), text(ended, "reason")
     if code == 0:
         return Observation(replica=replica, state="succeeded", node=node)
     hint = None
     if reason == "OOMKilled":
-        limit = _limits(pod.get("spec", {})).get("memory")
+        limit = _limits(mapping(pod, "spec")).get("memory")
         message = f"was killed: out of memory (limit {limit})" if limit else "was killed: out of memory"
         hint = "give it more: --memory"
     elif reason in ("StartError", "ContainerCannotRun"):
-        message = f"could not start: {ended.get('message', '').strip()[-300:]}"
+        message = f"could not start: {text(ended, 'message').strip()[-300:]}"
         if "python3" in message:
             message, hint = "could not start: its image has no python3", "use an image with Python 3.9 or newer: -i"
     else:
-        disruption = _disruption(pod.get("status", {}))
-        message = disruption or f"ended with exit code {code}" + (f" ({reason})" if reason not in ("", "Error") else "")
+        disruption = _disruption(mapping(pod, "status"))
+        how = "ended" if code is None else f"ended with exit code {code}"
+        message = disruption or how + (f" ({reason})" if reason not in ("", "Error") else "")
     return Observation(replica=replica, state="failed", node=node, message=message, hint=hint)
 
 
-def _waiting(replica: str, node: str, waiting: dict[str, Any], image: str) -> Observation:
-    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+def _waiting(replica: str, node: str, waiting: Object, image: str) -> Observation:
+    reason, message = text(waiting, "reason"), text(waiting, "message")
     if reason in _PULL:
         never = reason in ("InvalidImageName", "ErrImageNeverPull")
         return Observation(
@@ -181,9 +186,9 @@ _SCHEDULING = (
 )  # what the scheduler's message has in it -> the next step
 
 
-def _unschedulable(replica: str, condition: dict[str, Any], spec: dict[str, Any]) -> Observation:
+def _unschedulable(replica: str, condition: Object, spec: Object) -> Observation:
     asks = ", ".join(f"{key} {value}" for key, value in _limits(spec).items())
-    message = re.split(r" preemption:|[,.] no new claims", condition.get("message", ""))[0].rstrip(". ")
+    message = re.split(r" preemption:|[,.] no new claims", text(condition, "message"))[0].rstrip(". ")
     message = message.replace("not found. not found", "not found")  # as the scheduler says of a claim
     return Observation(
         replica=replica, state="pending", fatal=True, patience_s=UNSCHEDULABLE_PATIENCE_S,
@@ -192,27 +197,25 @@ def _unschedulable(replica: str, condition: dict[str, Any], spec: dict[str, Any]
     )  # fmt: skip
 
 
-def _limits(spec: dict[str, Any]) -> dict[str, str]:
-    containers = spec.get("containers") or [{}]
-    resources = containers[0].get("resources", {})
-    found: dict[str, str] = {**resources.get("requests", {}), **resources.get("limits", {})}
-    return found
+def _limits(spec: Object) -> dict[str, str]:
+    containers = mappings(spec, "containers") or [{}]
+    return {**texts(containers[0], "resources", "requests"), **texts(containers[0], "resources", "limits")}
 
 
-def _disruption(status: dict[str, Any]) -> str:
-    for condition in status.get("conditions", []):
-        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
-            return _sentence(condition.get("reason", "disrupted"), condition.get("message"))
+def _disruption(status: Object) -> str:
+    for condition in mappings(status, "conditions"):
+        if (text(condition, "type"), text(condition, "status")) == ("DisruptionTarget", "True"):
+            return _sentence(text(condition, "reason") or "disrupted", text(condition, "message"))
     return ""
 
 
-def _sentence(reason: str, message: str | None) -> str:
+def _sentence(reason: str, message: str) -> str:
     return f"was lost: {reason}" + (f": {message}" if message else "")
 
 
 def _short(message: str) -> str:
     """The kubelet's message without its repetitions of the image's name."""
-    text = message.strip().replace("\n", " ")
-    text = re.sub(r'^Back-off pulling image "[^"]*": ?', "", text)
-    text = re.sub(r"^(ErrImagePull|rpc error): ?", "", text)
-    return text[:300]
+    told = message.strip().replace("\n", " ")
+    told = re.sub(r'^Back-off pulling image "[^"]*": ?', "", told)
+    told = re.sub(r"^(ErrImagePull|rpc error): ?", "", told)
+    return told[:300]

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from .backends.kubernetes import KubernetesBackend
 from .errors import ConfigurationError, SpawnerError
+from .fields import mapping, mappings, text, texts
 from .keras import installed_tensorflow
-from .preflight import GPU, gpus_offered, used_by_node
-from .spec import quantity
-from .usage import NO_NVML, Gpus, text
+from .preflight import GPU, allocatable, gpus_offered, used_by_node
+from .usage import NO_NVML, Gpus
+from .usage import text as nvml_text
 
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 KUEUE = "kueue.x-k8s.io"
@@ -56,7 +57,7 @@ def _gpus_here() -> tuple[Literal["ok", "note"], str, str]:
         return "note", f"no NVIDIA GPU: {gpus.missing}", ""
     names = Counter(gpu.name for gpu in gpus.devices)
     told = ", ".join(f"{count} {name}" for name, count in names.items())
-    return "ok", f"GPUs: {told}, driver {text(gpus.nvml.nvmlSystemGetDriverVersion())}", ""
+    return "ok", f"GPUs: {told}, driver {nvml_text(gpus.nvml.nvmlSystemGetDriverVersion())}", ""
 
 
 def cluster(target: Mapping[str, Any], *, wanted: bool) -> Iterator[Finding]:
@@ -68,7 +69,7 @@ def cluster(target: Mapping[str, Any], *, wanted: bool) -> Iterator[Finding]:
 
     try:
         told = backend.api.request("GET", "/version")
-        yield found("ok", f"Kubernetes {told['gitVersion']}, namespace {backend.namespace}")
+        yield found("ok", f"Kubernetes {text(told, 'gitVersion')}, namespace {backend.namespace}")
     except SpawnerError as error:
         is_note = isinstance(error, ConfigurationError) and not wanted
         yield found("note" if is_note else "problem", error.message, error.hint or "")
@@ -90,8 +91,8 @@ def _rights(backend: KubernetesBackend) -> Iterator[Told]:
 
 
 def _pod_security(backend: KubernetesBackend) -> Iterator[Told]:
-    labels = backend.api.request("GET", f"/api/v1/namespaces/{backend.namespace}")["metadata"].get("labels", {})
-    level = labels.get(POD_SECURITY)
+    namespace = backend.api.request("GET", f"/api/v1/namespaces/{backend.namespace}")
+    level = texts(namespace, "metadata", "labels").get(POD_SECURITY)
     yield "ok", f"Pod Security here: {level or 'none is enforced'}; tf-spawner's pods fit the strictest", ""
 
 
@@ -112,8 +113,8 @@ def _nodes(backend: KubernetesBackend) -> Iterator[Told]:
 
 
 def _is_ready(node: dict[str, Any]) -> bool:
-    ready = [c["status"] for c in node.get("status", {}).get("conditions", []) if c["type"] == "Ready"]
-    return ready == ["True"] and not node["spec"].get("unschedulable")
+    ready = [text(c, "status") for c in mappings(node, "status", "conditions") if text(c, "type") == "Ready"]
+    return ready == ["True"] and not mapping(node, "spec").get("unschedulable")
 
 
 def _free(nodes: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> dict[str, float]:
@@ -121,19 +122,19 @@ def _free(nodes: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> di
     left = dict.fromkeys(("cpu", "memory", "pods"), 0.0)
     used = used_by_node(pods)
     for node in nodes:
-        asked = used.get(node["metadata"]["name"], {})
+        asked = used.get(text(node, "metadata", "name"), {})
         for key in left:
-            left[key] += quantity(str(node["status"]["allocatable"].get(key, "0"))) - asked.get(key, 0.0)
+            left[key] += allocatable(node, key) - asked.get(key, 0.0)
     return left
 
 
 def _queues(backend: KubernetesBackend) -> Iterator[Told]:
-    groups = {group["name"] for group in backend.api.request("GET", "/apis")["groups"]}
+    groups = {text(group, "name") for group in mappings(backend.api.request("GET", "/apis"), "groups")}
     if KUEUE not in groups:
         yield "note", "no Kueue here: --queue would wait for ever", ""
         return
     queues = backend.api.list(f"/apis/{KUEUE}/v1beta1/namespaces/{backend.namespace}/localqueues")
-    names = ", ".join(queue["metadata"]["name"] for queue in queues) or "none"
+    names = ", ".join(text(queue, "metadata", "name") for queue in queues) or "none"
     yield "ok", f"Kueue's queues in this namespace: {names}", ""
 
 

@@ -149,6 +149,7 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
             _flag("--service-account", help="Service account of the pods.  [default: none, and no token]"),
             _flag("--image-pull-secret", "image_pull_secrets", multiple=True, help="Secret for a private registry."),
             _flag("--volume", "volumes", multiple=True, metavar="CLAIM:/PATH[:ro]", help="Mount a PersistentVolumeClaim, or a /host/path such as /eos."),
+            _flag("--egress", multiple=True, metavar="CIDR[:PORT]", help='Let pods connect to this, to each other and to DNS alone; "none": to no more.  [default: anywhere]'),
             _flag("--pod-file", type=PATH, help="A Pod manifest to build the replicas' pods on."),
             _flag("--template-dir", type=PATH, help="Folder with templates that replace tf-spawner's own."),
             _flag("--ttl", "ttl_s", type=DURATION, help="How long Kubernetes keeps an ended job's objects.  [default: 24h]"),

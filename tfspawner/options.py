@@ -23,7 +23,7 @@ _KEYS = {
     "toleration": "tolerations", "image-pull-secret": "image_pull_secrets", "volume": "volumes",
     "legacy-keras": "legacy_keras",
 }  # fmt: skip
-_LISTS = ("env_files", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes", "args")
+_LISTS = ("env_files", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes", "egress", "args")
 _PAIRS = ("env_pairs", "node_selector_pairs")
 _DURATIONS = ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s", "ttl_s")
 _PATHS = ("script", "workdir", "command_file", "pod_file", "template_dir", "kubeconfig", "out")

@@ -23,6 +23,11 @@ FAILED_TTL_S = 24 * 3600
 DEFAULT_START_TIMEOUT_S = 600.0
 
 
+def id_of(token: str) -> str:
+    """A job's id, which tells nothing of its token; a token can be told by it to be another job's."""
+    return hashlib.sha256(token.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One job, ready to be launched by a backend."""
@@ -42,7 +47,7 @@ class Plan:
     @property
     def id(self) -> str:
         """Tells this job from every other of its name, former or foreign."""
-        return hashlib.sha256(self.token.encode()).hexdigest()[:16]
+        return id_of(self.token)
 
 
 def job_name(spec: JobSpec) -> str:

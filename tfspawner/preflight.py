@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .fields import mapping, mappings, names, text, texts
 from .spec import quantity
 
 Manifest = dict[str, Any]
@@ -19,6 +21,8 @@ PRODUCT_LABELS = (
     "karpenter.k8s.aws/instance-gpu-name", "eks.amazonaws.com/instance-gpu-name", "karpenter.azure.com/sku-gpu-name",
 )  # fmt: skip
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+MOST_ROOM = 1_000_000  # pods on one node: more than any has
+Object = Mapping[str, Any]
 _HARD_TAINTS = ("NoSchedule", "NoExecute")
 
 
@@ -28,9 +32,9 @@ def requests_of(pod_spec: Mapping[str, Any]) -> dict[str, float]:
     Of init containers, which run before the others, the largest counts.
     """
     total: dict[str, float] = {}
-    for container in pod_spec.get("containers") or []:
+    for container in mappings(pod_spec, "containers"):
         _add(total, _requests(container))
-    for container in pod_spec.get("initContainers") or []:
+    for container in mappings(pod_spec, "initContainers"):
         for key, value in _requests(container).items():
             total[key] = max(total.get(key, 0.0), value)
     return {**total, "pods": 1.0}
@@ -42,9 +46,21 @@ def _add(total: dict[str, float], more: Mapping[str, float], times: int = 1) -> 
 
 
 def _requests(container: Mapping[str, Any]) -> dict[str, float]:
-    resources = container.get("resources") or {}
-    merged = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-    return {key: quantity(str(value)) for key, value in merged.items()}
+    merged = {**mapping(container, "resources", "limits"), **mapping(container, "resources", "requests")}
+    return {str(key): amount for key, value in merged.items() if (amount := _read(value)) is not None}
+
+
+def _read(value: object) -> float | None:
+    """A quantity as the cluster tells it; None for what cannot be read, or is less than nothing."""
+    try:
+        return quantity(str(value)) if isinstance(value, str | int | float) else None
+    except ValueError:
+        return None
+
+
+def allocatable(node: Object, resource: str) -> float:
+    """How much of a resource a node has for pods; 0 where it says nothing that can be read."""
+    return _read(mapping(node, "status", "allocatable").get(resource)) or 0.0
 
 
 def quota_shortfalls(quotas: Iterable[Manifest], pods: Iterable[tuple[dict[str, float], int]]) -> list[str]:
@@ -54,14 +70,15 @@ def quota_shortfalls(quotas: Iterable[Manifest], pods: Iterable[tuple[dict[str, 
         _add(wanted, requests, count)
     found = []
     for quota in quotas:
-        if quota["spec"].get("scopes") or quota["spec"].get("scopeSelector"):
+        if mapping(quota, "spec").get("scopes") or mapping(quota, "spec").get("scopeSelector"):
             continue  # it may not be meant for these pods
-        used = quota.get("status", {}).get("used", {})
-        for key, hard in quota.get("status", {}).get("hard", {}).items():
-            name = key.removeprefix("requests.").removeprefix("count/")
-            left = quantity(str(hard)) - quantity(str(used.get(key, "0")))
+        used = mapping(quota, "status", "used")
+        for key, hard in mapping(quota, "status", "hard").items():
+            name = str(key).removeprefix("requests.").removeprefix("count/")
+            bound = _read(hard)
+            left = math.inf if bound is None else bound - (_read(used.get(key)) or 0.0)
             if wanted.get(name, 0.0) > left:
-                found.append(f"quota {quota['metadata']['name']} leaves {_amount(name, left)} of {hard} {key}, "
+                found.append(f"quota {text(quota, 'metadata', 'name')} leaves {_amount(name, left)} of {hard} {key}, "
                              f"and the job asks for {_amount(name, wanted[name])}")  # fmt: skip
     return found
 
@@ -83,7 +100,7 @@ def fits(nodes: Sequence[Manifest], pods: Sequence[Manifest], pod_spec: Mapping[
         if reason:
             reasons[reason] += 1
             continue
-        room, lacking = _room(node, used.get(node["metadata"]["name"], {}), requests)
+        room, lacking = _room(node, used.get(text(node, "metadata", "name"), {}), requests)
         places += room
         if lacking:
             reasons[f"room for {room}, lacking {lacking}"] += 1
@@ -100,48 +117,47 @@ def used_by_node(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:
     """What the pods that have not ended ask for in all, by node."""
     used: dict[str, dict[str, float]] = {}
     for pod in pods:
-        node = pod["spec"].get("nodeName")
-        if node and pod.get("status", {}).get("phase") not in ENDED:
-            _add(used.setdefault(node, {}), requests_of(pod["spec"]))
+        node = text(pod, "spec", "nodeName")
+        if node and text(pod, "status", "phase") not in ENDED:
+            _add(used.setdefault(node, {}), requests_of(mapping(pod, "spec")))
     return used
 
 
 def _refusal(node: Manifest, pod_spec: Mapping[str, Any]) -> str | None:
     """Why no such pod runs on the node, however empty it is."""
-    labels, spec = node["metadata"].get("labels", {}), node.get("spec", {})
-    missing = [f"{k}={v}" for k, v in (pod_spec.get("nodeSelector") or {}).items() if labels.get(k) != v]
+    labels, spec = texts(node, "metadata", "labels"), mapping(node, "spec")
+    missing = [f"{k}={v}" for k, v in mapping(pod_spec, "nodeSelector").items() if labels.get(k) != v]
     if missing:
         return f"without the label {missing[0]}"
     if not any(_matches(term, labels) for term in _node_terms(pod_spec) or [{}]):
         return f"with other GPUs ({gpus[1]})" if (gpus := product_of(node)) else "not of the pods' node affinity"
     if spec.get("unschedulable"):
         return "cordoned"
-    for taint in spec.get("taints") or []:
-        if taint["effect"] in _HARD_TAINTS and not any(
-            _tolerates(toleration, taint) for toleration in pod_spec.get("tolerations") or []
+    for taint in mappings(spec, "taints"):
+        if text(taint, "effect") in _HARD_TAINTS and not any(
+            _tolerates(toleration, taint) for toleration in mappings(pod_spec, "tolerations")
         ):
-            return f"tainted {taint['key']}:{taint['effect']}, to be tolerated by --toleration"
+            return f"tainted {text(taint, 'key')}:{text(taint, 'effect')}, to be tolerated by --toleration"
     return None if _is_ready(node) else "not ready"
 
 
-def _is_ready(node: Manifest) -> bool:
-    conditions = node.get("status", {}).get("conditions", [])
-    return all(condition["status"] == "True" for condition in conditions if condition["type"] == "Ready")
+def _is_ready(node: Object) -> bool:
+    conditions = mappings(node, "status", "conditions")
+    return all(text(condition, "status") == "True" for condition in conditions if text(condition, "type") == "Ready")
 
 
-def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
-    if toleration.get("effect") not in (None, "", taint["effect"]):
+def _tolerates(toleration: Object, taint: Object) -> bool:
+    if text(toleration, "effect") not in ("", text(taint, "effect")):
         return False
-    if toleration.get("operator", "Equal") == "Exists":
-        return toleration.get("key") in (None, "", taint["key"])
-    return bool(toleration.get("key") == taint["key"] and toleration.get("value", "") == taint.get("value", ""))
+    if text(toleration, "operator") == "Exists":
+        return text(toleration, "key") in ("", text(taint, "key"))
+    return text(toleration, "key") == text(taint, "key") and text(toleration, "value") == text(taint, "value")
 
 
 def _room(node: Manifest, used: Mapping[str, float], requests: Mapping[str, float]) -> tuple[int, str]:
     """(how many such pods the node has room for, what it lacks for one more)."""
-    allocatable = node.get("status", {}).get("allocatable", {})
     room = {
-        key: int((quantity(str(allocatable.get(key, "0"))) - used.get(key, 0.0)) / value + 1e-9)
+        key: int(min((allocatable(node, key) - used.get(key, 0.0)) / value + 1e-9, MOST_ROOM))
         for key, value in requests.items()
         if value
     }
@@ -165,7 +181,7 @@ def is_product(asked: str | None, product: str) -> bool:
 
 def product_of(node: Manifest) -> tuple[str, str] | None:
     """The label that names the node's GPUs, and its value."""
-    labels = node["metadata"].get("labels", {})
+    labels = texts(node, "metadata", "labels")
     return next(((label, labels[label]) for label in PRODUCT_LABELS if label in labels), None)
 
 
@@ -186,36 +202,35 @@ def as_label(asked: str) -> dict[str, tuple[str, ...]]:
 
 def require_nodes(pod_spec: Manifest, labels: Mapping[str, tuple[str, ...]]) -> None:
     """Adds to a pod's own node affinity that the node has one of these labels with one of its values."""
-    affinity = pod_spec.get("affinity") or {}
+    affinity = mapping(pod_spec, "affinity")
     ours = [{"key": label, "operator": "In", "values": list(values)} for label, values in labels.items()]
     terms = [
-        {**term, "matchExpressions": [*(term.get("matchExpressions") or []), expression]}
+        {**term, "matchExpressions": [*mappings(term, "matchExpressions"), expression]}
         for term in _node_terms(pod_spec) or [{}]
         for expression in ours
     ]
-    nodes = {**(affinity.get("nodeAffinity") or {}), _REQUIRED: {"nodeSelectorTerms": terms}}
+    nodes = {**mapping(affinity, "nodeAffinity"), _REQUIRED: {"nodeSelectorTerms": terms}}
     pod_spec["affinity"] = {**affinity, "nodeAffinity": nodes}
 
 
-def _node_terms(pod_spec: Mapping[str, Any]) -> list[Manifest]:
-    affinity = (pod_spec.get("affinity") or {}).get("nodeAffinity") or {}
-    required = affinity.get(_REQUIRED) or {}
-    return list(required.get("nodeSelectorTerms") or [])
+def _node_terms(pod_spec: Object) -> list[Object]:
+    return mappings(pod_spec, "affinity", "nodeAffinity", _REQUIRED, "nodeSelectorTerms")
 
 
 def _matches(term: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     """Whether a node's labels are what a nodeSelectorTerm wants; Gt, Lt and matchFields are left to the scheduler."""
 
     def holds(expression: Mapping[str, Any]) -> bool:
-        key, values = expression["key"], expression.get("values", [])
+        key, given = text(expression, "key"), expression.get("values")
+        values = names(given) if isinstance(given, list) else []
         return {"In": labels.get(key) in values, "NotIn": labels.get(key) not in values,
-                "Exists": key in labels, "DoesNotExist": key not in labels}.get(expression["operator"], True)  # fmt: skip
+                "Exists": key in labels, "DoesNotExist": key not in labels}.get(text(expression, "operator"), True)  # fmt: skip
 
-    return all(map(holds, term.get("matchExpressions") or []))
+    return all(map(holds, mappings(term, "matchExpressions")))
 
 
-def _offers(node: Manifest) -> float:
-    return quantity(str(node.get("status", {}).get("allocatable", {}).get(GPU, "0")))
+def _offers(node: Object) -> float:
+    return allocatable(node, GPU)
 
 
 def gpus_offered(nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> str:
@@ -223,14 +238,16 @@ def gpus_offered(nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> str:
     used = used_by_node(pods)
     sums: dict[tuple[str, str], list[float]] = {}
     for node in nodes:
-        count, spec = _offers(node), node.get("spec", {})
+        count, spec = _offers(node), mapping(node, "spec")
         if not count or not _is_ready(node) or spec.get("unschedulable"):
             continue
         taints = [
-            f"{taint['key']}:{taint['effect']}" for taint in spec.get("taints") or [] if taint["effect"] in _HARD_TAINTS
+            f"{text(taint, 'key')}:{text(taint, 'effect')}"
+            for taint in mappings(spec, "taints")
+            if text(taint, "effect") in _HARD_TAINTS
         ]
         kind = (product_of(node) or ("", "of unknown kind"))[1], "".join(f", tainted {taint}" for taint in taints)
-        free = count - used.get(node["metadata"]["name"], {}).get(GPU, 0.0)
+        free = count - used.get(text(node, "metadata", "name"), {}).get(GPU, 0.0)
         sums[kind] = [a + b for a, b in zip(sums.get(kind, [0.0] * 3), (count, free, 1), strict=True)]
     return ", ".join(
         f"{count:g} {product} on {number:g} node{'s' * (number > 1)} ({free:g} free{taints})"

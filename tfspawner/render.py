@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from . import agent
+from .egress import destinations
 from .errors import ConfigurationError
+from .fields import text, texts
 from .plan import CONFIGMAP_BYTES, Plan
 from .podfile import read_pod
 from .preflight import GPU, as_label, require_nodes
@@ -31,6 +34,7 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 ID = "tf-spawner/id"
 SECRET = "secret.yaml"
 JOB_LABEL = "tf-spawner/job"
+ROLE_LABEL = "tf-spawner/role"
 DEFAULT_TTL_S = 24 * 3600
 RESERVED_PATHS = ("/", "/work", "/tmp", "/tf-spawner", "/script", "/dev/shm")
 CONTAINER_NAMES = ("tensorflow", "worker")
@@ -48,13 +52,18 @@ def render(plan: Plan) -> list[Manifest]:
         _manifest(environment, "service.yaml", **common, role=next(iter(plan.spec.roles))),
         _manifest(environment, "configmap.yaml", **common, **_configmap_files(plan)),
         _manifest(environment, SECRET, **common, values={**plan.spec.env, **plan.hidden, agent.TOKEN: plan.token}),
-        _manifest(environment, "networkpolicy.yaml", **common),
+        _manifest(environment, "networkpolicy.yaml", **common, egress=_egress(plan)),
     ]
     manifests = [*jobs, *others]
     for manifest in manifests:
         if plan.spec.namespace:
             manifest["metadata"]["namespace"] = plan.spec.namespace
     return manifests
+
+
+def _egress(plan: Plan) -> list[Manifest] | None:
+    """Where --egress lets the pods connect to; None where it is not given."""
+    return [asdict(found) for found in destinations(plan.spec.egress)] if plan.spec.egress else None
 
 
 def redacted(manifests: list[Manifest]) -> list[Manifest]:
@@ -222,11 +231,14 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
         volumes=[volume for volume, _ in pairs], volume_mounts=[mount for _, mount in pairs],
     )  # fmt: skip
     metadata = manifest["metadata"]
+    ours = {**common["labels"], ROLE_LABEL: role}
     if not (
-        common["labels"].items() <= (metadata.get("labels") or {}).items() and ID in (metadata.get("annotations") or {})
+        ours.items() <= texts(metadata, "labels").items()
+        and text(metadata, "annotations", ID) == plan.id
+        and metadata["name"] == f"{plan.job}-{role}"
     ):
         raise ConfigurationError(
-            f"template job.yaml must keep tf-spawner's labels and its annotation {ID}",
+            f"template job.yaml must keep the Job's name, tf-spawner's labels and its annotation {ID}",
             hint="without them the job would not be found again",
         )
     if spec.queue:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import agent
+from .egress import destinations
 from .errors import ConfigurationError
 from .userfile import A_FOLDER, brief, kind_of, named, wrong_path
 
@@ -34,14 +35,14 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _GPU_TYPE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9. _-]{0,61}[A-Za-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi|e[0-9]+)?")
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]+)?", re.ASCII)
 _IMAGE = re.compile(
     r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[a-f0-9]{64})?"
 )
 _S3_FOLDER = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(?:/[^\x00-\x1f\x7f*?\[]*)?")
 _RESERVED_ENV = ("TF_CONFIG", "WORKER_NUMBER", "TOT_WORKERS")
-_FACTORS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15} | {
-    f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTP", 1)
+_FACTORS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
+    f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTPE", 1)
 }
 
 
@@ -51,7 +52,8 @@ def quantity(value: str) -> float:
     if not match:
         raise ValueError(f"not a Kubernetes quantity: {brief(value)}")
     suffix = match[2] or ""
-    number = float(match[0]) if suffix.startswith("e") else float(match[1]) * _FACTORS.get(suffix, 1.0)
+    is_exponent = len(suffix) > 1 and suffix[0] in "eE" and suffix != "Ei"
+    number = float(match[0]) if is_exponent else float(match[1]) * _FACTORS.get(suffix, 1.0)
     if math.isinf(number):
         raise ValueError(f"not a Kubernetes quantity, for its size: {value[:20]!r}…")
     return number
@@ -59,13 +61,13 @@ def quantity(value: str) -> float:
 
 KUBERNETES_ONLY = (
     "cpu", "memory", "image", "namespace", "context", "kubeconfig", "ttl_s", "queue", "node_selector", "tolerations",
-    "service_account", "image_pull_secrets", "volumes", "pod_file", "template_dir", "start_tries",
+    "service_account", "image_pull_secrets", "volumes", "egress", "pod_file", "template_dir", "start_tries",
 )  # fmt: skip
 
 
 _PATHS = ("script", "workdir", "command_file", "out", "kubeconfig", "pod_file", "template_dir")
 _FREE_TEXTS = ("args", "collect")  # may hold what is no UTF-8, as names of files do
-_LISTS = ("args", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes")
+_LISTS = ("args", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes", "egress")
 _MAPPINGS = ("env", "node_selector")
 _NUMBERS = ("workers", "ps", "gpus", "port", "ttl_s", "restarts", "start_tries")
 _BOUNDS = {
@@ -142,6 +144,7 @@ class JobSpec:
     service_account: str | None = None
     image_pull_secrets: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
+    egress: tuple[str, ...] = ()
     pod_file: Path | None = None
     template_dir: Path | None = None
 
@@ -306,6 +309,7 @@ class JobSpec:
             if value is not None and not 0 <= value <= MAX_SECONDS:
                 rule = "must not be negative" if value < 0 else f"must be at most {MAX_SECONDS:,}, which are ten years"
                 raise ConfigurationError(f"{name} is {value:g}; it {rule}")
+        destinations(self.egress)
         for key in self.env:
             if not _ENV_NAME.fullmatch(key):
                 raise ConfigurationError(f"{brief(key)} is not a name for an environment variable")
@@ -366,6 +370,11 @@ def _is_seconds(value: object) -> bool:
 def is_name(text: object) -> bool:
     """Whether a job can have this name."""
     return isinstance(text, str) and len(text) <= 63 and bool(_NAME.fullmatch(text))
+
+
+def is_namespace(text: str) -> bool:
+    """Whether a namespace can have this name."""
+    return bool(_NAMESPACE.fullmatch(text))
 
 
 def flag_of(name: str) -> str:

@@ -20,7 +20,7 @@ from . import job as jobs
 from .agent import STARTING
 from .backends import Backend, JobSummary, backend_for
 from .code import digests
-from .errors import ArtifactError, ConfigurationError, Interrupted, JobFailed, SpawnerError
+from .errors import ArtifactError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
 from .follow import JobState, ReplicaState
 from .grid import Sweep, Values, best, differences, ranked, shown
 from .homecoming import DELETE_TIMEOUT_S
@@ -267,6 +267,14 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _is_there(backend: Backend, point: Point) -> bool:
+    """Whether the job of the point's name is the one that was launched for it."""
+    try:
+        return backend.find(point.job).id in ("", point.id)
+    except NotFoundError:
+        return False
+
+
 def _is_starting(phase: str) -> bool:
     return phase in ("pending", *STARTING)
 
@@ -377,7 +385,7 @@ class _Run:
         if report_of(self.spec.out, point).get("result") in ("failed", "timeout") or "interrupted" in events:
             return False
         left = self.there[point.job]
-        if left.state in ("incomplete", "damaged"):
+        if left.state in ("incomplete", "damaged") or not _is_there(backend, point):
             return False
         state = jobs.Job(point.job, backend, tuple(left.replicas)).status()
         is_silent = state.phase == "pending" and left.state == "running"  # which its follower will judge

@@ -201,11 +201,17 @@ class Followed:
         """The gang's phase, once it is another than version's or after a while; None where no coordinator answers."""
         try:
             if self.is_stale:
-                self.job, self.is_stale = self.attach(), False
+                self.job, self.is_stale = self._same(self.attach()), False
             return self.job.backend.agent(self.name, self.job.replicas[0]).order(version, self.every_s)
         except AgentUnreachable:
             self.is_stale = True
             return None
+
+    def _same(self, job: Job) -> Job:
+        """The job, if it is still the one whose events are here, and not a later one of its name."""
+        if job.backend.find(self.name).id != self.id:
+            raise NotFoundError(f"job {self.name} is gone; another has its name now")
+        return job
 
     def next_ones(self) -> list[str]:
         """The replicas that have event files, and some of the others in turn."""

@@ -192,3 +192,32 @@ def test_the_pods_own_node_affinity_is_kept_and_counts_as_well():
     assert fits([spot], [], spec, 1) is None
     assert fits([far], [], spec, 1)
     assert fits([node("d", **{GPU: "1"})], [], spec, 1)
+
+
+def test_a_node_that_says_nothing_or_odd_things_of_itself_has_no_room_and_the_others_count():
+    odd = [{}, {"metadata": {"name": "bare"}}, node("odd", cpu="many", memory=None), node("less", cpu="-1"),
+           {**node("null"), "status": None}, {**node("lists"), "spec": {"taints": [None, "x", {}]}}]  # fmt: skip
+    good = node("good", cpu="64", memory="1Ei")
+    wanted = {"containers": [{"resources": {"limits": {"cpu": "2"}}}]}
+    assert fits([*odd, good], [], wanted, 32) is None
+    assert "32 of 33 pods fit now" in fits([*odd, good], [], wanted, 33)
+
+
+def test_a_pod_whose_requests_cannot_be_read_takes_none_of_the_room():
+    pods = [
+        {},
+        {"spec": {"nodeName": "good"}},
+        pod("good", cpu="lots", memory="1"),
+        {"spec": {"nodeName": "good", "containers": [None]}},
+    ]
+    assert fits([node("good", cpu="4")], pods, {"containers": [{"resources": {"limits": {"cpu": "4"}}}]}, 1) is None
+
+
+def test_a_quota_whose_numbers_cannot_be_read_refuses_nothing():
+    quotas = [
+        {},
+        {"status": {"hard": {"pods": "some"}}},
+        {"status": {"hard": ["pods"]}},
+        {"spec": None, "status": None},
+    ]
+    assert quota_shortfalls(quotas, [({"pods": 1.0}, 3)]) == []

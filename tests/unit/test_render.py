@@ -41,6 +41,7 @@ CASES = {
         "env": {"KEY": "canary-value"}, "collect": ("/tmp/m*",), "args": ("--epochs", "3"),
     },
     "pod-file": {"workers": 1},
+    "egress": {"workers": 1, "egress": ("192.0.2.0/24:443", "198.51.100.7", "2001:db8::/32")},
 }  # fmt: skip
 
 

@@ -142,7 +142,7 @@ def test_a_script_that_is_a_link_belongs_to_the_links_folder(script, tmp_path):
 @pytest.mark.parametrize("name", KUBERNETES_ONLY)
 def test_what_is_for_kubernetes_alone_is_refused_on_this_machine(script, name):
     value = {
-        "ttl_s": 1, "start_tries": 2, "node_selector": {"a": "b"}, "tolerations": ("a",), "image_pull_secrets": ("a",), "volumes": ("a:/b",),
+        "ttl_s": 1, "start_tries": 2, "node_selector": {"a": "b"}, "tolerations": ("a",), "image_pull_secrets": ("a",), "volumes": ("a:/b",), "egress": ("none",),
         "pod_file": script, "template_dir": script.parent, "kubeconfig": script, "cpu": "1", "memory": "1Gi",
     }.get(name, "x")  # fmt: skip
     with pytest.raises(ConfigurationError, match=f"{flag_of(name)} would do nothing"):
@@ -252,3 +252,20 @@ def test_what_is_no_quantity_is_refused(text):
 @pytest.mark.parametrize("text", ["", ".", "..", "/tmp", "a/b", "A", "a" * 64, None, "a\n"])
 def test_what_is_no_name_is_told(text):
     assert not is_name(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("100n", 1e-7),
+        ("250u", 0.00025),
+        ("1E", 1e18),
+        ("2Ei", 2.0**61),
+        ("1e3", 1000.0),
+        ("1E3", 1000.0),
+        (".5", 0.5),
+        ("1.", 1.0),
+    ],
+)
+def test_kubernetess_less_usual_quantities_are_numbers(text, number):
+    assert quantity(text) == pytest.approx(number)

@@ -87,6 +87,9 @@ class Backend(Protocol):
     def jobs(self) -> list[JobSummary]:
         """All jobs that were launched here, oldest first."""
 
+    def left_out(self, *, thorough: bool = False) -> list[str]:
+        """What looked like a job, or a part of one, and is none: what it is, and why. Thorough: where jobs() does not look."""
+
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
         """What happens to the job's replicas, until stop is set; None when all that is so far was told."""
 
@@ -130,7 +133,7 @@ def backend_of(job: str, on: str | None, **target: Any) -> Backend:
     try:
         return backend_of(job, "kubernetes", **target)
     except NotFoundError as error:
-        raise NotFoundError(f"{missing.message}, nor in namespace {error.namespace}", hint="tf-spawner list") from None
+        raise NotFoundError(f"{missing.message}, nor in namespace {error.namespace}", hint=error.hint) from None
     except ConfigurationError as error:
         if any(target.values()):
             raise

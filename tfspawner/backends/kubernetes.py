@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import base64
-import calendar
+import itertools
 import math
 import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import agent
 from ..agent import AGENT_MARK
 from ..client import AgentClient
-from ..diagnose import LOST_POD, explain_failed_create, job_condition, observe, observe_event
 from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
+from ..fields import mapping, mappings, text
 from ..keras import wheel_for
+from ..manifest import shown
+from ..plan import id_of
 from ..preflight import GPU_PRODUCT, as_label, fits, gpus_offered, labels_of, quota_shortfalls, requests_of
 from ..render import ID, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest, travels_in_configmap
-from ..spec import JobSpec
+from ..spec import JobSpec, is_name
 from . import JobSummary, Observation
 from .kubernetes_api import Api, Conflict
+from .news import News
+from .objects import Launched, LeftOut, ReplicaPod, RoleJob, claimants, owner_uids, read_jobs, read_pod
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -41,6 +44,7 @@ PREFLIGHT_RIGHTS = (("pods", "create"), ("resourcequotas", "list"), ("nodes", "l
 MANY = 100  # replicas: from here on, not every pod's first steps are watched
 MANY_START_S = 10.0
 LISTED_S = 30.0  # so long a look at a job's pods holds: another may take the coordinator's place
+MOST_STRANGERS = 1000
 FIRST_INDEX = "batch.kubernetes.io/job-completion-index=0"
 
 
@@ -51,11 +55,13 @@ class KubernetesBackend:
 
     def __init__(self, *, namespace: str | None, context: str | None, kubeconfig: Path | None) -> None:
         self._target = (kubeconfig, context, namespace)
-        self.tokens: dict[str, str] = {}
-        self.rules: list[dict[str, list[str]]] = []  # what this user may do here
-        self.pods: dict[str, dict[str, str]] = {}  # job -> replica -> pod
+        self.known: dict[str, Launched] = {}  # name -> the job that is meant by it here
+        self.tokens: dict[str, str] = {}  # by the uid of a job's first Job, as all below: a name may be another's later
+        self.rules: list[Mapping[str, Any]] = []  # what this user may do here
+        self.pods: dict[str, dict[str, str]] = {}  # -> replica -> pod
         self.listed_at: dict[str, float] = {}  # when a job's pods were looked up
         self.starting: set[str] = set()  # jobs of many replicas that were launched here and are not yet watched
+        self.strangers: dict[tuple[str, str], LeftOut] = {}  # what was left out, by its kind and name
 
     @cached_property
     def api(self) -> Api:
@@ -78,9 +84,9 @@ class KubernetesBackend:
         """One request: what may this user do here? It also shows that the API server answers. Raises ClusterError."""
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
                   "spec": {"namespace": self.namespace}}  # fmt: skip
-        status = self.api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)["status"]
-        self.rules = status.get("resourceRules", [])
-        if status.get("incomplete"):
+        told = self.api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)
+        self.rules = mappings(told, "status", "resourceRules")
+        if mapping(told, "status").get("incomplete"):
             return  # the authorizer cannot list its rules: the requests themselves will tell
         missing = [
             f"{verb} {resource}"
@@ -165,33 +171,59 @@ class KubernetesBackend:
             owner = self._create_owner(plan, manifests[0])
             reference = {"apiVersion": "batch/v1", "kind": "Job", "name": owner["metadata"]["name"],
                          "uid": owner["metadata"]["uid"]}  # fmt: skip
+            created = [owner]
+            self._know(plan, created)
             for manifest in manifests[1:]:
                 manifest["metadata"]["ownerReferences"] = [reference]
-                self._create(plan, manifest)
+                created.append(self._create(plan, manifest))
+            launched = self._know(plan, created[: len(plan.spec.roles)])
             if not plan.spec.queue:  # Kueue starts what it admits
-                for manifest in manifests[: len(plan.spec.roles)]:
-                    self.api.patch(self._path("Job", manifest["metadata"]["name"]), {"spec": {"suspend": False}})
-            self.tokens[plan.job] = plan.token
+                for role in launched.roles:
+                    self.api.patch(self._path("Job", role.name), {"spec": {"suspend": False}})
+            self.tokens[launched.first.uid] = plan.token
             if len(plan.spec.replicas) > MANY:
-                self.starting.add(plan.job)
+                self.starting.add(launched.first.uid)
         except BaseException:
             self.delete(plan.job, 30, plan.id)
             raise
+
+    def _know(self, plan: Plan, created: list[Manifest]) -> Launched:
+        """The job that these Jobs make, as the API server has stored them: from now on it is the one of this name."""
+        found, left_out = read_jobs(created)
+        if left_out or len(found) != 1:
+            why = "; ".join(map(str, left_out)) or "they are of several jobs"
+            raise ClusterError(
+                f"the API server stores the Jobs of job {plan.job} otherwise than they were sent: {why}",
+                hint="see what the cluster's mutating webhooks change: kubectl get mutatingwebhookconfigurations",
+            )
+        self.known[plan.job] = found[0]
+        return found[0]
 
     def must_upload(self, plan: Plan) -> bool:
         """Whether the code is too large for the ConfigMap."""
         return not travels_in_configmap(plan)
 
     def find(self, job: str) -> JobSummary:
-        found = self._summaries(f"{JOB_LABEL}={job}")
-        if not found:
-            error = NotFoundError(f"there is no job {job!r} in namespace {self.namespace}", hint="tf-spawner list")
-            error.namespace = self.namespace
-            raise error
-        return found[0]
+        return self._find(job).summary(self.namespace)
 
     def jobs(self) -> list[JobSummary]:
-        return self._summaries(f"{MANAGED_BY}=tf-spawner")
+        self.strangers.clear()
+        found = self._launched(f"{MANAGED_BY}=tf-spawner")
+        listed = []
+        for launched in found:
+            same = self._same(claimants(found, launched.job))
+            if len(same) > 1:
+                self._leave_out(_rival(launched))
+            elif same == [launched]:
+                self.known[launched.job] = launched
+                listed.append(launched.summary(self.namespace))
+        return listed
+
+    def left_out(self, *, thorough: bool = False) -> list[str]:
+        """What looked like an object of a job and is none; thorough: among all that has a job's label or name."""
+        if thorough:
+            self._look_for_strangers(self._launched(f"{MANAGED_BY}=tf-spawner"))
+        return [str(found) for found in self.strangers.values()]
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
         """Three watches, whatever the number of replicas: pods, the Jobs, and the namespace's warnings.
@@ -199,14 +231,16 @@ class KubernetesBackend:
         Of many that were just launched, each role's first pod stands for all at first: the news of a thousand
         pods coming up would take the API server as much work as starting them.
         """
+        launched = self._known(job)
+        first = launched.first.uid
         news: queue.Queue[tuple[str, Manifest] | Exception] = queue.Queue()
         ours = f"labelSelector={JOB_LABEL}={job}"
         namespace = f"/api/v1/namespaces/{self.namespace}"
 
         def follow(kind: str, path: str, which: str) -> None:
             try:
-                if kind == "pod" and job in self.starting:
-                    self.starting.discard(job)
+                if kind == "pod" and first in self.starting:
+                    self.starting.discard(first)
                     for event in self.api.watch(path, f"{which},{FIRST_INDEX}", stop, MANY_START_S):
                         if event["type"] != "SYNCED":
                             news.put((kind, event))
@@ -221,8 +255,8 @@ class KubernetesBackend:
             ("event", f"{namespace}/events", "fieldSelector=type=Warning"),
         ):
             threading.Thread(target=follow, args=(kind, path, labels), daemon=True).start()
-        self.listed_at.pop(job, None)  # the watch tells of each new pod
-        reader = _News(job, self.pods.setdefault(job, {}))
+        self.listed_at.pop(first, None)  # the watch tells of each new pod
+        reader = News(launched, self.pods.setdefault(first, {}))
         synced: set[str] = set()
         while not stop.is_set():
             try:
@@ -243,11 +277,12 @@ class KubernetesBackend:
         pod = self._pod_of(job, replica)
         if pod is None:
             raise AgentUnreachable(f"{replica} has no pod")
-        if job not in self.tokens:
-            self.tokens[job] = self._token(job)
+        first = self._known(job).first
+        if first.uid not in self.tokens:
+            self.tokens[first.uid] = self._token(first)
         url = f"{self.api.host}/api/v1/namespaces/{self.namespace}/pods/{pod}:{agent.PORT}/proxy"
         return AgentClient(
-            replica=replica, url=url, token=self.tokens[job], pool=self.api.pool, headers=self.api.headers
+            replica=replica, url=url, token=self.tokens[first.uid], pool=self.api.pool, headers=self.api.headers
         )
 
     def last_output(self, job: str, replica: str) -> bytes | None:
@@ -264,17 +299,22 @@ class KubernetesBackend:
     def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
         """Deletes the Jobs, of that id if one is given, and what they own; returns when the last pod is gone."""
         selector = f"{JOB_LABEL}={job}"
-        jobs = [j for j in self._jobs(selector) if id in (None, j["metadata"].get("annotations", {}).get(ID))]
-        owners = {manifest["metadata"]["uid"] for manifest in jobs}
-        for manifest in sorted(jobs, key=lambda j: "ownerReferences" in j["metadata"]):
-            self._delete(self._path("Job", manifest["metadata"]["name"]), manifest["metadata"]["uid"])
-        for kind in PARTS if jobs else ():
-            self._delete_part(self._path(kind, job), owners)
-        if jobs and not self._pods_go(selector, owners, timeout_s):
-            raise ClusterError(
-                f"pods of job {job} are still there after {timeout_s:g} s",
-                hint=f"see: kubectl get pods -n {self.namespace} -l {selector}",
-            )
+        found = [launched for launched in self._claiming(job) if id in (None, launched.first.id)]
+        if id is None and job in self.known:  # a later one of its name is not meant
+            found = [launched for launched in found if self._is_known(launched)]
+        if len(found) > 1:
+            raise self._ambiguous(job, found)
+        for launched in found:
+            owners = set(launched.uids)
+            for role in sorted(launched.roles, key=lambda role: role.owner != ""):
+                self._delete(self._path("Job", role.name), role.uid)
+            for kind in PARTS:
+                self._delete_part(self._path(kind, job), owners)
+            if not self._pods_go(selector, owners, timeout_s):
+                raise ClusterError(
+                    f"pods of job {job} are still there after {timeout_s:g} s",
+                    hint=f"see: kubectl get pods -n {self.namespace} -l {selector}",
+                )
 
     # -- objects
 
@@ -320,7 +360,7 @@ class KubernetesBackend:
             metadata = self.api.request("GET", path)["metadata"]
         except NotFoundError:
             return
-        if owners & {owner["uid"] for owner in metadata.get("ownerReferences", [])}:
+        if owners & owner_uids({"metadata": metadata}):
             self._delete(path, metadata["uid"])
 
     def _pods_go(self, selector: str, owners: set[str], timeout_s: float) -> bool:
@@ -328,161 +368,129 @@ class KubernetesBackend:
         left: set[str] = set()
         pods = f"/api/v1/namespaces/{self.namespace}/pods"
         for event in self.api.watch(pods, f"labelSelector={selector}", threading.Event(), timeout_s):
-            metadata = event["object"].get("metadata", {})
+            uid = text(event["object"], "metadata", "uid")
             if event["type"] == "DELETED":
-                left.discard(metadata["uid"])
-            elif owners & {owner["uid"] for owner in metadata.get("ownerReferences", [])}:
-                left.add(metadata["uid"])
+                left.discard(uid)
+            elif owners & owner_uids(event["object"]):
+                left.add(uid)
             if not left and event["type"] in ("SYNCED", "DELETED"):
                 return True
         return False
 
-    def _jobs(self, selector: str) -> list[Manifest]:
-        return self.api.list(self._path("Job"), f"labelSelector={selector}")
+    def _launched(self, selector: str) -> list[Launched]:
+        found, left_out = read_jobs(self.api.list(self._path("Job"), f"labelSelector={selector}"))
+        for stranger in left_out:
+            self._leave_out(stranger)
+        return found
 
-    def _summaries(self, selector: str) -> list[JobSummary]:
-        grouped: dict[str, list[Manifest]] = {}
-        for manifest in self._jobs(selector):
-            grouped.setdefault(manifest["metadata"]["labels"][JOB_LABEL], []).append(manifest)
-        found = [self._summary(job, manifests) for job, manifests in grouped.items()]
-        return sorted(found, key=lambda summary: summary.created)
+    def _leave_out(self, stranger: LeftOut) -> None:
+        if len(self.strangers) < MOST_STRANGERS:
+            self.strangers[stranger.kind, stranger.name] = stranger
 
-    def _summary(self, job: str, manifests: list[Manifest]) -> JobSummary:
-        manifests.sort(
-            key=lambda m: ["chief", "worker", "ps", "evaluator"].index(m["metadata"]["labels"]["tf-spawner/role"])
+    def _claiming(self, job: str) -> list[Launched]:
+        """What is there under the name: of the job that is known here nothing but itself."""
+        if not is_name(job):  # it stands in paths and selectors
+            raise NotFoundError(f"{shown(job)} is not a job's name", hint="tf-spawner list")
+        return self._same(claimants(self._launched(f"{JOB_LABEL}={job}"), job))
+
+    def _same(self, found: list[Launched]) -> list[Launched]:
+        """Of jobs of one name the one that is known here, if it is among them."""
+        return [launched for launched in found if self._is_known(launched)] or found
+
+    def _is_known(self, launched: Launched) -> bool:
+        known = self.known.get(launched.job)
+        return known is not None and known.first.uid == launched.first.uid
+
+    def _known(self, job: str) -> Launched:
+        """The job that was launched here, or was found under this name first. Raises NotFoundError."""
+        return self.known.get(job) or self._find(job)
+
+    def _find(self, job: str) -> Launched:
+        """The job as it is now; another that has taken its name is not meant."""
+        found = self._claiming(job)
+        is_other = job in self.known and not any(map(self._is_known, found))
+        if not found or is_other:
+            error = NotFoundError(f"there is no job {job!r} in namespace {self.namespace}", hint="tf-spawner list")
+            if is_other and found:
+                error = NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
+            elif self.strangers:
+                error.hint = "what looks like one and is none: tf-spawner list -v"
+            error.namespace = self.namespace
+            raise error
+        if len(found) > 1:
+            raise self._ambiguous(job, found)
+        self.known[job] = found[0]
+        return found[0]
+
+    def _ambiguous(self, job: str, found: list[Launched]) -> ClusterError:
+        named = " and ".join(launched.first.name for launched in found)
+        return ClusterError(
+            f"the Jobs {named} in namespace {self.namespace} all say that they are job {job}'s first: which one is, cannot be told",
+            hint=f"remove the one that is not yours: kubectl get jobs -n {self.namespace} -l {JOB_LABEL}={job}",
         )
-        roles = {m["metadata"]["labels"]["tf-spawner/role"]: m["spec"]["completions"] for m in manifests}
-        labels = manifests[0]["metadata"]["labels"]
-        conditions = [job_condition(m) for m in manifests]
-        if any(c and c[0] == "Failed" for c in conditions):
-            state = "failed"
-        elif all(m["status"].get("succeeded") == m["spec"]["completions"] for m in manifests):
-            state = "succeeded"
-        elif manifests[0]["spec"].get("suspend"):
-            state = "queued" if "kueue.x-k8s.io/queue-name" in labels else "incomplete"
-        elif any(m["status"].get("ready") for m in manifests):
-            state = "running"
-        else:
-            state = "pending"
-        return JobSummary(
-            job=job, on="kubernetes", namespace=self.namespace, tag=labels.get("tf-spawner/tag", ""), roles=roles,
-            created=_seconds(manifests[0]["metadata"]["creationTimestamp"]), state=state,
-            id=manifests[0]["metadata"].get("annotations", {}).get(ID, ""),
-        )  # fmt: skip
 
-    def _token(self, job: str) -> str:
+    def _look_for_strangers(self, found: list[Launched]) -> None:
+        """One request for the pods, and one for each object that a job has by its name."""
+        jobs = {uid: role for launched in found for uid, role in launched.uids.items()}
+        for pod in self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={JOB_LABEL}"):
+            read = read_pod(pod, jobs)
+            if isinstance(read, LeftOut):
+                self._leave_out(read)
+        for launched, kind in itertools.product(found, PARTS):
+            try:
+                there = self.api.request("GET", self._path(kind, launched.job))
+            except NotFoundError:
+                continue
+            if launched.first.uid not in owner_uids(there):
+                self._leave_out(LeftOut(kind=kind, name=launched.job, why=f"job {launched.job} does not own it"))
+
+    def _token(self, first: RoleJob) -> str:
+        """The token in the Secret that the job owns; a Secret of others under its name is refused."""
         try:
-            secret = self.api.request("GET", self._path("Secret", job))
+            secret = self.api.request("GET", self._path("Secret", first.job))
         except NotFoundError:
-            raise AgentUnreachable(f"job {job} has no token: it was not launched whole") from None
-        return base64.b64decode(secret["data"][agent.TOKEN]).decode()
+            raise AgentUnreachable(f"job {first.job} has no token: it was not launched whole") from None
+        if first.uid not in owner_uids(secret):
+            raise ClusterError(
+                f"the Secret {first.job} in namespace {self.namespace} is not job {first.job}'s: no token is taken from it",
+                hint=f"see whose it is: kubectl get secret -n {self.namespace} {first.job} -o yaml",
+            )
+        try:
+            token = base64.b64decode(text(secret, "data", agent.TOKEN), validate=True).decode("ascii")
+        except ValueError:
+            token = ""
+        if id_of(token) != first.id:
+            raise ClusterError(
+                f"the Secret {first.job} in namespace {self.namespace} does not hold the token of job {first.job}",
+                hint=f"the job cannot be reached any more: tf-spawner delete {first.job}",
+            )
+        return token
 
     def _pod_of(self, job: str, replica: str) -> str | None:
-        is_old = time.monotonic() - self.listed_at.get(job, math.inf) > LISTED_S
-        if replica not in self.pods.get(job, {}) or is_old:
-            self.listed_at[job] = time.monotonic()
-            found = self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={JOB_LABEL}={job}")
-            for pod in sorted(found, key=_newness):
-                self.pods.setdefault(job, {})[_replica(pod)] = pod["metadata"]["name"]
-        return self.pods.get(job, {}).get(replica)
+        launched = self._known(job)
+        first = launched.first.uid
+        is_old = time.monotonic() - self.listed_at.get(first, math.inf) > LISTED_S
+        if replica not in self.pods.get(first, {}) or is_old:
+            self.listed_at[first] = time.monotonic()
+            listed = self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={JOB_LABEL}={job}")
+            read = [read_pod(pod, launched.uids) for pod in listed]
+            for stranger in (r for r in read if isinstance(r, LeftOut)):
+                self._leave_out(stranger)
+            for pod in sorted((r for r in read if isinstance(r, ReplicaPod)), key=lambda pod: pod.newness):
+                self.pods.setdefault(first, {})[pod.replica] = pod.name
+        return self.pods.get(first, {}).get(replica)
 
 
-class _News:
-    """Turns what the watches bring into observations; an event counts only for an object of this job."""
-
-    def __init__(self, job: str, pods: dict[str, str]) -> None:
-        self.job, self.pods = job, pods
-        self.replicas: dict[str, str | None] = {}  # the job's objects: uid -> replica, None for a Job
-        self.newest: dict[str, tuple[str, bool]] = {}  # replica -> how new its pod is
-        self.pull_notes: dict[str, str] = {}  # a pod's uid -> what is wrong with its image pull secrets
-        self.unclaimed: dict[str, list[Manifest]] = {}  # events that came before their object
-        self.replacing: set[str] = set()  # roles whose Jobs give a lost replica another pod
-        self.lost: dict[str, Observation] = {}  # how replicas were lost whose places others take
-
-    def read(self, kind: str, event: Manifest) -> Iterator[Observation]:
-        thing = event["object"]
-        if kind == "event":
-            yield from self.event(thing)
-            return
-        uid = thing["metadata"]["uid"]
-        if kind == "pod":
-            yield from self.pod(event["type"], thing)
-        else:
-            yield from self.job_object(event["type"], thing)
-        for waiting in self.unclaimed.pop(uid, []):
-            yield from self.event(waiting)
-
-    def pod(self, change: str, pod: Manifest) -> Iterator[Observation]:
-        replica, name = _replica(pod), pod["metadata"]["name"]
-        if change == "DELETED":
-            if self.pods.get(replica) == name:
-                yield self.unless_replaced(Observation(replica=replica, state="gone", message=LOST_POD))
-            return
-        self.replicas[pod["metadata"]["uid"]] = replica
-        if self.pods.get(replica, name) != name and _newness(pod) < self.newest.get(replica, ("", False)):
-            return  # another has taken its place
-        self.pods[replica], self.newest[replica] = name, _newness(pod)
-        seen = observe(replica, pod)
-        note = self.pull_notes.get(pod["metadata"]["uid"])
-        yield self.unless_replaced(replace(seen, message=f"{seen.message}; {note}") if note and seen.fatal else seen)
-
-    def unless_replaced(self, seen: Observation) -> Observation:
-        """A lost replica waits for its next pod, where there will be one."""
-        if str(seen.replica).rpartition("-")[0] not in self.replacing or seen.state not in ("failed", "gone"):
-            self.lost.pop(seen.replica or "", None)
-            return seen
-        self.lost[seen.replica or ""] = seen
-        return replace(seen, state="pending", message=f"{seen.message}; another pod takes its place")
-
-    def job_object(self, change: str, manifest: Manifest) -> Iterator[Observation]:
-        if change == "DELETED":
-            yield Observation(replica=None, state="gone", message=f"job {self.job} was deleted")
-            return
-        self.replicas[manifest["metadata"]["uid"]] = None
-        condition, role = job_condition(manifest), manifest["metadata"]["labels"]["tf-spawner/role"]
-        if condition or not manifest["spec"].get("backoffLimitPerIndex"):
-            self.replacing.discard(role)
-        else:
-            self.replacing.add(role)
-        if condition and condition[0] == "Failed":
-            yield from self.lost.values()
-            yield Observation(replica=None, state="failed", message=f"the {role}s' Job {condition[1]}")
-
-    def event(self, event: Manifest) -> Iterator[Observation]:
-        told = observe_event(event)
-        if not told:
-            return
-        uid = event.get("involvedObject", {}).get("uid", "")
-        if uid not in self.replicas:
-            self.unclaimed.setdefault(uid, []).append(event)
-            return
-        reason, message, patience_s = told
-        if reason == "FailedToRetrieveImagePullSecret":
-            self.pull_notes[uid] = message
-            return
-        if reason == "FailedCreate":
-            text, hint = explain_failed_create(message)
-            yield Observation(replica=None, state="pending", message=text, hint=hint, fatal=True, patience_s=patience_s)
-            return
-        yield Observation(replica=self.replicas[uid], state="starting", message=message[:300], fatal=True,
-                          patience_s=patience_s)  # fmt: skip
+def _rival(launched: Launched) -> LeftOut:
+    return LeftOut(
+        kind="Job", name=launched.first.name, why=f"several Jobs say that they are job {launched.job}'s first"
+    )
 
 
 def _is_same(there: Manifest, manifest: Manifest) -> bool:
     """Whether an object is the one that was to be created: by the job's id, or by its owner's uid."""
-    ids = [m["metadata"].get("annotations", {}).get(ID) for m in (there, manifest)]
-    owners = [{o["uid"] for o in m["metadata"].get("ownerReferences", [])} for m in (there, manifest)]
-    return (ids[0] == ids[1] is not None) or bool(owners[0] & owners[1])
-
-
-def _replica(pod: Manifest) -> str:
-    labels = pod["metadata"]["labels"]
-    return f"{labels['tf-spawner/role']}-{labels['batch.kubernetes.io/job-completion-index']}"
-
-
-def _newness(pod: Manifest) -> tuple[str, bool]:
-    """Orders the pods of one replica: the next is made when the former has ended."""
-    return pod["metadata"]["creationTimestamp"], pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
+    ids = [text(m, "metadata", "annotations", ID) for m in (there, manifest)]
+    return (ids[0] == ids[1] != "") or bool(owner_uids(there) & owner_uids(manifest))
 
 
 def _needed_rules(role: str) -> Iterator[tuple[str, str, str]]:
@@ -494,9 +502,9 @@ def _needed_rules(role: str) -> Iterator[tuple[str, str, str]]:
                 yield rule["apiGroups"][0], resource, verb
 
 
-def _allows(rule: dict[str, list[str]], group: str, resource: str, verb: str) -> bool:
+def _allows(rule: Mapping[str, Any], group: str, resource: str, verb: str) -> bool:
     def matches(key: str, value: str) -> bool:
-        return bool({"*", value} & set(rule.get(key, [])))
+        return any(word in ("*", value) for word in rule.get(key) or [])
 
     return (
         matches("apiGroups", group)
@@ -504,7 +512,3 @@ def _allows(rule: dict[str, list[str]], group: str, resource: str, verb: str) ->
         and matches("verbs", verb)
         and not rule.get("resourceNames")
     )
-
-
-def _seconds(timestamp: str) -> float:
-    return calendar.timegm(time.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ"))

@@ -16,7 +16,10 @@ import urllib3
 
 from ..diagnose import ADMISSION_HINT, WEBHOOK_HINT, denied_by_admission
 from ..errors import ClusterError, ConfigurationError, NotFoundError
+from ..fields import mappings, text
+from ..manifest import shown
 from ..patience import patient
+from ..spec import is_namespace
 from ..userfile import LOADER, brief_line, load_yaml, named, read_text
 
 WATCH_S = 240  # the API server ends a watch after so long, and we begin the next
@@ -71,11 +74,15 @@ class Api:
                 hint="set KUBECONFIG or give --kubeconfig; to run on this machine: --on local",
             ) from None
         chosen = next((c for c in contexts if c["name"] == context), active)
+        where = namespace or text(chosen, "context", "namespace") or "default"
+        if not is_namespace(where):
+            raise ConfigurationError(
+                f"the namespace is {shown(where)}; it must be lower-case letters, digits and '-', at most 63",
+                hint="give -n, or set the context's: kubectl config set-context --current --namespace NAME",
+            )
         pool = patient(RESTClientObject(configuration).pool_manager)
         pool.connection_pool_kw["maxsize"] = 64
-        return cls(
-            configuration.host, namespace or chosen["context"].get("namespace") or "default", pool, configuration
-        )
+        return cls(configuration.host, where, pool, configuration)
 
     def headers(self) -> dict[str, str]:
         """What authenticates a request; asks the kubeconfig's exec plugin again when its token is over."""
@@ -87,7 +94,14 @@ class Api:
 
     def request(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
         """One request and its JSON reply; a busy server is asked again, within bounds."""
-        return json.loads(self._request(method, path, body, content_type) or b"{}")
+        content = self._request(method, path, body, content_type)
+        try:
+            return json.loads(content or b"{}")
+        except (ValueError, RecursionError):
+            raise ClusterError(
+                f"the API server {self.host} sent no JSON for {method} {path.split('?')[0]}: {shown(content[:60])}",
+                hint="is it a Kubernetes API server, without a login page before it? kubectl cluster-info",
+            ) from None
 
     def read(self, path: str) -> bytes:
         return self._request("GET", path, None, "application/json")
@@ -97,8 +111,7 @@ class Api:
 
     def list(self, path: str, which: str = "") -> list[dict[str, Any]]:
         """The objects there; which of them, a labelSelector= or fieldSelector= says."""
-        items: list[dict[str, Any]] = self.request("GET", f"{path}?{which}")["items"]
-        return items
+        return [dict(item) for item in mappings(self.request("GET", f"{path}?{which}"), "items")]
 
     def watch(self, path: str, which: str, stop: threading.Event, for_s: float = math.inf) -> Iterator[dict[str, Any]]:
         """ADDED, MODIFIED and DELETED events from the objects' present state on; SYNCED after each list.
@@ -120,24 +133,21 @@ class Api:
             try:
                 listing = self.request("GET", f"{path}?{which}")
                 failures = 0
-                items = {item["metadata"]["uid"]: item for item in listing["items"]}
+                items = {text(item, "metadata", "uid"): dict(item) for item in mappings(listing, "items")}
                 for uid in known.keys() - items.keys():
                     yield {"type": "DELETED", "object": known.pop(uid)}
                 for uid, item in items.items():
-                    if (
-                        known.get(uid, {}).get("metadata", {}).get("resourceVersion")
-                        != item["metadata"]["resourceVersion"]
-                    ):
+                    if uid not in known or _version(known[uid]) != _version(item):
                         yield {"type": "ADDED", "object": item}
                 known = items
                 yield {"type": "SYNCED", "object": listing}
-                version = listing["metadata"]["resourceVersion"]
+                version = _version(listing)
                 while left := left_s():
                     for event in self._watch_once(path, which, version, math.ceil(min(WATCH_S, left))):
-                        version = event["object"]["metadata"]["resourceVersion"]
+                        version = _version(event["object"])
                         if event["type"] == "BOOKMARK":
                             continue
-                        uid = event["object"]["metadata"]["uid"]
+                        uid = text(event["object"], "metadata", "uid")
                         if event["type"] == "DELETED":
                             known.pop(uid, None)
                         else:
@@ -160,11 +170,11 @@ class Api:
                 while data := reply.read1(65536):
                     *lines, buffer = (buffer + data).split(b"\n")
                     for line in lines:
-                        event = json.loads(line)
+                        event = {"type": "", "object": {}, **json.loads(line)}
                         if event["type"] == "ERROR":
-                            raise Expired(event["object"].get("message", "the watch expired"))
+                            raise Expired(text(event, "object", "message") or "the watch expired")
                         yield event
-            except (urllib3.exceptions.HTTPError, OSError) as error:
+            except (urllib3.exceptions.HTTPError, OSError, ValueError, TypeError, RecursionError) as error:
                 raise Unreachable(str(error)) from None
 
     def _request(self, method: str, path: str, body: Any, content_type: str) -> bytes:
@@ -215,8 +225,10 @@ class Api:
 
     def _translate(self, method: str, path: str, status: int, content: bytes) -> ClusterError:
         try:
-            message = json.loads(content)["message"]
-        except (ValueError, KeyError, TypeError):
+            message = text(json.loads(content), "message")
+        except (ValueError, RecursionError):
+            message = ""
+        if not message:
             message = content[:300].decode(errors="replace").strip()
         if denied_by_admission(message):
             return ClusterError(f"the cluster's admission control refuses it: {message}", hint=ADMISSION_HINT)
@@ -252,6 +264,10 @@ class Api:
 
 class Unreachable(ClusterError):
     """The API server did not answer, or not in its right mind."""
+
+
+def _version(item: Mapping[str, Any]) -> str:
+    return text(item, "metadata", "resourceVersion")
 
 
 def _retry_after(reply: Any, otherwise_s: float) -> float:

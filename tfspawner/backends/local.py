@@ -58,8 +58,9 @@ def state_folder() -> Path:
 
 
 class _Agents(NamedTuple):
-    """A job's agents: where each listens, the token they share, and each one's process and when that started."""
+    """A job's agents: its id, where each listens, the token they share, and each one's process and when that started."""
 
+    id: str
     addresses: dict[str, str]
     token: str
     pids: dict[str, list[int]]
@@ -76,6 +77,7 @@ class LocalBackend:
         self.listeners: dict[str, socket.socket] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
         self.launched: dict[str, _Agents] = {}  # what scripts, which are this user's, could change on disk meanwhile
+        self.known: dict[str, str] = {}  # name -> the id of the job that is meant by it here
 
     def coordinator_address(self, spec: JobSpec, job: str) -> str:
         """All agents' sockets are bound here, and are inherited at launch."""
@@ -145,6 +147,7 @@ class LocalBackend:
             raise _name_in_use(plan.job) from None
         except OSError as error:
             raise _unwritable(plan, folder, error) from None
+        self.known[plan.job] = plan.id
         try:
             self._write(plan, folder)
             pids: dict[str, list[int]] = {}
@@ -182,6 +185,8 @@ class LocalBackend:
                 raise missing from None
             return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created,
                               state="damaged" if wrong else "incomplete", warning=wrong and f"job {job} is damaged: {wrong}")  # fmt: skip
+        if meta["id"] != self.known.setdefault(job, meta["id"]):
+            raise NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
         states = {self._state(job, replica)[0] for replica in self._pids(job)}
         state = "running" if "running" in states else "succeeded" if states == {"succeeded"} else "failed"
         return JobSummary(
@@ -196,12 +201,18 @@ class LocalBackend:
         )
 
     def jobs(self) -> list[JobSummary]:
-        names = [path.name for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
+        self.known.clear()  # whoever asks for all means those that are there now
         found = []
-        for name in filter(is_name, names):
+        for name in filter(is_name, self._folders()):
             with suppress(NotFoundError):  # it was deleted meanwhile
                 found.append(self.find(name))
         return sorted(found, key=lambda summary: summary.created)
+
+    def left_out(self, *, thorough: bool = False) -> list[str]:
+        return [f"{self.folder}/{name}: no job can have this name" for name in self._folders() if not is_name(name)]
+
+    def _folders(self) -> list[str]:
+        return [path.name for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
         """Looks after the agents' processes; what their scripts do is told by the agents themselves."""
@@ -225,6 +236,8 @@ class LocalBackend:
             raise AgentUnreachable(f"{replica}'s agent cannot be found: {error.message}", hint=error.hint) from None
         if not agents.token or replica not in agents.addresses:
             raise AgentUnreachable(f"{replica}'s agent is not there any more")
+        if agents.id != self.known.setdefault(job, agents.id):
+            raise AgentUnreachable(f"job {job} is gone; another has its name now")
         if not self._alive(job, replica):  # its port may be another's by now
             raise AgentUnreachable(f"{replica}'s agent has ended")
         url = f"http://{agents.addresses[replica]}"
@@ -232,8 +245,8 @@ class LocalBackend:
 
     def _agents(self, job: str) -> _Agents:
         """As the job's folder tells. Raises DamagedFile."""
-        meta = read_meta(self.folder / job)
-        return _Agents(meta["agents"] if meta else {}, read_token(self.folder / job) or "", self._pids(job))
+        meta = read_meta(self.folder / job) or {"id": "", "agents": {}}
+        return _Agents(meta["id"], meta["agents"], read_token(self.folder / job) or "", self._pids(job))
 
     def last_output(self, job: str, replica: str) -> bytes | None:
         try:
@@ -245,8 +258,11 @@ class LocalBackend:
         """Ends every process of the job's agents and scripts, and removes its folder."""
         if not is_name(job):
             raise NotFoundError(f"{job!r} is not a job's name")
-        if id is not None and self.find(job).id not in ("", id):
-            return  # another job under the same name
+        try:
+            if self.find(job).id not in ("", id) and id is not None:
+                return  # another job under the same name
+        except NotFoundError:
+            return
         deadline = time.monotonic() + timeout_s
         kill_at = time.monotonic() + 2 * agent.STOP_GRACE_S
         for pid in self._alive_pids(job, agents=True):
