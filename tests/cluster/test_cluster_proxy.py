@@ -7,9 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from strangers import asked, server_pod
 
+from tfspawner.agent import PROOF_HEADER, Key
 from tfspawner.backends.kubernetes_api import Api
 from tfspawner.client import AgentClient
-from tfspawner.errors import AgentUnreachable
+from tfspawner.errors import AgentUnreachable, NotTheAgent
 
 PATTERNS = (
     "*", "a b", "../../x", "%2e%2e/x", "%252e%252e%252fx", "a;b", "a&token=x", "a=b", "ä", "#x", "?x", "%00", "\n",
@@ -50,9 +51,13 @@ def echo(cluster_place) -> Echo:
 
 def test_patterns_come_to_the_agent_as_they_were_given(echo):
     for named in PATTERNS:
-        with pytest.raises(AgentUnreachable, match="sent no list of files"):
+        with pytest.raises(NotTheAgent):
             echo.client.manifest(named)
-    came = [urlsplit(path) for path in echo.asked()]
+    told = asked(echo.place, "echo")
+    assert all(
+        Key("t" * 32).verified(headers[PROOF_HEADER], "worker-0", method, path) for method, path, headers in told
+    )
+    came = [urlsplit(path) for _, path, _ in told]
     assert [url.path for url in came] == ["/files"] * len(PATTERNS)
     assert [parse_qs(url.query, keep_blank_values=True) for url in came] == [{"named": [named]} for named in PATTERNS]
 

@@ -94,7 +94,7 @@ async function all() {
     for (const method of ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PROPFIND"]) {
       const body = method === "GET" || method === "HEAD" ? undefined : "null";
       await read(method, path, {method, body});
-      await read(method + " with a token", path, {method, body, headers: {"X-Tfspawner-Token": "guess"}});
+      await read(method + " with a token", path, {method, body, headers: {"X-Tfspawner-Proof": "guess"}});
       await read(method + " with cookies", path, {method, body, credentials: "include"});
       if (["GET", "HEAD", "POST"].includes(method))
         await read(method + " without CORS", path, {method, body, mode: "no-cors", credentials: "include"});

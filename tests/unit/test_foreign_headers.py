@@ -20,7 +20,7 @@ BROWSER = (
     "Origin: null\r\nReferer: http://127.0.0.1/\r\nCookie: a=b\r\n",
     "Origin: http://127.0.0.1\r\nSec-Fetch-Site: same-origin\r\n",
     "Origin: http://stranger.test\r\nAccess-Control-Request-Method: PUT\r\n"
-    "Access-Control-Request-Headers: x-tfspawner-token\r\nAccess-Control-Request-Private-Network: true\r\n",
+    "Access-Control-Request-Headers: x-tfspawner-proof\r\nAccess-Control-Request-Private-Network: true\r\n",
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
     "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
     "X-HTTP-Method-Override: GET\r\nX-Forwarded-Host: 127.0.0.1\r\n",
