@@ -11,7 +11,7 @@ from typing import Any
 
 import urllib3
 
-from tfspawner.agent import Gang, Job
+from tfspawner.agent import PROOF_HEADER, Gang, Job, Key
 from tfspawner.backends import JobSummary, Observation
 from tfspawner.client import AgentClient
 from tfspawner.patience import patient
@@ -64,6 +64,8 @@ def parts(kind: str, replica: str, gang: Gang, wanted: Any) -> list[tuple[Any, b
     """The JSON values of an answer, each with the bytes behind it."""
     if kind == "status":
         return [(gang.snapshot() if replica == REPLICAS[0] else {"replicas": {replica: gang.reports[replica]}}, b"")]
+    if kind in ("release", "keep"):
+        return [({}, b"")]
     if kind in ("brief", "order"):
         return [(getattr(gang, kind)(), b"")]
     if kind == "files" and wanted is None:
@@ -112,12 +114,13 @@ class FalseAgent:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"null")
                 _, replica, kind = self.path.split("/")
-                self.answer(*(outer.lie(kind, replica, body) if kind != "release" else (200, {}, b"{}")))
+                self.answer(*outer.lie({"stop": "order"}.get(kind, kind), replica, body))
 
             def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
                 outer.asked += 1
                 try:
                     self.send_response(status)
+                    self.send_header(PROOF_HEADER, outer.proof(self, status))
                     for name, value in headers.items():
                         self.send_header(name, value)
                     self.end_headers()
@@ -126,6 +129,13 @@ class FalseAgent:
                     pass  # the launcher had enough; or a header that no server can send
 
         return Handler
+
+    def proof(self, request: BaseHTTPRequestHandler, status: int) -> str:
+        """What a true agent would show: a script may have got into its memory."""
+        _, replica, path = request.path.split("/", 2)
+        header = request.headers.get(PROOF_HEADER, "")
+        key = Key("t")
+        return key.answer(header, replica, status) if key.verified(header, replica, request.command, f"/{path}") else ""
 
     def close(self) -> None:
         self.over.set()
@@ -144,6 +154,9 @@ class FalseAgent:
 
     def find(self, job: str) -> JobSummary:
         return self.jobs()[0]
+
+    def left_out(self, *, thorough: bool = False) -> list[str]:
+        return []
 
     def jobs(self) -> list[JobSummary]:
         return [

@@ -68,7 +68,7 @@ LOG = "Epoch 1/2\n22/22 - 2s - loss: 1.96 - accuracy: 0.38\nEpoch 2/2\n22/22 - 0
 STATE = {
     "meta.json": {"id": "885885676974efd1", "created": 1795993556.6, "tag": "", "agents": {"worker-0": "127.0.0.1:1"}},
     "job.json": {"job": "odd", "roles": {"worker": 1}},
-    "pids.json": {"worker-0": [4194305, 1]},
+    "pids.json": {"worker-0": [4194305, 1, 4194306, 1]},
     "worker-0/exit.json": {"code": 1, "message": "ended with exit code 1"},
 }
 OPENED: list[tuple[str, bool]] | None = None
@@ -270,7 +270,7 @@ def test_a_damaged_local_job_is_named_and_the_others_go_on(fuzz, here, name, mon
         """The same by the functions behind it, which is quicker."""
         odd, other = sorted(LocalBackend().jobs(), key=lambda summary: summary.job)
         assert (odd.job, other.job, other.state) == ("odd", "other", "failed")
-        assert odd.state != "damaged" or (f"odd/{name}" in odd.message and is_one_line(odd.message))
+        assert odd.state != "damaged" or (f"odd/{name}" in odd.warning and is_one_line(odd.warning))
         try:
             attach("odd", on="local").status()
         except SpawnerError as error:
@@ -301,7 +301,7 @@ def test_no_process_but_the_jobs_own_is_ever_signalled(here, pid, monkeypatch):
         started = int(Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()[19])
     except OSError:
         started = 1
-    (here / "state/tf-spawner/jobs/odd/pids.json").write_text(json.dumps({"worker-0": [pid, started]}))
+    (here / "state/tf-spawner/jobs/odd/pids.json").write_text(json.dumps({"worker-0": [pid, started] * 2}))
     LocalBackend().delete("odd", 5)
     assert signalled == []
     assert [job.job for job in LocalBackend().jobs()] == ["other"]
@@ -424,14 +424,12 @@ def test_a_process_of_another_job_is_not_signalled_and_ones_own_is(here):
     jobs = here / "state/tf-spawner/jobs"
     alive = []
     for job in ("odd", "other"):
-        env = {"TFSPAWNER_OUTPUT": str(jobs / job / "worker-0/output")}
-        alive.append(
-            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=env, start_new_session=True)
-        )
+        command = [sys.executable, "-c", "import time; time.sleep(60)", "--config", str(jobs / job)]
+        alive.append(subprocess.Popen(command, start_new_session=True))
     own, foreign = alive
     try:
         stat = Path(f"/proc/{foreign.pid}/stat").read_text().rsplit(") ", 1)[1].split()
-        (jobs / "odd/pids.json").write_text(json.dumps({"worker-0": [foreign.pid, int(stat[19])]}))
+        (jobs / "odd/pids.json").write_text(json.dumps({"worker-0": [foreign.pid, int(stat[19])] * 2}))
         LocalBackend().delete("odd", 20)
         assert own.wait(10) == -signal.SIGKILL
         assert foreign.poll() is None

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,7 +24,7 @@ from false_agent import REPLICAS, Answer, FalseAgent, frame, honest
 from tfspawner import agent, follow, listening
 from tfspawner.answers import listing
 from tfspawner.cli import cli
-from tfspawner.errors import BadAnswer, ClusterError
+from tfspawner.errors import ArtifactError, BadAnswer, ClusterError
 from tfspawner.job import Job, summaries
 from tfspawner.tensorboard import MOST_MISSES, EventFiles
 from tfspawner.view import PlainView
@@ -123,6 +123,7 @@ def dripping(false: FalseAgent, data: bytes, every_s: float = 0.02) -> Any:
 
     def answer(handler: BaseHTTPRequestHandler, *_: Any) -> None:
         handler.send_response(200)
+        handler.send_header(agent.PROOF_HEADER, false.proof(handler, 200))
         handler.end_headers()
         try:
             while not false.over.wait(every_s):
@@ -178,6 +179,10 @@ def test_a_replica_whose_log_is_nonsense_or_never_ends_does_not_keep_the_stream_
     false, monkeypatch, headers
 ):
     """Where it is, it says itself: it may name any agent as its own."""
+
+    def begin(work: Callable[..., None], *args: Any) -> None:
+        threading.Thread(target=work, args=args, daemon=True).start()
+
     monkeypatch.setattr(agent, "LOG_ENDS_S", 0.3)
 
     class Handler(BaseHTTPRequestHandler):
@@ -186,6 +191,9 @@ def test_a_replica_whose_log_is_nonsense_or_never_ends_does_not_keep_the_stream_
 
         def do_GET(self) -> None:
             self.send_response(200)
+            self.send_header(
+                agent.PROOF_HEADER, agent.Key("t").answer(self.headers[agent.PROOF_HEADER], "worker-1", 200)
+            )
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
@@ -193,7 +201,7 @@ def test_a_replica_whose_log_is_nonsense_or_never_ends_does_not_keep_the_stream_
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         false.gang.reports["worker-1"]["agent"] = f"127.0.0.1:{server.server_port}"
-        around = SimpleNamespace(gang=false.gang, token="t", job=false.gang.job)
+        around = SimpleNamespace(gang=false.gang, key=agent.Key("t"), job=false.gang.job, begin=begin)
         stream = agent.Stream(around, {"worker-1": 0}, lambda: True)
         began = time.monotonic()
         heads = [head for head, _ in itertools.takewhile(lambda _: time.monotonic() - began < 15, stream.frames())]
@@ -246,7 +254,8 @@ def test_a_log_that_is_not_where_it_was_asked_for_ends_with_what_the_backend_has
     false.lie = lie
     assert job_of(false).logs() == dict.fromkeys(REPLICAS, b"what the backend has")
     out = io.StringIO()
-    job_of(false).fetch(tmp_path, PlainView(out, out))
+    with pytest.raises(ArtifactError, match="'secret'"):
+        job_of(false).fetch(tmp_path, PlainView(out, out))
     assert "warning: worker-0's agent " in out.getvalue()
     assert (tmp_path / "j/logs/worker-0.log").stat().st_size < 500
     assert false.asked < 30
@@ -345,12 +354,12 @@ def test_a_list_of_files_is_read_in_pieces_of_any_size():
 
 
 PEAK = """
-import json, resource, sys, urllib3
+import json, sys, urllib3
 from tfspawner.client import AgentClient
 from tfspawner.collect import checked
 from tfspawner.errors import SpawnerError
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if line.startswith("VmHWM:"))
 before = peak()
 agent = AgentClient(replica="worker-0", url=sys.argv[1], token="t", pool=urllib3.PoolManager(), headers=dict)
 try:

@@ -111,10 +111,10 @@ def test_a_request_that_was_answered_is_refused_when_it_comes_again(real):
 
 
 def test_agents_and_launcher_hear_a_real_agent(real):
-    assert client(real).status() == {"replicas": {"worker-0": {}}}
+    client(real).ping()
     assert Peer(Key("right"), "worker-0", real).ask_json("GET", "/status") == {"replicas": {"worker-0": {}}}
     with pytest.raises(AgentUnreachable, match="401"):
-        client(real, "worker-1").status()
+        client(real, "worker-1").ping()
 
 
 class Impostor(BaseHTTPRequestHandler):
@@ -153,9 +153,9 @@ def impostor():
 def test_who_has_taken_over_a_port_is_not_heard_and_learns_no_token(impostor, proof):
     Impostor.proof = proof
     with pytest.raises(NotTheAgent, match="worker-0 was lost: its agent is gone, and what answers in its place"):
-        client(impostor).status()
+        client(impostor).ping()
     with pytest.raises(NotTheAgent):
-        next(client(impostor).stream(None))
+        next(client(impostor).stream(None, ["worker-0"]))
     with pytest.raises(OSError, match="is not worker-0's agent"):
         Peer(Key("right"), "worker-0", impostor).ask_json("GET", "/status")
     assert len(Impostor.seen) == 3
@@ -165,7 +165,7 @@ def test_who_has_taken_over_a_port_is_not_heard_and_learns_no_token(impostor, pr
 def test_what_a_taken_port_was_asked_lets_nobody_in_elsewhere(impostor, real):
     """Its request is passed on to the true agent of another replica, to have its proof."""
     with pytest.raises(NotTheAgent):
-        client(impostor, "worker-1").status()
+        client(impostor, "worker-1").ping()
     header = next(line for line in Impostor.seen[0].splitlines() if line.startswith(PROOF_HEADER)).partition(": ")[2]
     connection = http.client.HTTPConnection(real, timeout=10)
     connection.request("GET", "/status", headers={PROOF_HEADER: header})
@@ -201,7 +201,7 @@ def test_the_token_leaves_the_environment_of_the_agents_process():
     """Seen by the process itself, as root: who may look into every process finds other variables there, and not this one."""
     program = (
         "import os, sys; from tfspawner import agent\n"
-        "token = agent.take_token()\n"
+        "token = agent.take_token(None)\n"
         "left = open('/proc/self/environ', 'rb').read()\n"
         "print(token == 'a-token', b'a-token' in left, b'OTHER=stays' in left, 'TFSPAWNER_TOKEN' in os.environ)"
     )

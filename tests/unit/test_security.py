@@ -80,7 +80,7 @@ def test_every_method_and_path_asks_for_the_token_and_tells_a_stranger_the_same(
     (reply,) = told
     head, _, body = reply.partition("\r\n\r\n")
     assert head.split("\r\n")[0] == "HTTP/1.1 401 Unauthorized"
-    assert body == ("" if method == "HEAD" else "the request does not prove that it knows the job's token")
+    assert body == ("" if method == "HEAD" else agent.NOT_KNOWN)
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
@@ -100,7 +100,7 @@ def test_nothing_tells_what_the_agent_is_made_of(port, request_text):
     reply = answer(port, request_text)
     head, _, body = reply.partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 401 ")
-    assert body == "the job's token is missing or wrong"
+    assert body == agent.NOT_KNOWN
     for word in ("python", "basehttp", "traceback", "7117", "/usr", "version: "):
         assert word not in reply.lower()
 
