@@ -30,7 +30,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 fuzz: $(VENV)/test
-	$(BIN)/python -m pytest tests/fuzz --timeout=0 --fuzz-seconds=$(FOR) --seed=$(SEED)
+	$(BIN)/python -m pytest tests/fuzz --timeout=0 --fuzz-seconds=$(FOR) --seed=$(SEED) --hypothesis-seed=$(SEED)
 
 lint: $(VENV)/test $(VENV)/tools/done
 	$(BIN)/ruff check .

@@ -39,6 +39,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", action="store_true", help="run the tests of the fault matrix alone, and print it")
 
 
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"fuzz: --seed {config.getoption('--seed')} --fuzz-seconds {config.getoption('--fuzz-seconds'):g}"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--faults"):
         tests = [test for _, _, tests in faults.FAULTS for test in tests]
