@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from agent_port import agent_port as served_agent
 
 from tfspawner import agent, tensorboard
 from tfspawner.errors import SpawnerError
@@ -237,15 +238,8 @@ def agent_port(tmp_path, served) -> Iterator[int]:
 
     log = agent.Log(tmp_path / "log")
     log.write(CANARY.encode())
-    replica = SimpleNamespace(
-        token=CANARY, gang=None, replica=CANARY, report={CANARY: CANARY}, log=log, serving=serving
-    )
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = agent.Server(replica, listener)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield listener.getsockname()[1]
-    server.shutdown()
-    server.server_close()
+    with served_agent(tmp_path, serving=serving, replica=CANARY, report={CANARY: CANARY}, log=log) as port:
+        yield port
 
 
 @pytest.mark.parametrize("way", WAYS)

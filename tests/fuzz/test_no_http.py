@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import socket
-import threading
-from contextlib import nullcontext, suppress
-from types import SimpleNamespace
+from contextlib import suppress
 
 import pytest
+from agent_port import agent_port
 from mutating import damaged
 
 from tfspawner import agent
@@ -15,21 +14,14 @@ from tfspawner import agent
 REQUESTS = (
     b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /release HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", b"GET /\r\n\r\n",
     b"PUT /code HTTP/1.0\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n2\r\nxx\r\n0\r\n\r\n",
-    b"GET /log?offset=0&wait=1 HTTP/1.1\r\nX-Tfspawner-Token: wrong\r\nA: " + b"b" * 3000 + b"\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\r\n",
+    b"GET /log?offset=0&wait=1 HTTP/1.1\r\nX-Tfspawner-Proof: wrong\r\nA: " + b"b" * 3000 + b"\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\r\n",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
-    log = agent.Log(tmp_path_factory.mktemp("agent") / "log")
-    replica = SimpleNamespace(token="right", gang=None, replica="worker-0", report={}, log=log,
-                              serving=lambda name: nullcontext())  # fmt: skip
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = agent.Server(replica, listener)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield listener.getsockname()[1]
-    server.shutdown()
-    server.server_close()
+    with agent_port(tmp_path_factory.mktemp("agent")) as found:
+        yield found
 
 
 def answer(port: int, request: bytes) -> bytes:

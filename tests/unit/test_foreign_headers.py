@@ -5,13 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 import socket
-import threading
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
-
-from tfspawner import agent
+from agent_port import agent_port, proof
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 HOSTS = ("127.0.0.1", "localhost", "stranger.test", "[::1]", "stranger.test:80@127.0.0.1", "")
@@ -30,16 +26,8 @@ SMUGGLED = "GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
-    """Where an agent listens that knows a token."""
-    log = agent.Log(tmp_path_factory.mktemp("agent") / "log")
-    replica = SimpleNamespace(key=agent.Key("right"), answered=agent.Answered(), gang=None, replica="worker-0", report={}, log=log,
-                              serving=lambda name: nullcontext())  # fmt: skip
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = agent.Server(replica, listener)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield listener.getsockname()[1]
-    server.shutdown()
-    server.server_close()
+    with agent_port(tmp_path_factory.mktemp("agent")) as found:
+        yield found
 
 
 def answer(port: int, text: str) -> str:
@@ -87,7 +75,6 @@ def test_a_second_request_in_a_pages_body_is_not_answered(port, length):
 
 
 def test_answers_to_the_launcher_are_not_for_other_sites_either(port):
-    proof = f"{agent.PROOF_HEADER}: {agent.Key('right').request('worker-0', 'GET', '/log?offset=0')}\r\n"
-    reply = answer(port, f"GET /log?offset=0 HTTP/1.1\r\n{proof}Connection: close\r\n\r\n")
+    reply = answer(port, f"GET /log?offset=0 HTTP/1.1\r\n{proof('GET', '/log?offset=0')}Connection: close\r\n\r\n")
     assert reply.startswith("HTTP/1.1 200 ")
     assert "\r\nCross-Origin-Resource-Policy: same-origin\r\n" in reply

@@ -9,13 +9,12 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import urllib3
+from agent_port import agent_port
 from confinement import CLOSED, LOOKS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,15 +84,8 @@ def test_a_forked_process_is_another_sender():
 
 @pytest.fixture
 def real(tmp_path):
-    """A real agent's server for worker-0, whose token is "right"."""
-    replica = SimpleNamespace(key=Key("right"), answered=Answered(), gang=None, replica="worker-0", report={},
-                              log=agent.Log(tmp_path / "log"), serving=lambda name: nullcontext())  # fmt: skip
-    listener = agent.socket.create_server(("127.0.0.1", 0))
-    server = agent.Server(replica, listener)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{listener.getsockname()[1]}"
-    server.shutdown()
-    server.server_close()
+    with agent_port(tmp_path) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def client(host: str, replica: str = "worker-0") -> AgentClient:

@@ -3,11 +3,10 @@
 import json
 import resource
 import socket
-import threading
-from contextlib import nullcontext, suppress
-from types import SimpleNamespace
+from contextlib import suppress
 
 import pytest
+from agent_port import agent_port, proof
 
 from tfspawner import agent
 from tfspawner.errors import ConfigurationError
@@ -31,20 +30,8 @@ STRANGERS = ("", "right", "wrong", f"{'0' * 16}.1.{'0' * 64}", agent.Key("wrong"
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
     """Where an agent's HTTP server listens; its token is "right"."""
-    log = agent.Log(tmp_path_factory.mktemp("agent") / "log")
-    replica = SimpleNamespace(key=agent.Key("right"), answered=agent.Answered(), gang=None, replica="worker-0", report={}, log=log,
-                              serving=lambda name: nullcontext())  # fmt: skip
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = agent.Server(replica, listener)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield listener.getsockname()[1]
-    server.shutdown()
-    server.server_close()
-
-
-def proof(method: str, path: str) -> str:
-    """The header that lets a request in, for this once."""
-    return f"{agent.PROOF_HEADER}: {agent.Key('right').request('worker-0', method, path)}\r\n"
+    with agent_port(tmp_path_factory.mktemp("agent")) as found:
+        yield found
 
 
 def connect(port: int, text: str | bytes = b"") -> socket.socket:
