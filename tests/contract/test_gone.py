@@ -143,9 +143,18 @@ KILLS = """
 import os, signal, sys
 left = int(os.environ.pop("KILL_AT", 0))
 
+def is_ours(event, arguments):
+    # A signal, or the removing of something in a job's folder.
+    if event in ("os.killpg", "os.kill"):
+        return True
+    if event not in ("os.remove", "os.rmdir"):
+        return False
+    place, within = os.fsdecode(arguments[0]), arguments[1]
+    return "/jobs/" in (place if within == -1 else os.readlink(f"/proc/self/fd/{within}") + "/")
+
 def hook(event, arguments):
     global left
-    if event in ("os.killpg", "os.kill", "os.remove", "os.rmdir") and "/jobs/" in str(arguments[0]) + "/jobs/" * ("kill" in event):
+    if is_ours(event, arguments):
         left -= 1
         if not left:
             signal.raise_signal(signal.SIGKILL)

@@ -34,14 +34,13 @@ from ..shapes import DamagedFile
 from ..spec import JobSpec, is_name
 from ..usage import NO_NVML, Gpus
 from . import JobSummary, Observation
-from .local_state import is_agent_of, read_exit, read_meta, read_pids, read_roles, read_token
+from .local_state import is_agent_of, last_words, read_exit, read_log, read_meta, read_pids, read_roles, read_token
 from .removing import remove_folder
 
 if TYPE_CHECKING:
     from ..plan import Plan
 
 HOST = "127.0.0.1"
-LAST_BYTES = 4096  # of an agent's own log, in which its last line is looked for
 KEEPER = Path(__file__).with_name("keeper.py")
 NUMBER_WITHIN_S = 10.0  # so long a keeper may take to tell its agent's number
 FULL_BYTES = 1 << 16  # who has less room cannot write anything any more
@@ -170,7 +169,7 @@ class LocalBackend:
     def find(self, job: str) -> JobSummary:
         folder = self.folder / job
         missing = NotFoundError(f"there is no job {job!r} on this machine", hint="tf-spawner list")
-        if not is_name(job) or not folder.is_dir():
+        if not is_name(job) or not is_folder(folder):
             raise missing
         wrong = ""
         try:
@@ -203,23 +202,35 @@ class LocalBackend:
     def jobs(self) -> list[JobSummary]:
         self.known.clear()  # whoever asks for all means those that are there now
         found = []
-        for name in filter(is_name, self._folders()):
+        for name in filter(is_name, self._names()):
             with suppress(NotFoundError):  # it was deleted meanwhile
                 found.append(self.find(name))
         return sorted(found, key=lambda summary: summary.created)
 
     def left_out(self, *, thorough: bool = False) -> list[str]:
-        return [f"{self.folder}/{name}: no job can have this name" for name in self._folders() if not is_name(name)]
+        places = [self.folder / name for name in self._names()]
+        no_folder = "it is a link, or no folder, and so no job's"
+        return [f"{place}: {no_folder if is_name(place.name) else 'no job can have this name'}" for place in places
+                if not is_name(place.name) or not is_folder(place)]  # fmt: skip
 
-    def _folders(self) -> list[str]:
-        return [path.name for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
+    def _names(self) -> list[str]:
+        """What lies in the state folder. Raises ClusterError."""
+        try:
+            return os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ClusterError(
+                f"the jobs of this machine in {self.folder} cannot be listed: {error.strerror}",
+                hint="make that possible, or set XDG_STATE_HOME to a folder of yours",
+            ) from None
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
         """Looks after the agents' processes; what their scripts do is told by the agents themselves."""
         told: dict[str, str] = {}
         host = socket.gethostname()
         while not stop.is_set():
-            if not (self.folder / job).is_dir():
+            if not is_folder(self.folder / job):
                 yield Observation(replica=None, state="gone", message=f"job {job} was deleted")
             for replica in self._pids(job):
                 state, message = self._state(job, replica)
@@ -249,10 +260,7 @@ class LocalBackend:
         return _Agents(meta["id"], meta["agents"], read_token(self.folder / job) or "", self._pids(job))
 
     def last_output(self, job: str, replica: str) -> bytes | None:
-        try:
-            return (self.folder / job / replica / "log").read_bytes()
-        except OSError:
-            return None
+        return read_log(self.folder / job, replica)
 
     def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
         """Ends every process of the job's agents and scripts, and removes its folder."""
@@ -346,7 +354,9 @@ class LocalBackend:
         for process in self.processes:
             process.poll()
         pairs = zip(noted[::2], noted[1::2], strict=True)
-        return [pid for pid, at in pairs if _started(pid) == at != 0 and is_agent_of(self.folder / job, pid)]
+        return [
+            pid for pid, at in pairs if _started(pid) == at != 0 and is_agent_of(self.folder / job, pid, may_wait=True)
+        ]
 
     def _state(self, job: str, replica: str) -> tuple[str, str]:
         """A replica's state and a message: its agent runs, or left a note when it ended, or was killed."""
@@ -370,13 +380,8 @@ class LocalBackend:
         return f"ended, its folder is full: {free:,} bytes are free at {self.folder}" if free < FULL_BYTES else ""
 
     def _last_words(self, job: str, replica: str) -> str:
-        try:
-            with (self.folder / job / replica / "agent.log").open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))
-                lines = file.read(LAST_BYTES).decode(errors="replace").strip().splitlines()
-        except OSError:
-            return ""
-        return f" ({lines[-1]})" if lines else ""
+        words = last_words(self.folder / job, replica)
+        return f" ({words})" if words else ""
 
     def _alive_pids(self, job: str, *, agents: bool = False) -> list[int]:
         """The job's processes that have not ended: the agents', behind those that stand above them."""
@@ -400,6 +405,11 @@ def _started(pid: int) -> int:
     except OSError:
         return 0 if Path("/proc/self").exists() else int(_exists(pid))
     return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder lies there itself: through a link nothing is looked at, and nothing removed."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _exists(pid: int) -> bool:

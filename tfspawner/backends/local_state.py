@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 from ..recorded import ID, LATEST, MOST_REPLICAS, REPLICA, several
-from ..shapes import damaged, mapped, number, read, read_bytes, record, text, whole
+from ..shapes import damaged, mapped, number, opened, read, read_bytes, record, text, whole
 from ..spec import ROLES
 
 LONGEST = 16 << 20  # bytes of a file
+LONGEST_LOG = 1 << 30
+EXEC_S = 0.05  # so long a process may have no command line, while it becomes another program
 TAG = text(pattern=r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,62})?", must="a tag")
 ADDRESS = text(pattern=r"127\.0\.0\.1:\d{1,5}", must="an address on this machine's loopback")
 META = record({"id": ID, "created": number(0, LATEST), "tag": TAG, "agents": mapped(REPLICA, ADDRESS, MOST_REPLICAS)})
@@ -63,7 +66,7 @@ def read_token(folder: Path) -> str | None:
     raise damaged(folder / "token", " is no token", _hint(folder))
 
 
-def is_agent_of(folder: Path, pid: int) -> bool:
+def is_agent_of(folder: Path, pid: int, *, may_wait: bool = False) -> bool:
     """Whether a process may be one of the job's agents: never this one nor a whole group; where /proc tells, by its command line.
 
     Its environment would tell, too, but an agent keeps that to itself.
@@ -73,7 +76,37 @@ def is_agent_of(folder: Path, pid: int) -> bool:
     if not Path("/proc/self").exists():
         return True
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if not line and may_wait:  # just now it becomes another program
+            time.sleep(EXEC_S)
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        words = line.split(b"\0")
         return os.path.samefile(words[words.index(b"--config") + 1], folder)
     except (OSError, ValueError, IndexError):
         return False
+
+
+def read_log(folder: Path, replica: str) -> bytes | None:
+    """A replica's output, as far as it lies there as a plain file; of one that is very long the beginning."""
+    try:
+        file = opened(folder / replica / "log")
+        if file is None:
+            return None
+        with file:
+            return file.read(LONGEST_LOG)
+    except OSError:
+        return None
+
+
+def last_words(folder: Path, replica: str, most: int = 4096) -> str:
+    """The last line of an agent's own log."""
+    try:
+        file = opened(folder / replica / "agent.log")
+        if file is None:
+            return ""
+        with file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+            lines = file.read(most).decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""
