@@ -922,11 +922,13 @@ class Key:
     """What the launcher and the agents of a job have in common: each proves to know it, and none sends it.
 
     A request names its sender and a number, and proves the key over these, its replica, method and path; an answer over
-    the same request and its status. Who got hold of a replica's port can therefore neither answer nor ask others.
+    the same request and its status. Who got hold of a replica's port can therefore neither answer a new request nor
+    make one. Bodies are not proven: who can change bytes on their way changes those.
     """
 
-    sender = os.urandom(8).hex()  # this process
-    numbers: Dict[str, Iterator[int]] = {}  # of its next request to each replica
+    MOST_ASKED = 1 << 17  # replicas, of all jobs, before this process takes another name and counts anew
+    # This process, and the number of its next request to each replica, told by token and name.
+    sending: Tuple[str, Dict[Tuple[bytes, str], Iterator[int]]] = (os.urandom(8).hex(), {})
     signed = re.compile(r"([0-9a-f]{16})\.([0-9]{1,18})\.([0-9a-f]{64})")
 
     def __init__(self, token: str) -> None:
@@ -934,7 +936,10 @@ class Key:
 
     def request(self, replica: str, method: str, path: str) -> str:
         """The header of a new request."""
-        asked = f"{Key.sender}.{next(Key.numbers.setdefault(replica, itertools.count(1)))}"
+        if len(Key.sending[1]) >= Key.MOST_ASKED:
+            Key.renew()
+        sender, numbers = Key.sending  # together: another thread may renew them
+        asked = f"{sender}.{next(numbers.setdefault((self._token, replica), itertools.count(1)))}"
         return f"{asked}.{self._prove('request', asked, replica, method, plain(path))}"
 
     def verified(self, header: str, replica: str, method: str, path: str) -> Optional[Tuple[str, int]]:
@@ -955,7 +960,7 @@ class Key:
     @classmethod
     def renew(cls) -> None:
         """A forked process is another sender."""
-        cls.sender, cls.numbers = os.urandom(8).hex(), {}
+        cls.sending = os.urandom(8).hex(), {}
 
 
 os.register_at_fork(after_in_child=Key.renew)
@@ -1008,17 +1013,20 @@ class Peer:
         connection = connection or connect(self.host, timeout_s)
         data = None if body is None else json.dumps(body).encode()
         request = self.key.request(self.replica, method, path)
+        is_right = False
         try:
             connection.request(method, path, data, {PROOF_HEADER: request})
-        except OSError:
-            RESOLVED.pop(split_address(self.host)[0], None)  # it may have another address by now
-            raise
-        response = connection.getresponse()
-        if response.status != 200:
-            text = response.read(500).decode(errors="replace").strip()
-            raise OSError(f"{method} {path} at {self.host}: {response.status} {text}")
-        expected = self.key.answer(request, self.replica, response.status)
-        if not hmac.compare_digest(response.headers.get(PROOF_HEADER, "").encode("latin-1"), expected.encode()):
+            response = connection.getresponse()
+            expected = self.key.answer(request, self.replica, response.status)
+            proof = response.headers.get(PROOF_HEADER, "").encode("latin-1")
+            is_right = hmac.compare_digest(proof, expected.encode())
+            if response.status != 200:
+                text = response.read(500).decode(errors="replace").strip()
+                raise OSError(f"{method} {path} at {self.host}: {response.status} {text}")
+        finally:
+            if not is_right:
+                RESOLVED.pop(split_address(self.host)[0], None)  # it may have another address by now
+        if not is_right:
             raise OSError(
                 f"what answers at {self.host} is not {self.replica}'s agent: it does not know the job's token"
             )
@@ -1229,10 +1237,10 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.sendfile(file)
 
     def get_files(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        self.reply_json(agent.files.manifest(query.get("named")))
+        self.reply_json(agent.files.manifest(query.get("named"), self.alive))
 
     def get_checkpoints(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        self.reply_json(agent.checkpoints.newest.manifest())
+        self.reply_json(agent.checkpoints.newest.manifest(alive=self.alive))
 
     def post_files(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
         self.send_files(agent.files)
@@ -1723,6 +1731,28 @@ class Code:
         return site if wheels else None
 
 
+FileState = Tuple[str, int, int]  # a file's path, size and time of its last change
+
+
+class Unreadable:
+    """What cannot be read: so many names of it, and how many more there are."""
+
+    MOST, LONGEST = 1000, 1000
+
+    def __init__(self) -> None:
+        self.names: List[str] = []
+        self.more = 0
+
+    def note(self, name: str) -> None:
+        if len(self.names) == self.MOST:
+            self.more += 1
+        else:
+            self.names.append(name if len(name) <= self.LONGEST else f"{name[: self.LONGEST]}...")
+
+    def told(self) -> List[str]:
+        return self.names + ([f"and {self.more:,} more"] if self.more else [])
+
+
 class Files:
     """What the replica wrote: its output folder, new files in its working folder, and named patterns."""
 
@@ -1731,83 +1761,132 @@ class Files:
         self.before: Dict[str, Tuple[int, int]] = {}
         self.began = 0.0
         self.sources: Dict[str, str] = {}
-        self.unreadable: List[OSError] = []
-        self.hashes: Dict[Tuple[str, int, int], str] = {}
-        self.lock = threading.Lock()
+        self.hashes: Dict[FileState, str] = {}
+        self.begun: Dict[FileState, Hashing] = {}  # the one that was broken off last
+        self.hashing = threading.Lock()
 
     def begin(self) -> None:
         """Remembers the working folder as it is before the script starts."""
         self.began = time.time() - 1
-        self.before = {source: (s.st_size, s.st_mtime_ns) for source, _, s in self.walk(self.code, "")}
+        entries = self.walk(self.code, "", Unreadable())
+        self.before = {source: (s.st_size, s.st_mtime_ns) for source, _, s in entries}
 
-    def walk(self, top: Path, prefix: str) -> Iterator[Tuple[str, str, os.stat_result]]:
-        """(source, name, stat) of all entries below top; links are not followed."""
-        for folder, folders, names in os.walk(top, onerror=self.note_unreadable):
-            folders[:] = sorted(f for f in folders if f != "__pycache__")
-            here = os.path.relpath(folder, top)
-            for name in sorted(names) + [f for f in folders if os.path.islink(os.path.join(folder, f))]:
-                source = os.path.join(folder, name)
-                with suppress(FileNotFoundError):  # gone since it was listed
-                    yield source, os.path.normpath(os.path.join(prefix, here, name)), os.lstat(source)
-            if not names and not folders and here != ".":
-                yield folder, os.path.normpath(os.path.join(prefix, here)), os.lstat(folder)
+    def walk(self, top: Path, prefix: str, unreadable: Unreadable) -> Iterator[Tuple[str, str, os.stat_result]]:
+        """(source, name, stat) of all files and empty folders below top, however deep; links are not followed."""
+        waiting = [(str(top), prefix)]
+        if os.path.islink(top):
+            waiting.clear()
+            unreadable.note(str(top))
+        while waiting:
+            folder, below = waiting.pop()
+            folders = []
+            is_empty = folder != str(top)
+            try:
+                here = os.lstat(folder)
+                names = sorted(os.listdir(folder))
+            except FileNotFoundError:
+                continue  # gone since it was listed
+            except OSError:
+                unreadable.note(below or folder)
+                continue
+            for entry in names:
+                source, name = os.path.join(folder, entry), os.path.join(below, entry)
+                status = self.status_of(source, name, unreadable)
+                if entry == "__pycache__" and (status is None or stat.S_ISDIR(status.st_mode)):
+                    continue
+                is_empty = False
+                if status and stat.S_ISDIR(status.st_mode):
+                    folders.append((source, name))
+                elif status:
+                    yield source, name, status
+            if is_empty:
+                yield folder, below, here
+            waiting += reversed(folders)
 
-    def note_unreadable(self, error: OSError) -> None:
-        """Takes down a folder that cannot be listed; one that is not there holds nothing."""
-        if error.errno != errno.ENOENT:
-            self.unreadable.append(error)
+    def status_of(self, source: str, name: str, unreadable: Unreadable) -> Optional[os.stat_result]:
+        """None where there is nothing any more, and where that cannot be told: then the name is noted."""
+        try:
+            return os.lstat(source)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            unreadable.note(name)
+            return None
 
-    def entries(self) -> Iterator[Tuple[str, str, os.stat_result]]:
-        yield from self.walk(self.output, "")
-        for source, name, status in self.walk(self.code, "workdir"):
+    def entries(self, unreadable: Unreadable) -> Iterator[Tuple[str, str, os.stat_result]]:
+        yield from self.walk(self.output, "", unreadable)
+        for source, name, status in self.walk(self.code, "workdir", unreadable):
             if not stat.S_ISDIR(status.st_mode) and self.before.get(source) != (status.st_size, status.st_mtime_ns):
                 yield source, name, status
         for pattern in self.patterns:
-            for path in sorted(glob.glob(os.path.join(self.code, pattern), recursive=True)):
+            for path in self.matching(pattern, unreadable):
                 name = "collected/" + os.path.normpath(path).lstrip("/")
-                if os.path.isdir(path) and not os.path.islink(path):
-                    yield from self.walk(Path(path), name)
-                elif os.lstat(path).st_mtime >= self.began:
-                    yield path, name, os.lstat(path)
+                status_there = self.status_of(path, name, unreadable)
+                if status_there and stat.S_ISDIR(status_there.st_mode):
+                    yield from self.walk(Path(path), name, unreadable)
+                elif status_there and status_there.st_mtime >= self.began:
+                    yield path, name, status_there
 
-    def manifest(self, named: Optional[str] = None) -> Dict[str, Any]:
+    def matching(self, pattern: str, unreadable: Unreadable) -> List[str]:
+        try:
+            return sorted(glob.glob(os.path.join(self.code, pattern), recursive=True))
+        except (OSError, RecursionError):  # Python's own search calls itself for each folder in a folder
+            unreadable.note(pattern)
+            return []
+
+    def manifest(self, named: Optional[str] = None, alive: Callable[[], bool] = lambda: True) -> Dict[str, Any]:
         """{"files": [{path, size, sha256}], and paths: "folders", "skipped" (links, devices), "unreadable"}.
 
-        Of files named like a pattern alone, the SHA-256 is left out: they may be growing.
+        Of files named like a pattern alone, the SHA-256 is left out: they may be growing. Raises AskerGone.
         """
         files: Dict[str, Dict[str, Any]] = {}
-        folders, skipped = [], []
-        with self.lock:
-            self.unreadable.clear()
-            for source, name, status in self.entries():
-                if named and not fnmatch.fnmatchcase(os.path.basename(source), named):
+        folders, skipped, unreadable = [], [], Unreadable()
+        for source, name, status in self.entries(unreadable):
+            if named and not fnmatch.fnmatchcase(os.path.basename(source), named):
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(name)
+            elif not stat.S_ISREG(status.st_mode):
+                skipped.append(name)
+            else:
+                try:
+                    digest = "" if named else self.hash(source, status, alive)
+                except AskerGone:
+                    raise
+                except FileNotFoundError:
+                    continue  # gone since it was listed
+                except OSError:
+                    unreadable.note(name)
                     continue
-                if stat.S_ISDIR(status.st_mode):
-                    folders.append(name)
-                elif not stat.S_ISREG(status.st_mode):
-                    skipped.append(name)
-                else:
-                    digest = "" if named else self.hash(source, status)
-                    if digest is None:
-                        self.unreadable.append(OSError(errno.EACCES, "", name))
-                        continue
-                    while name in files:  # another file of the same name, from another folder
-                        name += ".1"
-                    files[name] = {"path": name, "size": status.st_size, "sha256": digest,
-                                   "mtime_ns": status.st_mtime_ns}  # fmt: skip
-                    self.sources[name] = source
-            unreadable = [str(error.filename) for error in self.unreadable]
-        return {"files": list(files.values()), "folders": folders, "skipped": skipped, "unreadable": unreadable}
+                while name in files:  # another file of the same name, from another folder
+                    name += ".1"
+                files[name] = {"path": name, "size": status.st_size, "sha256": digest, "mtime_ns": status.st_mtime_ns}
+                self.sources[name] = source
+        return {"files": list(files.values()), "folders": folders, "skipped": skipped,
+                "unreadable": unreadable.told()}  # fmt: skip
 
-    def hash(self, source: str, status: os.stat_result) -> Optional[str]:
-        """The SHA-256 of as many bytes as the file had just now: it may be growing. None: it cannot be read."""
+    def hash(self, source: str, status: os.stat_result, alive: Callable[[], bool]) -> str:
+        """The SHA-256 of as many bytes as the file had just now: it may be growing. Raises OSError, AskerGone.
+
+        One file is read at a time. Where nobody waits for it any more, the next who asks goes on from there.
+        """
         key = (source, status.st_size, status.st_mtime_ns)
-        try:
-            if key not in self.hashes:
-                self.hashes[key] = sha256_of(source, status.st_size)
-            return self.hashes[key]
-        except OSError:
-            return None
+        while key not in self.hashes:
+            if not self.hashing.acquire(timeout=0.2):
+                if not alive():
+                    raise AskerGone
+                continue
+            try:
+                if key not in self.hashes:
+                    begun = self.begun.pop(key, None) or Hashing()
+                    try:
+                        self.hashes[key] = begun.of(source, status.st_size, alive)
+                    except AskerGone:
+                        self.begun = {key: begun}
+                        raise
+            finally:
+                self.hashing.release()
+        return self.hashes[key]
 
     def paths(self) -> List[Tuple[str, str, int, str]]:
         """(name, path, size, SHA-256) of all files that are there now."""
@@ -1816,7 +1895,7 @@ class Files:
     def open(self, name: str, size: int) -> Any:
         """The file of that name in the last manifest, or None where it is gone or shorter than size."""
         try:
-            file = open(os.open(self.sources[name], os.O_RDONLY | os.O_NOFOLLOW), "rb")
+            file = open_regular(self.sources[name])
         except (KeyError, OSError):
             return None
         if os.fstat(file.fileno()).st_size >= size:
@@ -1831,13 +1910,26 @@ class Tree(Files):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, [])
         self.folder = folder
+        self.lock = threading.Lock()  # held for a short time: while it is listed, and while another takes its place
+        self.replaced = 0  # how often another took its place
 
-    def entries(self) -> Iterator[Tuple[str, str, os.stat_result]]:
-        yield from sorted(self.walk(self.folder, ""), key=lambda entry: os.path.basename(entry[0]) != "checkpoint")
+    def entries(self, unreadable: Unreadable) -> Iterator[Tuple[str, str, os.stat_result]]:
+        with self.lock:
+            found = list(self.walk(self.folder, "", unreadable))
+        yield from sorted(found, key=lambda entry: os.path.basename(entry[0]) != "checkpoint")
+
+    def manifest(self, named: Optional[str] = None, alive: Callable[[], bool] = lambda: True) -> Dict[str, Any]:
+        """As of all files; never of a folder whose place another took while its files were read."""
+        while True:
+            before = self.replaced
+            found = super().manifest(named, alive)
+            if self.replaced == before:
+                return found
 
     def changed_at(self) -> int:
         """When the newest file changed, in ns; 0 where there is none."""
-        return max((status.st_mtime_ns for _, _, status in self.entries() if stat.S_ISREG(status.st_mode)), default=0)
+        entries = self.entries(Unreadable())
+        return max((status.st_mtime_ns for _, _, status in entries if stat.S_ISREG(status.st_mode)), default=0)
 
 
 class Checkpoints:
@@ -1852,8 +1944,7 @@ class Checkpoints:
         self.newest = Tree(self.folder if is_coordinator else self.copy)
 
     def changed_at(self) -> int:
-        with self.newest.lock:
-            return self.newest.changed_at() if self.newest.folder.exists() else 0
+        return self.newest.changed_at()
 
     def mirror(self, coordinator: Peer) -> None:
         """Copies the coordinator's checkpoints, if they have changed. Raises OSError."""
@@ -1866,13 +1957,13 @@ class Checkpoints:
         if holder is not None:
             return self.pull(holder, checkpoint_of(holder.ask_json("GET", "/checkpoints")), self.folder)
         if self.newest.folder != self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            discard(self.folder)
             shutil.copytree(self.copy, self.folder)
 
     def pull(self, holder: Peer, files: List[Dict[str, Any]], folder: Path) -> None:
         """Makes folder hold what an agent's /checkpoints does, whole or not at all. Raises OSError."""
         part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
+        discard(part)
         part.mkdir()
         expected = {file["path"]: file for file in files}
         with holder.ask("POST", "/checkpoints", [[f["path"], 0, f["size"]] for f in expected.values()]) as reply:
@@ -1888,11 +1979,13 @@ class Checkpoints:
                     raise OSError(f"{file['path']} did not come whole from {holder.host}")
                 os.utime(target, ns=(file["mtime_ns"], file["mtime_ns"]))
         former = folder.with_name(folder.name + ".old")
+        discard(former)
         with self.newest.lock:  # who asks meanwhile is not to find nothing
-            if folder.exists():
+            if os.path.lexists(folder):
                 folder.rename(former)
             part.rename(folder)
-        shutil.rmtree(former, ignore_errors=True)
+            self.newest.replaced += folder == self.newest.folder
+        discard(former)
 
 
 def copy_bytes(source: Any, out: Any, size: int) -> None:
@@ -1904,17 +1997,51 @@ def copy_bytes(source: Any, out: Any, size: int) -> None:
         size -= len(data)
 
 
+def discard(path: Path) -> None:
+    """Removes a folder with all that is in it, or what a script put in its place: of a link, the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def open_regular(path: str) -> Any:
+    """A file to be read; no link, and nothing that would be waited for. Raises OSError."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "this is no file any more", path)
+    return open(file, "rb")
+
+
+class AskerGone(ConnectionError):
+    """Who asked does not wait for the answer any more."""
+
+
+class Hashing:
+    """The SHA-256 of a file, which can be broken off and goes on where it was."""
+
+    def __init__(self) -> None:
+        self.digest, self.done = hashlib.sha256(), 0
+
+    def of(self, path: str, size: int, alive: Callable[[], bool] = lambda: True) -> str:
+        """That of its first size bytes. Raises OSError, AskerGone."""
+        with open_regular(path) as file:
+            file.seek(self.done)
+            while self.done < size:
+                if not alive():
+                    raise AskerGone
+                data = file.read(min(CHUNK, size - self.done))
+                if not data:
+                    raise OSError(errno.EIO, "the file shrank", path)
+                self.digest.update(data)
+                self.done += len(data)
+        return self.digest.hexdigest()
+
+
 def sha256_of(path: str, size: int) -> str:
     """The SHA-256 of the file's first size bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while size > 0:
-            data = file.read(min(CHUNK, size))
-            if not data:
-                raise OSError(errno.EIO, "the file shrank", path)
-            digest.update(data)
-            size -= len(data)
-    return digest.hexdigest()
+    return Hashing().of(path, size)
 
 
 class Store:
@@ -2195,8 +2322,10 @@ class Agent:
                 if over or self.terminated.is_set():
                     return False
                 self.ordered.wait(0.5)
+        report = self.new_report()  # looks at all checkpoints, which nobody else is to wait for
+        with self.ordered:
             with self.reporting:
-                self.generation, self.report = self.order["generation"], self.new_report()
+                self.generation, self.report = self.order["generation"], report
             self.stop.clear()
             if not self.is_to_run():
                 self.stop.set()
@@ -2392,7 +2521,8 @@ class Agent:
 
     def command(self) -> List[str]:
         if not self.job.command_file:
-            return [sys.executable, self.job.script, *self.job.args]
+            script = self.job.script
+            return [sys.executable, f"./{script}" if script.startswith("-") else script, *self.job.args]
         path = self.config_dir / "command"
         if "command" in self.job.config:
             path = self.root / "command"
@@ -2431,6 +2561,9 @@ class Agent:
         end_descendants(os.getpid(), KILL_WITHIN_S)
         reap()
         self.pump.join(5)
+        if self.checkpoints.folder.is_symlink():
+            self.log.write(f"{AGENT_MARK.decode()} {self.checkpoints.folder} is a link now, "
+                           "and what it leads to is not kept over a restart\n".encode())  # fmt: skip
         if self.broken:
             return self.fail(1, self.broken)
         if self.terminated.is_set():

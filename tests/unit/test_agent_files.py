@@ -42,7 +42,7 @@ def test_files_of_a_name_are_listed_alone_and_not_read(files, tmp_path, monkeypa
     (tmp_path / "output/empty").mkdir()
     for name in ("output/logs/events.out.tfevents.1.a", "code/events.out.tfevents.2.b", "output/model"):
         (tmp_path / name).write_bytes(b"12345")
-    monkeypatch.setattr("tfspawner.agent.sha256_of", None)
+    monkeypatch.setattr("tfspawner.agent.Hashing", None)
     manifest = files.manifest("*tfevents*")
     assert paths(manifest) == ["logs/events.out.tfevents.1.a", "workdir/events.out.tfevents.2.b"]
     assert [(file["size"], file["sha256"]) for file in manifest["files"]] == [(5, "")] * 2

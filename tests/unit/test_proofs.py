@@ -31,7 +31,7 @@ def verified(header: str, *request: str, token: str = "right"):
 
 def test_a_proof_holds_for_its_token_replica_method_and_path_alone():
     header = Key("right").request("worker-0", "GET", "/log?offset=1")
-    assert verified(header, "worker-0", "GET", "/log?offset=1") == (Key.sender, int(header.split(".")[1]))
+    assert verified(header, "worker-0", "GET", "/log?offset=1") == (Key.sending[0], int(header.split(".")[1]))
     assert "right" not in header
     for other in (("worker-1", "GET", "/log?offset=1"), ("worker-0", "POST", "/log?offset=1"),
                   ("worker-0", "GET", "/log?offset=2"), ("worker-0", "GET", "/log")):  # fmt: skip
@@ -72,14 +72,37 @@ def test_numbers_of_one_sender_do_not_count_for_another_and_memory_is_bounded():
     assert len(answered.last) == Answered.SENDERS
 
 
+def test_requests_of_other_jobs_do_not_make_one_late():
+    answered, here, elsewhere = Answered(), Key("right"), Key("other")
+    first, *_ = [
+        here.request("worker-0", "GET", "/a"),
+        *(elsewhere.request("worker-0", "GET", "/a") for _ in range(300)),
+    ]
+    for header in (here.request("worker-0", "GET", "/a"), first):
+        assert answered.is_new(*here.verified(header, "worker-0", "GET", "/a"))
+
+
+def test_a_process_that_asks_ever_more_replicas_counts_anew_as_another_sender(monkeypatch):
+    monkeypatch.setattr(Key, "sending", ("0" * 16, {}))
+    monkeypatch.setattr(Key, "MOST_ASKED", 4)
+    key, answered, senders = Key("right"), Answered(), set()
+    for number in range(20):
+        replica = f"worker-{number % 10}"
+        sender = key.verified(key.request(replica, "GET", "/a"), replica, "GET", "/a")
+        assert answered.is_new(f"{replica} {sender[0]}", sender[1])
+        assert len(Key.sending[1]) <= 4
+        senders.add(sender[0])
+    assert len(senders) == 5
+
+
 def test_a_forked_process_is_another_sender():
-    before = Key.sender
+    before = Key.sending[0]
     read, write = os.pipe()
     if not os.fork():
-        os.write(write, Key.sender.encode())
+        os.write(write, Key.sending[0].encode())
         os._exit(0)
     os.wait()
-    assert os.read(read, 100).decode() != before == Key.sender
+    assert os.read(read, 100).decode() != before == Key.sending[0]
 
 
 @pytest.fixture
@@ -152,6 +175,22 @@ def test_who_has_taken_over_a_port_is_not_heard_and_learns_no_token(impostor, pr
         Peer(Key("right"), "worker-0", impostor).ask_json("GET", "/status")
     assert len(Impostor.seen) == 3
     assert "right" not in "".join(Impostor.seen)
+
+
+@pytest.mark.parametrize(("status", "proof"), [(200, ""), (200, "0" * 64), (401, ""), (503, "")])
+def test_an_address_at_which_another_answers_is_looked_up_anew(impostor, monkeypatch, status, proof):
+    Impostor.status, Impostor.proof = status, proof
+    monkeypatch.setattr(agent, "RESOLVED", {"gone": "127.0.0.1"})
+    with pytest.raises(OSError, match="at gone"):
+        Peer(Key("right"), "worker-0", f"gone:{impostor.rpartition(':')[2]}").ask_json("GET", "/status")
+    assert agent.RESOLVED == {}
+
+
+def test_an_address_at_which_the_agent_answers_stays_whatever_it_answers(real, monkeypatch):
+    monkeypatch.setattr(agent, "RESOLVED", {"there": "127.0.0.1"})
+    with pytest.raises(OSError, match="404"):
+        Peer(Key("right"), "worker-0", f"there:{real.rpartition(':')[2]}").ask_json("GET", "/nothing")
+    assert agent.RESOLVED == {"there": "127.0.0.1"}
 
 
 def test_what_a_taken_port_was_asked_lets_nobody_in_elsewhere(impostor, real):
