@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 from lying_server import lying_server
 
-from tfspawner import cli
+from tfspawner import cli, doctor
 from tfspawner.data import checking
-from tfspawner.data.filesystems import LocalFiles, WebFiles, list_files
+from tfspawner.data.filesystems import SCHEMES, LocalFiles, WebFiles, list_files
 from tfspawner.errors import DataError, SpawnerError, without_secrets
 
 PASSWORD = "passw0rd99"
@@ -96,6 +96,26 @@ def test_a_signed_uri_that_fails_is_shown_without_its_signature():
         done = call("ls", "-r", uri)
         assert "sends no parts of a file" in done.stdout
         assert PASSWORD not in done.output
+
+
+def test_doctor_tells_of_data_that_cannot_be_read_without_their_signature():
+    with lying_server() as server:
+        answers = {"HEAD": (200, {"Content-Length": "5"}, b""), "GET": (500, {}, b"")}
+        server.answer = lambda method, *_: answers[method]
+        (finding,) = doctor.data([f"{server.url}/x?sig={PASSWORD}"])
+        assert (finding.level, finding.text) == ("problem", f"{server.url}/x?sig=…: the server answered 500")
+        answers["GET"] = (206, {"Content-Range": "bytes 0-0/5"}, b"x")
+        (finding,) = doctor.data([f"{server.url}/x?sig={PASSWORD}"])
+        assert (finding.level, finding.text) == ("ok", f"{server.url}/x?sig=…: 1 files, 5 B")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://[::1", "host:x", f"https://u:{PASSWORD}@host", f"u:{PASSWORD}@[", "https://host?x"]
+)
+def test_an_endpoint_that_is_none_is_refused_in_a_line_without_its_password(monkeypatch, endpoint):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    SCHEMES["s3"].cache_clear()
+    assert "the S3 endpoint is" in refused("ls", "s3://bucket/x")
 
 
 @pytest.mark.parametrize("place", ["http://[::1", "http://", "x://y", "http://a:b:c/"])
