@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from .backends.kubernetes import KubernetesBackend
-from .errors import ConfigurationError, SpawnerError
+from .errors import ConfigurationError, SpawnerError, without_secrets
 from .fields import mapping, mappings, text, texts
 from .keras import installed_tensorflow
 from .preflight import GPU, allocatable, gpus_offered, used_by_node
@@ -146,8 +146,10 @@ def data(uris: Iterable[str]) -> Iterator[Finding]:
     for uri in uris:
         try:
             files = list_files([uri])
-            filesystem_of(uri).read(files[0].uri, 0, 1)
+            filesystem_of(uri).read(files[0].uri, 0, min(1, files[0].size))
             size = human_bytes(sum(file.size for file in files))
-            yield Finding(where="data", level="ok", text=f"{uri}: {len(files)} files, {size}")
+            yield Finding(where="data", level="ok", text=without_secrets(f"{uri}: {len(files)} files, {size}"))
         except SpawnerError as error:
             yield Finding(where="data", level="problem", text=error.message, hint=error.hint or "")
+        except OSError as error:  # what may pass
+            yield Finding(where="data", level="problem", text=without_secrets(str(error)), hint="try again")

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .homecoming import Outcome
+
+
+LOGIN = re.compile(r"(?<=://)[^/\s]*@")  # user:password@ of a URI, or a token in that place
+SIGNATURE = re.compile(
+    r"(?<=[?&])(X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig|authz|token|access_token)="
+    r"[^&\s#,'\")]*?(?=:?(?:[&\s#,'\")]|$))",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """A message whose URIs show neither who logs in with which password, nor what signs them."""
+    return SIGNATURE.sub(r"\1=…", LOGIN.sub("", text))
 
 
 class SpawnerError(Exception):
@@ -16,9 +30,9 @@ class SpawnerError(Exception):
     missing: ArtifactError | None = None  # what of that run is still there and could not come
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = without_secrets(message)
+        self.hint = without_secrets(hint) if hint else hint
+        super().__init__(self.message)
 
 
 class ConfigurationError(SpawnerError):

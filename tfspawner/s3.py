@@ -79,8 +79,9 @@ def settings_from(env: Mapping[str, str]) -> Settings:
     if endpoint and "://" not in endpoint:
         plain = env.get("S3_USE_HTTPS", "1").lower() in ("0", "false")
         endpoint = f"{'http' if plain else 'https'}://{endpoint}"
-    if endpoint and not re.fullmatch(r"https?://[^/\s]+/?", endpoint):
-        raise S3Error(f"the S3 endpoint is {endpoint!r}", hint="write like https://s3.example.org")
+    if endpoint and not _is_endpoint(endpoint):
+        told = repr(endpoint) if "@" not in endpoint else "given with a password"
+        raise S3Error(f"the S3 endpoint is {told}", hint="write like https://s3.example.org")
     return Settings(
         endpoint=endpoint.rstrip("/") if endpoint else None,
         region=first("AWS_REGION", "AWS_DEFAULT_REGION") or profile.get("region") or "us-east-1",
@@ -90,6 +91,14 @@ def settings_from(env: Mapping[str, str]) -> Settings:
         session_token=first("AWS_SESSION_TOKEN") if in_env else profile.get("aws_session_token"),
         ca_file=first("AWS_CA_BUNDLE", "SSL_CERT_FILE"),
     )
+
+
+def _is_endpoint(uri: str) -> bool:
+    try:
+        urlsplit(uri).port  # noqa: B018  # it is parsed here
+    except ValueError:
+        return False
+    return bool(re.fullmatch(r"https?://[^/\s@?#]+/?", uri))
 
 
 def _profile(env: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from .. import userfile
 from ..errors import ConfigurationError, DataError
 from .encoding import MARK, runs_in
 from .example import LONGEST_NAME, MOST_NAMES, kind_of, named, read_example
@@ -17,6 +19,7 @@ from .sharding import Part, divide
 from .tables import Table, form_of
 
 PARALLEL = 4
+MOST_LIST_BYTES = 128 << 20  # of --done and --manifest: lines of some 300,000 files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +132,8 @@ def balance(files: list[File], workers: int) -> list[int]:
 def read_manifest(path: Path) -> dict[str, int]:
     """{file's name: number of records} from a JSON file."""
     try:
-        manifest = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        manifest = json.loads(userfile.read_text(path, "--manifest", MOST_LIST_BYTES))
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"--manifest {path}: {error}") from None
     if not isinstance(manifest, dict) or not all(type(count) is int for count in manifest.values()):
         raise ConfigurationError(f"--manifest {path} must be a mapping of files' names to numbers of records")
@@ -138,12 +141,33 @@ def read_manifest(path: Path) -> dict[str, int]:
 
 
 def _read_done(done: Path | None) -> list[Shard]:
-    if done is None or not done.exists():
+    """The sound shards that the file lists; it is made where it is missing, so that it can be written later."""
+    if done is None:
         return []
+    kind = userfile.kind_of(done)
+    if kind not in ("", userfile.ABSENT):
+        raise ConfigurationError(f"--done {userfile.named(done)} {kind}", hint="name a file")
     try:
-        return [Shard(**json.loads(line)) for line in done.read_text().splitlines() if line.endswith("}")]
+        done.open("a").close()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(f"--done {userfile.named(done)} cannot be written: {reason}") from None
+    lines = userfile.read_text(done, "--done", MOST_LIST_BYTES).splitlines()
+    try:
+        return [_remembered(json.loads(line)) for line in lines if line.endswith("}")]
     except (ValueError, TypeError, RecursionError):
         raise ConfigurationError(f"--done {done} is not what this command writes", hint="name another file") from None
+
+
+def _remembered(found: dict[str, Any]) -> Shard:
+    """A shard of --done. Raises TypeError for what a sound one does not hold."""
+    shard = Shard(**found)
+    words = [shard.uri, *shard.schema, *shard.schema.values()] if isinstance(shard.schema, dict) else [None]
+    if not all(isinstance(word, str) for word in words) or shard.error is not None:
+        raise TypeError
+    if not all(type(number) is int and number >= 0 for number in (shard.size, shard.records)):
+        raise TypeError
+    return shard
 
 
 def _schema(file: File, record: bytes, number: int) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigurationError, DataError
+from ..errors import ConfigurationError, DataError, without_secrets
 from ..terminal import add_row, console, echo, plain_table, print_json, show_table
 
 URIS = click.argument("uris", nargs=-1, required=True, metavar="URI...")
@@ -20,6 +20,9 @@ OUTPUT = click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result."
 )
 SHOWN_VALUES = 6
+MOST_WORKERS = 100_000  # each one's share is computed
+MOST_PROCESSES = 1024  # they start at once
+MOST_RECORDS = 1_000_000_000
 
 
 @click.group("data", context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,7 +57,7 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
     from .checking import Shard, glance
     from .filesystems import list_files
 
-    files = list_files(uris)
+    files = list_files(uris, lambda words: echo(f"warning: {words}: left out", err=True))
     if records:
         glances = {file: glance(file) for file in files}
         read = iter(_checked([file for file in files if not glances[file]], None))
@@ -68,8 +71,10 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
 
     for shard in shards:
         count = f"  {shard.records:>9,} record{'s' * (shard.records != 1)}" if records else ""
-        wrong = "  " + shard.error.removeprefix(shard.uri).lstrip(": ") if shard.error else ""  # which names it, too
-        echo(f"{human_bytes(shard.size):>10}{count}  {shard.uri}{wrong}")
+        wrong = (
+            "  " + shard.error.removeprefix(without_secrets(shard.uri)).lstrip(": ") if shard.error else ""
+        )  # which names it, too
+        echo(f"{human_bytes(shard.size):>10}{count}  {without_secrets(shard.uri)}{wrong}")
     total = human_bytes(sum(shard.size for shard in shards))
     count = f", {_counted(sum(shard.records for shard in shards))}" if records else ""
     echo(f"{_files(shards)}, {total}{count}")
@@ -80,7 +85,12 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
 
 @data.command("check")
 @URIS
-@click.option("-w", "--workers", type=click.IntRange(1), help="Show how evenly so many workers would share the bytes.")
+@click.option(
+    "-w",
+    "--workers",
+    type=click.IntRange(1, MOST_WORKERS),
+    help="Show how evenly so many workers would share the bytes.",
+)
 @click.option("--manifest", type=click.Path(path_type=Path), help="JSON file of {file's name: number of records}.")
 @click.option(
     "--done", type=click.Path(path_type=Path), help="File that remembers sound files: a second check goes on there."
@@ -110,7 +120,7 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
         from ..view import human_bytes
 
         for words in wrong:
-            echo(f"wrong: {words}")
+            echo(f"wrong: {without_secrets(words)}")
         total = human_bytes(sum(shard.size for shard in shards))
         echo(f"{_files(shards)}, {total}, {_counted(sum(shard.records for shard in shards))}")
         if shares:
@@ -121,7 +131,9 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
 
 @data.command("head")
 @click.argument("uri")
-@click.option("-n", "--count", type=click.IntRange(1), default=1, show_default=True, help="How many records.")
+@click.option(
+    "-n", "--count", type=click.IntRange(1, MOST_RECORDS), default=1, show_default=True, help="How many records."
+)
 @OUTPUT
 def head(uri: str, count: int, output: str) -> None:
     """Show the first records of a file.
@@ -164,7 +176,9 @@ def head(uri: str, count: int, output: str) -> None:
     "--nulls", type=click.Choice(["error", "empty"]), default="error", show_default=True,
     help="What nulls become.",
 )  # fmt: skip
-@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes.  [default: one a processor]")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, MOST_PROCESSES), metavar="N", help="Processes.  [default: one a processor]"
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def convert_(
     uris: tuple[str, ...], to: str | None, encode: tuple[str, ...], dtype: str, overflow: bool, shards: int | None,

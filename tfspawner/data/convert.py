@@ -44,6 +44,7 @@ FORMS = {
 WINDOW_BYTES = 2 * CHUNK_BYTES
 STAGE = "_converting"
 PR_SET_PDEATHSIG = 1
+MOST_SHARDS = 99_999  # five digits, which their names have and by which a missing one is noticed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,8 @@ def plan(files: Sequence[File], name: str | None, shards: int | None, options: O
     if name and shards not in (None, 1):
         raise ConfigurationError(f"{shards} shards cannot be one file, {name}", hint="name a folder")
     count = 1 if name else shards or len(files)
+    if count > MOST_SHARDS:
+        raise ConfigurationError(f"{count:,} shards are too many", hint=f"--shards {MOST_SHARDS:,} is the most")
     if gzipped and count > len(files):
         raise ConfigurationError(
             f"{len(files)} gzipped files cannot become {count} shards: they are not split",
@@ -324,7 +327,7 @@ def parse_shapes(words: Sequence[str], option: str) -> dict[str, tuple[int, int]
     """{feature: (rows, width)} of words like GRU_input=801x19."""
     found = {}
     for word in words:
-        match = re.fullmatch(r"(.+)=([1-9]\d*)x([1-9]\d*)", word)
+        match = re.fullmatch(r"(.+)=([1-9]\d{0,8})x([1-9]\d{0,8})", word)
         if not match:
             raise ConfigurationError(f"{option} {word}: that is no shape", hint=f"write like {option} GRU_input=801x19")
         found[match[1]] = int(match[2]), int(match[3])

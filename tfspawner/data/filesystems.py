@@ -9,15 +9,18 @@ import posixpath
 import re
 import secrets
 import shutil
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from .. import s3
 from ..errors import ConfigurationError, DataError
+from ..userfile import A_FOLDER, ABSENT, kind_of, named, wrong_path
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 6.0
@@ -48,8 +51,8 @@ class FileSystem(Protocol):
 
 
 def filesystem_of(uri: str) -> FileSystem:
-    """The file system for a URI's scheme."""
-    scheme = urlsplit(uri).scheme if "://" in uri else ""
+    """The file system for a URI's scheme. Raises ConfigurationError for what is no URI, or holds a password."""
+    scheme = checked_scheme(uri)
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES if name)
         raise ConfigurationError(f"{uri}: there is no file system for {scheme}://", hint=f"known are paths and {known}")
@@ -57,11 +60,44 @@ def filesystem_of(uri: str) -> FileSystem:
     return found
 
 
-def list_files(uris: str | Iterable[str]) -> list[File]:
-    """All files of one or more URIs or patterns, each once, in the order of their names. Raises DataError for none."""
+def checked_scheme(uri: str) -> str:
+    """A URI's scheme, "" for a path. Raises ConfigurationError."""
+    scheme = uri.partition("://")[0].lower() if "://" in uri else ""
+    if scheme in ("", "file"):
+        if reason := wrong_path(local_path(uri)):
+            raise ConfigurationError(f"{named(uri)}: no file can have this path: {reason}")
+        return scheme
+    try:
+        parts = urlsplit(uri)
+        if scheme != "s3":  # a bucket has no port
+            parts.port  # noqa: B018  # it is parsed here
+    except ValueError:  # whose words, and the URI, may hold a password that was not written as one
+        told = f"{scheme}://…" if "@" in uri else uri
+        raise ConfigurationError(f"{told} is no URI", hint="write like https://HOST[:PORT]/PATH") from None
+    if parts.password is not None or (parts.username is not None and scheme in ("http", "https")):
+        raise ConfigurationError(
+            f"{uri} was given with a password, which is not used and others would see",
+            hint="leave it out; a web server's token is taken from BEARER_TOKEN",
+        )
+    if scheme in ("http", "https", "root") and not parts.hostname:
+        raise ConfigurationError(f"{uri} names no server", hint=f"write like {scheme}://HOST/PATH")
+    return scheme
+
+
+def list_files(uris: str | Iterable[str], leave_out: Callable[[str], None] | None = None) -> list[File]:
+    """All files of one or more URIs or patterns, each once, in the order of their names. Raises DataError for none.
+
+    What is no file among them, a pipe or a link that leads nowhere, is an error, or is told to leave_out.
+    """
     found: set[File] = set()
     for uri in [uris] if isinstance(uris, str) else uris:
-        files = filesystem_of(uri).list(uri)
+        filesystem = filesystem_of(uri)
+        if leave_out and isinstance(filesystem, LocalFiles):
+            files, wrong = filesystem.look(uri)
+            for words in wrong:
+                leave_out(words)
+        else:
+            files = filesystem.list(uri)
         if not files:
             raise DataError(
                 f"{uri}: there is no such file", hint="look into the folder above: tf-spawner data ls FOLDER"
@@ -92,17 +128,36 @@ def has_pattern(path: str) -> bool:
 class LocalFiles:
     """Paths of this machine, its mounts such as /eos among them, and file://."""
 
-    def list(self, uri: str) -> list[File]:
+    def look(self, uri: str) -> tuple[list[File], list[str]]:
+        """(the files, what stands among them and is none). Raises DataError where the URI itself names no file."""
         path = local_path(uri)
         names = sorted(glob.glob(path)) if has_pattern(path) else [path]
         if names == [path] and os.path.isdir(path):
-            names = [os.path.join(path, name) for name in sorted(os.listdir(path)) if not name.startswith(HIDDEN)]
-        try:
-            return [File(name, os.stat(name).st_size) for name in names if not os.path.isdir(name)]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise DataError(f"{uri}: {error.strerror}") from None
+            try:
+                names = [os.path.join(path, name) for name in sorted(os.listdir(path)) if not name.startswith(HIDDEN)]
+            except OSError as error:
+                raise DataError(f"{uri}: {error.strerror}") from None
+        files, wrong = [], []
+        for name in names:
+            with suppress(OSError):
+                status = os.stat(name)
+                if stat.S_ISREG(status.st_mode):
+                    files.append(File(name, status.st_size))
+                    continue
+            kind = kind_of(Path(name))
+            if kind == ABSENT and os.path.islink(name):
+                wrong.append(f"{name} is a link that leads nowhere")
+            elif kind not in ("", ABSENT, A_FOLDER):
+                wrong.append(f"{name} {kind}" + (", and no file" if kind.startswith("is ") else ""))
+        if wrong and names == [path]:
+            raise DataError(wrong[0])
+        return files, wrong
+
+    def list(self, uri: str) -> list[File]:
+        files, wrong = self.look(uri)
+        if wrong:
+            raise DataError(wrong[0], hint="remove it, or name the files that are meant")
+        return files
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         with open(local_path(uri), "rb", buffering=0) as file:
@@ -204,12 +259,17 @@ class WebFiles:
             maxsize=32, timeout=timeout, retries=urllib3.Retry(2, redirect=5, backoff_factor=0.2)
         )
         token = os.environ.get("BEARER_TOKEN")
+        if token and not (token.isascii() and token.isprintable()):
+            raise ConfigurationError("BEARER_TOKEN holds characters that no HTTP header can", hint="set it anew")
         self.headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
 
     def list(self, uri: str) -> list[File]:
         if has_pattern(urlsplit(uri).path):
             raise ConfigurationError(f"{uri}: a web server cannot be asked for a pattern", hint="name each file")
-        reply = self._ask("HEAD", uri, {})
+        try:
+            reply = self._ask("HEAD", uri, {})
+        except OSError as error:
+            raise DataError(str(error), hint="try again later") from None
         reply.release_conn()
         if not re.fullmatch("[0-9]{1,18}", reply.headers.get("Content-Length", "")):
             raise DataError(f"{uri}: the server does not tell its size")
@@ -253,7 +313,7 @@ class WebFiles:
             reply = self.pool.request(method, uri, headers={**self.headers, **headers}, preload_content=False)
         except urllib3.exceptions.MaxRetryError as error:
             raise DataError(f"{uri}: the server does not answer: {error.reason}") from None
-        except urllib3.exceptions.HTTPError as error:
+        except (urllib3.exceptions.HTTPError, ValueError) as error:  # ValueError: it redirects to what is no URI
             raise OSError(f"{uri}: {error}") from None
         if reply.status >= 400:
             reply.close()
