@@ -25,6 +25,10 @@ ABSENT, A_FOLDER, A_PIPE = "does not exist", "is a folder", "is a pipe"
 KINDS = ((stat.S_ISDIR, A_FOLDER), (stat.S_ISFIFO, A_PIPE), (stat.S_ISREG, ""), (stat.S_ISSOCK, "is a socket"))
 
 
+class TooLarge(ConfigurationError):
+    """A file has more bytes than are read."""
+
+
 def brief(value: object) -> str:
     """A value for an error's one line: without control characters, and of at most 100 characters."""
     try:
@@ -100,7 +104,7 @@ def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
     except OSError as error:
         raise ConfigurationError(f"{told} cannot be read: {error.strerror}") from None
     if len(data) > most:
-        raise ConfigurationError(f"{told} has more than {most:,} bytes, which is too large for one")
+        raise TooLarge(f"{told} has more than {most:,} bytes, which is too large for one")
     return data
 
 
