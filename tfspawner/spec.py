@@ -13,7 +13,8 @@ from typing import Any, Literal
 from . import agent
 from .egress import destinations
 from .errors import ConfigurationError
-from .shapes import Wrong, text
+from .shapes import Wrong
+from .shapes import text as text_shape
 from .userfile import A_FOLDER, brief, kind_of, named, wrong_path
 
 DEFAULT_IMAGE = "tensorflow/tensorflow:2.21.0"
@@ -33,7 +34,7 @@ RESTART_ON = ("lost", "stalled", "failed")
 ROLES = ("chief", "worker", "ps", "evaluator")
 LONGEST_LINE = 4096  # characters of a text that stands on one line
 
-_LINE = text(LONGEST_LINE, lines=False)
+_LINE = text_shape(LONGEST_LINE, lines=False)
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _GPU_TYPE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9. _-]{0,61}[A-Za-z0-9])?")
@@ -388,7 +389,11 @@ def _wrong_line(text: str) -> str | None:
     try:
         _LINE(text)
     except Wrong:
-        return "has more than 4,096 characters" if len(text) > LONGEST_LINE else "holds a line's end or a control character"
+        return (
+            "has more than 4,096 characters"
+            if len(text) > LONGEST_LINE
+            else "holds a line's end or a control character"
+        )
     return None
 
 
