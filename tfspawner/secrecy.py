@@ -30,7 +30,7 @@ NOT_SECRET = (
 _PLACE = re.compile(r"(?:(?:s3|root|gs|hdfs|https?)://|\.{0,2}/)[^@?\s]*")
 # A name's word, between _ or its ends. TOKENS count what MAX_TOKENS does, if they are not some service's.
 _SECRET_NAME = re.compile(
-    r"(?:^|[_.-])(?:KEYS?|CREDS?|CREDENTIALS?|AUTH|AUTHORI[SZ]ATION|BEARER|PASS|PRIVATE|COOKIES?|SESSIONS?|(?:API|AUTH|ACCESS|REFRESH|BEARER|USER|HF|GITHUB)[_.-]?TOKENS"
+    r"(?:^|[_.-])(?:KEYS?|CREDS?|CREDENTIALS?|AUTH|AUTHORI[SZ]ATION|BEARER|PASS|PRIVATE|COOKIES?|SESSIONS?|(?<=_)PWD|(?:API|AUTH|ACCESS|REFRESH|BEARER|USER|HF|GITHUB)[_.-]?TOKENS"
     r"|[A-Z0-9]*(?:TOKEN|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|(?:API|ACCESS|PRIVATE|SECRET)KEYS?))(?=[_.-]|[0-9]*$)",
     re.I,
 )

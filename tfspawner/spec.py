@@ -29,7 +29,8 @@ MAX_SECONDS = 10 * 365 * 86400  # ten years; Python's own waits end at 292
 MAX_GPUS = 1000  # of one replica; a node has 16, or 56 parts of some
 MOST_TEXT_BYTES = 128 * 1024 - 1  # of one argument or name (Linux's MAX_ARG_STRLEN)
 MOST_LIST_BYTES = 512 * 1024  # of a list or mapping in all: it goes into a ConfigMap of 1 MiB, and onto a command line
-MOST_VARIABLES, MOST_ITEMS, MOST_LABELS = 10_000, 100_000, 1000  # that a record takes, see recorded.py
+MOST_VARIABLES = 2000  # each is looked for in the code and in the output, in all its spellings
+MOST_ITEMS, MOST_LABELS = 100_000, 1000  # of a list and of a mapping that a record takes, see recorded.py
 RESTART_ON = ("lost", "stalled", "failed")
 ROLES = ("chief", "worker", "ps", "evaluator")
 LONGEST_LINE = 4096  # characters of a text that stands on one line
@@ -206,8 +207,8 @@ class JobSpec:
                 [value] if isinstance(value, str) else [*value, *value.values()] if isinstance(value, dict) else value
             )
             for text in listed or ():
-                reason = _wrong_text(text, name in _FREE_TEXTS) or (None if name == "args" else _wrong_line(text))
-                if reason:
+                is_line = name != "args" and not (isinstance(value, dict) and text not in value)
+                if reason := _wrong_text(text, name in _FREE_TEXTS) or (_wrong_line(text) if is_line else None):
                     what = "an argument of the script" if name == "args" else f"{name} is {brief(text)}, which"
                     raise ConfigurationError(f"{what} {reason}")
             most = MOST_LABELS if name == "node_selector" else MOST_ITEMS

@@ -85,8 +85,8 @@ def test_parameter_servers_bring_a_chief(script):
         ),
         ({"args": [""] * 100_001}, "args has 100,001 entries, and 100,000 are possible"),
         (
-            {"env": {f"A{n}": "" for n in range(10_001)}},
-            "10,001 environment variables are asked for, and 10,000 are possible",
+            {"env": {f"A{n}": "" for n in range(2001)}},
+            "2,001 environment variables are asked for, and 2,000 are possible",
         ),
         ({"timeout_s": -1}, "timeout_s is -1"),
         ({"start_timeout_s": -0.5}, "start_timeout_s is -0.5"),
@@ -251,7 +251,7 @@ def test_any_name_is_a_dns_label_for_every_replica_or_refused_with_its_value(tmp
         made, told = name, error.message
     assert made == name
     fits = is_name(name) and LABEL.fullmatch(f"{name}-worker-{workers - 1}")
-    assert told.startswith(f"name is {name!r}") != bool(fits)
+    assert told.startswith(f"name is {name!r}"[:100]) != bool(fits)  # a long one is cut
 
 
 STEMS = st.text(alphabet=string.printable.rstrip("\t\n\r\x0b\x0c").replace("/", ""), min_size=1, max_size=80) | st.text(
