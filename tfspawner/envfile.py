@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from .errors import ConfigurationError
-from .userfile import read_text
+from .spec import MOST_VARIABLES
+from .userfile import brief_line, named, read_text
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*=(.*)", re.S)
 _DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"\s*(?:#.*)?')
@@ -36,16 +37,24 @@ def read_env_file(path: Path) -> dict[str, str]:
             )
         if match[1] in env:
             raise ConfigurationError(f"env-file {path}, line {number}: {match[1]} is set a second time")
-        env[match[1]] = _value(match[2].strip(), path, number)
+        if len(env) >= MOST_VARIABLES:
+            raise ConfigurationError(
+                f"env-file {named(path)} has more than {MOST_VARIABLES:,} variables",
+                hint="data go into a file in the script's folder",
+            )
+        env[match[1]] = _value(match[2].strip(), f"env-file {path}, line {number}: ", match[1])
     return env
 
 
-def _value(text: str, path: Path, number: int) -> str:
+def _value(text: str, where: str, name: str) -> str:
     if text[:1] not in ("'", '"'):
         return re.split(r"(?:^|\s)#", text, maxsplit=1)[0].rstrip()
     match = (_DOUBLE if text[0] == '"' else _SINGLE).fullmatch(text)
     if not match:
-        raise ConfigurationError(f"env-file {path}, line {number}: the quotes around the value do not match")
+        raise ConfigurationError(
+            f"{where}the quotes around the value of {brief_line(name)} do not match in this line",
+            hint='a value of several lines stands in one, in double quotes: "first\\nsecond"',
+        )
     if text[0] == "'":
         return match[1]
     return re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[1]), match[1])

@@ -131,7 +131,7 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
             _flag("--hold", "hold_s", type=DURATION, help="How long an ended job waits to be collected.  [default: 24h; a failed or stored one at most 10m]"),
         ],
         "Time and faults": [
-            _flag("--timeout", "timeout_s", type=DURATION, help="End the job if it trains for longer, like 2h."),
+            _flag("--timeout", "timeout_s", type=DURATION, help="End the job if it trains for longer, like 2h; 0 is never."),
             _flag("--start-timeout", "start_timeout_s", type=DURATION, help="End the job if not all replicas are there by then.  [default: 10m; 30s for pods that fit on no node]"),
             _flag("--start-tries", type=int, help="If there is not room for all replicas by --start-timeout, give back what there is, wait and try again, so often in all.  [default: 1]"),
             _flag("--restarts", type=int, often=True, help="Restarts from the last checkpoint.  [default: 0]"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 import threading
@@ -39,7 +38,7 @@ from .script import Finding, findings
 from .secrecy import known_of, told_of_code
 from .spec import JobSpec
 from .usage import packed_nvml
-from .userfile import MOST_BYTES, named
+from .userfile import MOST_BYTES, TooLarge, named, read_bytes
 
 LAST_LINES = 15
 MOST_LOG_BYTES = 4 << 30  # of one replica that are taken into memory
@@ -312,7 +311,8 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
     gpus, more = backend.gpus(spec, at_once) if check and spec.gpus else ({}, [])
     warnings += more
     known = known_of(spec)
-    code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels, env_files=spec.env_files, known=known)  # fmt: skip
+    code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels, env_files=spec.env_files, known=known,
+                script=spec.script_path.relative_to(spec.folder).as_posix())  # fmt: skip
     plan = make_plan(
         spec,
         name,
@@ -330,11 +330,13 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
 
 def read_script(spec: JobSpec) -> list[str]:
     """What of the script will not work, as warnings; raises ConfigurationError for what is no Python."""
-    if os.stat(spec.script).st_size > MOST_BYTES:
+    try:
+        text = read_bytes(spec.script, "the script")
+    except TooLarge:
         return [f"{spec.script.name} has more than {MOST_BYTES:,} bytes, and was not read for what will not work"]
     folders = {path.parent.name for path in spec.script_path.parent.glob("*/*.py")}
     found = findings(
-        spec.script.read_bytes(), spec.script.name, workers=spec.workers + spec.has_chief, gpus=spec.gpus,
+        text, spec.script.name, workers=spec.workers + spec.has_chief, gpus=spec.gpus,
         image=spec.image, legacy_keras=keras.gets_legacy_keras(spec), on=spec.on, restarts=spec.restarts,
         local_modules=frozenset({path.stem for path in spec.script_path.parent.glob("*.py")} | folders),
         mounts=tuple(volume.split(":")[1] for volume in spec.volumes if ":" in volume), collect=spec.collect,

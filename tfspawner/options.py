@@ -69,7 +69,8 @@ def make_spec(
             notes.append(f"note: {path or 'the record'}: {shown}: for Kubernetes alone, not used on this machine")
         if given.get("image") and not _is_on_command_line("image"):
             del given["image"]  # from the environment: where it is not used, it does no harm
-    pairs = {key: {**_pairs(key, stored.get(key, {})), **_pairs(key, given.get(key, ()))} for key in _PAIRS}
+    where = f"-f {named(path)}: " if path else ""
+    pairs = {key: {**_pairs(key, stored.get(key, {}), where), **_pairs(key, given.get(key, ()))} for key in _PAIRS}
     grid = {**stored.pop("grid", {}), **parse_grid(given.pop("grid", ()))}
     merged = {**stored, **given}
     parallel = merged.pop("parallel", None)
@@ -167,7 +168,7 @@ def _word_of(field: str) -> str:
 
 def read_job_file(path: Path) -> dict[str, Any]:
     """The options of a job.yaml: its keys are the flags' names; paths are relative to the file."""
-    documents = load_yaml(read_text(path, "-f"), _loader(), f"-f {named(path)}")
+    documents = load_yaml(read_text(path, "-f"), _loader(), f"-f {named(path)}", unique=True)
     stored = documents[0] if documents else None
     if len(documents) != 1 or not isinstance(stored, dict):
         raise ConfigurationError(f"-f {named(path)} must hold options, like 'workers: 4'")
@@ -180,6 +181,8 @@ def read_job_file(path: Path) -> dict[str, Any]:
                 f"-f {named(path)}: there is no option {brief(key)}",
                 hint="its keys are run's long flags: tf-spawner run --help",
             )
+        if name in options:
+            raise ConfigurationError(f"-f {named(path)}: {brief(key)} is set a second time, in another spelling")
         if value is not None:
             options[name] = _stored_value(name, value, path, str(key))
     return options
@@ -203,9 +206,19 @@ def _loader() -> Any:
     return Loader
 
 
+def _kind_of(name: str, value: Any) -> str:
+    """What a value must be, in YAML's words."""
+    if name in _NUMBERS:
+        quoted = isinstance(value, str) and re.fullmatch("[+-]?[0-9]{1,99}", value.strip())
+        return f"a whole number{', without quotes' if quoted else ''}"
+    if name in _FLAGS:
+        return "true or false"
+    return "a path" if name in _PATHS else "a text, or a list of texts" if name in _LISTS else "a text"
+
+
 def _stored_value(name: str, value: Any, path: Path, key: str) -> Any:
     """A job.yaml's value as the command line would have given it."""
-    wrong = ConfigurationError(f"-f {named(path)}: {key} is {brief(value)}")
+    wrong = ConfigurationError(f"-f {named(path)}: {key} is {brief(value)}; it must be {_kind_of(name, value)}")
     if name in _PATHS:
         if not isinstance(value, str):
             raise wrong
@@ -264,7 +277,7 @@ def _scalar(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _pairs(key: str, words: Any) -> dict[str, str]:
+def _pairs(key: str, words: Any, where: str = "") -> dict[str, str]:
     if isinstance(words, Mapping):
         return dict(words)
     found = {}
@@ -272,6 +285,7 @@ def _pairs(key: str, words: Any) -> dict[str, str]:
         name, equals, value = str(word).partition("=")
         if not equals or not name:
             shown = f" {brief(name)}" if equals or key != "env_pairs" else ""  # it may be a secret
-            raise ConfigurationError(f"{flag_of(key.removesuffix('_pairs'))}{shown} is not KEY=VALUE")
+            flag = flag_of(key.removesuffix("_pairs"))
+            raise ConfigurationError(f"{where}{flag[2:] if where else flag}{shown} is not KEY=VALUE")
         found[name] = value
     return found

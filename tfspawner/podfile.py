@@ -24,7 +24,9 @@ SHAPE: dict[str, Any] = {
 def read_pod(path: Path) -> dict[str, Any]:
     """The Pod of the file. Raises ConfigurationError."""
     told = f"--pod-file {named(path)}"
-    documents = [document for document in load_yaml(read_text(path, "--pod-file"), LOADER, told) if document]
+    documents = [
+        document for document in load_yaml(read_text(path, "--pod-file"), LOADER, told, unique=True) if document
+    ]
     if len(documents) != 1 or not isinstance(documents[0], dict) or documents[0].get("kind") != "Pod":
         raise ConfigurationError(f"{told} must hold one manifest of kind Pod")
     pod: dict[str, Any] = documents[0]

@@ -17,6 +17,7 @@ from typing import Any
 from .agent import MASK, MASKED_BYTES, Masker
 from .errors import ConfigurationError
 from .spec import MAX_ENV_BYTES, JobSpec, flag_of
+from .travelling import reading
 from .userfile import named, read_bytes
 
 HIDDEN = "TFSPAWNER_HIDDEN"  # the variable, in the Secret, of what of job.json and the command file holds a secret
@@ -27,7 +28,16 @@ NOT_SECRET = (
     "S3_ACCESS_KEY", "S3_ENDPOINT",
 )  # fmt: skip
 _PLACE = re.compile(r"(?:(?:s3|root|gs|hdfs|https?)://|\.{0,2}/)[^@?\s]*")
-_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASS|CRED|AUTH|PRIVATE|COOKIE|SESSION", re.I)
+# A name's word, between _ or its ends. TOKENS count what MAX_TOKENS does, if they are not some service's.
+_SECRET_NAME = re.compile(
+    r"(?:^|[_.-])(?:KEYS?|CREDS?|CREDENTIALS?|AUTH|AUTHORI[SZ]ATION|BEARER|PASS|PRIVATE|COOKIES?|SESSIONS?|(?<=_)PWD|(?:API|AUTH|ACCESS|REFRESH|BEARER|USER|HF|GITHUB)[_.-]?TOKENS"
+    r"|[A-Z0-9]*(?:TOKEN|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|(?:API|ACCESS|PRIVATE|SECRET)KEYS?))(?=[_.-]|[0-9]*$)",
+    re.I,
+)
+# Words and numbers as they stand in any code: efficientnet_v2, EfficientNetB0, imagenet2012, 1e-3. A key is none: its letters and digits alternate.
+_WORD = r"(?:[a-z]{1,20}|[A-Z]{1,20}|(?:[A-Z][a-z]{2,19}){1,4}[A-Z]?)[0-9]{0,4}"
+_NUMBER = r"[+-]?(?:[0-9]{1,20}(?:\.[0-9]{1,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?"
+_PLAIN = re.compile(rf"(?:{_WORD}|{_NUMBER})(?:[ .,:+_-](?:{_WORD}|{_NUMBER})){{0,9}}")
 
 
 def secret_names(env: Mapping[str, str], own_words: str = "") -> list[str]:
@@ -47,12 +57,20 @@ def secret_names(env: Mapping[str, str], own_words: str = "") -> list[str]:
     return sorted(name for name, value in env.items() if not is_public(name, value))
 
 
+def is_plain(name: str, value: str) -> bool:
+    """Whether a value is a word or a number that any code may hold, under a name that does not call it a secret."""
+    return not _SECRET_NAME.search(name) and bool(_PLAIN.fullmatch(value))
+
+
 class Known:
-    """The secret values of a job, as the agents' masker knows them."""
+    """The secret values of a job, as the agents' masker knows them.
+
+    `names` are the variables whose values the agents mask in the output. Here a plain word among them is no secret: MODEL=efficientnet.
+    """
 
     def __init__(self, env: Mapping[str, str], own_words: str = "") -> None:
         self.names = secret_names(env, own_words)
-        self._values = {name: env[name].encode() for name in self.names}
+        self._values = {name: env[name].encode() for name in self.names if not is_plain(name, env[name])}
         self._masker = Masker(list(self._values.values()))
 
     def mask(self, text: str) -> str:
@@ -82,7 +100,7 @@ class Known:
         if self._masker.is_idle:
             return found, True
         for path, name in files:
-            with path.open("rb") as file:
+            with reading(name), path.open("rb") as file:
                 data = file.read(left + 1)
             left -= len(data)
             if left < 0:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from . import agent
 from .egress import destinations
 from .errors import ConfigurationError
+from .shapes import Wrong
+from .shapes import text as text_shape
 from .userfile import A_FOLDER, brief, kind_of, named, wrong_path
 
 DEFAULT_IMAGE = "tensorflow/tensorflow:2.21.0"
@@ -27,9 +29,13 @@ MAX_SECONDS = 10 * 365 * 86400  # ten years; Python's own waits end at 292
 MAX_GPUS = 1000  # of one replica; a node has 16, or 56 parts of some
 MOST_TEXT_BYTES = 128 * 1024 - 1  # of one argument or name (Linux's MAX_ARG_STRLEN)
 MOST_LIST_BYTES = 512 * 1024  # of a list or mapping in all: it goes into a ConfigMap of 1 MiB, and onto a command line
+MOST_VARIABLES = 2000  # each is looked for in the code and in the output, in all its spellings
+MOST_ITEMS, MOST_LABELS = 100_000, 1000  # of a list and of a mapping that a record takes, see recorded.py
 RESTART_ON = ("lost", "stalled", "failed")
 ROLES = ("chief", "worker", "ps", "evaluator")
+LONGEST_LINE = 4096  # characters of a text that stands on one line
 
+_LINE = text_shape(LONGEST_LINE, lines=False)
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _GPU_TYPE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9. _-]{0,61}[A-Za-z0-9])?")
@@ -193,7 +199,7 @@ class JobSpec:
     def _check_texts(self) -> None:
         for name in _PATHS:
             path = getattr(self, name)
-            if path is not None and (reason := wrong_path(str(path))):
+            if path is not None and (reason := _no_path(str(path))):
                 raise ConfigurationError(f"{name} is {brief(str(path))}, which is no path: {reason}")
         for name in (*_TEXTS, *_LISTS, "node_selector"):
             value = getattr(self, name)
@@ -201,9 +207,13 @@ class JobSpec:
                 [value] if isinstance(value, str) else [*value, *value.values()] if isinstance(value, dict) else value
             )
             for text in listed or ():
-                if reason := _wrong_text(text, name in _FREE_TEXTS):
+                is_line = name != "args" and not (isinstance(value, dict) and text not in value)
+                if reason := _wrong_text(text, name in _FREE_TEXTS) or (_wrong_line(text) if is_line else None):
                     what = "an argument of the script" if name == "args" else f"{name} is {brief(text)}, which"
                     raise ConfigurationError(f"{what} {reason}")
+            most = MOST_LABELS if name == "node_selector" else MOST_ITEMS
+            if isinstance(value, list | tuple | dict) and len(value) > most:
+                raise ConfigurationError(f"{name} has {len(value):,} entries, and {most:,} are possible")
             if sum(map(len, listed or ())) > MOST_LIST_BYTES:
                 raise ConfigurationError(
                     f"{name} has more than {MOST_LIST_BYTES:,} characters in all, which no job can take along",
@@ -294,9 +304,9 @@ class JobSpec:
             value = getattr(self, name)
             if value is not None:
                 _check_quantity(name, value)
-        last = (self.port or DEFAULT_PORT) + (len(self.replicas) - 1 if self.on == "local" else 0)
-        if self.port is not None and not (self.port >= 1024 and last <= 65535):
-            raise ConfigurationError(f"port is {brief(self.port)}; it must be 1024 to {65535 - last + self.port}")
+        most_port = 65536 - (len(self.replicas) if self.on == "local" else 1)
+        if self.port is not None and not 1024 <= self.port <= most_port:
+            raise ConfigurationError(f"port is {brief(self.port)}; it must be 1024 to {most_port}")
         if self.on == "kubernetes" and self.port == agent.PORT:
             raise ConfigurationError(f"port {agent.PORT} is the agents' own", hint=f"leave --port out: {DEFAULT_PORT}")
         if self.start_tries and self.detach:
@@ -309,7 +319,15 @@ class JobSpec:
             if value is not None and not 0 <= value <= MAX_SECONDS:
                 rule = "must not be negative" if value < 0 else f"must be at most {MAX_SECONDS:,}, which are ten years"
                 raise ConfigurationError(f"{name} is {value:g}; it {rule}")
+        if "" in self.collect:
+            raise ConfigurationError(
+                "collect is '', which is no file", hint="name files as the script does: --collect '/tmp/mymodel*'"
+            )
         destinations(self.egress)
+        if len(self.env) > MOST_VARIABLES:
+            raise ConfigurationError(
+                f"{len(self.env):,} environment variables are asked for, and {MOST_VARIABLES:,} are possible"
+            )
         for key in self.env:
             if not _ENV_NAME.fullmatch(key):
                 raise ConfigurationError(f"{brief(key)} is not a name for an environment variable")
@@ -359,6 +377,25 @@ def _wrong_text(text: str, may_be_bytes: bool) -> str | None:
     except UnicodeEncodeError:
         return "holds half of a surrogate pair, which is no text"
     return f"has {size:,} bytes, and {MOST_TEXT_BYTES:,} are possible" if size > MOST_TEXT_BYTES else None
+
+
+def _no_path(path: str) -> str | None:
+    """Why a path is none, or none that a record could name."""
+    line = _wrong_line(path)
+    return wrong_path(path) or (f"it {line}" if line else None)
+
+
+def _wrong_line(text: str) -> str | None:
+    """Why a text cannot stand in a record and in messages, each on one line."""
+    try:
+        _LINE(text)
+    except Wrong:
+        return (
+            "has more than 4,096 characters"
+            if len(text) > LONGEST_LINE
+            else "holds a line's end or a control character"
+        )
+    return None
 
 
 def _is_seconds(value: object) -> bool:

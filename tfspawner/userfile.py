@@ -25,6 +25,10 @@ ABSENT, A_FOLDER, A_PIPE = "does not exist", "is a folder", "is a pipe"
 KINDS = ((stat.S_ISDIR, A_FOLDER), (stat.S_ISFIFO, A_PIPE), (stat.S_ISREG, ""), (stat.S_ISSOCK, "is a socket"))
 
 
+class TooLarge(ConfigurationError):
+    """A file has more bytes than are read."""
+
+
 def brief(value: object) -> str:
     """A value for an error's one line: without control characters, and of at most 100 characters."""
     try:
@@ -100,7 +104,7 @@ def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
     except OSError as error:
         raise ConfigurationError(f"{told} cannot be read: {error.strerror}") from None
     if len(data) > most:
-        raise ConfigurationError(f"{told} has more than {most:,} bytes, which is too large for one")
+        raise TooLarge(f"{told} has more than {most:,} bytes, which is too large for one")
     return data
 
 
@@ -146,13 +150,15 @@ def _read_pipe(file: IO[bytes], most: int) -> bytes:
 # ---- YAML ---------------------------------------------------------------------------------------
 
 
-def load_yaml(text: str, loader: Any, what: str) -> list[Any]:
+def load_yaml(text: str, loader: Any, what: str, *, unique: bool = False) -> list[Any]:
     """The documents of a user's YAML that are not empty; none that grows by its aliases. Raises ConfigurationError.
+
+    unique: no key may stand twice in a mapping, where the last would win without a word.
 
     An error says where something is wrong, and does not show what stands there: it may be a secret.
     """
     try:
-        if reason := _too_much(text, loader):
+        if reason := _too_much(text, loader) or (_twice(text, loader) if unique else None):
             raise ConfigurationError(f"{what} {reason}")
         return [document for document in yaml.load_all(text, Loader=loader) if document is not None]
     except (
@@ -165,8 +171,39 @@ def load_yaml(text: str, loader: Any, what: str) -> list[Any]:
         RecursionError,
     ) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else type(error).__name__
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else _in_words(error)
         raise ConfigurationError(f"{what} is not YAML: {where}") from None
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong where no place is known; without the value, which may be a secret."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return "it holds a control character, or what is no UTF-8"
+    if isinstance(error, RecursionError):
+        return "it has too many lists and mappings in each other"
+    return "a value does not fit its tag (!!int, !!bool, !!timestamp and so on)"
+
+
+def _twice(text: str, loader: Any) -> str | None:
+    """The first key that stands twice in its mapping."""
+    open_: list[set[str] | None] = []  # of each collection that is open the keys so far; None for a list
+    awaits_key: list[bool] = []
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.CollectionEndEvent):
+            open_.pop()
+            awaits_key.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            if open_ and (keys := open_[-1]) is not None:
+                if awaits_key[-1] and isinstance(event, yaml.ScalarEvent):
+                    if event.value in keys:
+                        where = f", in line {event.start_mark.line + 1}" if event.start_mark else ""
+                        return f"has {named(event.value)} a second time{where}"
+                    keys.add(event.value)
+                awaits_key[-1] = not awaits_key[-1]
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_.append(set() if isinstance(event, yaml.MappingStartEvent) else None)
+                awaits_key.append(True)
+    return None
 
 
 def _is_quoted(event: yaml.ScalarEvent) -> bool:

@@ -1,5 +1,7 @@
 """Env-files as people write them."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +58,8 @@ def test_a_file_is_read_as_it_is_meant(tmp_path, text, env):
         ("=canary", "line 1: this is no KEY=VALUE"),
         ('A="canary', "line 1: the quotes"),
         ("A='canary' more", "line 1: the quotes"),
-        ("A='canary\n'", "line 1: the quotes"),
+        ("A='canary\n'", "line 1: the quotes around the value of A do not match in this line"),
+        ('# x\nPEM="canary\nmore"', "line 2: the quotes around the value of PEM do not match in this line"),
         ('A="canary\\"', "line 1: the quotes"),
         ("A='canary\"", "line 1: the quotes"),
         ("A=1\nA=canary", "line 2: A is set a second time"),
@@ -69,6 +72,25 @@ def test_a_bad_line_is_told_by_number_and_never_shown(tmp_path, text, words):
         read_env_file(path)
     assert words in error.value.message
     assert "canary" not in error.value.message
+
+
+def test_a_value_of_several_lines_is_refused_with_the_way_to_write_it(tmp_path):
+    path = tmp_path / "env"
+    path.write_text('PEM="first\nsecond"')
+    with pytest.raises(ConfigurationError) as error:
+        read_env_file(path)
+    assert '"first\\nsecond"' in error.value.hint
+    path.write_text('PEM="first\\nsecond"')
+    assert read_env_file(path) == {"PEM": "first\nsecond"}
+
+
+def test_more_variables_than_a_record_takes_are_refused_at_once(tmp_path):
+    path = tmp_path / "env"
+    path.write_text("".join(f"A{number}=1\n" for number in range(50_000)))
+    began = time.monotonic()
+    with pytest.raises(ConfigurationError, match="has more than 2,000 variables"):
+        read_env_file(path)
+    assert time.monotonic() - began < 2
 
 
 def test_what_is_no_file_and_no_text_is_told(tmp_path):

@@ -124,11 +124,21 @@ def test_arguments_on_the_command_line_replace_the_files(job_file):
     ("text", "words"),
     [
         ("wrokers: 3\n", "there is no option 'wrokers'"),
-        ("workers: many\n", "workers is 'many'"),
+        ("workers: many\n", "workers is 'many'; it must be a whole number"),
+        ("workers: '2'\n", "workers is '2'; it must be a whole number, without quotes"),
+        ("tag: a\nworkers: 2\nenv: {A: 1}\nworkers: 3\n", "job.yaml has workers a second time, in line 5"),
+        ("env:\n  A: 1\n  B: [{x: 1, x: 2}]\n", "job.yaml has x a second time, in line 4"),
+        ("env: {A: 1,\n A: 2}\n", "job.yaml has A a second time, in line 3"),
+        ("start-timeout: 1\nstart_timeout: 2\n", "'start_timeout' is set a second time, in another spelling"),
+        ("env: [A=1, B]\n", "job.yaml: env is not KEY=VALUE"),
+        ("on: kubernetes\nnode-selector: [B]\n", "job.yaml: node-selector 'B' is not KEY=VALUE"),
+        ("tag: '\x07'\n", "is not YAML: "),
+        ("ttl: !!timestamp x\n", "is not YAML: a value does not fit its tag"),
+        ("ps: !!float x\n", "is not YAML: a value does not fit its tag"),
         ("workers: true\n", "workers is True"),
         ("workers: 1.5\n", "workers is '1.5'"),
         ("port: '80'\n", "port is '80'"),
-        ("keep: yes\n", "keep is 'yes'"),
+        ("keep: yes\n", "keep is 'yes'; it must be true or false"),
         ("on: true\n", "on is 'true'"),
         ("on: kubernetes\ncontext: [a]\n", "context is ['a']"),
         ("on: kubernetes\nqueue: {a: b}\n", "queue is {'a': 'b'}"),
@@ -136,14 +146,15 @@ def test_arguments_on_the_command_line_replace_the_files(job_file):
         ("env: {A: }\n", "env: A"),
         ("args: [a, null]\n", "args is ['a', None]"),
         ("workers: !!int many\n", "is not YAML"),
-        ("node-selector: {a: b}\nenv: ['=b']\n", "'' is not KEY=VALUE"),
+        ("node-selector: {a: b}\nenv: ['=b']\n", "job.yaml: env '' is not KEY=VALUE"),
+        ("script: a.py\n", "has script a second time, in line 2"),
         ("env-file: none.env\n", "none.env: No such file"),
         ("1: 2\n", "there is no option 1"),
         ("chief: 1\n", "chief is 1"),
         ("timeout: soon\n", "'soon' is not a duration"),
-        ("env: [A]\n", "--env is not KEY=VALUE"),
+        ("env: [A]\n", "job.yaml: env is not KEY=VALUE"),
         ("collect: [[a]]\n", "collect is [['a']]"),
-        ("script: [a]\n", "script is ['a']"),
+        ("workdir: [a]\n", "workdir is ['a']; it must be a path"),
         ("{", "is not YAML"),
     ],
 )
@@ -151,6 +162,10 @@ def test_nonsense_in_the_file_is_named(job_file, text, words):
     with pytest.raises(ConfigurationError) as error:
         spec_of(job_file(text))
     assert words in error.value.message
+
+
+def test_a_key_may_stand_in_several_mappings(job_file):
+    assert spec_of(job_file("env: {A: 1, tag: 2}\ntag: A\nargs: [A, A]\n")).env == {"A": "1", "tag": "2"}
 
 
 @pytest.mark.parametrize("text", ["", "- workers", "workers 3", "# nothing"])

@@ -1,6 +1,8 @@
 """What travels with the script."""
 
 import os
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -204,3 +206,94 @@ def test_files_that_mention_a_word_are_found(folder):
     (folder / "lib/model.py").write_text("import keras")
     (folder / "data/x.bin").write_text("keras")
     assert mentions(folder, "keras", out=folder / "runs") == [folder / "lib/model.py"]
+
+
+# ---- what cannot be read, or written ------------------------------------------------------------
+
+READERS = """
+import sys
+from pathlib import Path
+from tfspawner.code import digests, mentions, pack
+from tfspawner.errors import ConfigurationError
+from tfspawner.secrecy import Known
+folder = Path(sys.argv[1])
+out = folder / "runs"
+for made in (lambda: pack(folder, out=out, asked=False), lambda: digests(folder, out=out), lambda: mentions(folder, "x", out=out),
+             lambda: pack(folder, out=out, asked=False, known=Known({"KEY": "a-long-value"}))):
+    try:
+        made()
+        print("done")
+    except ConfigurationError as error:
+        print(error.message, "|", error.hint)
+"""
+
+
+# Root may read all; without these two rights it is its files' owner, like anyone else.
+AS_OWNER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+
+
+def told_by_readers(folder):
+    """What their owner is told of the folder by all that read it."""
+    words = [*AS_OWNER, sys.executable, "-c", READERS, str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", ["lib/a.py", "lib", "data"])
+def test_a_file_or_folder_that_cannot_be_read_is_refused_by_its_name(folder, name):
+    (folder / name).chmod(0)
+    try:
+        told = told_by_readers(folder)
+        (folder / ".tfspawnerignore").write_text(f"/{name}\n")
+        ignored = told_by_readers(folder)
+    finally:
+        (folder / name).chmod(0o755)
+    assert len(told) == 4
+    for line in told:
+        assert line == f"{name}, in the folder that travels, cannot be read: Permission denied | name it in .tfspawnerignore if the script does not need it"  # fmt: skip
+    assert ignored == ["done"] * 4
+
+
+def test_a_file_that_becomes_shorter_or_vanishes_while_it_is_packed_is_told(folder, monkeypatch):
+    (folder / "data/x.bin").write_bytes(bytes(200_000))
+    real, fstat = os.fstat, lambda fd: real(fd)
+
+    def shrinking(descriptor):
+        status = fstat(descriptor)
+        if status.st_size == 200_000:
+            os.truncate(folder / "data/x.bin", 100)
+        return status
+
+    monkeypatch.setattr("tfspawner.code.os.fstat", shrinking)
+    with pytest.raises(ConfigurationError, match=r"data/x\.bin, in the folder that travels, became shorter"):
+        packed(folder)
+    monkeypatch.undo()
+    monkeypatch.setattr("tfspawner.code._size", lambda file: (folder / "lib/a.py").unlink(missing_ok=True) or 0)
+    with pytest.raises(ConfigurationError, match=r"lib/a\.py, .* No such file or directory"):
+        packed(folder)
+
+
+def test_a_full_folder_for_temporary_files_is_told(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda prefix: open("/dev/full", "w+b"))
+    (folder / "data/x.bin").write_bytes(os.urandom(200_000))
+    with pytest.raises(ConfigurationError, match=r"cannot be written to .*: No space left on device") as error:
+        packed(folder)
+    assert "TMPDIR" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("script", "lines", "why"),
+    [("train.py", "train.py", "is left out by .tfspawnerignore"), ("lib/a.py", "lib/", "is left out by .tfspawnerignore"),
+     ("id_train", "", r"looks like a key \(id_train\)"), ("lib/__pycache__/a.pyc", "", "is in a folder that never travels")],
+)  # fmt: skip
+def test_a_script_that_would_not_travel_is_refused(folder, script, lines, why):
+    (folder / script).touch()
+    (folder / ".tfspawnerignore").write_text(f"{lines}\n")
+    with pytest.raises(ConfigurationError, match=f"the script {script} {why}"):
+        packed(folder, script=script)
+
+
+def test_the_line_that_brings_a_script_back_does(folder):
+    (folder / ".tfspawnerignore").write_text("*.py\n!/train.py\n")
+    assert "train.py" in names(packed(folder, script="train.py"))

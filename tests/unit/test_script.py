@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfspawner.errors import ConfigurationError
 from tfspawner.job import read_script
 from tfspawner.script import Finding, findings
 from tfspawner.spec import JobSpec
@@ -110,3 +112,9 @@ WORDS = (CORPUS / "clean" / "either_strategy.py").read_text().split("\n")
 @given(st.text() | st.binary() | st.lists(st.sampled_from(WORDS)).map("\n".join))
 def test_reading_never_raises(source):
     findings(source, "train.py", **{**JOB, "on": "kubernetes", "gpus": 1}, restarts=1, s3_plugin=False)
+
+
+@pytest.mark.skipif(not os.access("/proc/kmsg", os.R_OK), reason="needs a file of /proc that never ends")
+def test_a_script_that_never_ends_is_refused():
+    with pytest.raises(ConfigurationError, match="the script /proc/kmsg cannot be read"):
+        read_script(JobSpec(script=Path("/proc/kmsg")))

@@ -119,7 +119,45 @@ def test_a_word_that_the_job_says_itself_is_no_secret(folder):
     env = {"KERAS_BACKEND": "tensorflow", "BUCKET": "my-bucket", "CREDENTIALS": "/data/creds", "OTHER": "resnet50"}
     plan = planned(folder, env=env, artifacts="s3://my-bucket/x", volumes=("claim:/data/creds",))
     assert json.loads(plan.files["job.json"])["secret_names"] == ["OTHER"]
-    assert plan.known.mask("tensorflow resnet50") == "tensorflow ***"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MODEL", "efficientnet"), ("MODEL", "EfficientNetB0"), ("DATASET", "imagenet2012"), ("ENVIRONMENT", "production"), ("WANDB_MODE", "disabled"),
+     ("STEPS", "100000000"), ("RATE", "0.00001234"), ("MAX_TOKENS", "100000000"), ("KEYWORDS", "hadronic"), ("TOKENIZER", "bert-base-uncased"),
+     ("AUTHOR", "alice.smith"), ("POLICY", "mixed_bfloat16"), ("PASSES", "12345678"), ("MONKEY", "mandrill")],
+)  # fmt: skip
+def test_a_plain_word_under_an_ordinary_name_is_masked_in_logs_and_hides_nothing_else(folder, tmp_path, name, value):
+    (folder / "lib.py").write_text(f'import os\nos.environ.get("{name}", "{value}")\n')
+    (tmp_path / "run.sh").write_text(f"python3 train.py {value}\n")
+    plan = planned(folder, env={name: value}, args=("--data", value), command_file=tmp_path / "run.sh")
+    assert (plan.warnings, plan.hidden) == ((), {})
+    assert travels_in_configmap(plan)
+    assert described(plan)["args"] == ("--data", value)
+    assert plan.files["command"].decode().endswith(f"{value}\n")
+    assert json.loads(plan.files["job.json"])["secret_names"] == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("API_KEY", "efficientnet"), ("hf_token", "production"), ("DB_PASS", "12345678"), ("PGPASSWORD", "mandrill"), ("AUTH", "production"),
+     ("SESSION_COOKIE", "production"), ("APIKEY", "production"), ("API_TOKENS", "production"), ("AWS_CREDENTIALS", "production"), ("KEY2", "production"),
+     ("LOGIN", "a1b2c3d4e5f6"), ("LOGIN", "hunter2!x"), ("LOGIN", "Zm9vYmFyYmF6cXV4")],
+)  # fmt: skip
+def test_a_word_under_a_keys_name_or_a_value_like_a_keys_is_hidden(folder, name, value):
+    (folder / "lib.py").write_text(f'key = "{value}"\n')
+    plan = planned(folder, env={name: value}, args=("--data", value))
+    assert len(plan.warnings) == 2
+    assert described(plan)["args"] == ("--data", "***")
+    assert not travels_in_configmap(plan)
+
+
+@pytest.mark.parametrize(("name", "value"), [("TOKENIZER", "bert-base-uncased"), ("AUTHOR", "alice.smith"), ("MAX_TOKENS", "12345678"), ("KEYWORDS", "hadronic"),
+                                             ("PASSES", "12345678"), ("MONKEY", "mandrill"), ("passenger", "mandrill")])  # fmt: skip
+def test_a_name_that_only_contains_a_keys_word_may_stand_in_an_option(folder, tmp_path, name, value):
+    planned(folder, env={name: value}, tag=value, out=tmp_path / value)
+    with pytest.raises(ConfigurationError, match=f"variable {name}_KEY, which is secret by its name"):
+        planned(folder, env={f"{name}_KEY": value}, tag=value)
 
 
 def test_points_of_a_sweep_keep_the_secret_of_their_arguments(folder, tmp_path):
@@ -160,8 +198,10 @@ def test_an_env_file_in_the_scripts_folder_is_left_out_and_said_once(folder, tmp
     with tarfile.open(fileobj=plan.code.open()) as archive:
         assert archive.getnames() == ["train.py"]
     (note,) = plan.notes
-    assert note.startswith("job.yaml (of --env-file), s3.txt (of --env-file), .env that look like keys do not travel")
-    assert "!.env in .tfspawnerignore" in note
+    assert (
+        note
+        == "not sent, it looks like a key: .env; nor job.yaml (holds env:), s3.txt (holds variables); to send it, add !.env to .tfspawnerignore"
+    )
     assert_only_the_secret_has_it(plan, tmp_path / "record")
 
 
@@ -169,7 +209,7 @@ def test_render_says_what_stays_here(folder):
     (folder / ".netrc").write_text("x")
     done = CliRunner().invoke(cli.cli, ["render", str(folder / "train.py")])
     assert done.exit_code == 0
-    assert done.stderr.startswith("note: .netrc, which looks like a key, does not travel")
+    assert done.stderr.startswith("note: not sent, it looks like a key: .netrc;")
     assert ".netrc" not in done.stdout
 
 
@@ -189,3 +229,13 @@ def test_the_agent_runs_the_arguments_and_the_command_that_are_hidden(folder, tm
         assert ("got *** ***" in done.stdout) == bool(command)
     for path in (tmp_path / "runs").rglob("*"):
         assert path.is_dir() or CANARY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("command", ["check", "render"])
+def test_a_script_that_is_left_out_is_told_by_check_too(folder, command):
+    (folder / ".tfspawnerignore").write_text("*.py\n")
+    done = CliRunner().invoke(
+        cli.cli, [command, str(folder / "train.py"), *(["--on", "local"] if command == "check" else [])]
+    )
+    assert isinstance(done.exception, ConfigurationError)
+    assert "the script train.py is left out by .tfspawnerignore" in done.exception.message

@@ -1,8 +1,10 @@
 """JobSpec refuses what cannot be carried out, and names it."""
 
+import json
 import math
 import re
 import string
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from tfspawner.agent import PORT
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan import job_name
+from tfspawner.recorded import spec_shape
 from tfspawner.spec import KUBERNETES_ONLY, MAX_ENV_BYTES, JobSpec, flag_of, is_name, quantity
 
 LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -68,6 +71,23 @@ def test_parameter_servers_bring_a_chief(script):
         ({"port": 65535, "workers": 2}, "port is 65535"),
         ({"port": 7117, "on": "kubernetes"}, "port 7117"),
         ({"port": -1}, "port is -1"),
+        ({"port": 0, "workers": 100}, "port is 0; it must be 1024 to 65436"),
+        ({"port": 80, "workers": 100}, "port is 80; it must be 1024 to 65436"),
+        ({"collect": [""]}, "collect is '', which is no file"),
+        ({"collect": ["*\x1b[31m"]}, "collect is '*\\x1b[31m', which holds a line's end or a control character"),
+        ({"out": "a\nb"}, "out is 'a\\nb', which is no path: it holds a line's end or a control character"),
+        ({"collect": ["x" * 4097]}, "has more than 4,096 characters"),
+        ({"context": "a\nb", "on": "kubernetes"}, "context is 'a\\nb', which holds a line's end"),
+        ({"node_selector": {"a\n": "b"}, "on": "kubernetes"}, "node_selector is 'a\\n', which holds a line's end"),
+        (
+            {"node_selector": {f"a{n}": "b" for n in range(1001)}, "on": "kubernetes"},
+            "node_selector has 1,001 entries, and 1,000 are possible",
+        ),
+        ({"args": [""] * 100_001}, "args has 100,001 entries, and 100,000 are possible"),
+        (
+            {"env": {f"A{n}": "" for n in range(2001)}},
+            "2,001 environment variables are asked for, and 2,000 are possible",
+        ),
         ({"timeout_s": -1}, "timeout_s is -1"),
         ({"start_timeout_s": -0.5}, "start_timeout_s is -0.5"),
         ({"hold_s": -2}, "hold_s is -2"),
@@ -112,6 +132,45 @@ def test_an_error_names_the_value(script, values, words):
 def test_what_stands_at_a_bound_is_accepted(script, values):
     spec = JobSpec(script=script, **values)
     assert {name: getattr(spec, name) for name in values} == values
+
+
+@pytest.mark.parametrize("name", ["a\nb.py", "\x1b[31m.py", "a\u2028b.py", "a\x85.py"])
+def test_a_scripts_name_of_several_lines_is_refused(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(ConfigurationError, match="which is no path: it holds a line's end or a control character"):
+        JobSpec(script=tmp_path / name)
+
+
+CHARACTERS = st.sampled_from([*"ab-/:=.* \n\r\t\x00\x1b\x85\u2028\u2029\u202e\udc80\ud800é"])
+ANY_TEXT = st.text(CHARACTERS, max_size=8) | st.sampled_from(
+    ["claim:/data", "a=b:NoSchedule", "x" * 4096, "x" * 4097, "x" * 70_000]
+)
+ANY_FIELDS = {
+    "args": st.lists(ANY_TEXT, max_size=3), "collect": st.lists(ANY_TEXT, max_size=3), "tolerations": st.lists(ANY_TEXT, max_size=2),
+    "volumes": st.lists(ANY_TEXT, max_size=2), "image_pull_secrets": st.lists(ANY_TEXT, max_size=2), "out": ANY_TEXT, "kubeconfig": ANY_TEXT,
+    "name": ANY_TEXT, "tag": ANY_TEXT, "artifacts": ANY_TEXT.map("s3://b/{}".format), "context": ANY_TEXT, "queue": ANY_TEXT, "image": ANY_TEXT,
+    "service_account": ANY_TEXT, "gpu_type": ANY_TEXT, "gpus": st.integers(0, 3), "node_selector": st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=2),
+    "env": st.dictionaries(st.sampled_from(["A", "B.c", "x" * 253]), ANY_TEXT, max_size=2), "ttl_s": st.integers(-1, 2**31),
+    "port": st.integers(0, 70_000), "restarts": st.integers(0, 2**31), "timeout_s": st.floats(0, 1e12), "ps": st.integers(0, 9),
+    "egress": st.lists(st.sampled_from(["none", "10.0.0.0/8", "a\n"]), max_size=1), "start_tries": st.integers(0, 9),
+}  # fmt: skip
+
+
+@given(st.sampled_from(sorted(ANY_FIELDS)).flatmap(lambda name: st.tuples(st.just(name), ANY_FIELDS[name])), st.data())
+def test_whatever_a_job_takes_its_record_takes(tmp_path_factory, first, data):
+    script = tmp_path_factory.getbasetemp() / "recorded.py"
+    script.write_text("print()\n")
+    values = dict([first])
+    for name in data.draw(st.sets(st.sampled_from(sorted(ANY_FIELDS)), max_size=2)):
+        values.setdefault(name, data.draw(ANY_FIELDS[name]))
+    try:
+        spec = JobSpec(script=script, on="kubernetes", **values)
+    except ConfigurationError:
+        return
+    stored = {k: v for k, v in asdict(replace(spec, env_files=())).items() if v is not None and v not in ((), {})}
+    spec_shape()(
+        json.loads(json.dumps({"job": "a", "code_sha256": "0" * 64, **stored, "env": sorted(spec.env)}, default=str))
+    )
 
 
 @pytest.mark.parametrize("value", ["canary\0", "canary\udcff", "canary" * 30000])
@@ -192,11 +251,11 @@ def test_any_name_is_a_dns_label_for_every_replica_or_refused_with_its_value(tmp
         made, told = name, error.message
     assert made == name
     fits = is_name(name) and LABEL.fullmatch(f"{name}-worker-{workers - 1}")
-    assert told.startswith(f"name is {name!r}") != bool(fits)
+    assert told.startswith(f"name is {name!r}"[:100]) != bool(fits)  # a long one is cut
 
 
-STEMS = st.text(alphabet=string.printable.replace("/", ""), min_size=1, max_size=80) | st.text(
-    alphabet=st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=50
+STEMS = st.text(alphabet=string.printable.rstrip("\t\n\r\x0b\x0c").replace("/", ""), min_size=1, max_size=80) | st.text(
+    alphabet=st.characters(exclude_characters="/", exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=50
 )
 
 
