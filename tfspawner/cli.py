@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -21,7 +22,19 @@ from . import __version__
 from .data.commands import data
 from .errors import ArtifactError, ClusterError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
 from .flags import DURATION, PATH, JobCommand, job_options, output_option, run_options, target_options
-from .terminal import Flow, console, echo, print_json, show, show_error, show_table, take_warnings
+from .terminal import (
+    Flow,
+    console,
+    echo,
+    one_line,
+    open_streams,
+    print_json,
+    show,
+    show_error,
+    show_table,
+    silence,
+    take_warnings,
+)
 
 if TYPE_CHECKING:
     from .backends import Backend, JobSummary
@@ -39,16 +52,30 @@ _COMMAND = re.compile(
 )
 
 
+UNWRITABLE = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)  # of stdout, where no file is named
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
-    """The console script: one place where errors become messages and exit codes."""
+    """The console script."""
+    open_streams()
     take_warnings()
+    code = call(argv)
     try:
-        cli.main(args=argv, prog_name="tf-spawner", standalone_mode=False)
-        code = 0
+        sys.stdout.flush()
+    except OSError as error:
+        silence(sys.stdout)
+        if not code and not isinstance(error, BrokenPipeError):  # which nobody reads any more
+            code = fail(_of_system(error) or SpawnerError(str(error)))
+    sys.exit(code)
+
+
+def call(argv: list[str] | None) -> int:
+    """Runs a command line: one place where errors become messages and exit codes."""
+    try:
+        ended: int | None = cli.main(args=argv, prog_name="tf-spawner", standalone_mode=False)
+        code = ended or 0  # a command that ends by click's Exit gives its code
     except SpawnerError as error:
         code = fail(error, place_words(sys.argv[1:] if argv is None else argv))
-    except click.exceptions.Exit as done:
-        code = done.exit_code
     except click.ClickException as error:
         show_error(error)
         if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.info_name == "run":
@@ -61,14 +88,25 @@ def main(argv: list[str] | None = None) -> NoReturn:
         code = Interrupted.exit_code
     except BrokenPipeError:
         code = 141
-    except Exception:  # a bug of ours: its message may hold another's words
-        echo(traceback.format_exc(), err=True, nl=False)
+    except Exception as error:
+        told = _of_system(error)
+        if told:
+            return fail(told)
+        echo(traceback.format_exc(), err=True, nl=False)  # a bug of ours: its message may hold another's words
         code = 1
-    try:
-        sys.stdout.flush()
-    except OSError:  # nobody reads it any more, which is not worth a traceback at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+    return code
+
+
+def _of_system(error: Exception) -> SpawnerError | None:
+    """What is told of an error that any command can meet; None for others."""
+    if isinstance(error, FileNotFoundError):
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return ConfigurationError("the working folder does not exist any more", hint="cd to one that does")
+    if isinstance(error, OSError) and error.filename is None and error.errno in UNWRITABLE:
+        return SpawnerError(f"output cannot be written: {error.strerror}")
+    return None
 
 
 def place_words(argv: list[str]) -> str:
@@ -94,7 +132,10 @@ def fail(error: SpawnerError, words: str = "") -> int:
             echo(f"  {line}", err=True)
         echo(err=True)
     if error.outcome:
-        echo(f"logs:  {error.outcome.folder / 'logs'}\npage:  {error.outcome.folder / 'report.html'}", err=True)
+        echo(f"logs:  {error.outcome.folder / 'logs'}", err=True)
+        if any(replica.files for replica in error.outcome.collected):
+            _print_files(error.outcome)
+        echo(f"page:  {error.outcome.folder / 'report.html'}", err=True)
     echo("error: ", fg="red", bold=True, nl=False, err=True)
     echo(error.message, err=True)
     if error.hint:
@@ -524,7 +565,10 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
         from .job import raise_for
         from .view import FollowView
 
-        state = attached.wait(FollowView(sys.stdout, sys.stderr, replica=replica, as_json=output == "json"))
+        try:
+            state = attached.wait(FollowView(sys.stdout, sys.stderr, replica=replica, as_json=output == "json"))
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the job goes on", hint=f"tf-spawner logs -f {job}") from None
         try:
             raise_for(state, None)
         except JobFailed as error:
@@ -655,7 +699,8 @@ def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) ->
 
     folders = [folder for run in runs for folder in runs_of(run_folder(run, out))]
     if not folders:
-        raise NotFoundError(f"no job of {', '.join(runs)} has ended yet", hint="tf-spawner list")
+        shown = ", ".join(str(run_folder(run, out)) for run in runs)
+        raise NotFoundError(f"no job of {shown} has ended yet", hint="tf-spawner list")
     rows = compared(folders)
     if output == "json":
         print_json(rows)
@@ -725,16 +770,17 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
         raise ConfigurationError("name the jobs to delete, or give --all, or --tag", hint="tf-spawner list")
     if jobs:
         chosen = [_attach(job, target) for job in jobs]
+        if not yes and sys.stdin.isatty():  # a script is not asked
+            _confirm_deleting([f"{job.name} ({job.backend.name}, {why})" for job in chosen if (why := _at_risk(job))])
     else:
         from .job import attach
 
         found = [s for s in _summaries(**target)[0] if all_jobs or s.tag == tag]
         if found and not yes:
-            echo("\n".join(f"{s.job} ({s.on}, {s.state})" for s in found), err=True)
-            click.confirm(f"delete {'these' if len(found) > 1 else 'this'} {len(found)}?", abort=True, err=True)
+            _confirm_deleting([f"{s.job} ({s.on}, {s.state})" for s in found])
         chosen = [attach(s.job, **{**target, "on": s.on}) for s in found]
     for job in chosen:
-        unfetched = ", and what it held, which was not fetched" if job.is_unfetched() else ""
+        unfetched = "; its files were not fetched and are lost" if job.is_unfetched() else ""
         job.delete()
         if output == "text":
             echo(f"{job.name} is deleted{unfetched}")
@@ -742,6 +788,24 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
         print_json({"deleted": [job.name for job in chosen]})
     elif not chosen:
         echo("no jobs", err=True)
+
+
+def _at_risk(job: Job) -> str:
+    """Why a job is not deleted unasked: that it runs, or that nobody has all that it left."""
+    from .job import RUNNING, summaries
+
+    state = next((s.state for s in summaries(job.backend) if s.job == job.name), "")
+    return state if state in RUNNING or state.endswith("to be fetched") else ""
+
+
+def _confirm_deleting(told: list[str]) -> None:
+    """Shows the jobs, and ends the command if they are not to be deleted."""
+    if not told:
+        return
+    echo("\n".join(told), err=True)
+    if not click.confirm(f"delete {f'these {len(told)} jobs' if len(told) > 1 else 'this job'}?", err=True):
+        echo("nothing deleted", err=True)
+        raise click.exceptions.Exit(1)
 
 
 @cli.command()
@@ -805,7 +869,7 @@ def init(folder: Path) -> None:
         for path, template in new.items():
             path.write_text(template.read_text())
     except OSError as error:
-        raise ConfigurationError(f"{error.filename} cannot be written: {error.strerror}") from None
+        raise ConfigurationError(f"{error.filename or path} cannot be written: {error.strerror}") from None
     echo("\n".join(map(str, new)))
     echo(f"run it: tf-spawner run -f {folder / 'job.yaml'}", err=True)
 
@@ -884,7 +948,7 @@ def _attach(job: str, target: dict[str, Any]) -> Job:
                 f"{job} is a sweep, whose jobs are {job}-1 and so on: tf-spawner list; all: tf-spawner delete -t {job}"
             )
         elif error.hint == "tf-spawner list" and Path("runs", job).is_dir():
-            error.hint = f"what is known of a run of that name is in {Path('runs', job)}"
+            error.hint = f"an earlier run's record: {Path('runs', job)}"
         raise
 
 
@@ -909,7 +973,7 @@ def _tell_left_out(left_out: list[str], verbose: bool) -> None:
     """What is there and is no job's: each with its reason, or how many there are."""
     if verbose:
         for told in left_out:
-            echo(f"left out: {told}", err=True)
+            echo(f"left out: {one_line(told)}", err=True)
     elif left_out:
         echo(f"{len(left_out)} object{'s' * (len(left_out) > 1)} left out: tf-spawner list -v", err=True)
 
@@ -963,18 +1027,32 @@ def _print_outcome(outcome: Outcome, output: str) -> None:
         print_json(_outcome_json(outcome))
         return
     from .causes import explained
-    from .view import age, human_bytes
+    from .view import age
 
-    took = f" in {age(outcome.seconds)}" if outcome.seconds else ""
     cause = explained(outcome.cause or {})
     why = (
         f": {cause.get('replica') or ''} {cause['message']}"
         if outcome.result != "succeeded" and cause.get("message")
         else ""
     )
-    so_far = ", this is what there is so far" if outcome.result == "running" else ""
-    echo(f"\n{outcome.job}: {outcome.result}{took}{so_far}{why}", err=True)
+    took = age(outcome.seconds) if outcome.seconds else ""
+    if outcome.result == "running":
+        told = f"{outcome.job} still runs{took and f' ({took})'}; files so far:"
+    elif outcome.result == "interrupted":
+        told = f"{outcome.job}: interrupted{took and f' after {took}'}"
+    else:
+        told = f"{outcome.job}: {outcome.result}{took and f' in {took}'}{why}"
+    echo(f"\n{told}", err=True)
     echo(f"logs:  {outcome.folder / 'logs'}", err=True)
+    _print_files(outcome)
+    if outcome.artifacts:
+        echo(f"       {outcome.artifacts}", err=True)
+    echo(f"page:  {outcome.folder / 'report.html'}", err=True)
+
+
+def _print_files(outcome: Outcome) -> None:
+    from .view import human_bytes
+
     found = [(outcome.folder / "files" / r.replica / f["path"], f["size"]) for r in outcome.collected for f in r.files]
     total = human_bytes(sum(size for _, size in found))
     if not found:
@@ -983,9 +1061,6 @@ def _print_outcome(outcome: Outcome, output: str) -> None:
         echo(f"files: {outcome.folder / 'files'} ({len(found)} files, {total})", err=True)
     else:
         echo("files: " + "\n       ".join(f"{path}  {human_bytes(size)}" for path, size in found), err=True)
-    if outcome.artifacts:
-        echo(f"       {outcome.artifacts}", err=True)
-    echo(f"page:  {outcome.folder / 'report.html'}", err=True)
 
 
 def _state_words(state: JobState) -> str:

@@ -21,6 +21,7 @@ from .errors import AgentUnreachable, ArtifactError
 from .landing import PARTS, Landing, Room
 from .manifest import LONGEST_PATH, Manifest, checked, shown
 from .threads import each
+from .view import human_bytes
 
 TRIES_WITHOUT_PROGRESS = 5
 PAUSE_S = 0.2  # twice as long after each try
@@ -188,7 +189,7 @@ def _unwritable(file: dict[str, Any], landing: Landing, error: OSError) -> Artif
     free = shutil.disk_usage(landing.top).free
     return ArtifactError(
         f"{landing.replica}'s file {shown(file['path'])} cannot be written: {error.strerror}; "
-        f"it takes {file['size']:,} bytes, and {free:,} are free at {landing.top}",
+        f"it takes {human_bytes(file['size'])}, and {human_bytes(free)} are free at {landing.top}",
         hint="make room, then: tf-spawner fetch",
     )
 

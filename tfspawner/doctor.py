@@ -103,7 +103,7 @@ def _nodes(backend: KubernetesBackend) -> Iterator[Told]:
         return
     pods = backend.api.list("/api/v1/pods", "fieldSelector=status.phase!=Succeeded,status.phase!=Failed")
     free = _free(nodes, pods)
-    yield "ok", (f"{len(nodes)} nodes are ready; free: {free['cpu']:.1f} CPUs, {free['memory'] / 1024**3:.1f} GiB, "
+    yield "ok", (f"{len(nodes)} node{'s are' if len(nodes) > 1 else ' is'} ready; free: {free['cpu']:.1f} CPUs, {free['memory'] / 1024**3:.1f} GiB, "
                  f"{free['pods']:.0f} pods"), ""  # fmt: skip
     offered = gpus_offered(nodes, pods)
     if offered:

@@ -122,6 +122,7 @@ class Follower:
 
     def follow(self, deadline: float | None = None) -> JobState:
         """Returns when the job has ended and its output is here; TimedOut is raised at the (monotonic) deadline."""
+        began = time.monotonic()
         for work in (self._watch, self._stream):
             threading.Thread(target=self._raising, args=(work,), daemon=True).start()
         try:
@@ -131,7 +132,8 @@ class Follower:
                     self._judge()
                 self.view.show(self.state)
                 if deadline and time.monotonic() > deadline and not self.finished:
-                    raise TimedOut(f"job {self.state.job} has not ended in this time; it is {self.state.phase}")
+                    took = round(time.monotonic() - began)
+                    raise TimedOut(f"{self.state.job} is still {self.state.phase} after {took}s")
         finally:
             self.stop.set()
         return self.state

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from .agent import SHORT_HOLD_S, STARTING
 from .backends import Backend
 from .causes import explained
 from .collect import Collected, collect
-from .errors import AgentUnreachable, ArtifactError, Interrupted, NotFoundError, SpawnerError, TimedOut
-from .follow import Follower, JobState, View, complete_logs, reachable_agents
+from .errors import AgentUnreachable, ArtifactError, ClusterError, Interrupted, NotFoundError, SpawnerError, TimedOut
+from .follow import Follower, JobState, ReplicaState, View, complete_logs, reachable_agents
 from .landing import Landing
 from .record import Record
 from .recorded import read_report
@@ -24,6 +25,8 @@ from .shapes import DamagedFile
 
 DELETE_TIMEOUT_S = 120.0
 STOP_WITHIN_S = 30.0  # in which a job that was told to stop has to end
+HEAR_WITHIN_S = 5.0  # in which an agent whose process runs has to take the order to stop
+SEE_WITHIN_S = 5.0  # in which the backend has to see that a silent replica has ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,8 @@ def bring_home(
 ) -> tuple[Outcome, ArtifactError | None]:
     """Brings the rest of the logs and all files, and writes the report; and why not all that is there could come.
 
-    What was lost with a replica of a job that failed cannot come, and is only mentioned. given_up ends the collecting.
+    What was lost with a replica of a job that failed cannot come, and is only mentioned; but a replica counts as lost
+    only if the backend says that its process or pod has ended. given_up ends the collecting.
     """
     errors: list[ArtifactError] = []
     agents = reachable_agents(backend, state)
@@ -71,11 +75,7 @@ def bring_home(
                       f"{line.unkept['why']}")  # fmt: skip
     if without_log and state.result == "succeeded":
         view.note(f"warning: no log of {', '.join(without_log[:5])} could be had")
-    unreachable = _files_of([replica for replica in state.replicas if replica not in agents])
-    if unreachable and state.result == "succeeded":
-        errors.append(ArtifactError(f"{unreachable} could not be collected: no agent answers there"))
-    elif unreachable and "running" in state.times:
-        view.note(f"warning: {unreachable} are gone: no agent answers there")
+    errors += _without_answer(backend, state, [replica for replica in state.replicas if replica not in agents], view)
     outcome = _outcome(state, record, collected)
     try:
         record.event("collected", files=sum(len(replica.files) for replica in collected))
@@ -85,6 +85,50 @@ def bring_home(
     for other in errors[1:]:
         view.note(f"warning: {other.message}")
     return outcome, errors[0] if errors else None
+
+
+def _without_answer(backend: Backend, state: JobState, silent: list[str], view: View) -> list[ArtifactError]:
+    """What it means that these replicas' agents do not answer: their files may still be there, or are lost."""
+    alive = _still_running(backend, state.job, silent) if silent else set()
+    if state.result == "succeeded":
+        waiting, lost = silent, []
+    else:
+        waiting, lost = [r for r in silent if r in alive], [r for r in silent if r not in alive]
+    if lost and "running" in state.times:
+        view.note(f"warning: {_files_of(lost)} are gone: no agent answers there")
+    if waiting and not state.result:
+        view.note(f"warning: {_files_of(waiting)} are not here: the agents there run and do not answer")
+        return []
+    why = "its process or pod runs, and its agent does not answer" if alive else "no agent answers there"
+    return [ArtifactError(f"{_files_of(waiting)} could not be collected: {why}")] if waiting else []
+
+
+def _still_running(backend: Backend, job: str, silent: list[str]) -> set[str]:
+    """Those of the silent replicas whose process or pod runs; the backend has a moment to see that one has just ended."""
+    deadline = time.monotonic() + SEE_WITHIN_S
+    while True:
+        alive = seen_running(backend, job, silent)
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.5)
+
+
+def seen_running(backend: Backend, job: str, replicas: list[str]) -> set[str]:
+    """Those of the replicas whose process or pod runs, as the backend sees it now; all, if it cannot be asked."""
+    states: dict[str | None, str] = {}
+    stop = threading.Event()
+    try:
+        for seen in backend.watch(job, stop):
+            if seen is None:
+                break
+            states[seen.replica] = seen.state
+    except NotFoundError:
+        return set()
+    except ClusterError:
+        return set(replicas)
+    finally:
+        stop.set()
+    return {replica for replica in replicas if states.get(replica) == "running"}
 
 
 def _counting(view: View, given_up: threading.Event | None) -> Any:
@@ -153,8 +197,15 @@ def came_before(record: Record) -> Outcome | None:
         return None
 
 
+def with_name(error: SpawnerError, job: str) -> SpawnerError:
+    """The error, with the job's name in each command that its hint tells without one."""
+    error.hint = error.hint and re.sub(r"tf-spawner (?:fetch|delete)(?! \S)", rf"\g<0> {job}", error.hint)
+    return error
+
+
 def still_there(error: SpawnerError, job: str) -> SpawnerError:
     """The error, with that the job is left, and what to do with it."""
+    with_name(error, job)
     there = f"job {job} is still there: tf-spawner fetch {job}, or tf-spawner delete {job}"
     if there not in (error.hint or ""):
         error.hint = f"{error.hint}; {there}" if error.hint else there
@@ -204,6 +255,8 @@ class Homecoming:
         if failures:
             raise failures[0]
         assert self.outcome
+        if self.missing:
+            with_name(self.missing, self.job)
         if self.missing and state.result:
             self._ask_to_hold()
         return self.outcome
@@ -214,7 +267,7 @@ class Homecoming:
             self.given_up.set()
             raise KeyboardInterrupt
         self.is_interrupted = True
-        self.view.note(f"\ninterrupted: what job {self.job} has left still comes (Ctrl-C again leaves it there)")
+        self.view.note(f"\ninterrupted: still fetching the files of job {self.job}; Ctrl-C again to quit at once")
 
     def _ask_to_hold(self) -> None:
         """A job that failed holds its files as long as one that succeeded: somebody misses them."""
@@ -234,6 +287,8 @@ class Homecoming:
         try:
             yield
         except KeyboardInterrupt:
+            if self.is_interrupted:  # by a first one while the files came
+                raise self._left("removing" if self.is_home else "bringing") from None
             self._interrupted()
         except SpawnerError as error:
             if isinstance(error, ArtifactError):  # the record cannot be written, and the job goes on
@@ -248,11 +303,15 @@ class Homecoming:
             if not self.is_home:
                 with suppress(ArtifactError):  # a record on a full disk keeps no job from being stopped
                     self.record.event("interrupted")
-                has_begun, doing = self._stop(), "stopping"
-                self.view.note(f"\ninterrupted: job {self.job} stops, and what it has comes (Ctrl-C again leaves it)")
-                state, doing = self._follow_to_the_end() if has_begun else None, "bringing"
+                stopped, doing = self._stop(), "stopping"
+                self.view.note(f"\nstopping job {self.job} and fetching its files; Ctrl-C again to quit at once")
+                state, doing = self._follow_to_the_end() if stopped == "has begun" else None, "bringing"
+                if stopped == "silent":
+                    state = self._as_it_was()
                 if state:
                     self.bring(state)
+                if stopped == "silent" and not self.missing:  # all is here so far, and it may still run
+                    self.missing = ArtifactError(f"{self.replicas[0]} does not answer, and the job may still run")
             if not self.missing:
                 doing = "removing"
                 self.remove()
@@ -262,18 +321,34 @@ class Homecoming:
             raise still_there(error, self.job) from None
         raise self._told()
 
-    def _stop(self) -> bool:
+    def _stop(self) -> Literal["has begun", "has not begun", "silent"]:
         """Tells the gang to stop; whether a script had begun, so that there is something to bring home."""
-        try:
-            before = self.backend.agent(self.job, self.replicas[0]).stop()
-        except AgentUnreachable:
-            return self.state is not None and "running" in self.state.times
-        return before["phase"] not in STARTING or before["generation"] > 0
+        deadline = time.monotonic() + HEAR_WITHIN_S
+        while True:
+            try:
+                before = self.backend.agent(self.job, self.replicas[0]).stop()
+                has_begun = before["phase"] not in STARTING or before["generation"] > 0
+            except AgentUnreachable:
+                if not seen_running(self.backend, self.job, self.replicas[:1]):
+                    has_begun = self.state is not None and "running" in self.state.times
+                elif time.monotonic() > deadline:
+                    return "silent"
+                else:
+                    time.sleep(0.2)
+                    continue
+            return "has begun" if has_begun else "has not begun"
+
+    def _as_it_was(self) -> JobState:
+        """What is known of a job that cannot be told to stop."""
+        state = self.state or JobState(job=self.job, replicas={r: ReplicaState(replica=r) for r in self.replicas})
+        state.result = state.result or "interrupted"
+        return state
 
     def _follow_to_the_end(self) -> JobState:
         follower = Follower(self.backend, self.job, self.replicas, self.record, self.view, start_timeout_s=None)
-        if self.state:
-            follower.state.times |= self.state.times
+        if self.state:  # so that nothing is told again
+            follower.state = replace(self.state, result=None)
+            follower.told |= {r for r, line in self.state.replicas.items() if line.state not in ("pending", "starting")}
         with suppress(TimedOut, ArtifactError):
             follower.follow(deadline=time.monotonic() + STOP_WITHIN_S)
         follower.state.result = follower.state.result or "interrupted"
@@ -282,7 +357,7 @@ class Homecoming:
     def _told(self) -> Interrupted:
         """How it ended that was interrupted once."""
         if self.missing:
-            told = Interrupted(f"interrupted; job {self.job} has ended, and not all that it left could come")
+            told = Interrupted(f"interrupted; job {self.job} is kept: not all of its files could be fetched")
             told.missing = self.missing
             still_there(self.missing, self.job)
         elif self.outcome:
@@ -304,8 +379,9 @@ class Homecoming:
         if doing == "telling":
             return Interrupted(f"interrupted; job {job} may go on, and what it has written is not all here", hint=on)
         if doing == "stopping":
-            return Interrupted(f"interrupted; job {job} was told to stop, and that was not waited for: what it has written "
-                               f"is not all here, and is held for {SHORT_HOLD_S / 60:g} minutes", hint=on)  # fmt: skip
+            return Interrupted(f"interrupted; job {job} was stopped without waiting: files may be missing here; "
+                               f"the job keeps them for {SHORT_HOLD_S / 60:g} minutes", hint=on)  # fmt: skip
         held_for = "--hold" if self.state and self.state.result == "succeeded" else f"{SHORT_HOLD_S / 60:g} minutes"
-        return Interrupted(f"interrupted; logs and files of job {job} that had not come yet are given up here; "
-                           f"it holds them for {held_for}", hint=on)  # fmt: skip
+        return Interrupted(
+            f"interrupted; files of job {job} are missing here; the job keeps them for {held_for}", hint=on
+        )

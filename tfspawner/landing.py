@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import ArtifactError
+from .view import human_bytes
 
 PARTS = ".parts"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
@@ -163,8 +164,8 @@ class Room:
     def _ensure(self, size: int, replica: str) -> None:
         free = shutil.disk_usage(self.folder).free
         if size > free - self.promised:
-            others = f", {self.promised:,} of them for other replicas' files" if self.promised else ""
+            others = f", {human_bytes(self.promised)} of them for other replicas' files" if self.promised else ""
             raise ArtifactError(
-                f"{replica}'s files take {size:,} bytes more, and {free:,} are free at {self.folder}{others}",
+                f"{replica}'s files take {human_bytes(size)} more, and {human_bytes(free)} are free at {self.folder}{others}",
                 hint="make room or give another --out, then: tf-spawner fetch",
             )

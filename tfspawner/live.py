@@ -16,7 +16,7 @@ from .backends import JobSummary
 from .errors import ClusterError
 from .follow import JobState
 from .table import jobs_table, replica_table
-from .terminal import harmless, text_of
+from .terminal import harmless, silence, text_of
 from .view import PlainView, human_bytes
 
 if TYPE_CHECKING:
@@ -128,7 +128,10 @@ class LiveView(PlainView):
         with self.lock:
             if now or self.pane.is_due(bool(self.above)):
                 text, self.above = "".join(self.above), []
-                self.pane.draw(self.table() if self.stays or not last else text_of(), text)
+                try:
+                    self.pane.draw(self.table() if self.stays or not last else text_of(), text)
+                except OSError:
+                    silence(self.console.file)  # the job goes on without being seen
 
     def table(self) -> Text:
         """As high as the window; where log lines scroll above it, two thirds of that."""

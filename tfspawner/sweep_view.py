@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from .grid import main_metrics
 from .sweeping import ENDED, Point
-from .terminal import add_row, console, harmless, plain_table, show, text_of, write
+from .terminal import add_row, console, plain_table, say, show, text_of
 from .view import PROGRESS_EVERY_S, STYLES, age, describe_progress, left
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class PlainSweepView:
     def note(self, text: str) -> None:
         with self.lock:
             self.said_at = time.monotonic()
-            write(self.err, harmless(text) + "\n")
+            say(self.err, text + "\n")
 
     def finish(self) -> None:
         pass

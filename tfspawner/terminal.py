@@ -8,11 +8,14 @@ nothing in the launcher writes in another way.
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 import click
@@ -62,13 +65,49 @@ def raw(text: str) -> bytes:
         return text.encode(errors="replace")
 
 
+def open_streams() -> None:
+    """Has all that is printed go somewhere: where a stream is closed to /dev/null, and what its encoding lacks as its number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # the lowest free number is taken, so that no other file is taken for this stream
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
+        elif name != "stdin" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def silence(stream: IO[str]) -> None:
+    """Has what is still printed there go nowhere, so that it fails no more."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def say(stream: TextIO, text: str) -> None:
+    """Writes lines for people, on which nothing depends: where they cannot be written, nothing more is said there."""
+    try:
+        write(stream, harmless(text))
+    except OSError:
+        silence(stream)
+
+
 def echo(text: object = "", *, err: bool = False, nl: bool = True, **style: Any) -> None:
     """Prints a text; stderr is for people, so what is harmful is left out there always, on stdout if that is a terminal."""
     words = str(text)
-    if err or sys.stdout.isatty():
-        click.secho(harmless(words), err=err, nl=nl, **style)
-    else:
-        click.echo(raw(words), nl=nl)
+    try:
+        if err or sys.stdout.isatty():
+            click.secho(harmless(words), err=err, nl=nl, **style)
+        else:
+            click.echo(raw(words), nl=nl)
+    except OSError:
+        if not err:
+            raise
+        silence(sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -158,7 +197,12 @@ def console(*, err: bool = False, width: int | None = None) -> Console:
 
 def show(what: Table | Text, *, on: Console | None = None, **how: Any) -> None:
     """Prints a table, or a text of text_of(), on stdout if no other console is given."""
-    (on or console()).print(what, **how)
+    try:
+        (on or console()).print(what, **how)
+    except OSError:
+        if not (on and on.stderr):
+            raise
+        silence(sys.stderr)
 
 
 def show_table(table: Table, *, width: int = 200) -> None:

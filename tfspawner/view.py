@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .agent import is_progress_bar
-from .terminal import Flow, add_row, console, harmless, plain_table, raw, write
+from .terminal import Flow, add_row, console, plain_table, raw, say, silence, write
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,6 +21,7 @@ LONGEST_LINE = 65536  # a longer one is cut
 LONGEST_AGE_S = 1e9
 PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
 PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth no line
+BEGINNING = ("starting", "running")  # nor are these, once the job ends: it would look like a restart
 STYLES = {
     "running": "green",
     "succeeded": "green",
@@ -139,8 +140,9 @@ class PlainView:
 
     def show(self, state: JobState) -> None:
         changed: dict[str, list[ReplicaState]] = {}
+        passing = (*PASSING, *BEGINNING) if state.phase in ("stopping", "ended") else PASSING
         for line in state.replicas.values():
-            if self.states.get(line.replica) != line.word and line.word not in PASSING:
+            if self.states.get(line.replica) != line.word and line.word not in passing:
                 self.states[line.replica] = line.word
                 changed.setdefault(line.word, []).append(line)
         for word, lines in changed.items():
@@ -175,11 +177,12 @@ class PlainView:
             if self.needs_stdout:
                 raise
             self.logs = False
+            silence(self.out)
             self.note(f"warning: no more output is shown: {error.strerror}")
 
     def note(self, text: str) -> None:
         self.said_at = time.monotonic()
-        write(self.err, harmless(text) + "\n")
+        say(self.err, text + "\n")
 
 
 class FollowView(PlainView):

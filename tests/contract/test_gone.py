@@ -52,7 +52,7 @@ def test_a_daemon_with_an_empty_environment_does_not_outlive_its_script(local_pl
     assert place.of("wait", name).code == 0
     assert not lives(daemon), "it goes on while the job holds its files"
     deleted = place.of("delete", name)
-    assert (deleted.code, deleted.out) == (0, f"{name} is deleted, and what it held, which was not fetched\n")
+    assert (deleted.code, deleted.out) == (0, f"{name} is deleted; its files were not fetched and are lost\n")
 
 
 @pytest.mark.parametrize("how", ["delete", "ctrl-c", "frozen", "killed"])

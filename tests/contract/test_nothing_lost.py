@@ -56,13 +56,13 @@ def test_a_job_whose_files_do_not_fit_here_is_kept_and_its_own_exit_code_stands_
     with disk_of("500k", place.runs):
         done = place.run(place.script(WRITES + ENDINGS[result]), "-w", "1", "--name", "big", "--timeout", "3s")
         assert done.code == CODES[result], done.err
-        assert "worker-0's files take 700,000 bytes more, and " in done.err
+        assert "worker-0's files take 683.6 KiB more, and " in done.err
         assert "exit code 5" in done.err
-        assert "tf-spawner fetch big" in done.err
+        assert "make room or give another --out, then: tf-spawner fetch big;" in done.err
         assert place.jobs() == ["big"]
         again = place.of("fetch", "big", "--out", place.runs)
         assert again.code == 5, again.err
-        assert "700,000 bytes" in again.err
+        assert "683.6 KiB" in again.err
         grow(place.runs)
         fetched = place.of("fetch", "big", "--out", place.runs, "-o", "json")
         assert fetched.code == 0, fetched.err
@@ -142,6 +142,11 @@ def test_ctrl_c_in_epoch_6_of_30_brings_back_what_a_failed_run_would(place):
     assert done.code == 130, done.err
     assert "Traceback" not in done.err
     assert "job long is removed" in done.err
+    before, _, after = done.err.partition("stopping job long")
+    assert "worker-0" in before
+    assert ": starting" not in after
+    assert ": running" not in after
+    assert f"files: {place.runs / 'long/files'} (12 files, " in after
     for replica in ("worker-0", "worker-1"):
         for epoch in range(1, 7):
             checkpoint = place.runs / f"long/files/{replica}/epoch-{epoch}.ckpt"
@@ -159,11 +164,12 @@ def test_a_second_ctrl_c_does_not_wait_and_says_what_is_given_up_and_how_to_go_o
     running = place.start_run(place.script(deaf + TRAINS), "-w", "1", "--name", "long")
     running.prints("worker-0 | saved 6")
     running.send(signal.SIGINT)
-    running.prints("interrupted:", stream="stderr")
+    running.prints("stopping job long and fetching its files; Ctrl-C again to quit at once", stream="stderr")
     running.send(signal.SIGINT)
     done = running.done()
     assert done.code == 130, done.err
     assert "Traceback" not in done.err
+    assert "stopped without waiting: files may be missing here; the job keeps them for 10 minutes" in done.err
     assert "tf-spawner fetch long" in done.err
     assert "tf-spawner delete long" in done.err
     assert place.jobs() == ["long"]
@@ -173,7 +179,7 @@ def test_a_second_ctrl_c_does_not_wait_and_says_what_is_given_up_and_how_to_go_o
     assert (place.runs / "long/files/worker-0/epoch-6.ckpt").exists()
 
 
-def test_ctrl_c_while_files_come_waits_for_them_and_a_second_one_leaves_them_there(local_place):
+def test_ctrl_c_while_files_come_waits_for_them_and_a_second_one_leaves_them_there(local_place, wait_until):
     place = local_place
     script = place.script("""
         import os
@@ -182,16 +188,73 @@ def test_ctrl_c_while_files_come_waits_for_them_and_a_second_one_leaves_them_the
                 file.truncate(40 << 20)
     """)
     running = place.start_run(script, "-w", "1", "--name", "large")
-    running.prints("worker-0: succeeded", stream="stderr")
+    wait_until((place.runs / "large/files").exists, "the first files")
     running.send(signal.SIGINT)
-    running.prints("interrupted:", stream="stderr")
+    running.prints("interrupted: still fetching the files of job large; Ctrl-C again to quit", stream="stderr")
     running.send(signal.SIGINT)
     done = running.done()
     assert done.code == 130, done.err
+    assert "stopping job" not in done.err
+    assert "files of job large are missing here; the job keeps them for --hold" in done.err
     assert "tf-spawner fetch large" in done.err
     assert place.jobs() == ["large"]
     assert place.of("fetch", "large", "--out", place.runs).code == 0
     assert len(list((place.runs / "large/files/worker-0").iterdir())) == 12
+
+
+def freeze_agents(place, job: str) -> list[int]:
+    """Stops the job's agents, which are told apart from all else by their numbers; gives these."""
+    pids = json.loads((Path(place.env["XDG_STATE_HOME"]) / f"tf-spawner/jobs/{job}/pids.json").read_text())
+    agents = [pid for pid, *_ in pids.values()]
+    for pid in agents:
+        os.kill(pid, signal.SIGSTOP)
+    return agents
+
+
+def test_ctrl_c_leaves_a_job_whose_agents_are_frozen_and_its_files_come_once_they_answer(local_place):
+    place = local_place
+    running = place.start_run(place.script(TRAINS), "-w", "2", "--name", "cold")
+    running.prints("worker-0 | saved 6", "worker-1 | saved 6")
+    agents = freeze_agents(place, "cold")
+    fetched = place.of("fetch", "cold", "--out", place.runs.with_name("early"))
+    assert fetched.code == 0, fetched.err
+    assert "warning: the files of worker-0, worker-1 are not here" in fetched.err
+    running.send(signal.SIGINT)
+    done = running.done()
+    assert done.code == 130, done.err
+    assert "the files of worker-0, worker-1 could not be collected" in done.err
+    assert "tf-spawner fetch cold" in done.err
+    assert "removed" not in done.err
+    assert place.jobs() == ["cold"]
+    for pid in agents:
+        os.kill(pid, signal.SIGCONT)
+    fetched = place.of("fetch", "cold", "--out", place.runs)
+    assert fetched.code == 0, fetched.err
+    for replica in ("worker-0", "worker-1"):
+        assert (place.runs / f"cold/files/{replica}/epoch-6.ckpt").read_text() == "weights of epoch 6"
+
+
+def test_a_failed_job_whose_frozen_agent_has_files_is_kept(local_place):
+    place = local_place
+    script = place.script(
+        TRAINS.replace(
+            "time.sleep(0.1)",
+            "time.sleep(0.1)\n        if os.path.exists(os.environ['GATE']) and 'worker\", \"index\": 0' in os.environ['TF_CONFIG']: raise SystemExit(3)",
+        )
+    )
+    running = place.start_run(script, "-w", "2", "--name", "cold", "--env", f"GATE={place.gate}")
+    running.prints("worker-0 | saved 6", "worker-1 | saved 6")
+    pids = json.loads((Path(place.env["XDG_STATE_HOME"]) / "tf-spawner/jobs/cold/pids.json").read_text())
+    os.kill(pids["worker-1"][0], signal.SIGSTOP)
+    place.open_gate("cold")
+    done = running.done()
+    assert done.code == 125, done.err
+    assert "the files of worker-1 could not be collected" in done.err
+    assert place.jobs() == ["cold"]
+    os.kill(pids["worker-1"][0], signal.SIGCONT)
+    fetched = place.of("fetch", "cold", "--out", place.runs)
+    assert fetched.code == 0, fetched.err
+    assert (place.runs / "cold/files/worker-1/epoch-6.ckpt").exists()
 
 
 def test_what_ctrl_c_cannot_bring_back_is_kept(local_place):
@@ -204,7 +267,7 @@ def test_what_ctrl_c_cannot_bring_back_is_kept(local_place):
         done = running.done()
         assert done.code == 130, done.err
         assert "exit code 5" in done.err
-        assert "700,000 bytes" in done.err
+        assert "683.6 KiB" in done.err
         assert place.jobs() == ["big"]
         grow(place.runs)
         fetched = place.of("fetch", "big", "--out", place.runs)
@@ -252,7 +315,7 @@ def test_a_sweep_that_runs_a_failed_point_again_first_brings_back_what_it_left(l
     with disk_of("500k", place.runs):
         failed = place.run(*words)
         assert failed.code == 125, failed.err
-        assert "besides, not all files are here: worker-0's files take 700,000 bytes more" in failed.err
+        assert "besides, not all files are here: worker-0's files take 683.6 KiB more" in failed.err
         assert place.jobs() == ["swp-1"]
         still = place.run(*words)
         assert still.code == 5, still.err

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
+from terminal import Unread
 
 from tfspawner import __version__
 from tfspawner.cli import place_words, placed
@@ -26,6 +29,20 @@ def tf_spawner(tmp_path):
             capture_output=True,
             text=True,
         )
+
+    return call
+
+
+@pytest.fixture
+def tf_spawner_sh(tmp_path):
+    """Calls the command line by a shell, which redirects."""
+    (tmp_path / "train.py").write_text("print('trained')\n")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("KUBE", "TFSPAWNER"))}
+    env.update(XDG_STATE_HOME=str(tmp_path / "state"), KUBECONFIG=str(tmp_path / "none"))
+
+    def call(words: str, redirection: str, before: str = ""):
+        command = f"{before} exec {shlex.quote(sys.executable)} -m tfspawner {words} {redirection}"
+        return subprocess.run(["sh", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
 
     return call
 
@@ -147,6 +164,136 @@ def test_a_failed_run_is_told_in_json_as_well(tf_spawner, tmp_path):
     assert (done.returncode, told["result"], told["error"]) == (125, "failed", "worker-0 ended with exit code 3")
     done = tf_spawner("run", "missing.py", "-o", "json")
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "redirection", "code", "shown"),
+    [
+        ("list", ">&-", 0, "no jobs"),
+        ("list", "2>&-", 0, ""),
+        ("list", "<&- >&- 2>&-", 0, ""),
+        ("list", "2>/dev/full", 0, ""),
+        ("render train.py", ">/dev/full", 1, "error: output cannot be written: No space left on device\n"),
+        ("render train.py", ">&-", 0, ""),
+        ("render train.py", ">/dev/full 2>/dev/full", 1, ""),
+        ("list -o json", ">/dev/full", 1, "error: output cannot be written: No space left on device\n"),
+        ("--version", ">/dev/full", 1, "error: output cannot be written: No space left on device\n"),
+        ("--help", ">/dev/full", 1, "error: output cannot be written: No space left on device\n"),
+    ],
+)
+def test_a_stream_that_cannot_be_written_ends_in_one_line_and_no_traceback(
+    tf_spawner_sh, words, redirection, code, shown
+):
+    done = tf_spawner_sh(words, redirection)
+    assert (done.returncode, done.stderr.count("\n") <= 1) == (code, True), done.stderr
+    assert shown in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "redirection", [">&-", "2>&-", ">/dev/full", "2>/dev/full", ">/dev/full 2>/dev/full", "<&- >&- 2>&-"]
+)
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_run_whose_output_nobody_can_take_brings_all_home(tf_spawner_sh, tmp_path, redirection, code):
+    (tmp_path / "train.py").write_text(
+        "import os, sys\nopen(os.environ['TFSPAWNER_OUTPUT'] + '/model', 'w').write('whole')\n"
+        f"print('log')\nsys.exit({code})"
+    )
+    done = tf_spawner_sh("run train.py -w 1 --name j", redirection)
+    assert done.returncode == (125 if code else 0), done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "runs/j/files/worker-0/model").read_text() == "whole"
+    assert (tmp_path / "runs/j/logs/worker-0.log").read_text() == "log\n"
+    assert list((tmp_path / "state/tf-spawner/jobs").iterdir()) == []
+
+
+def test_a_name_that_the_encoding_lacks_is_shown_all_the_same(tf_spawner, tmp_path):
+    assert tf_spawner("run", "train.py", "-w", "1", "--out", "rüns", "--name", "j").returncode == 0
+    done = tf_spawner("compare", "rüns/j", LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "succeeded" in done.stdout
+
+
+def test_a_working_folder_that_is_gone_is_told_in_one_line(tf_spawner_sh, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = tf_spawner_sh(f"run {tmp_path}/train.py", "", before=f"cd {gone} && rmdir {gone} &&")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: the working folder does not exist any more\n")
+
+
+def test_files_of_init_that_do_not_fit_are_named(tf_spawner, tmp_path):
+    (tmp_path / "first").mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(tmp_path / "first")], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        (tmp_path / "first/filler").write_bytes(b"x" * 4096)
+        done = tf_spawner("init", "first")
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "first")], check=True)
+    assert done.returncode == 2
+    assert "first/train.py cannot be written: No space left on device" in done.stderr
+
+
+@pytest.fixture
+def job_that_holds(tf_spawner):
+    name = tf_spawner("run", "train.py", "-w", "1", "--detach", "--name", "held").stdout.strip()
+    assert tf_spawner("wait", name).returncode == 0
+    yield name
+    tf_spawner("delete", "--all", "-y")
+
+
+@pytest.mark.parametrize("words", [["held"], ["--all"]])
+def test_delete_asks_at_a_terminal_before_unfetched_files_are_lost(tf_spawner, tmp_path, job_that_holds, words):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("KUBE", "TFSPAWNER"))}
+    env.update(XDG_STATE_HOME=str(tmp_path / "state"), KUBECONFIG=str(tmp_path / "none"))
+
+    def delete(answer: bytes) -> tuple[str, int]:
+        terminal = Unread([sys.executable, "-m", "tfspawner", "delete", *words], env, tmp_path)
+        try:
+            os.write(terminal.master, answer)
+            code = terminal.done()
+        finally:
+            terminal.end()
+        return bytes(terminal.sent).decode(), code
+
+    shown, code = delete(b"n\n")
+    assert code == 1, shown
+    assert "held (local, succeeded, to be fetched)" in shown
+    assert "delete this job? [y/N]" in shown
+    assert "nothing deleted" in shown
+    assert "held" in tf_spawner("list").stdout
+    shown, code = delete(b"y\n")
+    assert code == 0, shown
+    assert "held is deleted; its files were not fetched and are lost" in shown
+
+
+def test_delete_by_a_script_does_not_ask_for_jobs_that_it_names(tf_spawner, job_that_holds):
+    done = tf_spawner("delete", "held")
+    assert done.stdout == "held is deleted; its files were not fetched and are lost\n"
+
+
+def test_a_wait_that_is_over_says_how_the_job_is(tf_spawner, tmp_path):
+    (tmp_path / "train.py").write_text("import time; time.sleep(600)")
+    tf_spawner("run", "train.py", "-w", "1", "--detach", "--name", "here")
+    try:
+        done = tf_spawner("wait", "here", "--timeout", "2s")
+        assert done.returncode == 124
+        assert "error: here is still running after 2s" in done.stderr
+        fetched = tf_spawner("fetch", "here")
+        assert re.search(r"\nhere still runs \(\d+s\); files so far:\n", fetched.stderr), fetched.stderr
+    finally:
+        tf_spawner("delete", "here")
+
+
+def test_a_sweep_of_which_no_job_has_ended_is_named_by_its_record(tf_spawner, tmp_path):
+    (tmp_path / "runs/sw").mkdir(parents=True)
+    (tmp_path / "runs/sw/sweep.json").write_text(json.dumps({"name": "sw", "points": []}))
+    done = tf_spawner("compare", "sw")
+    assert "runs/sw" in done.stderr
 
 
 @pytest.mark.parametrize(

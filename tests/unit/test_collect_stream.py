@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tfspawner.collect import collect, collect_one
 from tfspawner.errors import ArtifactError
+from tfspawner.view import human_bytes
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -201,7 +202,7 @@ def test_files_that_fit_only_one_by_one_are_refused_with_what_they_need_and_what
     hostile.files = {"a": b"x" * 600_000, "b": b"y" * 600_000}
     _, (error,) = collect([hostile.client()], small_disk / "files", nothing)
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
-    assert f"worker-0's files take 1,200,000 bytes more, and {free:,} are free" in error.message
+    assert f"worker-0's files take 1.1 MiB more, and {human_bytes(free)} are free" in error.message
     assert "tf-spawner fetch" in str(error.hint)
     assert hostile.asked == []
     assert everything_below(small_disk) == []
@@ -211,7 +212,7 @@ def test_two_replicas_files_that_do_not_fit_together_do_not_fill_the_disk(hostil
     hostile.files = {"a": b"x" * 600_000}
     agents = [hostile.client(), hostile.client("worker-1")]
     collected, (error,) = collect(agents, small_disk / "files", nothing)
-    assert "600,000 bytes more" in error.message
+    assert "585.9 KiB more" in error.message
     assert error.message.startswith("worker-")
     assert len(hostile.asked) == 1
     assert everything_below(small_disk) == [f"files/{collected[0].replica}/a"]
@@ -245,7 +246,7 @@ def test_a_disk_that_fills_meanwhile_is_told_and_once_there_is_room_the_files_co
     assert error.exit_code == 5
     assert "worker-0's file 'model' cannot be written" in error.message
     assert "No space left on device" in error.message
-    assert "600,000 bytes" in error.message
+    assert "585.9 KiB" in error.message
     assert "make room" in str(error.hint)
     assert "tf-spawner fetch" in str(error.hint)
     assert everything_below(small_disk) == ["files/worker-0/a", "filler"]  # no part takes the last room

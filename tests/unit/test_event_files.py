@@ -106,7 +106,7 @@ def test_no_name_leads_out_of_the_folder(replica, events, tmp_path):
 def test_a_disk_that_is_full_is_told(replica, events, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
     replica.files = {NAME: FIRST}
-    with pytest.raises(ArtifactError, match="100 bytes more, and 10 are free"):
+    with pytest.raises(ArtifactError, match="100 B more, and 10 B are free"):
         events.bring(replica.client())
 
 
