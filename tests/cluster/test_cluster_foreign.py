@@ -53,7 +53,7 @@ def test_jobs_with_our_labels_and_without_the_rest_are_left_out_named_and_never_
             assert (done.code, "Traceback" in done.err) == (3, False), done.err
             assert f"there is no job '{name}'" in done.err
             assert "tf-spawner list -v" in done.err
-    assert cluster_place.of("delete", "--all", "-y").out == "mine is deleted\n"
+    assert cluster_place.of("delete", "--all", "-y").out == "mine is deleted; its files were not fetched and are lost\n"
     assert {item["metadata"]["name"] for item in get(cluster_place, "jobs")["items"]} == {
         "bare", "not-indexed-worker", "no-id", "huge-worker",
     }  # fmt: skip

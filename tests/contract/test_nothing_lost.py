@@ -94,7 +94,7 @@ def test_on_a_disk_without_any_room_a_failed_job_is_kept_and_told_as_failed(loca
 # Changes the agents alone, from inside.
 ON_AGENT = """
 import os, sys, threading, time
-if os.environ.get("TFSPAWNER_TOKEN"):
+if any(word.endswith("/agent.py") for word in sys.orig_argv):
     def change():
         while not hasattr(agent := sys.modules.get("__main__"), "main"):
             time.sleep(0.01)
@@ -109,7 +109,7 @@ def test_a_job_with_a_file_of_a_wrong_sha256_is_kept(local_place, result):
     hooks = place.folder / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(
-        ON_AGENT.format(change="Files.hash = lambda self, source, status: '0' * 64")
+        ON_AGENT.format(change="Files.hash = lambda *_: '0' * 64")
     )
     place.env["PYTHONPATH"] = f"{hooks}:{place.env.get('PYTHONPATH', '')}"
     name = place.run(place.script(WRITES + ENDINGS[result]), "-w", "1", "--detach", "--timeout", "2s").out.strip()
