@@ -108,9 +108,7 @@ def test_a_job_with_a_file_of_a_wrong_sha256_is_kept(local_place, result):
     place = local_place
     hooks = place.folder / "hooks"
     hooks.mkdir()
-    (hooks / "sitecustomize.py").write_text(
-        ON_AGENT.format(change="Files.hash = lambda *_: '0' * 64")
-    )
+    (hooks / "sitecustomize.py").write_text(ON_AGENT.format(change="Files.hash = lambda *_: '0' * 64"))
     place.env["PYTHONPATH"] = f"{hooks}:{place.env.get('PYTHONPATH', '')}"
     name = place.run(place.script(WRITES + ENDINGS[result]), "-w", "1", "--detach", "--timeout", "2s").out.strip()
     assert place.of("wait", name).code == CODES[result]

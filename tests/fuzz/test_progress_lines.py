@@ -17,7 +17,8 @@ from tfspawner.agent import LONGEST_PROGRESS, Log, Pace, Trail, classify, is_pro
 from tfspawner.causes import cause_of, exception_in, explained
 from tfspawner.report import Learning, charts
 from tfspawner.slowest import pace, took
-from tfspawner.view import Lines, describe_progress, describe_rate, harmless, left
+from tfspawner.terminal import harmless
+from tfspawner.view import Lines, describe_progress, describe_rate, left
 
 RECORDED = Path(__file__).resolve().parent.parent / "outcomes" / "recorded"
 KERAS = [
