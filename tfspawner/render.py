@@ -51,7 +51,9 @@ def render(plan: Plan) -> list[Manifest]:
     others = [
         _manifest(environment, "service.yaml", **common, role=next(iter(plan.spec.roles))),
         _manifest(environment, "configmap.yaml", **common, **_configmap_files(plan)),
-        _manifest(environment, SECRET, **common, values={**plan.spec.env, **plan.hidden, agent.TOKEN: plan.token}),
+        _manifest(
+            environment, SECRET, **common, id=plan.id, values={**plan.spec.env, **plan.hidden, agent.TOKEN: plan.token}
+        ),
         _manifest(environment, "networkpolicy.yaml", **common, egress=_egress(plan)),
     ]
     manifests = [*jobs, *others]

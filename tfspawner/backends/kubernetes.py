@@ -445,12 +445,17 @@ class KubernetesBackend:
                 self._leave_out(LeftOut(kind=kind, name=launched.job, why=f"job {launched.job} does not own it"))
 
     def _token(self, first: RoleJob) -> str:
-        """The token in the Secret that the job owns; a Secret of others under its name is refused."""
+        """The token in the Secret that the job owns; a Secret of others under its name is refused.
+
+        One that was created by hand, of what `render` prints, has no owner, and a token that its creator chose.
+        """
         try:
             secret = self.api.request("GET", self._path("Secret", first.job))
         except NotFoundError:
             raise AgentUnreachable(f"job {first.job} has no token: it was not launched whole") from None
-        if first.uid not in owner_uids(secret):
+        owners = owner_uids(secret)
+        is_by_hand = not owners and text(secret, "metadata", "annotations", ID) == first.id
+        if first.uid not in owners and not is_by_hand:
             raise ClusterError(
                 f"the Secret {first.job} in namespace {self.namespace} is not job {first.job}'s: no token is taken from it",
                 hint=f"see whose it is: kubectl get secret -n {self.namespace} {first.job} -o yaml",
@@ -459,7 +464,7 @@ class KubernetesBackend:
             token = base64.b64decode(text(secret, "data", agent.TOKEN), validate=True).decode("ascii")
         except ValueError:
             token = ""
-        if id_of(token) != first.id:
+        if not token or (id_of(token) != first.id and not is_by_hand):
             raise ClusterError(
                 f"the Secret {first.job} in namespace {self.namespace} does not hold the token of job {first.job}",
                 hint=f"the job cannot be reached any more: tf-spawner delete {first.job}",
