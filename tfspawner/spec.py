@@ -210,7 +210,7 @@ class JobSpec:
                 is_line = name != "args" and not (isinstance(value, dict) and text not in value)
                 if reason := _wrong_text(text, name in _FREE_TEXTS) or (_wrong_line(text) if is_line else None):
                     what = "an argument of the script" if name == "args" else f"{name} is {brief(text)}, which"
-                    raise ConfigurationError(f"{what} {reason}")
+                    raise ConfigurationError(f"{what} {reason}", hint="give it as one line of text, or leave it out")
             most = MOST_LABELS if name == "node_selector" else MOST_ITEMS
             if isinstance(value, list | tuple | dict) and len(value) > most:
                 raise ConfigurationError(f"{name} has {len(value):,} entries, and {most:,} are possible")

@@ -177,7 +177,7 @@ def head(uri: str, count: int, output: str) -> None:
     help="What nulls become.",
 )  # fmt: skip
 @click.option(
-    "-j", "--jobs", type=click.IntRange(1, MOST_PROCESSES), metavar="N", help="Processes.  [default: one a processor]"
+    "-j", "--jobs", type=click.IntRange(1, MOST_PROCESSES), metavar="N", help="Processes.  [default: cores]"
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def convert_(
