@@ -39,7 +39,9 @@ def test_an_administrator_is_told_of_room_and_gpus(cluster_place):
     nodes = json.loads(place.kubectl("get", "nodes", "-o", "json"))["items"]
     is_ready = {"type": "Ready", "status": "True"}.items()
     ready = [node for node in nodes if any(is_ready <= c.items() for c in node["status"]["conditions"])]
-    assert any(text.startswith(f"{len(ready)} nodes are ready; free: ") for text in told["ok"])
+    assert any(
+        text.startswith(f"{len(ready)} node{'s are' if len(ready) > 1 else ' is'} ready; free: ") for text in told["ok"]
+    )
     assert "Pod Security here: restricted; tf-spawner's pods fit the strictest" in told["ok"]
     has_gpus = any(int(node["status"]["allocatable"].get("nvidia.com/gpu", 0)) for node in ready)
     assert any("GPUs: " in text for text in told["ok"]) == has_gpus

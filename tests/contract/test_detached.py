@@ -172,7 +172,7 @@ def test_wait_returns_when_the_job_has_ended(life):
 
 def test_wait_gives_up_at_its_time_out_with_124(life):
     assert life.wait_in_vain.code == 124
-    assert "first has not ended" in life.wait_in_vain.err
+    assert "first is still " in life.wait_in_vain.err
 
 
 def test_fetch_of_a_running_job_brings_what_there_is_and_lets_it_go_on(life):

@@ -176,9 +176,7 @@ def head(uri: str, count: int, output: str) -> None:
     "--nulls", type=click.Choice(["error", "empty"]), default="error", show_default=True,
     help="What nulls become.",
 )  # fmt: skip
-@click.option(
-    "-j", "--jobs", type=click.IntRange(1, MOST_PROCESSES), metavar="N", help="Processes.  [default: cores]"
-)
+@click.option("-j", "--jobs", type=click.IntRange(1, MOST_PROCESSES), metavar="N", help="Processes.  [default: cores]")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def convert_(
     uris: tuple[str, ...], to: str | None, encode: tuple[str, ...], dtype: str, overflow: bool, shards: int | None,
