@@ -148,20 +148,21 @@ def test_each_replicas_log_is_here_byte_for_byte(whole, replica):
 
 
 def test_stdout_carries_every_line_under_its_replicas_name(whole):
-    lines = whole.done.out.splitlines()
-    for replica in REPLICAS:
-        own = [line.removeprefix(f"{replica} | ") for line in lines if line.startswith(f"{replica} | ")]
+    """Byte for byte, since it is a pipe."""
+    lines = whole.done.stdout.splitlines()
+    for replica in map(str.encode, REPLICAS):
+        own = [line.removeprefix(replica + b" | ") for line in lines if line.startswith(replica + b" | ")]
         assert own == [
-            f"{replica} writes �� bytes that are no text",
-            "to stderr as well, with colour",
-            "Epoch 1/1",
-            "10/10 [========>.....................] - ETA: 1s - loss: 0.5000",
-            f"no newline at the end of {replica}",
+            replica + b" writes \xff\xfe bytes that are no text",
+            b"to stderr as well, with \x1b[31mcolour\x1b[0m",
+            b"Epoch 1/1",
+            b"10/10 [========>.....................] - ETA: 1s - loss: 0.5000",
+            b"no newline at the end of " + replica,
         ]
 
 
 def test_stdout_has_no_progress_bar_and_nothing_else_than_log_lines(whole):
-    lines = whole.done.out.splitlines()
+    lines = whole.done.stdout.decode(errors="replace").splitlines()
     assert [line for line in lines if re.search(r"\b[1-9]/10 \[", line)] == []
     assert [line for line in lines if not line.startswith(tuple(f"{replica} | " for replica in REPLICAS))] == []
 
