@@ -954,6 +954,11 @@ class Key:
         """The header of the answer to a request that had this header."""
         return self._prove("answer", request, replica, str(status))
 
+    def is_answer(self, header: Optional[str], request: str, replica: str, status: int) -> bool:
+        """Whether an answer that has this header comes from one who knows the key."""
+        expected = self.answer(request, replica, status)
+        return hmac.compare_digest((header or "").encode("utf-8", "replace"), expected.encode())
+
     def _prove(self, *words: str) -> str:
         return hmac.new(self._token, "\n".join(words).encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
@@ -1017,9 +1022,7 @@ class Peer:
         try:
             connection.request(method, path, data, {PROOF_HEADER: request})
             response = connection.getresponse()
-            expected = self.key.answer(request, self.replica, response.status)
-            proof = response.headers.get(PROOF_HEADER, "").encode("latin-1")
-            is_right = hmac.compare_digest(proof, expected.encode())
+            is_right = self.key.is_answer(response.headers.get(PROOF_HEADER), request, self.replica, response.status)
             if response.status != 200:
                 text = response.read(500).decode(errors="replace").strip()
                 raise OSError(f"{method} {path} at {self.host}: {response.status} {text}")

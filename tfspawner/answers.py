@@ -32,7 +32,6 @@ from .agent import (
 from .terminal import harmless
 
 MARKS, MARKS_A_REPLICA = 10_000, 2_000  # of JSON (see read_json) that an answer may have, and more for each replica
-MARKS_OF_A_FILE = 100
 MOST_RESTARTS = 1000
 LONGEST_ENTRY = 64 << 10  # characters of one entry in a list of files
 LISTS = ("files", "folders", "skipped", "unreadable")

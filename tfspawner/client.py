@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hmac import compare_digest
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
@@ -199,14 +198,10 @@ class AgentClient:
             with reply:
                 text = read_some(reply, 300, self.replica).decode(errors="replace").strip()
             raise AgentUnreachable(f"{self.replica}'s agent answered {reply.status}: {answers.cleaned(text)}")
-        if not compare_digest(_ascii(reply.headers.get(PROOF_HEADER)), key.answer(request, self.replica, 200)):
+        if not key.is_answer(reply.headers.get(PROOF_HEADER), request, self.replica, reply.status):
             reply.close()
             raise NotTheAgent(self.replica)
         return reply
-
-
-def _ascii(text: str | None) -> str:
-    return ascii(text or "")[1:-1]
 
 
 def read_some(reply: urllib3.BaseHTTPResponse, most: int, replica: str) -> bytes:
