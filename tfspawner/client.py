@@ -26,6 +26,12 @@ LONGEST_MANIFEST = 256 << 20
 LONGEST_SMALL = 64 << 10  # an order, an answer that only says that all went well
 LOG_S = 300.0  # in which the bytes of one log request, or of a frame, have to come
 SLOWEST = 1024  # bytes a second, at which files have to come
+LOG_PAUSES_S = (
+    0.2,
+    0.4,
+    0.8,
+    1.6,
+)  # before a log that broke off is asked for again: the API server's proxy has hiccups
 MOST_BASES = 3  # so many other processes may take a replica's place while its log comes
 Parsed = TypeVar("Parsed")
 
@@ -85,14 +91,15 @@ class AgentClient:
                 raise ValueError(f"{len(data)} bytes of one that ends at {size}")
             return begins, data, has_ended, size
 
-    def rest_of_log(self, offset: int, most: int) -> Iterator[tuple[int, bytes]]:
+    def rest_of_log(self, offset: int, most: int, *, tries: int = 2) -> Iterator[tuple[int, bytes]]:
         """All output from offset on that there is now, in pieces: where each begins, and its bytes.
 
-        Raises BadAnswer, before a byte comes, where that is more than most bytes.
+        A piece that breaks off is asked for again, up to `tries` times in all. Raises BadAnswer, before a byte comes,
+        where that is more than most bytes.
         """
         end, bases = -1, 0
         while True:
-            begins, data, has_ended, size = self.log(offset)
+            begins, data, has_ended, size = self._log_in(tries, offset)
             bases += begins != offset
             if end < 0 or begins != offset:
                 end = size
@@ -106,6 +113,16 @@ class AgentClient:
             offset = begins + len(data)
             if has_ended or offset >= end:
                 return
+
+    def _log_in(self, tries: int, offset: int) -> tuple[int, bytes, bool, int]:
+        for pause_s in LOG_PAUSES_S[: tries - 1]:
+            try:
+                return self.log(offset)
+            except (BadAnswer, NotTheAgent):
+                raise
+            except AgentUnreachable:
+                time.sleep(pause_s)
+        return self.log(offset)
 
     def release(self) -> None:
         """Lets all replicas of the job end (to be asked of the coordinator)."""

@@ -534,5 +534,5 @@ def complete_logs(
 def _log_from_agent(agent: AgentClient, record: Record) -> Iterator[bytes]:
     """Adds the rest of a log to the record, and gives it."""
     free = shutil.disk_usage(record.folder).free
-    for offset, data in agent.rest_of_log(record.log_end(agent.replica), free):
+    for offset, data in agent.rest_of_log(record.log_end(agent.replica), free, tries=5):
         yield record.append_log(agent.replica, offset, data)

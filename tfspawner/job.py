@@ -28,7 +28,7 @@ from .errors import (
     SpawnerError,
     TimedOut,
 )
-from .follow import Follower, JobState, ReplicaState, View
+from .follow import PARALLEL, Follower, JobState, ReplicaState, View
 from .homecoming import DELETE_TIMEOUT_S, Homecoming, came_before, still_there
 from .homecoming import Outcome as Outcome
 from .plan import Plan, job_name, make_plan
@@ -37,6 +37,7 @@ from .recorded import read_id
 from .script import Finding, findings
 from .secrecy import known_of, told_of_code
 from .spec import JobSpec
+from .threads import each
 from .usage import packed_nvml
 from .userfile import MOST_BYTES, TooLarge, named, read_bytes
 
@@ -112,15 +113,15 @@ class Job:
     def logs(self, replica: str | None = None) -> dict[str, bytes]:
         """The output so far of one replica, or of all; without those of which nothing is left."""
         self.check_whole()
-        found = {}
-        for name in [replica] if replica else self.replicas:
-            try:
-                found[name] = b"".join(_log_pieces(self.backend, self.name, name))
-            except AgentUnreachable:
-                data = self.backend.last_output(self.name, name)
-                if data is not None:
-                    found[name] = data
-        return found
+        wanted = [replica] if replica else list(self.replicas)
+        logs = each(self._log, wanted, PARALLEL)
+        return {name: data for name, data in zip(wanted, logs, strict=True) if data is not None}
+
+    def _log(self, replica: str) -> bytes | None:
+        try:
+            return b"".join(_log_pieces(self.backend, self.name, replica))
+        except AgentUnreachable:
+            return self.backend.last_output(self.name, replica)
 
     def _follower(self, view: View, *, logs: bool = True) -> Follower:
         return Follower(self.backend, self.name, list(self.replicas), None, view, start_timeout_s=None,

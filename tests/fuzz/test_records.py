@@ -292,7 +292,10 @@ def test_a_damaged_local_job_is_named_and_the_others_go_on(fuzz, here, name, mon
     assert signalled == []
 
 
-@pytest.mark.parametrize("pid", [0, -1, 1, os.getpid(), os.getppid(), -os.getppid()])
+NOT_THE_JOBS = {"none": 0, "all": -1, "init": 1, "this": os.getpid(), "parent": os.getppid(), "group": -os.getppid()}
+
+
+@pytest.mark.parametrize("pid", NOT_THE_JOBS.values(), ids=NOT_THE_JOBS)
 def test_no_process_but_the_jobs_own_is_ever_signalled(here, pid, monkeypatch):
     signalled = []
     monkeypatch.setattr(os, "kill", lambda pid, how: signalled.append(pid))

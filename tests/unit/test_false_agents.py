@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from false_agent import REPLICAS, Answer, FalseAgent, frame, honest
+from false_agent import LOGS, REPLICAS, Answer, FalseAgent, frame, honest
 
 from tfspawner import agent, follow, listening
 from tfspawner.answers import listing
 from tfspawner.cli import cli
 from tfspawner.errors import ArtifactError, BadAnswer, ClusterError
-from tfspawner.job import Job, summaries
+from tfspawner.job import Job, Silent, summaries
 from tfspawner.tensorboard import MOST_MISSES, EventFiles
 from tfspawner.view import PlainView
 
@@ -36,6 +36,7 @@ MIB = 1 << 20
 def false(monkeypatch) -> Iterator[FalseAgent]:
     monkeypatch.setattr(follow, "AGAIN_S", 0.001)
     monkeypatch.setattr(follow, "ANSWER_WITHIN_S", 0.0)
+    monkeypatch.setattr("tfspawner.client.LOG_PAUSES_S", (0.001,) * 4)
     monkeypatch.setattr("tfspawner.collect.TRIES_WITHOUT_PROGRESS", 1)
     found = FalseAgent()
     yield found
@@ -265,6 +266,29 @@ def test_a_log_that_promises_more_than_it_sends_is_told(false):
     false.lie = lambda kind, replica, wanted: (200, {"X-Offset": wanted, "X-End": "0", "X-Size": "900"}, b"")
     with pytest.raises(BadAnswer, match="worker-1's agent sent none of 900 bytes of its log"):
         list(false.agent("j", "worker-1").rest_of_log(0, MIB))
+
+
+def test_a_log_that_breaks_off_goes_on_and_not_with_the_less_that_the_backend_has(false, tmp_path):
+    """A container's log has none of the agent's own lines, and of a long one the kubelet keeps the end alone."""
+    tries: list[tuple[str, str]] = []
+    failing = 1
+
+    def lie(kind: str, replica: str, wanted: Any) -> Answer:
+        if kind != "log":
+            return honest(kind, replica, false.gang, wanted)
+        tries.append((replica, wanted))
+        if tries.count((replica, wanted)) <= failing:
+            return 502, {}, b"EOF"
+        data, size = LOGS[replica][int(wanted) :][:4], len(LOGS[replica])
+        return 200, {"X-Offset": wanted, "X-End": str(int(int(wanted) + len(data) == size)), "X-Size": str(size)}, data
+
+    false.lie = lie
+    assert job_of(false).logs() == LOGS
+    tries.clear()
+    failing = 4
+    with pytest.raises(ArtifactError, match="'secret'"):  # a file that the agent cannot read
+        job_of(false).fetch(tmp_path, Silent())
+    assert {r: (tmp_path / f"j/logs/{r}.log").read_bytes() for r in REPLICAS} == LOGS
 
 
 def test_a_log_comes_as_far_as_it_was_there_when_it_was_asked_for(false):
