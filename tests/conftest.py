@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import secrets
@@ -47,6 +48,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--faults"):
         tests = [test for _, _, tests in faults.FAULTS for test in tests]
         items[:] = [item for item in items if any(faults.covers(test, item.nodeid) for test in tests)]
+
+
+@contextmanager
+def turn(folder: Path, *, alone: bool) -> Iterator[None]:
+    """The cluster, with others or alone, among the processes that run tests of this checkout side by side.
+
+    Who waits to be alone lets nobody in who comes later.
+    """
+    with open(folder / "next", "w") as door, open(folder / "cluster", "w") as cluster:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(cluster, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Takes turns on the cluster, before the test's own time begins."""
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    if "cluster_place" not in getattr(item, "fixturenames", ()) and params.get("backend") != "kubernetes":
+        return (yield)
+    with turn(item.config.cache.mkdir("turns"), alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

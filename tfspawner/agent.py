@@ -873,14 +873,19 @@ def checkpoint_of(value: Any) -> List[Dict[str, Any]]:
     return [fields(file, FILE, tuple(FILE)) for file in files]
 
 
+def log_place(header: Optional[str]) -> int:
+    """A place in a log, as a header tells it; behind a base it has 19 digits. Raises ValueError for what is none."""
+    if not re.fullmatch("[0-9]{1,19}", header or ""):
+        raise ValueError(f"{shown(header)} is no place in a log")
+    return whole_number(int(str(header)))
+
+
 def next_offset(header: Optional[str], asked: int) -> int:
     """Where a log's answer begins: where it was asked for, or at the base of a process that took the other's place.
 
     Raises ValueError for another place. A base is 2^32 times the time at which that process began.
     """
-    if not re.fullmatch("[0-9]{1,19}", header or ""):
-        raise ValueError(f"{shown(header)} is no place in a log")
-    begins = int(str(header))
+    begins = log_place(header)
     is_base = begins > asked and not begins & 0xFFFFFFFF and begins >> 32 <= time.time() + CLOCKS_DIFFER_S
     if begins != asked and not is_base:
         raise ValueError(f"its log at {begins} came, and at {asked} was asked for")

@@ -20,6 +20,7 @@ from .agent import (
     STATES,
     fields,
     flag,
+    log_place,
     number,
     or_none,
     order_of,
@@ -196,10 +197,10 @@ def part(head: Any) -> Part | None:
 
 def log_head(headers: Mapping[str, str]) -> tuple[bool, int]:
     """Of a log's answer: whether the output ends there, and where the log ended when it was asked for."""
-    end, size = headers.get("X-End", ""), headers.get("X-Size", "")
-    if end not in ("0", "1") or not re.fullmatch("[0-9]{1,18}", size):
-        raise ValueError("it does not say where it ends")
-    return end == "1", int(size)
+    end = headers.get("X-End")
+    if end not in ("0", "1"):
+        raise ValueError("it does not say whether it ends there")
+    return end == "1", log_place(headers.get("X-Size"))
 
 
 # ---- parts of them ------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ def test_the_launchers_clock_is_an_hour_off(cluster_place, shift_s):
     assert_complete(cluster_place, "off", 2)
 
 
+@pytest.mark.alone
 def test_the_api_server_is_away_for_30_s(cluster_place, wait_until):
     testcluster = os.environ.get("TESTCLUSTER")
     if not testcluster:

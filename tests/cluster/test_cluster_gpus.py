@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytestmark = pytest.mark.alone  # other pods are not to take the GPUs, nor the kubelet their room
+
 NODE, GPU, PRODUCT, A100 = "testnode", "nvidia.com/gpu", "nvidia.com/gpu.product", "NVIDIA-A100-SXM4-40GB"
 GPUS = ("-w", "1", "--gpus", "1", "--start-timeout", "2m")  # so long may the scheduler take to hear of the node's GPUs
 UNMEASURED = "worker-0 | [tf-spawner] no GPU is measured here: NVML Shared Library Not Found\n"

@@ -67,6 +67,7 @@ def fault(method: str, path: str) -> str | None:
     return "cut" if "watch=1" in path else None
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_numbered_lines_through_cut_streams_a_restart_of_the_api_server_rotation_and_a_restart_in_place(
     cluster_place, wait_until

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.alone  # how much room there is, is what they are about
+
 SCRIPT = "print('all are here', flush=True)\n"
 
 

@@ -311,6 +311,18 @@ def test_a_log_goes_on_at_the_base_of_a_pod_that_took_the_place_of_another():
             agent.next_offset(str(lie), 7)
 
 
+def test_a_log_of_a_pod_that_may_be_replaced_comes_whole_with_its_places_of_19_digits(false):
+    base, data = int(time.time()) << 32, b"restart 1 of 1\n"
+
+    def lie(kind: str, replica: str, wanted: Any) -> Answer:
+        begins = max(int(wanted), base)
+        return 200, {"X-Offset": str(begins), "X-End": "1", "X-Size": str(base + len(data))}, data[begins - base :]
+
+    false.lie = lie
+    assert job_of(false).logs() == dict.fromkeys(REPLICAS, data)
+    assert list(false.agent("j", "worker-0").rest_of_log(base + 8, MIB)) == [(base + 8, data[8:])]
+
+
 # ---- list, status, redirects --------------------------------------------------------------------
 
 
