@@ -466,7 +466,8 @@ class Follower:
             self.state.replicas[name].state = "failed"
         self.state.result = result
         self.state.cause = {"replica": name, "message": seen.message, "hint": seen.hint, "exit_code": None,
-                            "never_ran": seen.fatal, "no_room": seen.fatal and seen.state == "pending"}  # fmt: skip
+                            "never_ran": seen.fatal, "no_room": seen.fatal and seen.state == "pending",
+                            "never_whole": seen.fatal and len(self.platform) < len(self.state.replicas)}  # fmt: skip
         self.finished = True
 
 

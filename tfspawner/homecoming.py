@@ -89,6 +89,8 @@ def bring_home(
 
 def _without_answer(backend: Backend, state: JobState, silent: list[str], view: View) -> list[ArtifactError]:
     """What it means that these replicas' agents do not answer: their files may still be there, or are lost."""
+    if (state.cause or {}).get("never_whole"):
+        return []  # no script has begun anywhere
     alive = _still_running(backend, state.job, silent) if silent else set()
     if state.result == "succeeded":
         waiting, lost = silent, []

@@ -23,8 +23,10 @@ from false_agent import LOGS, REPLICAS, Answer, FalseAgent, frame, honest
 
 from tfspawner import agent, follow, listening
 from tfspawner.answers import listing
+from tfspawner.backends import Observation
 from tfspawner.cli import cli
 from tfspawner.errors import ArtifactError, BadAnswer, ClusterError
+from tfspawner.homecoming import bring_home
 from tfspawner.job import Job, Silent, summaries
 from tfspawner.tensorboard import MOST_MISSES, EventFiles
 from tfspawner.view import PlainView
@@ -321,6 +323,24 @@ def test_a_log_of_a_pod_that_may_be_replaced_comes_whole_with_its_places_of_19_d
     false.lie = lie
     assert job_of(false).logs() == dict.fromkeys(REPLICAS, data)
     assert list(false.agent("j", "worker-0").rest_of_log(base + 8, MIB)) == [(base + 8, data[8:])]
+
+
+def test_of_a_job_that_was_never_whole_no_files_are_missed(false, tmp_path):
+    """Its one pod runs, its agent does not answer yet, and the other pod cannot be created."""
+
+    def watch(job: str, stop: threading.Event) -> Iterator[Observation | None]:
+        yield Observation(replica="worker-0", state="running")
+        yield Observation(replica=None, state="pending", message="exceeded quota", fatal=True)
+        yield None
+        stop.wait()
+
+    false.watch = watch
+    false.lie = lambda kind, replica, wanted: (400, {}, b"address not allowed")
+    record, view = follow.Record(tmp_path / "j", "1"), Silent()
+    state = follow.Follower(false, "j", REPLICAS, record, view, start_timeout_s=5).follow(time.monotonic() + 10)
+    outcome, missing = bring_home(false, state, record, view)
+    record.close()
+    assert (outcome.result, missing) == ("failed", None)
 
 
 # ---- list, status, redirects --------------------------------------------------------------------
