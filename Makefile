@@ -1,5 +1,5 @@
 # make demo   trains the digits example on 2 workers of this machine, and evaluates the model
-# make test   lints, checks types and runs the tests; with a KUBECONFIG those on the cluster as well
+# make test   lints, checks types and runs the tests, LANES=3 files side by side; with a KUBECONFIG those on the cluster as well
 # make fuzz   feeds damaged input to all that reads some: FOR=600 seconds a test, SEED=1 to repeat
 # make lock   writes requirements/*.txt anew: versions and hashes of what the image and a release consist of; UPGRADE=1 for newer ones
 # make dist   builds the sdist and the wheel, and lists what they and the image consist of (CycloneDX), in dist/ and sbom/
@@ -8,6 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+LANES ?= 3
 FOR ?= 60
 ifndef SEED
 SEED := $(shell date +%s)
@@ -27,7 +28,7 @@ demo: $(VENV)/train
 	@echo "your own: $(BIN)/tf-spawner run train.py -w 2; logs and files are in runs/"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(LANES) --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/test
 	$(BIN)/python -m pytest tests/fuzz --timeout=0 --fuzz-seconds=$(FOR) --seed=$(SEED) --hypothesis-seed=$(SEED)

@@ -25,7 +25,7 @@ import yaml
 from hypothesis import settings
 
 KINDS = ("jobs", "pods", "services", "configmaps", "secrets", "networkpolicies")
-DEADLINE_S = 120.0
+DEADLINE_S = 240.0
 
 Kubectl = Callable[..., str]
 
@@ -38,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-seconds", type=float, default=0, help="how long each test of tests/fuzz goes on")
     parser.addoption("--seed", type=int, default=0, help="of tests/fuzz")
     parser.addoption("--faults", action="store_true", help="run the tests of the fault matrix alone, and print it")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What was started in the background ignores Ctrl-C, and so would all that the tests start: no terminal does that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -113,11 +119,6 @@ class Done:
         return json.loads(self.stdout)
 
 
-def obey_ctrl_c() -> None:
-    """A process started in the background inherits that Ctrl-C is ignored; a user's terminal does not do that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Running:
     """A call of tf-spawner that goes on in the background; what it prints can be waited for."""
 
@@ -125,9 +126,8 @@ class Running:
         self.began = time.monotonic()
         self.changed = threading.Condition()
         self.process = subprocess.Popen(
-            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=obey_ctrl_c,
-        )  # fmt: skip
+            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         self.streams = {"stdout": bytearray(), "stderr": bytearray()}
         self.threads = [threading.Thread(target=self._read, args=(name,), daemon=True) for name in self.streams]
         for thread in self.threads:
@@ -142,7 +142,7 @@ class Running:
         with self.changed:
             self.changed.notify_all()
 
-    def prints(self, *texts: str, stream: str = "stdout", timeout_s: float = 60) -> None:
+    def prints(self, *texts: str, stream: str = "stdout", timeout_s: float = 120) -> None:
         """Returns once all the texts stand in what it printed."""
 
         def are_there() -> bool:
@@ -285,9 +285,9 @@ def kubectl() -> Kubectl:
 
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
-    """wait_until(condition, "what is waited for"): looks again and again, and fails after 60 s."""
+    """wait_until(condition, "what is waited for"): looks again and again, and fails after 120 s."""
 
-    def wait(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
+    def wait(condition: Callable[[], object], what: str, timeout_s: float = 120) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain for: {what}"

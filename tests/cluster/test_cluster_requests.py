@@ -61,7 +61,7 @@ def test_following_asks_each_agent_for_its_files_and_the_coordinator_alone_for_t
     for replica, asked in agents.items():
         assert ("POST /stream" in asked) == (replica == "worker-0")
         assert asked["GET /files"] == 1
-        assert sum(asked.values()) <= 8, asked
+        assert asked.total() - asked["POST /stream"] <= 5, asked  # it is begun as often as it takes to reach the agent
 
 
 def test_looking_at_jobs_takes_few_requests(cluster_place, counting):

@@ -1,5 +1,6 @@
 """A real S3 server, versitygw, on this machine's loopback."""
 
+import fcntl
 import os
 import shutil
 import socket
@@ -61,7 +62,11 @@ def gateway() -> Path:
     if not shutil.which("go"):
         pytest.skip("the S3 server of the tests needs Go to be built")
     binary = TOOLS / "bin/versitygw"
-    subprocess.run(["go", "build", "-o", binary, "github.com/versity/versitygw/cmd/versitygw"], cwd=TOOLS, check=True)
+    with open(TOOLS / "go.sum") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side
+        subprocess.run(
+            ["go", "build", "-o", binary, "github.com/versity/versitygw/cmd/versitygw"], cwd=TOOLS, check=True
+        )
     return binary
 
 

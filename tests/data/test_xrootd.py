@@ -89,8 +89,9 @@ def server(tmp_path_factory) -> Iterator[XRootDServer]:
         pytest.skip(f"no network namespace can be made here: {made.stderr}")
     subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
     folder = tmp_path_factory.mktemp("xrootd")
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)  # the server is nobody
+    for path in (folder, *folder.parents):
+        if path.stat().st_mode & 0o777 == 0o700:
+            path.chmod(0o755)  # the server is nobody
     found = XRootDServer(name, folder)
     (found.files / "data/deeper").mkdir(parents=True)
     (folder / "admin").mkdir()
