@@ -106,7 +106,7 @@ class Terminal:
         with self.changed:
             self.changed.notify_all()
 
-    def shows(self, pattern: str, timeout_s: float = 60) -> list[str]:
+    def shows(self, pattern: str, timeout_s: float = 120) -> list[str]:
         """Returns the window's lines once the pattern is found in them."""
 
         def is_there() -> bool:
@@ -120,7 +120,7 @@ class Terminal:
     def ctrl_c(self) -> None:
         os.write(self.master, b"\x03")
 
-    def done(self, timeout_s: float = 60) -> int:
+    def done(self, timeout_s: float = 120) -> int:
         """Its exit code, once it has ended and all is shown."""
         code = self.process.wait(timeout_s)
         self.thread.join(timeout_s)

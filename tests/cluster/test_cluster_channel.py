@@ -62,7 +62,7 @@ def test_every_second_request_is_refused_or_lost(cluster_place, faults):
 
 def test_every_stream_is_cut_again_and_again(cluster_place):
     with between(cluster_place.folder / "kubeconfig", every(1, "cut", which=is_stream)) as server:
-        done = cluster_place.run(cluster_place.script(LINES), "-w", "3", "--name", "cut", timeout_s=240)
+        done = cluster_place.run(cluster_place.script(LINES), "-w", "3", "--name", "cut", timeout_s=400)
     assert done.code == 0, done.err
     assert len(server.damage) > 20
     assert_complete(cluster_place, "cut", 3)
@@ -125,5 +125,5 @@ def test_the_api_server_is_away_for_30_s(cluster_place, wait_until):
     done = running.done()
     assert done.code == 0, done.err
     assert_complete(cluster_place, "away", 2, first="ready\n")
-    after = cluster_place.run(cluster_place.script("print('the cluster works again')"), "-w", "1", timeout_s=240)
+    after = cluster_place.run(cluster_place.script("print('the cluster works again')"), "-w", "1", timeout_s=400)
     assert after.code == 0, after.err

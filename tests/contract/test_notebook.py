@@ -61,7 +61,7 @@ def test_the_notebook_of_the_digits_trains_and_shows_it(local_place, kernel):
     )
     notebook = nbformat.read(local_place.folder / "digits.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
-    client = Watched(notebook, km=kernel, timeout=200)
+    client = Watched(notebook, km=kernel, timeout=400)
     client.execute()
     kernel.shutdown_kernel(now=True)
     ran, waited = client.pages.values()
@@ -94,7 +94,7 @@ def test_interrupting_the_kernel_removes_the_job(local_place, kernel):
     try:
         client.wait_for_ready(60)
         cell = f"import tfspawner\ntfspawner.run(tfspawner.JobSpec(script={str(script)!r}, workers=1, name='long'))"
-        reply = client.execute_interactive(cell, output_hook=look, timeout=60)
+        reply = client.execute_interactive(cell, output_hook=look, timeout=180)
     finally:
         client.stop_channels()
     kernel.shutdown_kernel(now=True)

@@ -48,7 +48,7 @@ def told(place):
         sys.exit(4 if "fail" in sys.argv else 0)
     """)
     command = [sys.executable, "-c", API, str(script), place.on, str(place.runs), place.namespace]
-    done = subprocess.run(command, env=place.env, cwd=place.folder, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=place.env, cwd=place.folder, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

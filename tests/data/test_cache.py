@@ -75,7 +75,7 @@ def records(cache=None) -> list[bytes]:
 
 def test_processes_that_share_the_folder_fetch_each_block_once(logged, tmp_path):
     running = [start(tmp_path, 2), start(tmp_path, 2)]
-    digests = {process.communicate(timeout=60)[0].splitlines()[-1] for process in running}
+    digests = {process.communicate(timeout=180)[0].splitlines()[-1] for process in running}
     assert len(digests) == 1
     assert sum(fetched(logged).values()) == blocks(logged)
     assert sorted(os.listdir(tmp_path / "cache")) == ["blocks", "locks"]

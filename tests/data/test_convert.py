@@ -275,7 +275,7 @@ def test_a_conversion_that_is_cut_leaves_nothing_that_looks_whole_and_begins_aga
     source, out = write_published(tmp_path / "published", files=12, each=60), tmp_path / "out"
     process = started(source, out)
     os.kill(process.pid, how)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=180)[1]
     assert process.returncode == (-9 if how == signal.SIGKILL else 130), error
     assert "Traceback" not in error
     assert [name for name in names(out) if name != "_converting"] == []

@@ -71,7 +71,7 @@ def test_a_script_made_for_s3_runs_as_it_is(place, reachable_s3):
     write_recipe(reachable_s3.folder / "bucket/recipe")
     env_file = place.folder / "s3.env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in reachable_s3.variables.items()))
-    done = place.run(place.script(RECIPE), "-w", "1", "-e", env_file, timeout_s=220)
+    done = place.run(place.script(RECIPE), "-w", "1", "-e", env_file, timeout_s=400)
     assert done.code == 0, done.err
     assert "saw 300 records" in done.out
     assert "listed ['recipe'] True" in done.out

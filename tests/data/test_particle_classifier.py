@@ -24,7 +24,7 @@ def test_two_workers_train_on_events_in_a_bucket(place, reachable_s3):
     env_file = place.folder / "s3.env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in reachable_s3.variables.items()))
     words = ("--data", "s3://bucket/hlf", "--model", "hlf", "--epochs", "3", "--batch-size", "64")
-    done = place.run(TRAIN_PY, "-w", "2", "-e", env_file, "--name", "bucket", "--", *words, timeout_s=280)
+    done = place.run(TRAIN_PY, "-w", "2", "-e", env_file, "--name", "bucket", "--", *words, timeout_s=400)
     assert done.code == 0, done.err + done.out[-3000:]
     assert "900 events to train on: 7 steps an epoch of 2 x 64" in done.out
     logs = [(place.runs / f"bucket/logs/worker-{n}.log").read_text() for n in (0, 1)]

@@ -48,7 +48,7 @@ def test_two_workers_train_on_shards_in_a_bucket_with_keys_from_an_env_file(plac
     write_shards(reachable_s3.folder / "bucket/train", [100, 700, 300])
     env_file = place.folder / "s3.env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in reachable_s3.variables.items()))
-    done = place.run(place.script(TRAINING), "-w", "2", "-e", env_file, "--name", "shards", timeout_s=220)
+    done = place.run(place.script(TRAINING), "-w", "2", "-e", env_file, "--name", "shards", timeout_s=400)
     assert done.code == 0, done.err
     seen = [
         re.findall(r"^saw (.*)$", (place.runs / f"shards/logs/worker-{w}.log").read_text(), re.M)[0].split()

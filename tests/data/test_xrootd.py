@@ -74,7 +74,7 @@ class XRootDServer:
     def run(self, code: str, *args: object, **variables: str):
         """What the code, which runs in the namespace, prints as JSON."""
         process = self.popen(code, *args, **variables)
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=180)
         assert process.returncode == 0, err[-3000:]
         return json.loads(out.splitlines()[-1])
 
@@ -242,7 +242,7 @@ def test_reading_goes_on_when_its_helpers_were_killed(server):
     assert killed
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    out, err = process.communicate("\n", timeout=60)
+    out, err = process.communicate("\n", timeout=180)
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1]) == EXPECTED
 
@@ -252,7 +252,7 @@ def test_reading_goes_on_when_the_server_was_away(server):
     until(process, "here")
     server.stop()
     server.start()
-    out, err = process.communicate("\n", timeout=90)
+    out, err = process.communicate("\n", timeout=180)
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1]) == EXPECTED
 
