@@ -13,7 +13,6 @@ import pytest
 DIGITS = Path(__file__).parents[2] / "examples/digits"
 
 
-@pytest.mark.timeout(240)
 def test_two_pods_train_the_digits_example_and_leave_the_model(cluster_place):
     shutil.copytree(DIGITS, cluster_place.folder / "digits", ignore=shutil.ignore_patterns("runs", "__pycache__"))
     script = cluster_place.folder / "digits/train.py"
@@ -27,7 +26,6 @@ def test_two_pods_train_the_digits_example_and_leave_the_model(cluster_place):
     assert cluster_place.leftovers() == []
 
 
-@pytest.mark.timeout(400)
 def test_a_stock_image_without_tf_keras_gets_it_along_with_the_code(cluster_place):
     if "TESTCLUSTER" not in os.environ:
         pytest.skip("needs TESTCLUSTER, the program that builds an image into the cluster's node")

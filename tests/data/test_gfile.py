@@ -66,7 +66,6 @@ def write_recipe(folder: Path, shards: int = 3, count: int = 100) -> None:
         (folder / f"part-r-{shard:05}").write_bytes(record * count)
 
 
-@pytest.mark.timeout(240)
 def test_a_script_made_for_s3_runs_as_it_is(place, reachable_s3):
     write_recipe(reachable_s3.folder / "bucket/recipe")
     env_file = place.folder / "s3.env"

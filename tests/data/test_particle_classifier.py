@@ -18,7 +18,6 @@ import synthetic  # noqa: E402
 TRAIN_PY = ROOT / "examples/particle_classifier/train.py"
 
 
-@pytest.mark.timeout(300)
 def test_two_workers_train_on_events_in_a_bucket(place, reachable_s3):
     synthetic.write(reachable_s3.folder / "bucket/hlf", train=900, test=101, kind="hlf")
     env_file = place.folder / "s3.env"

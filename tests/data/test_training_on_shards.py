@@ -43,7 +43,6 @@ def write_shards(folder, counts) -> None:
         (folder / f"part-{shard}").write_bytes(b"".join(map(frame, records)))
 
 
-@pytest.mark.timeout(240)
 def test_two_workers_train_on_shards_in_a_bucket_with_keys_from_an_env_file(place, reachable_s3):
     write_shards(reachable_s3.folder / "bucket/train", [100, 700, 300])
     env_file = place.folder / "s3.env"

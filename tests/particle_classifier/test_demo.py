@@ -11,7 +11,6 @@ pytest.importorskip("uproot")
 pytest.importorskip("tensorflow")
 
 
-@pytest.mark.timeout(600)
 def test_the_demo_goes_from_root_files_to_roc_curves(example, tmp_path):
     venv = Path(sys.executable).parents[1]
     words = ["make", "-C", example, "demo", f"VENV={venv}", f"WORK={tmp_path}", "HLF_EPOCHS=15", "GRU_EPOCHS=2"]

@@ -108,7 +108,6 @@ def losses(log: str) -> list[str]:
     return [part.split(" - lr")[0].split(" - loss")[1] for part in log.splitlines() if " - val_loss: " in part]
 
 
-@pytest.mark.timeout(240)
 def test_two_workers_print_equal_losses_and_after_one_is_killed_go_on_and_end_with_equal_weights(
     data, example, local_place
 ):
