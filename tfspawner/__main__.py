@@ -1,5 +1,17 @@
 """`python -m tfspawner` is `tf-spawner`."""
 
-from .cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """The console script. Ctrl-C ends it quietly, even while its modules are being read."""
+    try:
+        from .cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

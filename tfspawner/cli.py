@@ -803,7 +803,14 @@ def _confirm_deleting(told: list[str]) -> None:
     if not told:
         return
     echo("\n".join(told), err=True)
-    if not click.confirm(f"delete {f'these {len(told)} jobs' if len(told) > 1 else 'this job'}?", err=True):
+    try:
+        agreed = click.confirm(f"delete {f'these {len(told)} jobs' if len(told) > 1 else 'this job'}?", err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        echo("", err=True)
+        raise ConfigurationError("nobody answered, and nothing is deleted", hint="to delete unasked: -y") from None
+    if not agreed:
         echo("nothing deleted", err=True)
         raise click.exceptions.Exit(1)
 
