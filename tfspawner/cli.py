@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -575,23 +575,42 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
             error.lines = []  # they were just shown
             raise
         return
-    found = attached.logs(replica)
+    if output == "json":
+        texts = {name: data.decode(errors="replace") for name, data in attached.logs(replica).items()}
+        print_json(texts)
+        found = bool(texts)
+    elif replica:
+        found = _print_log(attached.log(replica))
+    else:
+        found = _print_logs(attached)
     if not found:
         raise NotFoundError(
             f"the pods of job {job} are gone, and their logs with them",
             hint=f"if it was followed or fetched: runs/{job}/logs",
         )
-    if output == "json":
-        print_json({name: data.decode(errors="replace") for name, data in found.items()})
-    elif replica:
-        Flow(sys.stdout).feed(found[replica], last=True)
-    else:
-        from .view import FollowView
 
-        view = FollowView(sys.stdout, sys.stderr)
-        for name, data in found.items():
-            view.log(name, data)
-        view.finish()
+
+def _print_log(pieces: Iterator[bytes]) -> bool:
+    """Prints one replica's log as it comes; whether there was any."""
+    flow, found = Flow(sys.stdout), False
+    for piece in pieces:
+        flow.feed(piece)
+        found = True
+    flow.feed(b"", last=True)
+    return found
+
+
+def _print_logs(job: Job) -> bool:
+    """Prints the log of one replica after the other, as they come; whether there was any."""
+    from .view import FollowView
+
+    view, found = FollowView(sys.stdout, sys.stderr), False
+    for replica in job.replicas:
+        for piece in job.log(replica):
+            view.log(replica, piece)
+            found = True
+    view.finish()
+    return found
 
 
 @cli.command()

@@ -114,14 +114,33 @@ class Job:
         """The output so far of one replica, or of all; without those of which nothing is left."""
         self.check_whole()
         wanted = [replica] if replica else list(self.replicas)
-        logs = each(self._log, wanted, PARALLEL)
+        logs = each(self._whole_log, wanted, PARALLEL)
         return {name: data for name, data in zip(wanted, logs, strict=True) if data is not None}
 
-    def _log(self, replica: str) -> bytes | None:
+    def _whole_log(self, replica: str) -> bytes | None:
         try:
-            return b"".join(_log_pieces(self.backend, self.name, replica))
+            pieces = list(self.log(replica, MOST_LOG_BYTES))
+            return b"".join(pieces) if pieces else None
         except AgentUnreachable:
             return self.backend.last_output(self.name, replica)
+
+    def log(self, replica: str, most: int = sys.maxsize) -> Iterator[bytes]:
+        """The output so far of one replica, in pieces: none where nothing is left, an empty one where it is silent.
+
+        Of one that is longer than most bytes the backend's word is taken. Raises AgentUnreachable where it breaks off.
+        """
+        self.check_whole()
+        came = False
+        try:
+            for _, data in self.backend.agent(self.name, replica).rest_of_log(0, most):
+                yield data
+                came = True
+        except AgentUnreachable:
+            if came:
+                raise
+            kept = self.backend.last_output(self.name, replica)
+            if kept is not None:
+                yield kept
 
     def _follower(self, view: View, *, logs: bool = True) -> Follower:
         return Follower(self.backend, self.name, list(self.replicas), None, view, start_timeout_s=None,
@@ -515,8 +534,3 @@ def _upload(backend: Backend, plan: Plan) -> None:
                 backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
                 raise TimedOut(f"{coordinator} did not take the code: {error.message}") from None
             time.sleep(0.5)
-
-
-def _log_pieces(backend: Backend, job: str, replica: str) -> Iterator[bytes]:
-    for _, data in backend.agent(job, replica).rest_of_log(0, MOST_LOG_BYTES):
-        yield data
