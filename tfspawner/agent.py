@@ -72,6 +72,9 @@ KILL_WITHIN_S = 5.0  # processes that go on making others may take so long to ki
 STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
+MOST_STRANGERS = 256  # connections of such that are held at once: each has a thread
+TAKES_S = 60.0  # so long a client may take none of a stream
+STREAM_PIECE = 256 << 10  # bytes of output in one frame
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
 COORDINATOR_LOST_AFTER_S = 6.0
 COORDINATOR_SLOW_S = 29.0  # one that only takes long to answer may have much to do: two requests may time out
@@ -1127,7 +1130,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             with agent.serving(name):
                 handle(agent, url.path, query)
-        except (BrokenPipeError, ConnectionError):
+        except (BrokenPipeError, ConnectionError, socket.timeout):
             self.close_connection = True
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
             self.refuse(400, f"bad request: {error!r}")
@@ -1161,7 +1164,9 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(json.dumps(value).encode(), headers={"Content-Type": "application/json"})
 
     def begin_stream(self) -> None:
+        """Begins an answer of any length; a client that stands still is hung up on, and may begin again."""
         self.close_connection = True
+        self.connection.settimeout(TAKES_S)
         self.send_response(200)
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Connection", "close")
@@ -1197,7 +1202,7 @@ class Handler(BaseHTTPRequestHandler):
         offset, wait = whole_number(int(query.get("offset", 0))), min(30.0, float(query.get("wait", 0)))
         offset = max(offset, agent.log.base)
         ended = agent.log.wait_for(offset, wait, self.alive)
-        data = agent.log.read(offset)
+        data = agent.log.read(offset, max(1, min(LOG_ANSWER, int(query.get("most", LOG_ANSWER)))))
         last = ended and offset + len(data) >= agent.log.size
         self.reply(data, headers={"X-Offset": str(offset), "X-End": str(int(last)), "X-Size": str(agent.log.size)})
 
@@ -1312,7 +1317,9 @@ class Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self.lock:
+            too_many = list(self.strangers)[: max(0, len(self.strangers) + 1 - MOST_STRANGERS)]
             self.strangers[request] = time.monotonic()
+        self.hang_up(too_many)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -1328,7 +1335,10 @@ class Server(ThreadingHTTPServer):
         late = time.monotonic() - HEAD_S
         with self.lock:
             overdue = list(itertools.takewhile(lambda found: found[1] < late, self.strangers.items()))
-        for connection, _ in overdue:
+        self.hang_up([connection for connection, _ in overdue])
+
+    def hang_up(self, connections: List[socket.socket]) -> None:
+        for connection in connections:
             self.forget(connection)
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -1345,7 +1355,8 @@ class Stream:
         assert agent.gang
         self.agent, self.gang, self.alive = agent, agent.gang, alive
         self.closed = False
-        self.queue: queue.Queue[Tuple[str, int, Optional[bytes]]] = queue.Queue(64)
+        self.queue: queue.Queue[Tuple[str, int, Optional[bytes]]] = queue.Queue(16)
+        self.piece = STREAM_PIECE if len(offsets) <= 64 else STREAM_PIECE // 4  # each replica has one in hand
         self.following = set(offsets)
         for replica, offset in offsets.items():
             agent.begin(self.follow, replica, offset)
@@ -1374,7 +1385,7 @@ class Stream:
                     raise OSError("it has not reported yet")
                 if connection is None or connected != agent:
                     connection, connected = connect(agent, 8), agent
-                path = f"/log?offset={offset}&wait=5"
+                path = f"/log?offset={offset}&wait=5&most={self.piece}"
                 peer = Peer(self.agent.key, replica, agent)
                 with peer.ask("GET", path, timeout_s=8, connection=connection) as response:
                     data = response.read(LOG_ANSWER + 1)
@@ -1449,7 +1460,7 @@ class Log:
 
     def __init__(self, path: Path, base: int = 0) -> None:
         self.path, self.base = path, base
-        self.file = open(path, "wb", buffering=0)
+        self.file = open(path, "w+b", buffering=0)  # read by itself too: the script may put anything in its place
         self.size = base
         self.ended = False
         self.changed = threading.Condition()
@@ -1545,9 +1556,13 @@ class Log:
             return self.ended
 
     def read(self, offset: int, most: int = LOG_ANSWER) -> bytes:
-        with open(self.path, "rb") as file:
-            file.seek(offset - self.base)
-            return file.read(min(most, max(0, self.size - offset)))
+        wanted, data = min(most, max(0, self.size - offset)), b""
+        while len(data) < wanted:
+            piece = os.pread(self.file.fileno(), wanted - len(data), offset - self.base + len(data))
+            if not piece:
+                break
+            data += piece
+        return data
 
     def last_lines(self, count: int = 20) -> List[str]:
         lines = re.split(r"[\r\n]+", self.tail.decode(errors="replace"))
@@ -2698,7 +2713,7 @@ class Agent:
                 order = dict(self.order)
             if not self.is_collected():
                 continue
-            if order["released"]:
+            if order["released"] and order["phase"] != "stopping":  # there, scripts may still write
                 break
             if self.broken or order["phase"] == "ended" or (self.stop.is_set() and order["phase"] != "stopping"):
                 hold_s = self.job.hold_s

@@ -506,12 +506,13 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
 
 def complete_logs(
     backend: Backend, state: JobState, agents: Mapping[str, AgentClient], record: Record, view: View
-) -> list[str]:
+) -> tuple[list[str], dict[str, str]]:
     """Brings every replica's log to its end, and shows that, from its agent or else the backend.
 
-    Returns whose log could not be had.
+    Returns whose log could not be had at all, and why those could not be had whole whose agents did answer.
     """
     showing = threading.Lock()
+    broken: dict[str, str] = {}
 
     def complete(replica: str) -> bool:
         try:
@@ -520,16 +521,14 @@ def complete_logs(
                     with showing:
                         view.log(replica, fresh)
                 return True
-        except BadAnswer as error:
-            view.note(f"warning: {error.message}")
-        except AgentUnreachable:
-            pass
+        except AgentUnreachable as error:
+            broken[replica] = error.message
         data = backend.last_output(state.job, replica)
         record.replace_log(replica, data or b"")
         return data is not None or record.log_path(replica).exists()
 
     had = dict(zip(state.replicas, each(complete, state.replicas, PARALLEL), strict=True))
-    return [replica for replica, was_had in had.items() if not was_had]
+    return [replica for replica, was_had in had.items() if not was_had], broken
 
 
 def _log_from_agent(agent: AgentClient, record: Record) -> Iterator[bytes]:

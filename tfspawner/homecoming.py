@@ -10,17 +10,18 @@ from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 from .agent import SHORT_HOLD_S, STARTING
 from .backends import Backend
 from .causes import explained
 from .collect import Collected, collect
 from .errors import AgentUnreachable, ArtifactError, ClusterError, Interrupted, NotFoundError, SpawnerError, TimedOut
-from .follow import Follower, JobState, ReplicaState, View, complete_logs, reachable_agents
+from .follow import Follower, JobState, ReplicaState, Result, View, complete_logs, reachable_agents
 from .landing import Landing
+from .manifest import shown
 from .record import Record
-from .recorded import read_report
+from .recorded import read_events, read_report
 from .shapes import DamagedFile
 
 DELETE_TIMEOUT_S = 120.0
@@ -60,21 +61,24 @@ def bring_home(
     errors: list[ArtifactError] = []
     agents = reachable_agents(backend, state)
     without_log: list[str] = []
+    broken: dict[str, str] = {}
     try:
-        without_log = complete_logs(backend, state, agents, record, view)
+        without_log, broken = complete_logs(backend, state, agents, record, view)
     except ArtifactError as error:
         errors.append(error)
     collected, unfinished = collect(list(agents.values()), record.files, _counting(view, given_up))
     errors += unfinished
     for found in collected:
         if found.skipped:
-            view.note(f"warning: {found.replica}: links and devices do not travel: {', '.join(found.skipped[:5])}")
+            view.note(f"warning: {found.replica}: links and devices do not travel: "
+                      f"{', '.join(map(shown, found.skipped[:5]))}")  # fmt: skip
     for line in state.replicas.values():
         if line.unkept:
             view.note(f"warning: {line.unkept['bytes']:,} bytes of {line.replica}'s output could not be kept there: "
                       f"{line.unkept['why']}")  # fmt: skip
     if without_log and state.result == "succeeded":
         view.note(f"warning: no log of {', '.join(without_log[:5])} could be had")
+    errors += _without_log(backend, state, broken, view)
     errors += _without_answer(backend, state, [replica for replica in state.replicas if replica not in agents], view)
     outcome = _outcome(state, record, collected)
     try:
@@ -85,6 +89,18 @@ def bring_home(
     for other in errors[1:]:
         view.note(f"warning: {other.message}")
     return outcome, errors[0] if errors else None
+
+
+def _without_log(backend: Backend, state: JobState, broken: dict[str, str], view: View) -> list[ArtifactError]:
+    """Logs that did not come whole: the agents there run and have the rest, or were lost while they gave it."""
+    alive = _still_running(backend, state.job, list(broken)) if broken else set()
+    errors = []
+    for replica, why in broken.items():
+        if state.result and (state.result == "succeeded" or replica in alive):
+            errors.append(ArtifactError(f"{replica}'s log could not be fetched whole: {why}"))
+        else:
+            view.note(f"warning: {replica}'s log is not whole: {why}")
+    return errors
 
 
 def _without_answer(backend: Backend, state: JobState, silent: list[str], view: View) -> list[ArtifactError]:
@@ -182,10 +198,17 @@ def _write_report(outcome: Outcome, state: JobState, record: Record, view: View,
 def came_before(record: Record) -> Outcome | None:
     """The outcome of a job whose launcher had all of it here, and was ended while it removed the job; else None."""
     try:
-        if '"event": "removing"' not in (record.folder / "events.jsonl").read_text():
-            return None
+        events = [event["event"] for event in read_events(record.folder)]
+    except DamagedFile:
+        return None
+    return all_here(record) if "removing" in events and "deleted" not in events else None
+
+
+def all_here(record: Record) -> Outcome | None:
+    """The outcome of an ended job of which all that there was came here before; else None."""
+    try:
         report = read_report(record.folder)
-        if report is None:
+        if report is None or report.get("missing") or report.get("result") not in get_args(Result):
             return None
         files = report.get("files", {}).items()
         collected = [Collected(replica=r, files=of, skipped=[], refused=[]) for r, of in files]

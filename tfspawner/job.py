@@ -29,7 +29,7 @@ from .errors import (
     TimedOut,
 )
 from .follow import PARALLEL, Follower, JobState, ReplicaState, View
-from .homecoming import DELETE_TIMEOUT_S, Homecoming, came_before, still_there
+from .homecoming import DELETE_TIMEOUT_S, Homecoming, all_here, came_before, seen_running, still_there
 from .homecoming import Outcome as Outcome
 from .plan import Plan, job_name, make_plan
 from .record import Record
@@ -180,14 +180,24 @@ class Job:
                     home.remove()
                 return before
             self.check_whole(found)
-            outcome = home.bring(self.status())
+            before, state = all_here(record) if found.id else None, self.status()
+            if before and state.result and not self._answers():
+                return before
+            if state.phase == "stopping":  # its scripts may still write
+                view.note(f"job {self.name} is stopping; its end is waited for")
+                state = self._follower(Silent(), logs=False).follow()
+            outcome = home.bring(state)
+            if not outcome.collected and not home.missing:
+                home.missing = ArtifactError(
+                    f"no replica of job {self.name} answers, and nothing of it could be fetched"
+                )
             if home.missing:
                 home.missing.outcome = outcome
                 home.missing.hint = home.missing.hint or (
                     "if they were fetched before, or the hold time is over, they are gone; a longer one: --hold 48h"
                 )
                 raise home.missing
-            if release and home.state and home.state.result:
+            if release and home.state and home.state.phase == "ended":
                 _release(self.backend, home.state)
             return outcome
         except KeyboardInterrupt:
@@ -198,12 +208,21 @@ class Job:
         finally:
             record.close()
 
+    def _answers(self) -> bool:
+        try:
+            self.backend.agent(self.name, self.replicas[0]).ping()
+        except AgentUnreachable:
+            return False
+        return True
+
     def is_unfetched(self) -> bool:
-        """Whether its script has begun, and nobody has all of what it has written; False where no agent tells."""
+        """Whether its script has begun, and nobody has all of what it has written; an agent that runs and is silent may have."""
+        if not self.replicas:
+            return False
         try:
             told = self.backend.agent(self.name, self.replicas[0]).brief(self.replicas, timeout_s=2)
-        except (SpawnerError, IndexError):
-            return False
+        except SpawnerError:
+            return bool(seen_running(self.backend, self.name, [self.replicas[0]]))
         return told["phase"] not in STARTING and not told["released"]
 
     def delete(self, timeout_s: float = DELETE_TIMEOUT_S) -> None:

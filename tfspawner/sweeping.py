@@ -23,7 +23,7 @@ from .code import digests
 from .errors import ArtifactError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
 from .follow import JobState, ReplicaState
 from .grid import Sweep, Values, best, differences, ranked, shown
-from .homecoming import DELETE_TIMEOUT_S
+from .homecoming import DELETE_TIMEOUT_S, seen_running
 from .plan import Plan, job_name, plan_like
 from .record import Record
 from .recorded import SWEEP_FILE, read_events, read_id, read_report, read_sweep
@@ -364,7 +364,12 @@ class _Run:
         """Removes what a former launcher left of it, once all that it has written is here."""
         left = self.there[point.job]
         if not is_done(self.spec.out, point) and left.state != "incomplete":
-            jobs.Job(point.job, backend, tuple(left.replicas)).fetch(self.spec.out, release=False)
+            try:
+                jobs.Job(point.job, backend, tuple(left.replicas)).fetch(self.spec.out, release=False)
+            except ArtifactError as error:
+                if seen_running(backend, point.job, list(left.replicas)):
+                    raise
+                self.view.note(f"warning: {point.title}: {error.message}; no process or pod of it is left to ask")
         backend.delete(point.job, DELETE_TIMEOUT_S, point.id)
         del self.there[point.job]
 

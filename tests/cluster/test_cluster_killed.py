@@ -78,6 +78,8 @@ def test_at_whatever_request_it_is_killed_list_delete_and_a_new_run_work_and_not
     script = cluster_place.script(SCRIPT)
     once, twice = (Counter(run(cluster_place, script, 0, lambda method, path: None)[1]) for _ in range(2))
     requests = once & twice  # without those of one run alone, such as what broke off and was asked for again
+    for request in [request for request in requests if request.endswith("/proxy/stream")]:
+        requests[request] = 1  # it is begun as often as it takes to reach the agent
     points = sorted((request, n + 1) for request, count in requests.items() for n in range(count))
 
     def lane(number: int) -> list[Point]:

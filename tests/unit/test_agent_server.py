@@ -158,7 +158,7 @@ def test_what_no_stream_brought_is_shown_when_the_logs_are_completed(running, tm
     record.append_log("worker-0", 0, whole[:3])
     view = SimpleNamespace(log=lambda replica, data: shown.append((replica, data)))
     state = JobState(job="j", replicas={"worker-0": ReplicaState(replica="worker-0")})
-    assert complete_logs(None, state, {"worker-0": client}, record, view) == []
+    assert complete_logs(None, state, {"worker-0": client}, record, view) == ([], {})
     record.close()
     assert (record.logs / "worker-0.log").read_bytes() == whole
     assert b"".join(data for _, data in shown) == whole[3:]
@@ -216,3 +216,58 @@ def test_what_runs_in_replicas_needs_the_standard_library_of_python_3_9_alone(na
         for alias in node.names
     }
     assert found <= sys.stdlib_module_names | beside
+
+
+def test_of_many_strangers_few_are_held_and_who_knows_the_token_gets_in(running):
+    def threads() -> int:
+        return len(list(Path(f"/proc/{running.process.pid}/task").iterdir()))
+
+    strangers = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(agent.MOST_STRANGERS + 100)]
+    assert running.ask("GET", "/status")[0] == 200
+    deadline = time.monotonic() + 20
+    while threads() > agent.MOST_STRANGERS + 50:
+        assert time.monotonic() < deadline, threads()
+        time.sleep(0.05)
+    strangers[0].settimeout(20)
+    assert strangers[0].recv(1) == b"", "the oldest was not hung up on"
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_a_log_is_given_in_pieces_as_small_as_they_are_asked_for(running):
+    whole = running.whole_log()
+    assert running.ask("GET", "/log?offset=1&most=5")[1] == whole[1:6]
+    assert running.ask("GET", "/log?offset=1&most=99999999999")[1] == whole[1:]
+
+
+CHATTY = """
+import sys
+for _ in range(100):
+    sys.stdout.write(("x" * 99 + "\\n") * 10_000)
+"""
+
+
+def test_clients_that_stand_still_make_the_agent_hold_little(tmp_path):
+    """100 MB of output, and three who asked for it and read nothing."""
+    chatty = Running(tmp_path, CHATTY)
+    try:
+        offset, deadline = 0, time.monotonic() + 60
+        while int(chatty.ask("GET", f"/log?offset={offset}&most=1")[2]["X-Size"]) < 100_000_000:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+        def resident() -> int:
+            return int(Path(f"/proc/{chatty.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+        before, idle = resident(), []
+        for _ in range(3):
+            connection = http.client.HTTPConnection("127.0.0.1", chatty.port, timeout=30)
+            proof = agent.Key("right").request("worker-0", "POST", "/stream")
+            body = json.dumps({"offsets": {"worker-0": 0}})
+            connection.request("POST", "/stream", body, {agent.PROOF_HEADER: proof})
+            idle.append((connection, connection.getresponse()))
+        time.sleep(5)  # in which the agent reads as far ahead as it ever will
+        assert resident() - before < 80_000_000
+    finally:
+        chatty.process.kill()
+        chatty.process.wait()

@@ -38,6 +38,7 @@ MIB = 1 << 20
 def false(monkeypatch) -> Iterator[FalseAgent]:
     monkeypatch.setattr(follow, "AGAIN_S", 0.001)
     monkeypatch.setattr(follow, "ANSWER_WITHIN_S", 0.0)
+    monkeypatch.setattr("tfspawner.homecoming.SEE_WITHIN_S", 0.0)
     monkeypatch.setattr("tfspawner.client.LOG_PAUSES_S", (0.001,) * 4)
     monkeypatch.setattr("tfspawner.collect.TRIES_WITHOUT_PROGRESS", 1)
     found = FalseAgent()
@@ -259,7 +260,7 @@ def test_a_log_that_is_not_where_it_was_asked_for_ends_with_what_the_backend_has
     out = io.StringIO()
     with pytest.raises(ArtifactError, match="'secret'"):
         job_of(false).fetch(tmp_path, PlainView(out, out))
-    assert "warning: worker-0's agent " in out.getvalue()
+    assert "warning: worker-0's log could not be fetched whole: worker-0's agent " in out.getvalue()
     assert (tmp_path / "j/logs/worker-0.log").stat().st_size < 500
     assert false.asked < 30
 

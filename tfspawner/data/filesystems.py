@@ -131,7 +131,7 @@ class LocalFiles:
     def look(self, uri: str) -> tuple[list[File], list[str]]:
         """(the files, what stands among them and is none). Raises DataError where the URI itself names no file."""
         path = local_path(uri)
-        names = sorted(glob.glob(path)) if has_pattern(path) else [path]
+        names = sorted(glob.glob(path)) if has_pattern(path) and not os.path.lexists(path) else [path]
         if names == [path] and os.path.isdir(path):
             try:
                 names = [os.path.join(path, name) for name in sorted(os.listdir(path)) if not name.startswith(HIDDEN)]
