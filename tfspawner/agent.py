@@ -18,6 +18,7 @@ each answer proves the same of the agent:
     POST /files [[path, offset, size]] those files' bytes from offset up to size, as frames
     GET  /checkpoints, POST /checkpoints  the same of the newest checkpoint: the coordinator's, or the copy of it
     PUT  /code, GET /code        the script's folder, as a gzipped tar archive
+    GET  /code?wanted=SHA256     whether that archive is still to be sent: {"wanted": true}
     POST /release                at the coordinator: all is collected, the replicas may end
     POST /stop                   at the coordinator: the gang ends, and holds what it has; says what it did until then
     POST /keep                   at the coordinator: files are missed, so even a failed gang holds them --hold long
@@ -72,6 +73,7 @@ KILL_WITHIN_S = 5.0  # processes that go on making others may take so long to ki
 STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
+DRAIN_S = 20.0  # so long the body of a request that is refused may take to come
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
 COORDINATOR_LOST_AFTER_S = 6.0
 COORDINATOR_SLOW_S = 29.0  # one that only takes long to answer may have much to do: two requests may time out
@@ -1142,8 +1144,27 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def refuse(self, status: int, message: str) -> None:
-        self.close_connection = True  # what is left of the request's body is not read
+        self.close_connection = True  # what is left of a stranger's body is not read
+        if self.asked:
+            self.drain()
         self.reply(message.encode(), status)
+
+    def read(self, most: int) -> bytes:
+        """The next of the request's body."""
+        data = self.rfile.read(min(most, self.unread))
+        self.unread = self.unread - len(data) if data else 0
+        return data
+
+    def drain(self) -> None:
+        """Takes what is left of the body: a proxy that cannot send it to its end passes no answer on."""
+        deadline = time.monotonic() + DRAIN_S
+        with suppress(OSError):  # a time-out is one
+            while self.unread > 0 and time.monotonic() < deadline:
+                self.connection.settimeout(max(0.1, deadline - time.monotonic()))
+                data = self.rfile.read1(min(CHUNK, self.unread))  # what there is
+                if not data:
+                    break
+                self.unread -= len(data)
 
     def reply(self, data: bytes, status: int = 200, headers: Optional[Dict[str, str]] = None) -> None:
         self.close_connection = self.close_connection or self.unread > 0  # it would be taken for the next request
@@ -1227,15 +1248,22 @@ class Handler(BaseHTTPRequestHandler):
         self.reply_json(self.gang().interrupt())
 
     def put_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        if agent.code.arrived.is_set():
-            raise ValueError("the code is here already")
+        if agent.code.arrived.is_set():  # such as by a request whose answer was lost
+            digest = hashlib.sha256()
+            for data in iter(lambda: self.read(CHUNK), b""):
+                digest.update(data)
+            if digest.hexdigest() != agent.job.code_sha256:
+                raise ValueError("the code is here already, and this is another")
+            return self.reply_json({})
         if self.unread > shutil.disk_usage(agent.root).free:
             raise ValueError(f"there is no room for {self.unread} bytes")
-        agent.code.receive(self.rfile, self.unread)
-        self.unread = 0
+        agent.code.receive(self, self.unread)
         self.reply_json({})
 
     def get_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        if "wanted" in query:
+            is_wanted = query["wanted"] == agent.job.code_sha256 and not agent.code.arrived.is_set()
+            return self.reply_json({"wanted": is_wanted})
         if not agent.code.arrived.wait(min(10.0, float(query.get("wait", 10)))):
             return self.refuse(503, "the code is not here yet")
         with open(agent.code.archive, "rb") as file:

@@ -166,9 +166,8 @@ class Follower:
                 continue
             try:
                 agent = self.backend.agent(self.state.job, self.coordinator)
-                if self.upload:
+                if self.upload:  # another pod in the coordinator's place needs it again
                     agent.send_code(self.upload)
-                    self.upload = None
                 for kind, value in self.listener.listen(agent):
                     self.silent_since = None
                     self._put(kind, value)

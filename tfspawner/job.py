@@ -278,7 +278,7 @@ def take_over(backend: Backend, plan: Plan, id: str, view: View) -> Outcome:
             record.event("taken over")
             if not (record.folder / "spec.json").exists():
                 record.write_json("spec.json", described(plan))
-            state = _follow(home, plan, None)
+            state = _follow(home, plan, plan.code if backend.must_upload(plan) else None)
             outcome = _bring_home(home, plan, state)
         return _judged(home, state, outcome)
     finally:
