@@ -118,7 +118,7 @@ class AgentClient:
         for pause_s in LOG_PAUSES_S[: tries - 1]:
             try:
                 return self.log(offset)
-            except (BadAnswer, NotTheAgent):
+            except BadAnswer:
                 raise
             except AgentUnreachable:
                 time.sleep(pause_s)
