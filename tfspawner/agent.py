@@ -70,6 +70,9 @@ PROOF_HEADER = "X-Tfspawner-Proof"
 NOT_KNOWN = "the request does not prove that it knows the job's token"
 TOKEN = "TFSPAWNER_TOKEN"  # the variable in which a pod's agent gets the job's token, and out of which it takes it
 KILL_WITHIN_S = 5.0  # processes that go on making others may take so long to kill
+LOOKS = (
+    3  # at /proc that have to find nobody: one process in a chain of them may end, and its child begin, behind a look
+)
 STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
@@ -2173,6 +2176,7 @@ class Agent:
         self.collected_at = 0.0
         self.stop = threading.Event()  # the gang stops, or this replica was told to
         self.terminated = threading.Event()  # this replica was sent SIGTERM
+        self.ending: queue.SimpleQueue[Tuple[Optional[subprocess.Popen[bytes]], bool]] = queue.SimpleQueue()
         self.broken = ""  # what failed in one of the agent's own threads
         self.usage: Any = None  # while the script runs, what samples its processors, memory and GPUs
         self.addresses = {"address": address(host, port), "agent": address(host, agent_port)}
@@ -2201,11 +2205,10 @@ class Agent:
 
     def break_off(self, what: str, error: Exception) -> None:
         """Ends the script: the agent cannot do its own part any more."""
-        traceback.print_exception(type(error), error, error.__traceback__)
         self.broken = self.broken or f"tf-spawner's agent failed in {what}: {type(error).__name__}: {error}"
         self.stop.set()
-        self.wake()
         self.stop_child()
+        traceback.print_exception(type(error), error, error.__traceback__)
 
     # -- talking to the coordinator
 
@@ -2319,6 +2322,7 @@ class Agent:
     # -- the steps
 
     def main(self, listener: socket.socket) -> int:
+        self.begin(self.end_scripts)
         self.begin(Server(self, listener).serve_forever)
         works = [self.heartbeat, self.listen]
         if self.job.restarts and [self.replica] == self.job.replicas[1:2]:
@@ -2330,6 +2334,11 @@ class Agent:
             while self.begins_again():
                 code = self.work()
         except Exception as error:  # the agent's own failure is reported like the script's
+            if self.child and self.child.returncode is None:
+                kill_group(self.child.pid, signal.SIGKILL)
+                self.wait_for_child()
+                end_descendants(os.getpid(), KILL_WITHIN_S)
+                reap()
             why = f"tf-spawner's agent failed: {type(error).__name__}: {error}"
             if isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in NO_ROOM):
                 why = f"could not go on: {error if isinstance(error, NoRoom) else no_room(error, self.root)}"
@@ -2682,23 +2691,26 @@ class Agent:
 
     def stop_child(self, dump: bool = False) -> None:
         """Ends the script; with dump, by the signal at which it writes its threads' stacks into its output."""
-        child = self.child
-        if child is None or child.returncode is not None:
-            return
+        self.ending.put((self.child, dump))
 
-        def stop() -> None:
+    def end_scripts(self) -> None:
+        """Ends each script that stop_child names: a thread that is there from the start, since later there may be none to have."""
+        while True:
+            child, dump = self.ending.get()
+            self.wake()
+            if child is None or child.returncode is not None:
+                continue
             if dump:
-                self.log.write(
-                    f"{AGENT_MARK.decode()} stalled: aborted by tf-spawner, to say where it stands\n".encode()
-                )
+                with suppress(Exception):
+                    self.log.write(
+                        f"{AGENT_MARK.decode()} stalled: aborted by tf-spawner, to say where it stands\n".encode()
+                    )
             kill_group(child.pid, signal.SIGABRT if dump else signal.SIGTERM)
             deadline = time.monotonic() + STOP_GRACE_S
             while child.returncode is None and time.monotonic() < deadline:
                 time.sleep(0.05)
             if child.returncode is None:
                 kill_group(child.pid, signal.SIGKILL)
-
-        self.begin(stop)
 
     @contextmanager
     def serving(self, request: str) -> Iterator[None]:
@@ -2743,8 +2755,7 @@ class Agent:
     def terminate(self, *_: Any) -> None:
         self.terminated.set()
         self.stop.set()
-        self.begin(self.wake)
-        self.stop_child()
+        self.stop_child()  # in a thread of its own: this one may hold the lock that wakes
 
     def wake(self) -> None:
         with self.ordered:
@@ -2811,15 +2822,30 @@ def descendants(pid: int) -> List[int]:
 
 def end_descendants(pid: int, within_s: float) -> None:
     """Kills all of them, and those that they start meanwhile; a process that adopts orphans keeps them in its reach."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
+    deadline, looks = time.monotonic() + within_s, 0
+    while looks < LOOKS and time.monotonic() < deadline:
         found = descendants(pid)
-        if not found:
-            return
+        looks = 0 if found else looks + 1
         for child in found:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(child, signal.SIGKILL)
-        time.sleep(0.02)
+        end_orphans(pid, time.monotonic() + (0.2 if found else 0.005))
+
+
+def end_orphans(pid: int, until: float) -> None:
+    """Kills what the process adopts, at once: one that forks and ends, again and again, is gone after a look at all of /proc."""
+    try:
+        children = open(f"/proc/{pid}/task/{pid}/children", "rb", buffering=0)
+    except OSError:
+        return time.sleep(0.02)  # such as by a kernel that does not tell
+    with children:
+        while time.monotonic() < until:
+            children.seek(0)
+            for child in children.read(SMALL).split()[::-1]:  # the newest
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(int(child), signal.SIGKILL)
+            if pid == os.getpid():
+                reap()
 
 
 def reap() -> None:
