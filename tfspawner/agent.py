@@ -18,6 +18,7 @@ each answer proves the same of the agent:
     POST /files [[path, offset, size]] those files' bytes from offset up to size, as frames
     GET  /checkpoints, POST /checkpoints  the same of the newest checkpoint: the coordinator's, or the copy of it
     PUT  /code, GET /code        the script's folder, as a gzipped tar archive
+    GET  /code?wanted=SHA256     whether that archive is still to be sent: {"wanted": true}
     POST /release                at the coordinator: all is collected, the replicas may end
     POST /stop                   at the coordinator: the gang ends, and holds what it has; says what it did until then
     POST /keep                   at the coordinator: files are missed, so even a failed gang holds them --hold long
@@ -69,12 +70,14 @@ PROOF_HEADER = "X-Tfspawner-Proof"
 NOT_KNOWN = "the request does not prove that it knows the job's token"
 TOKEN = "TFSPAWNER_TOKEN"  # the variable in which a pod's agent gets the job's token, and out of which it takes it
 KILL_WITHIN_S = 5.0  # processes that go on making others may take so long to kill
+LOOKS = 3  # at /proc that have to find nobody: in a chain of processes one may end, and its child begin, behind a look
 STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
 MOST_STRANGERS = 256  # connections of such that are held at once: each has a thread
 TAKES_S = 60.0  # so long a client may take none of a stream
 STREAM_PIECE = 256 << 10  # bytes of output in one frame
+DRAIN_S = 20.0  # so long the body of a request that is refused may take to come
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
 COORDINATOR_LOST_AFTER_S = 6.0
 COORDINATOR_SLOW_S = 29.0  # one that only takes long to answer may have much to do: two requests may time out
@@ -1145,8 +1148,27 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def refuse(self, status: int, message: str) -> None:
-        self.close_connection = True  # what is left of the request's body is not read
+        self.close_connection = True  # what is left of a stranger's body is not read
+        if self.asked:
+            self.drain()
         self.reply(message.encode(), status)
+
+    def read(self, most: int) -> bytes:
+        """The next of the request's body."""
+        data = self.rfile.read(min(most, self.unread))
+        self.unread = self.unread - len(data) if data else 0
+        return data
+
+    def drain(self) -> None:
+        """Takes what is left of the body: a proxy that cannot send it to its end passes no answer on."""
+        deadline = time.monotonic() + DRAIN_S
+        with suppress(OSError):  # a time-out is one
+            while self.unread > 0 and time.monotonic() < deadline:
+                self.connection.settimeout(max(0.1, deadline - time.monotonic()))
+                data = self.rfile.read1(min(CHUNK, self.unread))  # what there is
+                if not data:
+                    break
+                self.unread -= len(data)
 
     def reply(self, data: bytes, status: int = 200, headers: Optional[Dict[str, str]] = None) -> None:
         self.close_connection = self.close_connection or self.unread > 0  # it would be taken for the next request
@@ -1232,15 +1254,22 @@ class Handler(BaseHTTPRequestHandler):
         self.reply_json(self.gang().interrupt())
 
     def put_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
-        if agent.code.arrived.is_set():
-            raise ValueError("the code is here already")
+        if agent.code.arrived.is_set():  # such as by a request whose answer was lost
+            digest = hashlib.sha256()
+            for data in iter(lambda: self.read(CHUNK), b""):
+                digest.update(data)
+            if digest.hexdigest() != agent.job.code_sha256:
+                raise ValueError("the code is here already, and this is another")
+            return self.reply_json({})
         if self.unread > shutil.disk_usage(agent.root).free:
             raise ValueError(f"there is no room for {self.unread} bytes")
-        agent.code.receive(self.rfile, self.unread)
-        self.unread = 0
+        agent.code.receive(self, self.unread)
         self.reply_json({})
 
     def get_code(self, agent: Agent, path: str, query: Dict[str, str]) -> None:
+        if "wanted" in query:
+            is_wanted = query["wanted"] == agent.job.code_sha256 and not agent.code.arrived.is_set()
+            return self.reply_json({"wanted": is_wanted})
         if not agent.code.arrived.wait(min(10.0, float(query.get("wait", 10)))):
             return self.refuse(503, "the code is not here yet")
         with open(agent.code.archive, "rb") as file:
@@ -2160,6 +2189,7 @@ class Agent:
         self.collected_at = 0.0
         self.stop = threading.Event()  # the gang stops, or this replica was told to
         self.terminated = threading.Event()  # this replica was sent SIGTERM
+        self.ending: queue.SimpleQueue[Tuple[Optional[subprocess.Popen[bytes]], bool]] = queue.SimpleQueue()
         self.broken = ""  # what failed in one of the agent's own threads
         self.usage: Any = None  # while the script runs, what samples its processors, memory and GPUs
         self.addresses = {"address": address(host, port), "agent": address(host, agent_port)}
@@ -2188,11 +2218,10 @@ class Agent:
 
     def break_off(self, what: str, error: Exception) -> None:
         """Ends the script: the agent cannot do its own part any more."""
-        traceback.print_exception(type(error), error, error.__traceback__)
         self.broken = self.broken or f"tf-spawner's agent failed in {what}: {type(error).__name__}: {error}"
         self.stop.set()
-        self.wake()
         self.stop_child()
+        traceback.print_exception(type(error), error, error.__traceback__)
 
     # -- talking to the coordinator
 
@@ -2306,6 +2335,7 @@ class Agent:
     # -- the steps
 
     def main(self, listener: socket.socket) -> int:
+        self.begin(self.end_scripts)
         self.begin(Server(self, listener).serve_forever)
         works = [self.heartbeat, self.listen]
         if self.job.restarts and [self.replica] == self.job.replicas[1:2]:
@@ -2317,6 +2347,11 @@ class Agent:
             while self.begins_again():
                 code = self.work()
         except Exception as error:  # the agent's own failure is reported like the script's
+            if self.child and self.child.returncode is None:
+                kill_group(self.child.pid, signal.SIGKILL)
+                self.wait_for_child()
+                end_descendants(os.getpid(), KILL_WITHIN_S)
+                reap()
             why = f"tf-spawner's agent failed: {type(error).__name__}: {error}"
             if isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in NO_ROOM):
                 why = f"could not go on: {error if isinstance(error, NoRoom) else no_room(error, self.root)}"
@@ -2669,23 +2704,26 @@ class Agent:
 
     def stop_child(self, dump: bool = False) -> None:
         """Ends the script; with dump, by the signal at which it writes its threads' stacks into its output."""
-        child = self.child
-        if child is None or child.returncode is not None:
-            return
+        self.ending.put((self.child, dump))
 
-        def stop() -> None:
+    def end_scripts(self) -> None:
+        """Ends each script that stop_child names: a thread that is there from the start, since later there may be none to have."""
+        while True:
+            child, dump = self.ending.get()
+            self.wake()
+            if child is None or child.returncode is not None:
+                continue
             if dump:
-                self.log.write(
-                    f"{AGENT_MARK.decode()} stalled: aborted by tf-spawner, to say where it stands\n".encode()
-                )
+                with suppress(Exception):
+                    self.log.write(
+                        f"{AGENT_MARK.decode()} stalled: aborted by tf-spawner, to say where it stands\n".encode()
+                    )
             kill_group(child.pid, signal.SIGABRT if dump else signal.SIGTERM)
             deadline = time.monotonic() + STOP_GRACE_S
             while child.returncode is None and time.monotonic() < deadline:
                 time.sleep(0.05)
             if child.returncode is None:
                 kill_group(child.pid, signal.SIGKILL)
-
-        self.begin(stop)
 
     @contextmanager
     def serving(self, request: str) -> Iterator[None]:
@@ -2730,8 +2768,7 @@ class Agent:
     def terminate(self, *_: Any) -> None:
         self.terminated.set()
         self.stop.set()
-        self.begin(self.wake)
-        self.stop_child()
+        self.stop_child()  # in a thread of its own: this one may hold the lock that wakes
 
     def wake(self) -> None:
         with self.ordered:
@@ -2798,15 +2835,30 @@ def descendants(pid: int) -> List[int]:
 
 def end_descendants(pid: int, within_s: float) -> None:
     """Kills all of them, and those that they start meanwhile; a process that adopts orphans keeps them in its reach."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
+    deadline, looks = time.monotonic() + within_s, 0
+    while looks < LOOKS and time.monotonic() < deadline:
         found = descendants(pid)
-        if not found:
-            return
+        looks = 0 if found else looks + 1
         for child in found:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(child, signal.SIGKILL)
-        time.sleep(0.02)
+        end_orphans(pid, time.monotonic() + (0.2 if found else 0.005))
+
+
+def end_orphans(pid: int, until: float) -> None:
+    """Kills what the process adopts, at once: one that forks and ends, again and again, is gone after a look at all of /proc."""
+    try:
+        children = open(f"/proc/{pid}/task/{pid}/children", "rb", buffering=0)
+    except OSError:
+        return time.sleep(0.02)  # such as by a kernel that does not tell
+    with children:
+        while time.monotonic() < until:
+            children.seek(0)
+            for child in children.read(SMALL).split()[::-1]:  # the newest
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(int(child), signal.SIGKILL)
+            if pid == os.getpid():
+                reap()
 
 
 def reap() -> None:

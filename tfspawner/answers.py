@@ -195,6 +195,11 @@ def part(head: Any) -> Part | None:
     return Part(found["path"], found.get("offset", 0), 0 if missing else found["size"], missing)
 
 
+def wanted(value: Any) -> bool:
+    """Whether the code is still to be sent."""
+    return bool(fields(value, {"wanted": flag}, ("wanted",))["wanted"])
+
+
 def log_head(headers: Mapping[str, str]) -> tuple[bool, int]:
     """Of a log's answer: whether the output ends there, and where the log ended when it was asked for."""
     end = headers.get("X-End")

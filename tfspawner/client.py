@@ -118,7 +118,7 @@ class AgentClient:
         for pause_s in LOG_PAUSES_S[: tries - 1]:
             try:
                 return self.log(offset)
-            except (BadAnswer, NotTheAgent):
+            except BadAnswer:
                 raise
             except AgentUnreachable:
                 time.sleep(pause_s)
@@ -138,6 +138,11 @@ class AgentClient:
             return answers.order(self._json("POST", "/stop", timeout_s=5.0, longest=LONGEST_SMALL))
 
     def send_code(self, code: Code) -> None:
+        """Uploads the code (to be asked of the coordinator), unless it has it already."""
+        path = f"/code?wanted={code.sha256}"
+        with self._parsing(f"JSON for {path}"):
+            if not answers.wanted(self._json("GET", path, timeout_s=5.0, longest=LONGEST_SMALL)):
+                return
         size = str(code.size_bytes)
         with self._request("PUT", "/code", code.open(), {"Content-Length": size}, timeout_s=60) as reply:
             self._read(reply, 60, LONGEST_SMALL)

@@ -34,6 +34,7 @@ USAGE_OF, USAGE_EVERY_S = 16, 2.0  # so many replicas' processors and memory are
 ANSWER_WITHIN_S = 30.0  # for which an agent may be silent before its files are given up
 NO_AGENT_HINT = "something else may have taken the agent's place: trust nothing that comes from there"
 AGAIN_S = 0.2  # until a stream that broke off is begun again
+FALSE_S, FALSE_ANSWERS = 5.0, 4  # what shows no proof for so long, and so often, has taken the agent's place
 LAST_OUTPUT_S = 90.0  # so long the last output may take once the gang has ended
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
 
@@ -87,6 +88,19 @@ class View(Protocol):
     def received(self, size_bytes: int) -> None: ...
     def note(self, text: str) -> None: ...
     def finish(self) -> None: ...
+
+
+class FalseAnswers:
+    """Counts answers without a proof, one after the other: something on the way may have given one in the agent's place."""
+
+    def __init__(self) -> None:
+        self.count, self.since = 0, time.monotonic()
+
+    def are_enough(self) -> bool:
+        """Counts one more; whether it is clear that the agent is gone."""
+        self.since = self.since if self.count else time.monotonic()
+        self.count += 1
+        return self.count >= FALSE_ANSWERS and time.monotonic() - self.since >= FALSE_S
 
 
 class Follower:
@@ -161,23 +175,23 @@ class Follower:
 
     def _stream(self) -> None:
         """Keeps a stream to the coordinator open, each time from the bytes that are here already."""
+        false = FalseAnswers()
         while not self.stop.is_set():
             if not self.reachable.wait(0.2):
                 continue
             try:
                 agent = self.backend.agent(self.state.job, self.coordinator)
-                if self.upload:
+                if self.upload:  # another pod in the coordinator's place needs it again
                     agent.send_code(self.upload)
-                    self.upload = None
                 for kind, value in self.listener.listen(agent):
-                    self.silent_since = None
+                    self.silent_since, false = None, FalseAnswers()
                     self._put(kind, value)
                 self._put("end", None)
                 return
-            except NotTheAgent as error:
-                self._put("impostor", error)
-                return
             except AgentUnreachable as error:
+                if isinstance(error, NotTheAgent) and false.are_enough():
+                    self._put("impostor", error)
+                    return
                 if isinstance(error, BadAnswer) and self.listener.is_hopeless():
                     error.hint = NO_AGENT_HINT
                     self._put("error", error)
@@ -482,10 +496,9 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
         try:
             agent = backend.agent(state.job, replica)
             agent.ping()
-        except NotTheAgent:
-            waited_for.discard(replica)
-            return None
-        except AgentUnreachable:
+        except AgentUnreachable as error:
+            if isinstance(error, NotTheAgent) and false[replica].are_enough():
+                waited_for.discard(replica)
             return None
         return agent
 
@@ -496,6 +509,7 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
         if state.result == "succeeded" or (state.result and state.replicas[replica].state in ("running", *FINISHED))
     }  # fmt: skip
     found: dict[str, AgentClient] = {}
+    false = {replica: FalseAnswers() for replica in candidates}
     while True:
         missing = [replica for replica in candidates if replica not in found]
         found |= {agent.replica: agent for agent in each(answering, missing, PARALLEL) if agent}

@@ -316,7 +316,7 @@ def take_over(backend: Backend, plan: Plan, id: str, view: View) -> Outcome:
             record.event("taken over")
             if not (record.folder / "spec.json").exists():
                 record.write_json("spec.json", described(plan))
-            state = _follow(home, plan, None)
+            state = _follow(home, plan, plan.code if backend.must_upload(plan) else None)
             outcome = _bring_home(home, plan, state)
         return _judged(home, state, outcome)
     finally:
@@ -332,7 +332,7 @@ def launch(spec: JobSpec, view: View | None = None) -> Job:
     job = Job(plan.job, backend, tuple(plan.spec.replicas), time.time())
     if backend.must_upload(plan):
         view.note(f"waiting for {job.replicas[0]} to take the code ({plan.code.size_bytes / 1024**2:.1f} MiB)")
-        _upload(backend, plan)
+        _upload_or_remove(backend, plan)
     return job
 
 
@@ -541,6 +541,22 @@ def _release(backend: Backend, state: JobState) -> None:
         pass  # it has ended already
 
 
+def _upload_or_remove(backend: Backend, plan: Plan) -> None:
+    """A job without its code is of no use: whatever ends the upload removes the job, or says that it is there."""
+    try:
+        _upload(backend, plan)
+    except BaseException as error:
+        is_interrupted = isinstance(error, KeyboardInterrupt)
+        told = Interrupted(f"interrupted; nothing of job {plan.job} is left") if is_interrupted else error
+        try:
+            backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
+        except (KeyboardInterrupt, SpawnerError):
+            if is_interrupted:
+                told = Interrupted(f"interrupted; job {plan.job} was launched without its code")
+            raise still_there(told, plan.job) if isinstance(told, SpawnerError) else told from None
+        raise told from None
+
+
 def _upload(backend: Backend, plan: Plan) -> None:
     coordinator = plan.spec.replicas[0]
     deadline = time.monotonic() + (plan.spec.start_timeout_s or 600)
@@ -550,6 +566,5 @@ def _upload(backend: Backend, plan: Plan) -> None:
             return
         except AgentUnreachable as error:
             if time.monotonic() > deadline:
-                backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
                 raise TimedOut(f"{coordinator} did not take the code: {error.message}") from None
             time.sleep(0.5)

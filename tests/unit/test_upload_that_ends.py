@@ -1,0 +1,51 @@
+"""A detached launch whose code does not arrive: its job is removed, or named."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tfspawner import job
+from tfspawner.errors import AgentUnreachable, ClusterError, Interrupted, TimedOut
+
+
+class Place:
+    def __init__(self, by: BaseException, undeleted: BaseException | None) -> None:
+        self.by, self.undeleted, self.deleted = by, undeleted, []
+
+    def launch(self, plan: Any) -> None: ...
+
+    def must_upload(self, plan: Any) -> bool:
+        return True
+
+    def agent(self, name: str, replica: str) -> Any:
+        raise self.by
+
+    def delete(self, name: str, timeout_s: float, id: str) -> None:
+        self.deleted.append((name, id))
+        if self.undeleted:
+            raise self.undeleted
+
+
+@pytest.mark.parametrize("undeleted", [None, ClusterError("403"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    ("by", "ends"),
+    [
+        (KeyboardInterrupt(), Interrupted),
+        (ClusterError("pods is forbidden"), ClusterError),
+        (AgentUnreachable("x"), TimedOut),
+    ],
+    ids=repr,
+)
+def test_whatever_ends_the_upload_removes_the_job_or_names_it(monkeypatch, by, ends, undeleted):
+    place = Place(by, undeleted)
+    spec = SimpleNamespace(replicas=["worker-0"], start_timeout_s=0.001)
+    plan = SimpleNamespace(job="big", id="7", spec=spec, notes=(), warnings=(), code=SimpleNamespace(size_bytes=9))
+    monkeypatch.setattr(job, "prepare", lambda spec: (place, plan))
+    with pytest.raises(ends) as told:
+        job.launch(spec)
+    assert place.deleted == [("big", "7")]
+    assert ("job big is still there" in (told.value.hint or "")) == (undeleted is not None)
+    assert "big" in told.value.message or ends is not Interrupted
