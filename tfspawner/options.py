@@ -88,7 +88,7 @@ def make_spec(
     for env_file in env_files:
         if "=" in env_file.name and not env_file.exists():  # without what is behind it, which may be a secret
             raise ConfigurationError(
-                f"{where or '--'}env-file {brief(env_file.name.partition('=')[0])}=… is no file",
+                f"{where or '--'}env-file {named(env_file.name.partition('=')[0])}=… is no file",
                 hint=f"KEY=VALUE goes to {'env:' if where else '--env'}",
             )
         env.update(read_env_file(env_file))

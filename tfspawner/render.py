@@ -67,14 +67,11 @@ def render(plan: Plan) -> list[Manifest]:
 
 def _refuse_secrets(plan: Plan, manifests: list[Manifest]) -> None:
     """Raises ConfigurationError where a secret stands in an object by the user's templates or --pod-file: not in the Secret's values."""
-    usual = {
-        found for manifest in render(replace(plan, spec=replace(plan.spec, template_dir=None, pod_file=None)))
-             for _, found in _texts_in(manifest)}  # fmt: skip
+    plain = replace(plan, spec=replace(plan.spec, template_dir=None, pod_file=None))
+    usual = {found for manifest in render(plain) for _, found in _public_texts(manifest)}
     for manifest in manifests:
-        is_secret = manifest["kind"] == "Secret"
-        for place, found in _texts_in(manifest):
-            is_hidden = is_secret and place.startswith(("stringData.", "data."))
-            if not is_hidden and found not in usual and (hit := plan.known.found(found.encode(errors="replace"))):
+        for place, found in _public_texts(manifest):
+            if found not in usual and (hit := plan.known.found(found.encode(errors="replace"))):
                 given = " and ".join(
                     flag
                     for flag, value in (("--template-dir", plan.spec.template_dir), ("--pod-file", plan.spec.pod_file))
@@ -85,6 +82,12 @@ def _refuse_secrets(plan: Plan, manifests: list[Manifest]) -> None:
                     f"{given}: in {brief_line(plan.known.mask(where))} stands the value of the variable {hit[0]}, which is secret",
                     hint="pods have it in their environment: leave it out there",
                 )
+
+
+def _public_texts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """All but the Secret's values."""
+    hidden = ("stringData.", "data.") if manifest["kind"] == "Secret" else ()
+    return ((place, found) for place, found in _texts_in(manifest) if not place.startswith(hidden))
 
 
 def _texts_in(value: Any, place: str = "") -> Iterator[tuple[str, str]]:

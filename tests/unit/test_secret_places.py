@@ -49,7 +49,7 @@ def test_a_secret_in_a_files_name_is_in_no_configmap_and_no_record(folder):
 def test_a_secret_that_a_pod_spells_otherwise_is_refused(folder, tmp_path):
     (tmp_path / "pod.yaml").write_text(POD % SPELLED)
     with pytest.raises(
-        ConfigurationError, match=r"Job train-\w+-worker: spec.template.spec.containers\[0\].env\[\d+\].value"
+        ConfigurationError, match=r"Job code-\w+-worker: spec.template.spec.containers\[0\].env\[\d+\].value"
     ) as error:
         render(prepare(spec(folder, pod_file=tmp_path / "pod.yaml"), check=False)[1])
     assert SECRET not in error.value.message
@@ -58,7 +58,7 @@ def test_a_secret_that_a_pod_spells_otherwise_is_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [("service.yaml", "metadata:\n", f"metadata:\n  annotations: {{a: {SPELLED}}}\n"), ("service.yaml", "metadata:\n", f"metadata:\n  annotations: {{{SPELLED}: a}}\n"),
-     ("secret.yaml", "metadata:\n", f"metadata:\n  annotations: {{a: {SPELLED}}}\n"), ("secret.yaml", "kind: Secret", "kind: ConfigMap")],
+     ("secret.yaml", "type: Opaque", f"type: {SPELLED}"), ("secret.yaml", "kind: Secret", "kind: ConfigMap")],
 )  # fmt: skip
 def test_a_secret_in_a_template_is_refused(folder, tmp_path, name, old, new):
     own = tmp_path / "templates"
@@ -74,8 +74,8 @@ def test_a_secret_in_a_template_is_refused(folder, tmp_path, name, old, new):
 
 
 def test_what_our_own_objects_say_is_not_refused_for_a_users_template(folder, tmp_path):
-    (tmp_path / "pod.yaml").write_text(POD % "plain")
-    render(prepare(spec(folder, env={"PASSWORD": "tensorflow"}, pod_file=tmp_path / "pod.yaml"), check=False)[1])
+    (tmp_path / "service.yaml").write_text((templates_dir() / "service.yaml").read_text())
+    render(prepare(spec(folder, env={"PASSWORD": "tensorflow"}, template_dir=tmp_path), check=False)[1])
 
 
 @pytest.mark.parametrize("value", ["pässwörd€", "a+b/c=döe", "x😀yz12345"])
