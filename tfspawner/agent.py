@@ -1601,8 +1601,11 @@ class Log:
 def spelled(text: bytes) -> Set[bytes]:
     """A text as it stands, as it stands between quotes in Python and JSON, and percent-encoded."""
     words = text.decode(errors="replace")
-    quoted = {repr(words)[1:-1], json.dumps(words)[1:-1], quote(text), quote(text, safe=""), quote_plus(text)}
-    return {text, repr(text)[2:-1].encode(), *(form.encode() for form in quoted)}
+    percent = {quote(text), quote(text, safe=""), quote_plus(text)}
+    small = {re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), form) for form in percent}
+    quoted = {repr(words)[1:-1], ascii(words)[1:-1], json.dumps(words)[1:-1], *percent, *small}
+    escaped = words.encode("ascii", "backslashreplace")
+    return {text, escaped, repr(text)[2:-1].encode(), *(form.encode() for form in quoted)}
 
 
 def encoded(text: bytes) -> Set[bytes]:

@@ -258,8 +258,13 @@ def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> 
 
     folder = run_folder(recorded, options["out"] or Path("runs"))
     stored, swept = read_whole(folder)
+    place = folder if folder.name not in ("", "..") else folder.resolve()
+    former = {
+        **(recorded_sweep(swept) if swept else recorded_options(stored)),
+        "out": place.parent,
+    }  # whatever the record says
     try:
-        asked = _asked(ctx, options, recorded_sweep(swept) if swept else recorded_options(stored))
+        asked = _asked(ctx, options, former)
     except ConfigurationError as error:
         message = error.message if len(error.message) <= 500 else f"{error.message[:500]}…"
         raise ConfigurationError(f"what {folder} records, with what is given: {message}", hint=error.hint) from None
@@ -716,6 +721,10 @@ def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) ->
     """
     from .report import compared, run_folder, runs_of
 
+    if page:
+        from .comparison import refuse_foreign
+
+        refuse_foreign(page)
     folders = [folder for run in runs for folder in runs_of(run_folder(run, out))]
     if not folders:
         shown = ", ".join(str(run_folder(run, out)) for run in runs)

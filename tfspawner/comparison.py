@@ -9,13 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .errors import ConfigurationError
 from .grid import best
 from .recorded import Note, read_events, read_spec
 from .render import html_environment
 from .report import charts, compared_run, curves_of, length_s, no_note, timeline, write_html
+from .userfile import named, read_bytes
 from .view import age
 
 NOT_COMPARED = {"job", "name", "out", "detach", "args", "tag", "code_sha256"}  # the run's own, or told by its row
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises ConfigurationError for a place where no page may be written: what is no HTML file, or stands there and is none of ours."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigurationError(f"--page {named(path)} does not end in .html", hint="--page compared.html")
+    if os.path.lexists(path):
+        text = read_bytes(path, "--page").lstrip() if path.is_file() else b""
+        if not (text.startswith(b"<!doctype html>") and b" side by side</h1>" in text):
+            raise ConfigurationError(
+                f"--page {named(path)} is there already, and is no page of compare's",
+                hint="name another --page, or remove it",
+            )
 
 
 def write_page(path: Path, folders: Sequence[Path], note: Note = no_note) -> Path:

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,10 @@ class Sweep:
     file: Path | None = None  # the job.yaml that says so: it may lie beside the script, and is no code
 
     def __post_init__(self) -> None:
+        if not isinstance(self.grid, Mapping):
+            raise ConfigurationError(
+                f"the grid is {brief(self.grid)}; it must be a mapping", hint='{"lr": [1e-3, 1e-4]}'
+            )
         for name in self.grid:
             _check_name(str(name), self.spec.args)
         object.__setattr__(self, "grid", {str(name): _texts(str(name), given) for name, given in self.grid.items()})
@@ -202,13 +206,24 @@ def _check_name(name: str, args: tuple[str, ...]) -> None:
         )
 
 
+def _listed(name: str, given: Any) -> list[Any]:
+    """The values, and of too many one too many: there may be no end of them."""
+    try:
+        return list(islice(given, MAX_POINTS + 1))
+    except TypeError:
+        raise ConfigurationError(
+            f"--grid {name}: {brief(given)} is no list of values", hint='{"lr": [1e-3, 1e-4]}'
+        ) from None
+
+
 def _texts(name: str, given: Any) -> tuple[str, ...]:
     """A flag's values as texts, each once."""
-    listed = [given] if isinstance(given, str | int | float) else list(given)
+    listed = [given] if isinstance(given, str | int | float) else _listed(name, given)
     if not listed:
         raise ConfigurationError(f"--grid {name} has no values", hint=f"--grid {name}=V1,V2")
     if len(listed) > MAX_POINTS:
-        raise ConfigurationError(f"--grid {name} has {len(listed):,} values; at most {MAX_POINTS:,} are run")
+        count = f"{len(given):,}" if hasattr(given, "__len__") else f"more than {MAX_POINTS:,}"
+        raise ConfigurationError(f"--grid {name} has {count} values; at most {MAX_POINTS:,} are run")
     texts: dict[str, None] = {}
     for value in listed:
         if not isinstance(value, str | int | float) or (isinstance(value, int) and value.bit_length() > 10_000):

@@ -171,6 +171,8 @@ class Job:
         id = found.id or read_id(Path(out) / self.name) or ""  # one that is half removed knows no more who it was
         record = Record(Path(out) / self.name, id)
         view = view or Silent()
+        if record.aside:
+            view.note(f"the former {record.folder} is now {record.aside}")
         home = Homecoming(self.backend, self.name, id, list(self.replicas), record, view)
         home.is_interrupted = True  # Ctrl-C has nothing to end here but the fetching
         try:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import ArtifactError
+from .errors import ArtifactError, ConfigurationError
 from .manifest import shown
 
 MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
@@ -42,6 +42,10 @@ def checked_model(path: str | Path) -> str:
     that is no archive of Keras's, or that names lambdas, functions or classes which are not Keras's own layers,
     optimizers and the like.
     """
+    if not isinstance(path, str | Path):
+        raise ConfigurationError(
+            f"the model's path is {shown(repr(path))}; it must be a path", hint="outcome.file(…) gives one"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

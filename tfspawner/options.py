@@ -76,7 +76,7 @@ def make_spec(
     parallel = merged.pop("parallel", None)
     merged_args = args or tuple(merged.pop("args", ()))
     merged.pop("args", None)
-    if recorded and is_masked(merged_args):
+    if merged.pop("has_secret", False) and not args and is_masked(merged_args):
         raise ConfigurationError(
             "the record has *** in place of a secret among the script's arguments",
             hint="give the arguments again, behind --",
@@ -86,6 +86,11 @@ def make_spec(
     env: dict[str, str] = {}
     env_files = [Path(env_file) for env_file in merged.pop("env_files", ())]
     for env_file in env_files:
+        if "=" in env_file.name and not env_file.exists():  # without what is behind it, which may be a secret
+            raise ConfigurationError(
+                f"{where or '--'}env-file {named(env_file.name.partition('=')[0])}=… is no file",
+                hint=f"KEY=VALUE goes to {'env:' if where else '--env'}",
+            )
         env.update(read_env_file(env_file))
     if path and "env_pairs" in merged:
         env_files.append(path)  # its values are as secret
@@ -116,6 +121,7 @@ def recorded_options(spec: Mapping[str, Any]) -> dict[str, Any]:
         if name in _PATHS:
             value = Path(value)
         options[name] = tuple(value) if isinstance(value, list) else value
+    options["has_secret"] = bool(spec.get("env"))  # which may stand among the arguments, as ***
     if "node_selector" in options:
         options["node_selector_pairs"] = options.pop("node_selector")
     return options
@@ -218,7 +224,11 @@ def _kind_of(name: str, value: Any) -> str:
 
 def _stored_value(name: str, value: Any, path: Path, key: str) -> Any:
     """A job.yaml's value as the command line would have given it."""
-    wrong = ConfigurationError(f"-f {named(path)}: {key} is {brief(value)}; it must be {_kind_of(name, value)}")
+    told = "a mapping" if isinstance(value, dict) else brief(value)  # without what is in it, which may be a secret
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value) and name in _LISTS:
+        told = "a list with a mapping or a list in it"
+    hint = "variables go to env:, like env: {KEY: VALUE}" if name == "env_files" else None
+    wrong = ConfigurationError(f"-f {named(path)}: {key} is {told}; it must be {_kind_of(name, value)}", hint=hint)
     if name in _PATHS:
         if not isinstance(value, str):
             raise wrong

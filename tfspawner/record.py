@@ -17,20 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ArtifactError, ConfigurationError
-from .recorded import BASES_FILE, EVENTS_FILE, ID_FILE, logs_folder, read_bases, read_id
+from .recorded import BASES_FILE, EVENTS_FILE, ID_FILE, SWEEP_FILE, logs_folder, read_bases, read_id
 from .shapes import opened
+from .userfile import named
 
 LOCK_FILE = ".lock"
+OWN_FILES = (LOCK_FILE, f".{ID_FILE}.part")  # a launcher that was killed at its beginning leaves no more
 
 
 class Record:
     """runs/<job>: spec.json, manifests.yaml, logs/<replica>.log, files/<replica>/…, events.jsonl, report.json.
 
     It is one job's: what a former job of the same name left there is set aside. Only one process at a time
-    writes into it; a second one raises ConfigurationError.
+    writes into it; a second one raises ConfigurationError, and so does a folder that is no record, or a sweep's for a job.
     """
 
-    def __init__(self, folder: Path, job_id: str) -> None:
+    def __init__(self, folder: Path, job_id: str, *, is_sweep: bool = False) -> None:
         self.folder = folder
         self.logs = folder / "logs"
         self.files = folder / "files"
@@ -38,8 +40,10 @@ class Record:
         try:
             self._lock = self._open_lock(folder)
             self._is_new = not (folder / ID_FILE).exists()
-            if any(path.name != LOCK_FILE for path in folder.iterdir()) and read_id(folder) != job_id:
-                self._set_aside()
+            if any(path.name not in OWN_FILES for path in folder.iterdir()):
+                self._refuse_foreign(is_sweep)
+                if read_id(folder) != job_id:
+                    self._set_aside()
             write_whole(folder / ID_FILE, job_id)
             logs_folder(folder).mkdir(exist_ok=True)
         except OSError as error:
@@ -63,6 +67,17 @@ class Record:
                 f"another tf-spawner is writing into {folder}", hint="wait for it, or give another --out"
             ) from None
         return lock
+
+    def _refuse_foreign(self, is_sweep: bool) -> None:
+        """Leaves a folder as it was that is no job's record: it is the user's, or all that a sweep goes on from."""
+        of_sweep = (self.folder / SWEEP_FILE).exists()
+        if (self._is_new and not of_sweep) or (of_sweep and not is_sweep):
+            self._lock.close()
+            (self.folder / LOCK_FILE).unlink(missing_ok=True)
+            what = "the record of a sweep" if of_sweep else "no record of tf-spawner's, and not empty"
+            raise ConfigurationError(
+                f"the folder {named(self.folder)} is {what}", hint="give another --out, or another --name to run"
+            )
 
     def _set_aside(self) -> None:
         """Moves the record of a former job of this name to <job>.1, .2, …"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from functools import cache
@@ -207,6 +208,9 @@ def _sweep(value: Any) -> dict[str, Any]:
     for at, point in enumerate(found["points"]):
         if point["job"].rpartition("-")[0] != found["sweep"]:
             raise is_not(point["job"], f"a job of sweep {found['sweep']}").at("job").at(at).at("points")
+    for job_name, count in Counter(point["job"] for point in found["points"]).items():
+        if count > 1:
+            raise Wrong(f"has {shown(job_name)} twice").at("points")
     for name, values in found["grid"].items():
         if not values:
             raise Wrong("has no values").at(name).at("grid")

@@ -7,9 +7,9 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,50 @@ def render(plan: Plan) -> list[Manifest]:
         _manifest(environment, "networkpolicy.yaml", **common, egress=_egress(plan)),
     ]
     manifests = [*jobs, *others]
+    if plan.spec.template_dir or plan.spec.pod_file:
+        _refuse_secrets(plan, manifests)
     for manifest in manifests:
         if plan.spec.namespace:
             manifest["metadata"]["namespace"] = plan.spec.namespace
     return manifests
+
+
+def _refuse_secrets(plan: Plan, manifests: list[Manifest]) -> None:
+    """Raises ConfigurationError where a secret stands in an object by the user's templates or --pod-file: not in the Secret's values."""
+    plain = replace(plan, spec=replace(plan.spec, template_dir=None, pod_file=None))
+    usual = {found for manifest in render(plain) for _, found in _public_texts(manifest)}
+    for manifest in manifests:
+        for place, found in _public_texts(manifest):
+            if found not in usual and (hit := plan.known.found(found.encode(errors="replace"))):
+                given = " and ".join(
+                    flag
+                    for flag, value in (("--template-dir", plan.spec.template_dir), ("--pod-file", plan.spec.pod_file))
+                    if value
+                )
+                where = f"{manifest['kind']} {manifest['metadata']['name']}: {place}"
+                raise ConfigurationError(
+                    f"{given}: in {brief_line(plan.known.mask(where))} stands the value of the variable {hit[0]}, which is secret",
+                    hint="pods have it in their environment: leave it out there",
+                )
+
+
+def _public_texts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """All but the Secret's values."""
+    hidden = ("stringData.", "data.") if manifest["kind"] == "Secret" else ()
+    return ((place, found) for place, found in _texts_in(manifest) if not place.startswith(hidden))
+
+
+def _texts_in(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """(where, text) of all texts and keys of a manifest, as they are read from YAML; a key is below what holds it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield f"{place}.{key}".lstrip("."), str(key)
+            yield from _texts_in(inner, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _texts_in(inner, f"{place}[{number}]")
+    elif value is not None and not isinstance(value, bool):
+        yield place, str(value)
 
 
 def _egress(plan: Plan) -> list[Manifest] | None:

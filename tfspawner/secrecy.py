@@ -95,10 +95,10 @@ class Known:
 
     def found_in(self, files: Iterable[tuple[Path, str]]) -> tuple[list[str], bool]:
         """("train.py, line 3 holds the value of KEY", …) of the files of the code, and whether all were searched."""
-        found: list[str] = []
+        files = [] if self._masker.is_idle else list(files)
+        found = [f"the name of {named(self.mask(name))} holds the value of {hit[0]}"
+                 for _, name in files if (hit := self.found(name.encode(errors="surrogateescape")))]  # fmt: skip
         left = MOST_SEARCHED_BYTES
-        if self._masker.is_idle:
-            return found, True
         for path, name in files:
             with reading(name), path.open("rb") as file:
                 data = file.read(left + 1)
@@ -106,7 +106,7 @@ class Known:
             if left < 0:
                 return found, False
             if hit := self.found(data):
-                found.append(f"{named(name)}, line {hit[1]} holds the value of {hit[0]}")
+                found.append(f"{named(self.mask(name))}, line {hit[1]} holds the value of {hit[0]}")
         return found, True
 
 

@@ -30,7 +30,7 @@ from .recorded import SWEEP_FILE, read_events, read_id, read_report, read_sweep
 from .report import compared
 from .spec import JobSpec
 from .sweep_page import PAGE_FILE, write_page
-from .userfile import brief_line
+from .userfile import brief_line, named
 from .view import age
 
 ENDED = ("succeeded", "failed", "timeout", "interrupted", "incomplete")
@@ -155,7 +155,7 @@ def run_sweep(asked: Sweep, view: SweepView | None = None) -> SweepOutcome:
     view = view or Silent()
     planned = prepare(asked)
     jobs.tell(planned.plan, view)
-    record = Record(planned.folder, planned.id)
+    record = Record(planned.folder, planned.id, is_sweep=True)
     record.logs.rmdir()  # each point has its own
     if record.aside:
         view.note(f"the former {record.folder} is now {record.aside}")
@@ -188,6 +188,11 @@ def prepare(asked: Sweep) -> Planned:
     name = job_name(spec)
     folder = spec.out / name
     former = read_sweep(folder) or {}
+    if former and former["sweep"] != name:
+        raise ConfigurationError(
+            f"the record in {named(folder)} is that of sweep {former['sweep']}: a copy would take over its jobs",
+            hint="give another --name",
+        )
     points, count = points_of(asked, name, former.get("points", []))
     specs = [asked.job(name, point.job, point.values) for point in points[:count]]
     job_name(max(specs, key=lambda one: len(one.name or "")))  # which refuses a name that is too long
@@ -200,7 +205,7 @@ def prepare(asked: Sweep) -> Planned:
     }
     record: dict[str, Any] = {
         "sweep": name, "id": former.get("id") or secrets.token_hex(8), "grid": asked.grid, "parallel": asked.parallel,
-        "spec": described, "files": _files(asked),
+        "spec": described, "files": {plan.known.mask(file): digest for file, digest in _files(asked).items()},
     }  # fmt: skip
     changed = differences(former, record) if former else []
     if changed and any(is_done(spec.out, point) for point in points):
@@ -234,6 +239,11 @@ def points_of(asked: Sweep, name: str, former: Sequence[Mapping[str, Any]]) -> t
 def _refuse_secrets(asked: Sweep, plan: Plan) -> None:
     """A grid's values stand in each record and on the sweep's page."""
     for flag, values in asked.grid.items():
+        if hit := plan.known.found(flag.encode(errors="surrogateescape")):
+            raise ConfigurationError(
+                f"--grid: a flag's name holds the value of the variable {hit[0]}, which is taken for a secret",
+                hint="a grid's flags stand in records, and on the sweep's page: name the flag otherwise",
+            )
         if hit := plan.known.found("\n".join(values).encode(errors="surrogateescape")):
             raise ConfigurationError(
                 f"--grid {flag}: a value holds that of the variable {hit[0]}, which is taken for a secret",

@@ -28,7 +28,8 @@ KEY_FOLDERS = frozenset((
     ".config/rclone",
 ))  # fmt: skip
 KEY_FILES = (
-    ".env", ".env.*", "*.env", ".flaskenv", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.keytab", "*.kdbx",
+    ".env", ".env.*", ".env[-_]*", "*.env", "*.env.local", ".flaskenv", ".envrc", ".envrc.*", "*.pem", "*.key", "*.pem.[0-9]", "*.key.[0-9]",
+    "token", ".token", "hf_token", ".hf_token", ".vault_pass", ".vault_pass.txt", ".renviron", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.keytab", "*.kdbx",
     "*.ppk", "id_*", ".netrc", "_netrc", ".pgpass", ".my.cnf", ".git-credentials", ".pypirc", ".npmrc", ".dockercfg", ".htpasswd",
     ".s3cfg", ".boto", ".passwd-s3fs", ".databrickscfg", "rclone.conf", ".vault-token", "credentials", "credentials.json",
     "credentials.yaml", "credentials.yml", "credentials.csv", "credentials.db", "accesskeys.csv", "*_accesskeys.csv",
@@ -36,12 +37,12 @@ KEY_FILES = (
     "kubeconfig", "*.kubeconfig", "secrets.json", "secrets.toml", "secrets.yaml", "secrets.yml", "x509up_u*", "krb5cc_*",
 )  # fmt: skip
 NO_KEY_FILES = (
-    ".env.example", ".env.sample", ".env.template", ".env.dist", "example.env", "sample.env", "template.env", "*.example.env",
+    ".env.example", ".env.sample", ".env.template", ".env.dist", ".env[-_]example", ".env[-_]sample", ".env[-_]template", ".envrc.example", ".envrc.sample", "example.env", "sample.env", "template.env", "*.example.env",
     "*.sample.env", "*.template.env", "id_*.*",
 )  # fmt: skip
 COPIES = re.compile(
-    r"(?:~|\.(?:bak|old|orig|save|sw[a-p]))+$"
-)  # what editors add to the name of a file that they change
+    r"(?:~|\.(?:bak|old|orig|save|sw[a-p])| \([0-9]{1,3}\)| copy(?: [0-9]{1,3})?)+$"
+)  # what editors, browsers and desktops add to the name of a file that they change or copy
 SSH_KEYS = ("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*")
 _KEY, _NO_KEY, _SSH_KEY = (re.compile("|".join(map(translate, names))) for names in (KEY_FILES, NO_KEY_FILES, SSH_KEYS))
 MOST_PATTERNS = 1000
@@ -63,7 +64,8 @@ class Travelling:
         self.folder, self.out = folder, out.resolve()
         self.real = folder.resolve()
         self.env_files = {identity for path in env_files if (identity := _identity(path))}
-        self.patterns = _patterns(_users_patterns(folder / IGNORE_FILE))  # the last that fits decides
+        self.lines = _users_patterns(folder / IGNORE_FILE)
+        self.patterns = _patterns(self.lines)  # the last that fits decides
         self.keys: dict[str, str] = {}  # {what looks like a key: its first file}, in the order in which they were met
         self.env_names: list[str] = []
 
@@ -137,9 +139,9 @@ class Travelling:
         folder = name.rpartition("/")[0]
         others = [f"{folder}/{other}".lstrip("/") for other in ("\1", "\1.\1", "zq", "zq.zq")]
         asked = False
-        for pattern in self.patterns.patterns:
+        for line, pattern in zip(self.lines, self.patterns.patterns, strict=True):
             if pattern.include is not None and pattern.match_file(name):
-                asked = not pattern.include and not any(map(pattern.match_file, others))
+                asked = not pattern.include and _names_keys(line) and not any(map(pattern.match_file, others))
         return asked
 
     def _key_behind(self, path: Path, name: str, folder: Path) -> str | None:
@@ -214,6 +216,14 @@ def _is_keys_own(name: str) -> bool:
     if _SSH_KEY.match(name):
         return not name.endswith((".pub", ".py"))
     return bool(_KEY.match(name)) and not _NO_KEY.match(name)
+
+
+def _names_keys(line: str) -> bool:
+    """Whether a line of .tfspawnerignore fits keys alone in its last name: !*.pem does, and !*.json, !.* and !*e* fit others, too."""
+    last = line.rstrip().rstrip("/").rpartition("/")[2].removeprefix("!")
+    plain = re.sub(r"\\.", "", last)
+    filled = re.sub(r"\[[^]]*\]|[*?]", "zq", plain)
+    return filled == plain or _is_key(filled.lower())
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
