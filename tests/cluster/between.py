@@ -17,6 +17,13 @@ from urllib.parse import urlsplit
 import yaml
 
 CUTS = {"cut": (200, 20_000), "cut late": (200_000, 4_000_000)}  # after how many bytes a reply breaks off
+PLACEHOLDERS = {  # what something answers that stands in the API server's place
+    "302": (302, "text/html", b"<a href=/login>Found</a>"),
+    "empty": (200, "application/json", b""),
+    "page": (200, "text/html", b"<html>please log in</html>"),
+    "{}": (200, "application/json", b'{"login": "is over"}'),
+    "404": (404, "text/html", b"<html>no such page</html>"),
+}
 Fault = Callable[[str, str], str | None]  # (method, path) of a request -> what becomes of it; None: nothing
 
 
@@ -57,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if fault in ("429", "500"):
             return self.refuse(int(fault))
+        if fault in PLACEHOLDERS:
+            return self.answer_instead(*PLACEHOLDERS[fault])
         if fault == "expired":
             return self.expire()
         if fault == "unsent":
@@ -97,6 +106,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if status == 429:
             self.send_header("Retry-After", "0")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def answer_instead(self, status: int, content_type: str, data: bytes) -> None:
+        self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "/login")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

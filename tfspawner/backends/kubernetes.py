@@ -179,7 +179,7 @@ class KubernetesBackend:
             launched = self._know(plan, created[: len(plan.spec.roles)])
             if not plan.spec.queue:  # Kueue starts what it admits
                 for role in launched.roles:
-                    self.api.patch(self._path("Job", role.name), {"spec": {"suspend": False}})
+                    self.api.patch(self._path("Job", role.name), {"spec": {"suspend": False}}, "Job")
             self.tokens[launched.first.uid] = plan.token
             if len(plan.spec.replicas) > MANY:
                 self.starting.add(launched.first.uid)
@@ -328,7 +328,7 @@ class KubernetesBackend:
             return created
         except Conflict:
             kind = manifest["kind"]
-            there: Manifest = self.api.request("GET", self._path(kind, manifest["metadata"]["name"]))
+            there: Manifest = self.api.request("GET", self._path(kind, manifest["metadata"]["name"]), kind=kind)
             if _is_same(there, manifest):
                 return there  # the reply to its creation was lost
             taken = "another job" if kind == "Job" else f"a {kind}"
@@ -438,7 +438,7 @@ class KubernetesBackend:
                 self._leave_out(read)
         for launched, kind in itertools.product(found, PARTS):
             try:
-                there = self.api.request("GET", self._path(kind, launched.job))
+                there = self.api.request("GET", self._path(kind, launched.job), kind=kind)
             except NotFoundError:
                 continue
             if launched.first.uid not in owner_uids(there):
@@ -450,7 +450,7 @@ class KubernetesBackend:
         One that was created by hand, of what `render` prints, has no owner, and a token that its creator chose.
         """
         try:
-            secret = self.api.request("GET", self._path("Secret", first.job))
+            secret = self.api.request("GET", self._path("Secret", first.job), kind="Secret")
         except NotFoundError:
             raise AgentUnreachable(f"job {first.job} has no token: it was not launched whole") from None
         owners = owner_uids(secret)

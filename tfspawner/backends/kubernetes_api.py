@@ -8,7 +8,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import urllib3
 
 from ..diagnose import ADMISSION_HINT, WEBHOOK_HINT, denied_by_admission
 from ..errors import ClusterError, ConfigurationError, NotFoundError
-from ..fields import mappings, text
+from ..fields import mapping, mappings, text
 from ..manifest import shown
 from ..patience import patient
 from ..spec import is_namespace
@@ -25,6 +25,8 @@ from ..userfile import LOADER, brief_line, load_yaml, named, read_text
 WATCH_S = 240  # the API server ends a watch after so long, and we begin the next
 READ_TIMEOUT_S = 30.0
 RETRIES = 4  # of a request that the server was too busy for, or that was lost on its way
+QUICK_S = 1.0  # a watch that ends within it and has brought nothing is none
+CHANGES = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR")
 BACK_S = 30.0  # so long an API server that was away may refuse what it allows: its roles come a little later
 
 
@@ -92,26 +94,38 @@ class Api:
                 found[setting["key"]] = setting["value"]
         return found
 
-    def request(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
-        """One request and its JSON reply; a busy server is asked again, within bounds."""
-        content = self._request(method, path, body, content_type)
-        try:
-            return json.loads(content or b"{}")
-        except (ValueError, RecursionError):
-            raise ClusterError(
-                f"the API server {self.host} sent no JSON for {method} {path.split('?')[0]}: {shown(content[:60])}",
-                hint="is it a Kubernetes API server, without a login page before it? kubectl cluster-info",
-            ) from None
+    def request(self, method: str, path: str, body: Any = None, content_type: str = "application/json",
+                kind: str = "") -> Any:  # fmt: skip
+        """One request and its JSON reply; a busy server is asked again, within bounds.
+
+        The reply has to be of that kind, or of the kind that is created; "List" is any list.
+        """
+        wanted = kind or (text(body, "kind") if method == "POST" else "")
+        asked = f"{method} {path.split('?')[0]}"
+
+        def accepted(reply: Any, content: bytes) -> Any:
+            answer = _json(content)
+            if not _is_of(wanted, answer):
+                raise self._foreign(f"{reply.status} to {asked} with {shown(content[:60]) if content else 'nothing'}")
+            return answer
+
+        return self._request(method, path, body, content_type, accepted)
 
     def read(self, path: str) -> bytes:
-        return self._request("GET", path, None, "application/json")
+        def accepted(reply: Any, content: bytes) -> bytes:
+            if "html" in reply.headers.get("Content-Type", ""):
+                raise self._foreign(f"{reply.status} to GET {path.split('?')[0]} with a web page")
+            return content
 
-    def patch(self, path: str, body: Any) -> Any:
-        return self.request("PATCH", path, body, "application/merge-patch+json")
+        found: bytes = self._request("GET", path, None, "application/json", accepted)
+        return found
+
+    def patch(self, path: str, body: Any, kind: str = "") -> Any:
+        return self.request("PATCH", path, body, "application/merge-patch+json", kind)
 
     def list(self, path: str, which: str = "") -> list[dict[str, Any]]:
         """The objects there; which of them, a labelSelector= or fieldSelector= says."""
-        return [dict(item) for item in mappings(self.request("GET", f"{path}?{which}"), "items")]
+        return [dict(item) for item in mappings(self.request("GET", f"{path}?{which}", kind="List"), "items")]
 
     def watch(self, path: str, which: str, stop: threading.Event, for_s: float = math.inf) -> Iterator[dict[str, Any]]:
         """ADDED, MODIFIED and DELETED events from the objects' present state on; SYNCED after each list.
@@ -130,9 +144,9 @@ class Api:
             return 0.0 if stop.is_set() else max(0.0, deadline - time.monotonic())
 
         while left_s():
+            began = time.monotonic()
             try:
-                listing = self.request("GET", f"{path}?{which}")
-                failures = 0
+                listing = self.request("GET", f"{path}?{which}", kind="List")
                 items = {text(item, "metadata", "uid"): dict(item) for item in mappings(listing, "items")}
                 for uid in known.keys() - items.keys():
                     yield {"type": "DELETED", "object": known.pop(uid)}
@@ -143,8 +157,9 @@ class Api:
                 yield {"type": "SYNCED", "object": listing}
                 version = _version(listing)
                 while left := left_s():
+                    began, has_told = time.monotonic(), False
                     for event in self._watch_once(path, which, version, math.ceil(min(WATCH_S, left))):
-                        version = _version(event["object"])
+                        version, has_told = _version(event["object"]), True
                         if event["type"] == "BOOKMARK":
                             continue
                         uid = text(event["object"], "metadata", "uid")
@@ -153,11 +168,12 @@ class Api:
                         else:
                             known[uid] = event["object"]
                         yield event
-            except Expired:
-                continue
-            except Unreachable:
-                failures += 1
-                stop.wait(min(5.0, 0.2 * 2**failures) * random.uniform(0.5, 1))
+                    if not has_told and time.monotonic() - began < QUICK_S:
+                        raise Unreachable("the watch ended at once")
+                    failures = 0
+            except (Expired, Unreachable):
+                failures = 1 if time.monotonic() - began > QUICK_S else min(failures + 1, 5)
+                stop.wait(min(left_s(), 5.0, 0.2 * 2**failures) * random.uniform(0.5, 1))
 
     def _watch_once(self, path: str, which: str, version: str, watch_s: int) -> Iterator[dict[str, Any]]:
         query = f"watch=1&allowWatchBookmarks=true&timeoutSeconds={watch_s}&resourceVersion={version}"
@@ -171,14 +187,18 @@ class Api:
                     *lines, buffer = (buffer + data).split(b"\n")
                     for line in lines:
                         event = {"type": "", "object": {}, **json.loads(line)}
+                        if event["type"] not in CHANGES:
+                            raise Unreachable(f"the watch brought {shown(line[:60])}")
                         if event["type"] == "ERROR":
                             raise Expired(text(event, "object", "message") or "the watch expired")
                         yield event
             except (urllib3.exceptions.HTTPError, OSError, ValueError, TypeError, RecursionError) as error:
                 raise Unreachable(str(error)) from None
 
-    def _request(self, method: str, path: str, body: Any, content_type: str) -> bytes:
-        """The reply's bytes. What may pass is tried again: so a creation may find that it has happened already."""
+    def _request(
+        self, method: str, path: str, body: Any, content_type: str, accepted: Callable[[Any, bytes], Any]
+    ) -> Any:
+        """What is accepted of the reply. What may pass is tried again: a creation may find that it has happened."""
         headers = {"Content-Type": content_type}
         data = None if body is None else json.dumps(body).encode()
         attempt = 0
@@ -187,10 +207,12 @@ class Api:
             try:
                 reply = self._send(method, path, data, headers, read_s=READ_TIMEOUT_S)
                 content = self._content(reply)
-                self.answered = True
-                if reply.status < 400:
+                if reply.status // 100 == 2:
+                    answer = accepted(reply, content)
+                    self.answered = True
                     self.warnings = reply.headers.getlist("Warning") if "Warning" in reply.headers else []
-                    return content
+                    return answer
+                self.answered = self.answered or reply.status >= 400
                 refusal = self._translate(method, path, reply.status, content)
                 pause_s = _retry_after(reply, pause_s)
             except Unreachable as error:
@@ -223,11 +245,19 @@ class Api:
             hint="check the cluster and the kubeconfig's context: kubectl cluster-info",
         )
 
+    def _foreign(self, answered: str) -> Unreachable:
+        """An answer that no API server gives says nothing about what is there."""
+        return Unreachable(
+            f"the API server's address {self.host} answered {answered}:"
+            " something between, such as a proxy's login, answers in its place",
+            hint="log in again, or see what stands between: kubectl cluster-info",
+        )
+
     def _translate(self, method: str, path: str, status: int, content: bytes) -> ClusterError:
-        try:
-            message = text(json.loads(content), "message")
-        except (ValueError, RecursionError):
-            message = ""
+        told = _json(content)
+        message = text(told, "message")
+        if status < 400 or (status in (404, 409, 410) and text(told, "kind") != "Status"):
+            return self._foreign(f"{status} to {method} {path.split('?')[0]}")
         if not message:
             message = content[:300].decode(errors="replace").strip()
         if denied_by_admission(message):
@@ -264,6 +294,20 @@ class Api:
 
 class Unreachable(ClusterError):
     """The API server did not answer, or not in its right mind."""
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_of(wanted: str, answer: object) -> bool:
+    kind = text(answer, "kind")
+    if wanted == "List":
+        return kind.endswith("List") and isinstance(mapping(answer).get("items"), list)
+    return kind == wanted if wanted else bool(kind or text(answer, "gitVersion"))  # /version has no kind
 
 
 def _version(item: Mapping[str, Any]) -> str:
