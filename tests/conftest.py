@@ -50,7 +50,17 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"fuzz: --seed {config.getoption('--seed')} --fuzz-seconds {config.getoption('--fuzz-seconds'):g}"
 
 
+def turns_of(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[int, str]]:
+    """The files of each folder in turn: what waits for the cluster runs beside what takes processors."""
+    files: dict[Path, dict[Path, int]] = {}
+    for item in items:
+        numbers = files.setdefault(item.path.parent, {})
+        numbers.setdefault(item.path, len(numbers))
+    return lambda item: (files[item.path.parent][item.path], str(item.path))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=turns_of(items))
     if config.getoption("--faults"):
         tests = [test for _, _, tests in faults.FAULTS for test in tests]
         items[:] = [item for item in items if any(faults.covers(test, item.nodeid) for test in tests)]
