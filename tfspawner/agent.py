@@ -2608,11 +2608,11 @@ class Agent:
             return self.fail(127, f"cannot run {self.command()[0]}: {error.strerror}", "configuration")
         finally:
             os.close(write_end)
-        self.pump = self.begin(self.keep_output, read_end)
         kills_before, _ = memory_cgroup()
         self.log.last_output = time.monotonic()
         self.usage = Usage(self.child.pid, wants_gpus=self.job.gpus > 0 and self.role != "ps")
-        self.log_problems(self.usage)
+        self.log_problems(self.usage)  # before any output, so that these words stand in lines of their own
+        self.pump = self.begin(self.keep_output, read_end)
         self.tell("running", pid=self.child.pid, started=time.time())
         if self.stop.is_set():
             self.stop_child()
