@@ -27,6 +27,13 @@ PLACEHOLDERS = {  # what something answers that stands in the API server's place
 Fault = Callable[[str, str], str | None]  # (method, path) of a request -> what becomes of it; None: nothing
 
 
+def without_annotations(body: bytes) -> bytes:
+    """An object as a mutating webhook may leave it."""
+    manifest = json.loads(body)
+    manifest["metadata"].pop("annotations", None)
+    return json.dumps(manifest).encode()
+
+
 class Between(ThreadingHTTPServer):
     """Passes every request on to the API server, remembers it, and asks `fault` what becomes of it."""
 
@@ -62,6 +69,9 @@ class Handler(BaseHTTPRequestHandler):
             if fault:
                 self.server.damage.append(f"{fault} {self.command} {self.path}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if fault == "strip":
+            body = without_annotations(body)
+            self.headers.replace_header("Content-Length", str(len(body)))
         if fault in ("429", "500"):
             return self.refuse(int(fault))
         if fault in PLACEHOLDERS:

@@ -167,11 +167,12 @@ class KubernetesBackend:
 
     def launch(self, plan: Plan) -> None:
         manifests = render(plan)
+        created: list[Manifest] = []
         try:
             owner = self._create_owner(plan, manifests[0])
             reference = {"apiVersion": "batch/v1", "kind": "Job", "name": owner["metadata"]["name"],
                          "uid": owner["metadata"]["uid"]}  # fmt: skip
-            created = [owner]
+            created.append(owner)
             self._know(plan, created)
             for manifest in manifests[1:]:
                 manifest["metadata"]["ownerReferences"] = [reference]
@@ -184,6 +185,8 @@ class KubernetesBackend:
             if len(plan.spec.replicas) > MANY:
                 self.starting.add(launched.first.uid)
         except BaseException:
+            for made in created[:1]:  # whatever became of its labels: all else goes with it
+                self._delete(self._path("Job", made["metadata"]["name"]), made["metadata"]["uid"])
             self.delete(plan.job, 30, plan.id)
             raise
 
@@ -304,6 +307,9 @@ class KubernetesBackend:
             found = [launched for launched in found if self._is_known(launched)]
         if len(found) > 1:
             raise self._ambiguous(job, found)
+        known = self.known.get(job)
+        if not found and known and id in (None, known.first.id):  # what its labels say may have been changed meanwhile
+            found = [known]
         for launched in found:
             owners = set(launched.uids)
             for role in sorted(launched.roles, key=lambda role: role.owner != ""):
