@@ -77,7 +77,7 @@ HEAD_S = 20.0  # so long a stranger has to show the token
 MOST_STRANGERS = 256  # connections of such that are held at once: each has a thread
 TAKES_S = 60.0  # so long a client may take none of a stream
 STREAM_PIECE = 256 << 10  # bytes of output in one frame
-DRAIN_S = 20.0  # so long the body of a request that is refused may take to come
+DRAIN_S, DRAIN_IDLE_S = 20.0, 0.5  # so long the body of a refused request may take to come, and none of it come
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
 COORDINATOR_LOST_AFTER_S = 6.0
 COORDINATOR_SLOW_S = 29.0  # one that only takes long to answer may have much to do: two requests may time out
@@ -1164,7 +1164,7 @@ class Handler(BaseHTTPRequestHandler):
         deadline = time.monotonic() + DRAIN_S
         with suppress(OSError):  # a time-out is one
             while self.unread > 0 and time.monotonic() < deadline:
-                self.connection.settimeout(max(0.1, deadline - time.monotonic()))
+                self.connection.settimeout(DRAIN_IDLE_S)
                 data = self.rfile.read1(min(CHUNK, self.unread))  # what there is
                 if not data:
                     break

@@ -156,6 +156,9 @@ class NoRoom:
         self.room -= written
         return written
 
+    def fileno(self):
+        return self.file.fileno()
+
     def truncate(self, size):
         self.room += self.file.seek(0, 2) - size
         return self.file.truncate(size)
