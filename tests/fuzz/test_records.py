@@ -218,9 +218,9 @@ def test_what_rerun_runs_is_what_the_record_says(fuzz, here):
             continue
         (asked,) = ASKED
         ran += 1
-        for name in (
-            field.name for field in fields(JobSpec) if field.name not in ("name", "env", "detach", "node_selector")
-        ):
+        assert asked.out == Path("runs")  # where the record lies, whatever it says
+        others = ("name", "env", "detach", "node_selector", "out")
+        for name in (field.name for field in fields(JobSpec) if field.name not in others):
             value = getattr(asked, name)
             assert (
                 str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
