@@ -20,14 +20,14 @@ LOCK = $(VENV)/tools/bin/uv pip compile -q --universal --python-version 3.11 --g
   --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 SBOM = $(VENV)/tools/bin/cyclonedx-py
 
-.PHONY: demo test fuzz lint lock dist image clean
+.PHONY: demo test fuzz lint gateway lock dist image clean
 
 demo: $(VENV)/train
 	$(BIN)/tf-spawner run examples/digits/train.py -w 2 --name $(RUN_NAME)
 	@$(BIN)/python examples/digits/evaluate.py runs/$(RUN_NAME)/files/worker-0/model.keras 2>/dev/null
 	@echo "your own: $(BIN)/tf-spawner run train.py -w 2; logs and files are in runs/"
 
-test: lint
+test: lint gateway
 	$(BIN)/python -m pytest -n $(LANES) --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/test
@@ -38,6 +38,10 @@ lint: $(VENV)/test $(VENV)/tools/done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(VENV)/tools/bin/zizmor -q --offline --persona=pedantic .github
+
+# The S3 server of the tests: minutes for the first time, so not while tests run. Without Go they are skipped.
+gateway:
+	@! command -v go > /dev/null || (cd tests/tools && go build -o bin/versitygw github.com/versity/versitygw/cmd/versitygw)
 
 lock: $(VENV)/tools/done
 	$(LOCK) requirements/tools.in -o requirements/tools.txt

@@ -58,15 +58,13 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def gateway() -> Path:
-    """versitygw's binary, built by Go from tests/tools; a minute or two for the first time."""
+    """versitygw's binary, built by Go from tests/tools; `make test` has done that before, since it takes minutes."""
     if not shutil.which("go"):
         pytest.skip("the S3 server of the tests needs Go to be built")
     binary = TOOLS / "bin/versitygw"
     with open(TOOLS / "go.sum") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side
-        subprocess.run(
-            ["go", "build", "-o", binary, "github.com/versity/versitygw/cmd/versitygw"], cwd=TOOLS, check=True
-        )
+        subprocess.run(["make", "-s", "gateway"], cwd=TOOLS.parents[1], check=True)
     return binary
 
 
