@@ -75,9 +75,9 @@ STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, 
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
 MOST_STRANGERS = 256  # connections of such that are held at once: each has a thread
-TAKES_S = 60.0  # so long a client may take none of a stream
+TAKES_S = 60.0  # a client that takes nothing of a stream for this long is hung up on
 STREAM_PIECE = 256 << 10  # bytes of output in one frame
-DRAIN_S, DRAIN_IDLE_S = 20.0, 0.5  # so long the body of a refused request may take to come, and none of it come
+DRAIN_S, DRAIN_IDLE_S = 20.0, 0.5  # how long a refused request's body is read, and how long it may send nothing
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
 COORDINATOR_LOST_AFTER_S = 6.0
 COORDINATOR_SLOW_S = 29.0  # one that only takes long to answer may have much to do: two requests may time out
@@ -1417,13 +1417,13 @@ class Stream:
                 path = f"/log?offset={offset}&wait=5&most={self.piece}"
                 peer = Peer(self.agent.key, replica, agent)
                 with peer.ask("GET", path, timeout_s=8, connection=connection) as response:
-                    data = response.read(LOG_ANSWER + 1)
+                    data = response.read(self.piece + 1)
                     begins, is_last = (
                         next_offset(response.headers["X-Offset"], offset),
                         response.headers["X-End"] == "1",
                     )
-                    if len(data) > LOG_ANSWER:
-                        raise ValueError("more came than a log's answer has")
+                    if len(data) > self.piece:
+                        raise ValueError("more came than was asked for")
                     errors = 0
             except (OSError, ValueError, TypeError, http.client.HTTPException):
                 if connection:
@@ -1585,13 +1585,7 @@ class Log:
             return self.ended
 
     def read(self, offset: int, most: int = LOG_ANSWER) -> bytes:
-        wanted, data = min(most, max(0, self.size - offset)), b""
-        while len(data) < wanted:
-            piece = os.pread(self.file.fileno(), wanted - len(data), offset - self.base + len(data))
-            if not piece:
-                break
-            data += piece
-        return data
+        return os.pread(self.file.fileno(), min(most, max(0, self.size - offset)), offset - self.base)
 
     def last_lines(self, count: int = 20) -> List[str]:
         lines = re.split(r"[\r\n]+", self.tail.decode(errors="replace"))

@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -23,7 +23,6 @@ from .data.commands import data
 from .errors import ArtifactError, ClusterError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
 from .flags import DURATION, PATH, JobCommand, job_options, output_option, run_options, target_options
 from .terminal import (
-    Flow,
     console,
     echo,
     one_line,
@@ -259,10 +258,8 @@ def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> 
     folder = run_folder(recorded, options["out"] or Path("runs"))
     stored, swept = read_whole(folder)
     place = folder if folder.name not in ("", "..") else folder.resolve()
-    former = {
-        **(recorded_sweep(swept) if swept else recorded_options(stored)),
-        "out": place.parent,
-    }  # whatever the record says
+    former = recorded_sweep(swept) if swept else recorded_options(stored)
+    former["out"] = place.parent  # whatever the record says
     try:
         asked = _asked(ctx, options, former)
     except ConfigurationError as error:
@@ -584,10 +581,8 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
         texts = {name: data.decode(errors="replace") for name, data in attached.logs(replica).items()}
         print_json(texts)
         found = bool(texts)
-    elif replica:
-        found = _print_log(attached.log(replica))
     else:
-        found = _print_logs(attached)
+        found = _print_logs(attached, replica)
     if not found:
         raise NotFoundError(
             f"the pods of job {job} are gone, and their logs with them",
@@ -595,24 +590,14 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
         )
 
 
-def _print_log(pieces: Iterator[bytes]) -> bool:
-    """Prints one replica's log as it comes; whether there was any."""
-    flow, found = Flow(sys.stdout), False
-    for piece in pieces:
-        flow.feed(piece)
-        found = True
-    flow.feed(b"", last=True)
-    return found
-
-
-def _print_logs(job: Job) -> bool:
-    """Prints the log of one replica after the other, as they come; whether there was any."""
+def _print_logs(job: Job, replica: str | None) -> bool:
+    """Prints one replica's log, or one after the other, as they come; whether there was any."""
     from .view import FollowView
 
-    view, found = FollowView(sys.stdout, sys.stderr), False
-    for replica in job.replicas:
-        for piece in job.log(replica):
-            view.log(replica, piece)
+    view, found = FollowView(sys.stdout, sys.stderr, replica=replica), False
+    for name in [replica] if replica else job.replicas:
+        for piece in job.log(name):
+            view.log(name, piece)
             found = True
     view.finish()
     return found

@@ -26,12 +26,8 @@ LONGEST_MANIFEST = 256 << 20
 LONGEST_SMALL = 64 << 10  # an order, an answer that only says that all went well
 LOG_S = 300.0  # in which the bytes of one log request, or of a frame, have to come
 SLOWEST = 1024  # bytes a second, at which files have to come
-LOG_PAUSES_S = (
-    0.2,
-    0.4,
-    0.8,
-    1.6,
-)  # before a log that broke off is asked for again: the API server's proxy has hiccups
+# Before a log that broke off is asked for again: the API server's proxy has hiccups.
+LOG_PAUSES_S = (0.2, 0.4, 0.8, 1.6)
 MOST_BASES = 3  # so many other processes may take a replica's place while its log comes
 Parsed = TypeVar("Parsed")
 

@@ -34,7 +34,7 @@ USAGE_OF, USAGE_EVERY_S = 16, 2.0  # so many replicas' processors and memory are
 ANSWER_WITHIN_S = 30.0  # for which an agent may be silent before its files are given up
 NO_AGENT_HINT = "something else may have taken the agent's place: trust nothing that comes from there"
 AGAIN_S = 0.2  # until a stream that broke off is begun again
-FALSE_S, FALSE_ANSWERS = 5.0, 4  # what shows no proof for so long, and so often, has taken the agent's place
+FALSE_S, FALSE_ANSWERS = 5.0, 4  # an agent is called gone after this many answers without a proof, over this long
 LAST_OUTPUT_S = 90.0  # so long the last output may take once the gang has ended
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
 

@@ -205,7 +205,7 @@ def came_before(record: Record) -> Outcome | None:
 
 
 def all_here(record: Record) -> Outcome | None:
-    """The outcome of an ended job of which all that there was came here before; else None."""
+    """The outcome that an earlier fetch recorded, if the job had ended and all its files are still here; else None."""
     try:
         report = read_report(record.folder)
         if report is None or report.get("missing") or report.get("result") not in get_args(Result):

@@ -171,8 +171,7 @@ class Job:
         id = found.id or read_id(Path(out) / self.name) or ""  # one that is half removed knows no more who it was
         record = Record(Path(out) / self.name, id)
         view = view or Silent()
-        if record.aside:
-            view.note(f"the former {record.folder} is now {record.aside}")
+        record.tell_aside(view.note)
         home = Homecoming(self.backend, self.name, id, list(self.replicas), record, view)
         home.is_interrupted = True  # Ctrl-C has nothing to end here but the fetching
         try:
@@ -301,8 +300,7 @@ def in_kernel() -> bool:
 def carry_out(backend: Backend, plan: Plan, view: View) -> Outcome:
     """Launches what is planned, and goes on as `run` does."""
     record = Record(plan.spec.out / plan.job, plan.id)
-    if record.aside:
-        view.note(f"the former {record.folder} is now {record.aside}")
+    record.tell_aside(view.note)
     try:
         return _run(backend, plan, record, view)
     finally:

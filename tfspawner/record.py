@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ArtifactError, ConfigurationError
-from .recorded import BASES_FILE, EVENTS_FILE, ID_FILE, SWEEP_FILE, logs_folder, read_bases, read_id
+from .recorded import BASES_FILE, EVENTS_FILE, ID_FILE, SWEEP_FILE, Note, logs_folder, read_bases, read_id
 from .shapes import opened
 from .userfile import named
 
@@ -78,6 +78,11 @@ class Record:
             raise ConfigurationError(
                 f"the folder {named(self.folder)} is {what}", hint="give another --out, or another --name to run"
             )
+
+    def tell_aside(self, note: Note) -> None:
+        """Says where the record of a former job of this name is now, if there was one."""
+        if self.aside:
+            note(f"the former {self.folder} is now {self.aside}")
 
     def _set_aside(self) -> None:
         """Moves the record of a former job of this name to <job>.1, .2, …"""

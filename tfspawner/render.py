@@ -68,15 +68,12 @@ def render(plan: Plan) -> list[Manifest]:
 def _refuse_secrets(plan: Plan, manifests: list[Manifest]) -> None:
     """Raises ConfigurationError where a secret stands in an object by the user's templates or --pod-file: not in the Secret's values."""
     plain = replace(plan, spec=replace(plan.spec, template_dir=None, pod_file=None))
+    users = {"--template-dir": plan.spec.template_dir, "--pod-file": plan.spec.pod_file}
+    given = " and ".join(flag for flag, path in users.items() if path)
     usual = {found for manifest in render(plain) for _, found in _public_texts(manifest)}
     for manifest in manifests:
         for place, found in _public_texts(manifest):
             if found not in usual and (hit := plan.known.found(found.encode(errors="replace"))):
-                given = " and ".join(
-                    flag
-                    for flag, value in (("--template-dir", plan.spec.template_dir), ("--pod-file", plan.spec.pod_file))
-                    if value
-                )
                 where = f"{manifest['kind']} {manifest['metadata']['name']}: {place}"
                 raise ConfigurationError(
                     f"{given}: in {brief_line(plan.known.mask(where))} stands the value of the variable {hit[0]}, which is secret",

@@ -157,8 +157,7 @@ def run_sweep(asked: Sweep, view: SweepView | None = None) -> SweepOutcome:
     jobs.tell(planned.plan, view)
     record = Record(planned.folder, planned.id, is_sweep=True)
     record.logs.rmdir()  # each point has its own
-    if record.aside:
-        view.note(f"the former {record.folder} is now {record.aside}")
+    record.tell_aside(view.note)
     try:
         return _Run(asked, planned, record, view).run()
     finally:
@@ -190,7 +189,7 @@ def prepare(asked: Sweep) -> Planned:
     former = read_sweep(folder) or {}
     if former and former["sweep"] != name:
         raise ConfigurationError(
-            f"the record in {named(folder)} is that of sweep {former['sweep']}: a copy would take over its jobs",
+            f"{named(folder)} holds the record of sweep {former['sweep']}, and a copy would take over that sweep's jobs",
             hint="give another --name",
         )
     points, count = points_of(asked, name, former.get("points", []))

@@ -32,6 +32,17 @@ def make_fixed_plan(tmp_path):
 
 
 @pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of code, code/train.py, below the folder where the test is; the state and the image are nobody's."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/train.py").write_text("print()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("TFSPAWNER_IMAGE", raising=False)
+    return tmp_path / "code"
+
+
+@pytest.fixture
 def hostile():
     found = Hostile()
     yield found

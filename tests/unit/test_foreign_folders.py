@@ -56,7 +56,7 @@ def test_a_copied_sweep_is_refused(tmp_path):
     script.parent.mkdir()
     script.write_text("x = 1\n")
     asked = Sweep(spec=JobSpec(script=script, name="g2", out=tmp_path / "runs"), grid={"lr": ["0", "1"]})
-    with pytest.raises(ConfigurationError, match="that of sweep g1"):
+    with pytest.raises(ConfigurationError, match="holds the record of sweep g1"):
         prepare(asked)
 
 

@@ -21,7 +21,7 @@ def false():
 
 
 def lying_proofs(false: FalseAgent, times: float) -> list[str]:
-    """Makes so many answers come without a proof."""
+    """Leaves the proof out of the agent's first answers, as many as `times`; the list gets the path of each request."""
     real, asked = false.proof, []
 
     def proof(request: Any, status: int) -> str:

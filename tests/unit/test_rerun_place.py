@@ -1,6 +1,7 @@
 """Where rerun writes is not for a record to say."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -27,5 +28,4 @@ def test_rerun_writes_beside_the_record_whatever_it_says(tmp_path, monkeypatch, 
         named = "."
     done = CliRunner().invoke(cli.cli, ["rerun", named, *more])
     assert done.exception is None, done.output
-    assert asked[0].out.resolve() == (asked[0].out.resolve() if more else tmp_path / "runs")
-    assert asked[0].out.name == ("mine" if more else "runs")
+    assert asked[0].out.resolve() == (Path.cwd() / "mine" if more else tmp_path / "runs")

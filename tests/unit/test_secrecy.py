@@ -26,16 +26,6 @@ CANARY = "canary/value+7"
 ENV = {"API_KEY": CANARY}
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code/train.py").write_text("print()\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.delenv("TFSPAWNER_IMAGE", raising=False)
-    return tmp_path / "code"
-
-
 def planned(folder: Path, **values: object) -> Plan:
     values = {"on": "kubernetes", "env": ENV, **values}
     return prepare(JobSpec(script=folder / "train.py", **values), check=False)[1]

@@ -20,16 +20,6 @@ POD = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: tensorflow\n  
 SPELLED = '"s3cr3t\\x2dabc7xyz9"'
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code/train.py").write_text("print()\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.delenv("TFSPAWNER_IMAGE", raising=False)
-    return tmp_path / "code"
-
-
 def spec(folder, **values):
     return JobSpec(script=folder / "train.py", **{"on": "kubernetes", "env": {"API_KEY": SECRET}, **values})
 

@@ -98,7 +98,7 @@ class Api:
                 kind: str = "") -> Any:  # fmt: skip
         """One request and its JSON reply; a busy server is asked again, within bounds.
 
-        The reply has to be of that kind, or of the kind that is created; "List" is any list.
+        The reply must be an object of this kind, or after a POST of the kind that was sent; "List" stands for any list.
         """
         wanted = kind or (text(body, "kind") if method == "POST" else "")
         asked = f"{method} {path.split('?')[0]}"
