@@ -93,7 +93,7 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
 )
 @click.option("--manifest", type=click.Path(path_type=Path), help="JSON file of {file's name: number of records}.")
 @click.option(
-    "--done", type=click.Path(path_type=Path), help="File that remembers sound files: a second check goes on there."
+    "--done", type=click.Path(path_type=Path), help="File that remembers sound files, until they change."
 )
 @OUTPUT
 def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, done: Path | None, output: str) -> None:
@@ -104,10 +104,10 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
     \b
     tf-spawner data check s3://bucket/train/ --workers 4
     """
-    from .checking import balance, disagreements, read_manifest
+    from .checking import balance, disagreements, read_manifest, without
     from .filesystems import incomplete, list_files
 
-    files = list_files(uris)
+    files = without(list_files(uris), done) if done else list_files(uris)
     expected = read_manifest(manifest) if manifest else None
     shards = _checked(files, done)
     wrong = [str(shard.error) for shard in shards if shard.error]
@@ -169,7 +169,7 @@ def head(uri: str, count: int, output: str) -> None:
     "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True,
     help="Of encoded features; the loss is told.",
 )  # fmt: skip
-@click.option("--overflow", is_flag=True, help="Let what --dtype cannot hold be infinite.")
+@click.option("--overflow", is_flag=True, help="Let what --dtype or float32 cannot hold be infinite.")
 @click.option("--shards", type=click.IntRange(1), metavar="N", help="Files to write.  [default: as are read]")
 @click.option("--gzip", is_flag=True, help="Compress TFRecord files.")
 @click.option(

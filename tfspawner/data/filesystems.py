@@ -30,7 +30,7 @@ HIDDEN = ("_", ".")  # Spark's _SUCCESS and the like are no data
 
 @dataclass(frozen=True, slots=True, order=True)
 class File:
-    """One file, as a listing gives it; another version is told where the place tells it."""
+    """One file, as a listing gives it; `version` is another one when the file has changed, and empty where no place tells."""
 
     uri: str
     size: int
@@ -89,7 +89,7 @@ def list_files(uris: str | Iterable[str], leave_out: Callable[[str], None] | Non
 
     What is no file among them, a pipe or a link that leads nowhere, is an error, or is told to leave_out.
     """
-    found: set[File] = set()
+    found: dict[str, File] = {}
     for uri in [uris] if isinstance(uris, str) else uris:
         filesystem = filesystem_of(uri)
         if leave_out and isinstance(filesystem, LocalFiles):
@@ -102,8 +102,8 @@ def list_files(uris: str | Iterable[str], leave_out: Callable[[str], None] | Non
             raise DataError(
                 f"{uri}: there is no such file", hint="look into the folder above: tf-spawner data ls FOLDER"
             )
-        found.update(files)
-    return sorted(found)
+        found |= {file.uri: file for file in files}
+    return sorted(found.values())
 
 
 def incomplete(files: Iterable[File], uris: str | Iterable[str]) -> list[str]:
@@ -142,7 +142,7 @@ class LocalFiles:
             with suppress(OSError):
                 status = os.stat(name)
                 if stat.S_ISREG(status.st_mode):
-                    files.append(File(name, status.st_size))
+                    files.append(File(name, status.st_size, f"{status.st_mtime_ns}-{status.st_ctime_ns}"))
                     continue
             kind = kind_of(Path(name))
             if kind == ABSENT and os.path.islink(name):
