@@ -20,7 +20,6 @@ from tfspawner.data.filesystems import list_files
 from tfspawner.data.reading import first_record, read_records
 from tfspawner.data.records import frame
 from tfspawner.data.sharding import Part
-from tfspawner.data.sharding import Part
 from tfspawner.data.statistics import records_of, summarize
 from tfspawner.data.tables import read_columns
 from tfspawner.errors import DataError
@@ -208,7 +207,9 @@ def test_doubles_and_large_integers_of_a_table_are_shown_as_they_are(tmp_path):
 def test_training_on_doubles_that_would_become_infinite_is_refused(tmp_path):
     pq.write_table(pa.table({"x": [1.0, 1e300]}), tmp_path / "t.parquet")
     (file,) = list_files(str(tmp_path / "t.parquet"))
-    with pytest.raises(DataError, match=r"t\.parquet: row 1: the column x has 1e\+300, which becomes infinite in float32"):
+    with pytest.raises(
+        DataError, match=r"t\.parquet: row 1: the column x has 1e\+300, which becomes infinite in float32"
+    ):
         list(read_columns(Part(file, 0, 2)))
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tfspawner.data.copying import Copy, copy_all
-from tfspawner.data.filesystems import SCHEMES, File, LocalFiles, list_files
+from tfspawner.data.filesystems import SCHEMES, LocalFiles, list_files
 from tfspawner.errors import DataError
 
 

@@ -6,11 +6,12 @@ import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfspawner.data.example import kind_of, read_example, schema_of
+from tfspawner.data.example import kind_of, read_example, schema_of, write_example
 from tfspawner.data.records import frame
 
 
@@ -66,7 +67,8 @@ def test_ls_shows_sizes_records_and_the_schema(shards):
     assert plain.stdout.splitlines()[-1].startswith("3 files, ")
     assert "3 files" in counted.stdout
     assert "15 records" in counted.stdout
-    assert "each record: label int64[1], x float32[2]" in counted.stdout
+    assert "first record of each file: label int64[1], x float32[2]" in counted.stdout
+    assert "first record: label int64[1], x float32[2]" in data("ls", "-r", shards / "part-0").stdout
 
 
 def test_ls_of_damaged_files_names_each_once_and_goes_on(shards):
@@ -78,7 +80,51 @@ def test_ls_of_damaged_files_names_each_once_and_goes_on(shards):
     assert [line.count(str(shards)) for line in lines[:2]] == [1, 1]
     assert "a.parquet  is damaged or cut off" in lines[0]
     assert "b.tfrecord  is cut off: record 0 at byte 0" in lines[1]
-    assert lines[-1] == "each record: label int64[1], x float32[2]"
+    assert lines[-1] == "first record of each file: label int64[1], x float32[2]"
+
+
+def test_ls_tells_of_files_whose_first_records_are_unlike(shards):
+    another_schema(shards / "part-1")
+    (shards / "part-3").write_bytes(frame(b""))
+    lines = data("ls", "-r", shards).stdout.splitlines()
+    assert lines[-3:] == [
+        "first record of 2 files: label int64[1], x float32[2]",
+        "first record of 1 file: y float32[1]",
+        "first record of 1 file: no features",
+    ]
+
+
+def write_empty(path) -> None:
+    """Records with empty lists: one says no kind, one has neither floats nor texts, and the last has no features."""
+    entry = b"\x0a\x01x\x12\x00"
+    kindless = b"\x0a" + bytes([len(entry) + 2]) + b"\x0a" + bytes([len(entry)]) + entry
+    full = {"label": np.array([1]), "x": np.float32([1, 2])}
+    empty = {"e": np.empty(0, object), "label": np.empty(0, np.int64), "x": np.float32([])}
+    records = [kindless, write_example(full), write_example(empty), b""]
+    path.write_bytes(b"".join(map(frame, records)))
+
+
+def test_empty_lists_are_said_to_be_empty(tmp_path):
+    write_empty(tmp_path / "part")
+    assert data("head", tmp_path / "part", "-n", "4").stdout.splitlines() == [
+        "record 0", "  x: no values",
+        "record 1", "  label: 1", "  x: 1, 2",
+        "record 2", "  e: no values", "  label: no values", "  x: no values",
+        "record 3", "  no features",
+    ]  # fmt: skip
+    found = json.loads(data("stats", tmp_path / "part", "-o", "json").stdout)
+    assert {name: words["kind"] for name, words in found.items()} == {"e": "empty", "label": "int64", "x": "float32"}
+    assert found["label"]["classes"] == {"1": 1}
+    lines = data("stats", tmp_path / "part").stdout.splitlines()
+    assert [line.split() for line in lines if line.startswith(" e ")] == [["e", "empty", "1", "0"]]
+    assert "label: 1: 1, no value: 1" in lines
+
+
+@pytest.mark.parametrize(("verb", "words"), [("head", "no records"), ("stats", "no records with features")])
+def test_a_file_without_records_is_said_to_have_none(tmp_path, verb, words):
+    (tmp_path / "part").touch()
+    done = data(verb, tmp_path / "part")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", f"{words}\n")
 
 
 def test_ls_of_s3_in_json(s3, shards):
@@ -176,7 +222,9 @@ def test_what_was_found_sound_by_an_older_version_is_read_again(shards, tmp_path
     assert (found.returncode, "15 records" in found.stdout) == (0, True), found.stderr
 
 
-@pytest.mark.parametrize("content", ["my notes\n", "bought: {eggs}\n", "no end of line", "{}\n", "\n", '{"uri": "x"}\n', "shard"])
+@pytest.mark.parametrize(
+    "content", ["my notes\n", "bought: {eggs}\n", "no end of line", "{}\n", "\n", '{"uri": "x"}\n', "shard"]
+)
 def test_a_file_that_check_has_not_made_is_not_written_to(shards, tmp_path_factory, content):
     done = tmp_path_factory.mktemp("done") / "notes"
     done.write_bytes((shards / "part-0").read_bytes() if content == "shard" else content.encode())

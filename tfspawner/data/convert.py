@@ -275,7 +275,7 @@ def _write(shard: Shard, sizes: dict[str, int], stage: str, destination: str, op
             filesystem_of(destination).put(path, posixpath.join(destination, shard.name))
             os.unlink(path)
     except OSError as error:
-        raise DataError(f"{shard.name} cannot be written: {error.strerror or error}") from None
+        raise DataError(f"{shard.name} cannot be written: {path}: {error.strerror or error}") from None
     return done
 
 

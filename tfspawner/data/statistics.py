@@ -27,7 +27,7 @@ PARALLEL = 2
 class Summary:
     """Of one feature: `count` is of values; mean and variance are of those that are finite."""
 
-    kind: str = ""
+    kind: str = ""  # as long as no record says it: a list without values may be of any
     records: int = 0
     count: int = 0
     shortest: int | None = None  # values in a record
@@ -45,7 +45,7 @@ class Summary:
 
     def take(self, values: Array, shape: tuple[int, int] | None) -> None:
         """Takes in one record's values."""
-        self.kind = self.kind or kind_of(values)
+        self.kind = self.kind or (kind_of(values) if len(values) or values.dtype != object else "")
         self.records += 1
         self.count += len(values)
         self.shortest = len(values) if self.shortest is None else min(self.shortest, len(values))
@@ -113,7 +113,7 @@ class Summary:
         """For printing; None for what does not apply."""
         few = self.classes if self.classes else None
         return {
-            "kind": self.kind, "records": self.records, "values": self.count,
+            "kind": self.kind or "empty", "records": self.records, "values": self.count,
             "shape": [self.shortest, self.longest], "minimum": self.minimum, "maximum": self.maximum,
             "mean": self.mean if self.finite else None,
             "deviation": (self.squares / self.finite) ** 0.5 if self.finite else None,

@@ -324,7 +324,9 @@ def flattened(column: Any, name: str, where: str, first: int, nulls: str, number
         flat = found.cast(pa.int64()) if pa.types.is_boolean(found.type) else found
         flat = flat.to_numpy(zero_copy_only=False)
     if kind != "bytes" and not (numbers.exact and flat.dtype in (np.float64, np.uint64)):
-        flat = _narrowed(flat, kind, numbers, lambda place: f"{_row(where, first, lengths, place)}: the column {named(name)}")
+        flat = _narrowed(
+            flat, kind, numbers, lambda place: f"{_row(where, first, lengths, place)}: the column {named(name)}"
+        )
     return Columns(flat, np.cumsum(lengths))
 
 
@@ -360,7 +362,8 @@ def _without_nulls(
     place = int(np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False))[0])
     if nulls != "empty" or not outermost:
         raise DataError(
-            f"{_row(where, first, lengths, place)}: the column {named(name)} is null" + ("" if outermost else " in a list"),
+            f"{_row(where, first, lengths, place)}: the column {named(name)} is null"
+            + ("" if outermost else " in a list"),
             hint="--nulls empty makes whole rows' nulls features without values" if outermost else None,
         )
     valid = found.is_valid().to_numpy(zero_copy_only=False)
