@@ -103,6 +103,13 @@ def _of_system(error: Exception) -> SpawnerError | None:
             os.getcwd()
         except FileNotFoundError:
             return ConfigurationError("the working folder does not exist any more", hint="cd to one that does")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG and error.filename is not None:
+        from .userfile import named, wrong_path
+
+        name = os.fsdecode(error.filename)
+        return ConfigurationError(
+            f"{named(name)} is no path: {wrong_path(name) or error.strerror}", hint="give a shorter name"
+        )
     if isinstance(error, OSError) and error.filename is None and error.errno in UNWRITABLE:
         return SpawnerError(f"output cannot be written: {error.strerror}")
     return None
@@ -959,7 +966,10 @@ def _target(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _attach(job: str, target: dict[str, Any]) -> Job:
     from .job import attach
+    from .userfile import named, wrong_path
 
+    if reason := wrong_path(job):
+        raise NotFoundError(f"there is no job {named(job)}: {reason}", hint="tf-spawner list")
     try:
         return attach(job, **target)
     except NotFoundError as error:

@@ -22,6 +22,16 @@ def without_secrets(text: str) -> str:
     return SIGNATURE.sub(r"\1=…", LOGIN.sub("", text))
 
 
+def escaped(text: str) -> str:
+    """A text with names in it, of any characters, as one line: line feeds and control characters as their escapes.
+
+    Bytes of a name that are no UTF-8 stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text)
+
+
 class SpawnerError(Exception):
     """Something went wrong that the user can act on: what, to what, with which value; the hint is the next step."""
 
@@ -71,9 +81,12 @@ class NotTheAgent(AgentUnreachable):
 
 
 class DataError(SpawnerError):
-    """Training data are missing, unreadable or damaged."""
+    """Training data are missing, unreadable or damaged; whatever their names hold, that is told in one line."""
 
     exit_code = 4
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(escaped(message), hint=escaped(hint) if hint else hint)
 
 
 class ArtifactError(SpawnerError):

@@ -21,6 +21,7 @@ from tfspawner.data.reading import first_record, read_records
 from tfspawner.data.records import frame
 from tfspawner.data.sharding import Part
 from tfspawner.data.statistics import records_of, summarize
+from tfspawner.data.tables import read_columns
 from tfspawner.errors import DataError
 
 pa = pytest.importorskip("pyarrow")
@@ -162,6 +163,56 @@ def test_doubles_that_lose_are_told(tmp_path):
     assert "; float32 changed values by 1.49e-09 or 1.49e-08" in converted(tmp_path / "t.parquet", tmp_path / "out")
 
 
+LARGE = [[1.0, 2.0], [], [float("inf"), float("nan"), -1e300]]  # what was infinite before is not lost
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("column", "row", "value", "kind"),
+    [
+        (pa.array(LARGE), 2, "-1e+300", "float32"),
+        (pa.array([1.0, 3.5e38, 1e39]), 1, "3.5e+38", "float32"),
+        (pa.array([[[1.0]], [[1e39]]]), 1, "1e+39", "float32"),
+        (pa.array([1, 2**63 - 1, 2**63], pa.uint64()), 2, "9223372036854775808", "int64"),
+        (pa.array([[1, 2], [], [3, 2**64 - 1]], pa.list_(pa.uint64())), 2, "18446744073709551615", "int64"),
+    ],
+)
+def test_a_number_that_no_example_can_hold_is_told_with_its_row_and_column(tmp_path, form, column, row, value, kind):
+    table, path = pa.table({"x": column}), tmp_path / f"t.{form}"
+    if form == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    done = data("convert", path, tmp_path / "out")
+    told = f"error: {path}: row {row}: the column x has {value}, "
+    assert (done.returncode, told in done.stderr, kind in done.stderr) == (4, True, True), done.stderr
+    assert "damaged" not in done.stderr
+    assert names(tmp_path / "out") == []
+    if kind == "float32":
+        assert "values became infinite" in converted(path, tmp_path / "out", "--overflow")
+    else:
+        assert data("convert", path, tmp_path / "out", "--overflow").returncode == 4
+
+
+def test_doubles_and_large_integers_of_a_table_are_shown_as_they_are(tmp_path):
+    pq.write_table(pa.table({"d": [1.0, 1e300], "u": pa.array([1, 2**64 - 1], pa.uint64())}), tmp_path / "t.parquet")
+    found = json.loads(data("head", tmp_path / "t.parquet", "-n", "2", "-o", "json").stdout)
+    assert found == [{"d": [1.0], "u": [1]}, {"d": [1e300], "u": [2**64 - 1]}]
+    stats = json.loads(data("stats", tmp_path / "t.parquet", "-o", "json").stdout)
+    assert (stats["d"]["kind"], stats["d"]["maximum"], stats["d"]["infinite"]) == ("float64", 1e300, 0)
+    assert (stats["u"]["kind"], stats["u"]["maximum"]) == ("uint64", 2.0**64)
+
+
+def test_training_on_doubles_that_would_become_infinite_is_refused(tmp_path):
+    pq.write_table(pa.table({"x": [1.0, 1e300]}), tmp_path / "t.parquet")
+    (file,) = list_files(str(tmp_path / "t.parquet"))
+    with pytest.raises(
+        DataError, match=r"t\.parquet: row 1: the column x has 1e\+300, which becomes infinite in float32"
+    ):
+        list(read_columns(Part(file, 0, 2)))
+
+
 def test_every_kind_of_column(tmp_path):
     table = pa.table({
         "b": [True, False], "i": pa.array([1, -2], pa.int8()), "s": ["é", ""], "y": [b"\0", b"1"],
@@ -186,7 +237,6 @@ def test_every_kind_of_column(tmp_path):
         (pa.array([[1], None, [2]]), "row 1: the column x is null"),
         (pa.array([[1], [1, None], [2]]), "row 1: the column x is null in a list"),
         (pa.array([[[1]], [[1]], [[1, 2], [1]]]), "row 2: the column x has inner lists of unlike lengths"),
-        (pa.array([1, 2, 2**64 - 1], pa.uint64()), "t.parquet"),
     ],
 )
 def test_columns_that_an_example_cannot_hold_are_told(tmp_path, column, words):

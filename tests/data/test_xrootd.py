@@ -119,6 +119,26 @@ def test_a_pattern_may_stand_for_folders_too(server):
     ]
 
 
+def test_a_name_with_a_pattern_in_it_is_a_file_s_own_name_where_that_file_is_there(server):
+    for name in ("a[1].tfrecord", "a1.tfrecord", "b*.tfrecord", "bx.tfrecord"):
+        (server.files / "data/deeper" / name).write_bytes(b"x")
+    try:
+        deeper = "root://localhost//eos/data/deeper"
+        listing = "print(json.dumps([[f.uri for f in list_files(uri)] for uri in sys.argv[1:]]))"
+        uris = [f"{deeper}/a[1].tfrecord", f"{deeper}/b*.tfrecord"]
+        assert server.run(listing, *uris) == [[uri] for uri in uris]
+        (server.files / "data/deeper/a[1].tfrecord").unlink()
+        assert server.run(listing, uris[0]) == [[f"{deeper}/a1.tfrecord"]]
+    finally:
+        for path in (server.files / "data/deeper").glob("*.tfrecord"):
+            path.unlink()
+
+
+def test_what_a_folder_holds_besides_its_files_is_told_with_counts(server):
+    told = server.run("told = []; list_files(URI, told.append); print(json.dumps(told))")
+    assert told == ["root://localhost//eos/data also holds 1 folder and 1 hidden file"]
+
+
 READ = """
 count, total = 0, 0
 for share in divide(list_files(URI + "/part-*"), int(sys.argv[1])):

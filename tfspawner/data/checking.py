@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -13,13 +14,14 @@ from .. import userfile
 from ..errors import ConfigurationError, DataError
 from .encoding import MARK, runs_in
 from .example import LONGEST_NAME, MOST_NAMES, kind_of, named, read_example
-from .filesystems import File
+from .filesystems import File, LocalFiles, filesystem_of, local_path
 from .reading import CHUNK_BYTES, is_gzipped, read_records
 from .sharding import Part, divide
 from .tables import Table, form_of
 
 PARALLEL = 4
 MOST_LIST_BYTES = 128 << 20  # of --done and --manifest: lines of some 300,000 files
+DONE_BEGINS = '{"uri": "'  # each line of --done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,23 +86,26 @@ def glance(file: File) -> Shard | None:
 
 
 def check_shards(files: Iterable[File], progress: Callable[[int], None], done: Path | None = None) -> Iterator[Shard]:
-    """Checks the files, some at once; those that `done` lists as sound, with the same size, are taken from there."""
-    known = {shard.uri: shard for shard in _read_done(done)}
+    """Checks the files, some at once; those that `done` lists as sound are taken from there, if they are the same still.
+
+    That is told by size and version: a file whose place tells no version is read each time. Raises DataError where done
+    cannot be written.
+    """
+    known = _read_done(done)
     with ThreadPoolExecutor(PARALLEL) as pool:
         futures = []
         for file in files:
-            before = known.get(file.uri)
-            if before and before.size == file.size:
+            before = known.get(file) if file.version else None
+            if before:
                 yield before
                 progress(file.size)
             else:
-                futures.append(pool.submit(check_shard, file, progress))
+                futures.append((file, pool.submit(check_shard, file, progress)))
         try:
-            for future in futures:
+            for file, future in futures:
                 shard = future.result()
                 if done and not shard.error:
-                    with done.open("a") as lines:
-                        lines.write(json.dumps(asdict(shard)) + "\n")
+                    _write_done(done, file, shard)
                 yield shard
         finally:
             pool.shutdown(cancel_futures=True)
@@ -125,6 +130,8 @@ def disagreements(shards: list[Shard], manifest: dict[str, int] | None = None) -
 
 def balance(files: list[File], workers: int) -> list[int]:
     """Each worker's bytes."""
+    if not files:
+        return [0] * workers
     splittable = form_of(files[0]) != "tfrecord" or not is_gzipped(files[0])
     return [sum(part.size for part in share) for share in divide(files, workers, splittable=splittable)]
 
@@ -140,34 +147,69 @@ def read_manifest(path: Path) -> dict[str, int]:
     return manifest
 
 
-def _read_done(done: Path | None) -> list[Shard]:
-    """The sound shards that the file lists; it is made where it is missing, so that it can be written later."""
+def without(files: list[File], done: Path) -> list[File]:
+    """The files but for that of --done, which may lie among them and is no data."""
+    own = os.path.realpath(done)
+    return [file for file in files if not (_is_local(file) and os.path.realpath(local_path(file.uri)) == own)]
+
+
+def _is_local(file: File) -> bool:
+    return isinstance(filesystem_of(file.uri), LocalFiles)
+
+
+def _read_done(done: Path | None) -> dict[File, Shard]:
+    """The sound shards that the file lists; it is made where it is missing, so that it can be written later.
+
+    Raises ConfigurationError for a file that this command has not written: nothing is added to another's.
+    """
     if done is None:
-        return []
+        return {}
     kind = userfile.kind_of(done)
     if kind not in ("", userfile.ABSENT):
         raise ConfigurationError(f"--done {userfile.named(done)} {kind}", hint="name a file")
+    text = "" if kind == userfile.ABSENT else userfile.read_text(done, "--done", MOST_LIST_BYTES)
     try:
-        done.open("a").close()
+        found = dict(_remembered(json.loads(line)) for line in text.splitlines() if not _is_cut(line))
+    except (ValueError, TypeError, RecursionError):
+        raise ConfigurationError(
+            f"--done {userfile.named(done)} is not what this command writes", hint="name another file, or a new one"
+        ) from None
+    try:
+        with done.open("a") as lines:
+            lines.write("\n" if text and not text.endswith("\n") else "")  # behind a line that was cut off
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(f"--done {userfile.named(done)} cannot be written: {reason}") from None
-    lines = userfile.read_text(done, "--done", MOST_LIST_BYTES).splitlines()
+    return found
+
+
+def _is_cut(line: str) -> bool:
+    """Whether a line is the beginning of one of --done, as a full disk or a kill leaves it."""
+    return bool(line) and not line.endswith("}") and (line.startswith(DONE_BEGINS) or DONE_BEGINS.startswith(line))
+
+
+def _write_done(done: Path, file: File, shard: Shard) -> None:
     try:
-        return [_remembered(json.loads(line)) for line in lines if line.endswith("}")]
-    except (ValueError, TypeError, RecursionError):
-        raise ConfigurationError(f"--done {done} is not what this command writes", hint="name another file") from None
+        with done.open("a") as lines:
+            lines.write(json.dumps({**asdict(shard), "version": file.version}) + "\n")
+    except OSError as error:
+        raise DataError(
+            f"--done {userfile.named(done)} cannot be written: {error.strerror}",
+            hint="make room there, or name another file",
+        ) from None
 
 
-def _remembered(found: dict[str, Any]) -> Shard:
-    """A shard of --done. Raises TypeError for what a sound one does not hold."""
+def _remembered(found: dict[str, Any]) -> tuple[File, Shard]:
+    """A file and its shard as --done has them. Raises TypeError for what a sound one does not hold."""
+    found = dict(found)
+    version = found.pop("version", "")  # older ones have none
     shard = Shard(**found)
     words = [shard.uri, *shard.schema, *shard.schema.values()] if isinstance(shard.schema, dict) else [None]
-    if not all(isinstance(word, str) for word in words) or shard.error is not None:
+    if not all(isinstance(word, str) for word in (*words, version)) or shard.error is not None:
         raise TypeError
     if not all(type(number) is int and number >= 0 for number in (shard.size, shard.records)):
         raise TypeError
-    return shard
+    return File(shard.uri, shard.size, version), shard
 
 
 def _schema(file: File, record: bytes, number: int) -> dict[str, str]:

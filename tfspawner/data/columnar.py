@@ -42,7 +42,7 @@ def parquet(
 
     Args:
         features: {column: tf.io.FixedLenFeature(shape, dtype)} of float32, int64 or string; lists of lists are laid
-            end to end and take the shape, and doubles become float32.
+            end to end and take the shape, and doubles become float32: one that would become infinite is an error.
         window_bytes: bytes of row groups in memory at most, unpacked and read ahead; one group is always read ahead.
 
     Returns:

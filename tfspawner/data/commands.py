@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,7 +14,7 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigurationError, DataError, without_secrets
+from ..errors import ConfigurationError, DataError, escaped, without_secrets
 from ..terminal import add_row, console, echo, plain_table, print_json, show_table
 
 URIS = click.argument("uris", nargs=-1, required=True, metavar="URI...")
@@ -46,7 +48,12 @@ def data() -> None:
 
 @data.command("ls")
 @URIS
-@click.option("-r", "--records", is_flag=True, help="Count records and show the schema, too: reads every file whole.")
+@click.option(
+    "-r",
+    "--records",
+    is_flag=True,
+    help="Count records and show the first one's features, too: reads every file whole.",
+)
 @OUTPUT
 def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
     """List files and their sizes.
@@ -57,9 +64,10 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
     from .checking import Shard, glance
     from .filesystems import list_files
 
-    files = list_files(uris, lambda words: echo(f"warning: {words}: left out", err=True))
+    files = list_files(uris, _left_out, strict=False)
+    glances: dict[Any, Any] = {}
     if records:
-        glances = {file: glance(file) for file in files}
+        glances |= {file: glance(file) for file in files}
         read = iter(_checked([file for file in files if not glances[file]], None))
         shards = [glances[file] or next(read) for file in files]
     else:
@@ -72,15 +80,34 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
     for shard in shards:
         count = f"  {shard.records:>9,} record{'s' * (shard.records != 1)}" if records else ""
         wrong = (
-            "  " + shard.error.removeprefix(without_secrets(shard.uri)).lstrip(": ") if shard.error else ""
+            "  " + shard.error.removeprefix(escaped(without_secrets(shard.uri))).lstrip(": ") if shard.error else ""
         )  # which names it, too
-        echo(f"{human_bytes(shard.size):>10}{count}  {without_secrets(shard.uri)}{wrong}")
+        echo(f"{human_bytes(shard.size):>10}{count}  {_shown(shard.uri)}{wrong}")
     total = human_bytes(sum(shard.size for shard in shards))
     count = f", {_counted(sum(shard.records for shard in shards))}" if records else ""
     echo(f"{_files(shards)}, {total}{count}")
-    schema = next((shard.schema for shard in shards if shard.schema), None)
-    if schema:
-        echo("each record: " + ", ".join(f"{name} {kind}" for name, kind in schema.items()))
+    if records:
+        for line in _schemas(shards, {shard.uri for shard in glances.values() if shard}):
+            echo(line)
+
+
+def _schemas(shards: list[Any], tables: set[str]) -> list[str]:
+    """What the files hold: a table's columns are all its rows', and of other files the first record is shown."""
+    from .example import named
+
+    seen = Counter(
+        (
+            "each" if shard.uri in tables else "first",
+            ", ".join(f"{named(n)} {kind}" for n, kind in shard.schema.items()),
+        )
+        for shard in shards
+        if shard.records
+    )
+    lines = []
+    for (which, words), count in seen.items():
+        files = f" of {count:,} file{'s' * (count != 1)}" if len(seen) > 1 else " of each file" if count > 1 else ""
+        lines.append(f"{which} record{'' if which == 'each' and len(seen) == 1 else files}: {words or 'no features'}")
+    return lines
 
 
 @data.command("check")
@@ -92,22 +119,20 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
     help="Show how evenly so many workers would share the bytes.",
 )
 @click.option("--manifest", type=click.Path(path_type=Path), help="JSON file of {file's name: number of records}.")
-@click.option(
-    "--done", type=click.Path(path_type=Path), help="File that remembers sound files: a second check goes on there."
-)
+@click.option("--done", type=click.Path(path_type=Path), help="File that remembers sound files, until they change.")
 @OUTPUT
 def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, done: Path | None, output: str) -> None:
     """Read every file and find what is damaged or unlike others.
 
-    Both checksums of each record are looked at. Exit code 4 if anything is wrong.
+    Both checksums of each record are looked at, and the features of the first one of each 4 MiB. Exit code 4 if anything is wrong.
 
     \b
     tf-spawner data check s3://bucket/train/ --workers 4
     """
-    from .checking import balance, disagreements, read_manifest
+    from .checking import balance, disagreements, read_manifest, without
     from .filesystems import incomplete, list_files
 
-    files = list_files(uris)
+    files = without(list_files(uris), done) if done else list_files(uris)
     expected = read_manifest(manifest) if manifest else None
     shards = _checked(files, done)
     wrong = [str(shard.error) for shard in shards if shard.error]
@@ -120,7 +145,7 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
         from ..view import human_bytes
 
         for words in wrong:
-            echo(f"wrong: {without_secrets(words)}")
+            echo(f"wrong: {_shown(words)}")
         total = human_bytes(sum(shard.size for shard in shards))
         echo(f"{_files(shards)}, {total}, {_counted(sum(shard.records for shard in shards))}")
         if shares:
@@ -143,6 +168,7 @@ def head(uri: str, count: int, output: str) -> None:
     """
     from itertools import chain, islice
 
+    from .example import named
     from .filesystems import list_files
     from .statistics import records_of
 
@@ -151,11 +177,19 @@ def head(uri: str, count: int, output: str) -> None:
         return print_json(
             [{name: _values(values.tolist()) for name, values in sorted(r.items())} for r in islice(records, count)]
         )
+    number = -1
     for number, record in enumerate(islice(records, count)):
         echo(f"record {number}")
+        if not record:
+            echo("  no features")
         for name, values in sorted(record.items()):
+            if not len(values):
+                echo(f"  {named(name)}: no values")
+                continue
             more = f", … {len(values)} in all" if len(values) > SHOWN_VALUES else ""
-            echo(f"  {name}: {', '.join(map(_short, _values(values[:SHOWN_VALUES].tolist())))}{more}")
+            echo(f"  {named(name)}: {', '.join(map(_short, _values(values[:SHOWN_VALUES].tolist())))}{more}")
+    if number < 0:
+        echo("no records", err=True)
 
 
 @data.command("convert")
@@ -169,7 +203,7 @@ def head(uri: str, count: int, output: str) -> None:
     "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True,
     help="Of encoded features; the loss is told.",
 )  # fmt: skip
-@click.option("--overflow", is_flag=True, help="Let what --dtype cannot hold be infinite.")
+@click.option("--overflow", is_flag=True, help="Let too large numbers be infinite.")
 @click.option("--shards", type=click.IntRange(1), metavar="N", help="Files to write.  [default: as are read]")
 @click.option("--gzip", is_flag=True, help="Compress TFRecord files.")
 @click.option(
@@ -247,7 +281,7 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
     tf-spawner data stats s3://bucket/train/ -o json
     """
     from .convert import parse_shapes
-    from .example import names_of
+    from .example import named, names_of
     from .filesystems import list_files
     from .statistics import summarize
 
@@ -260,6 +294,8 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
         raise DataError(f"there is no feature {unknown[0]}; there are {names_of(found)}")
     if output == "json":
         return print_json(found)
+    if not found:
+        return echo("no records with features", err=True)
     from rich import box
 
     titles = ("feature", "records", "values each", "min", "max", "mean", "deviation", "nan", "inf", "padding")
@@ -270,15 +306,18 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
     for name, words in found.items():
         low, high = words["shape"]
         numbers = [_number(words[key]) for key in ("minimum", "maximum", "mean", "deviation")]
+        is_number = words["mean"] is not None or words["nan"] or words["infinite"]
         padding = "" if words["padding"] is None else f"{100 * words['padding']:.1f} %"
         add_row(table, [
-            f"{name} {words['kind']}", f"{words['records']:,}", f"{low}" if low == high else f"{low} to {high}",
-            *numbers, str(words["nan"]), str(words["infinite"]), padding,
+            f"{named(name)} {words['kind']}", f"{words['records']:,}", f"{low}" if low == high else f"{low} to {high}",
+            *numbers, *([str(words["nan"]), str(words["infinite"])] if is_number else ["", ""]), padding,
         ])  # fmt: skip
     show_table(table)  # nothing is left out where there is no terminal
     for name, words in found.items():
         if words["classes"]:
-            echo(f"{name}: " + ", ".join(f"{label}: {count:,}" for label, count in words["classes"].items()))
+            without = words["records"] - sum(words["classes"].values())
+            counts = [f"{label}: {count:,}" for label, count in words["classes"].items()]
+            echo(f"{named(name)}: " + ", ".join(counts + [f"no value: {without:,}"] * bool(without)))
 
 
 def _number(value: float | None) -> str:
@@ -292,7 +331,7 @@ def _number(value: float | None) -> str:
 def cp(uris: tuple[str, ...], overwrite: bool, output: str) -> None:
     """Copy files from anywhere to anywhere, and compare them.
 
-    Four at once. DESTINATION is a folder if it ends with a slash, is one of this machine, or takes several files.
+    Of a folder its files, as data ls shows them: what else it holds is told. Four at once. DESTINATION is a folder if it ends with a slash, is one of this machine, or takes several files.
     Each file has its name only when it is whole. Files that are there already and are equal are not sent again: broken off, it goes on.
 
     \b
@@ -305,7 +344,7 @@ def cp(uris: tuple[str, ...], overwrite: bool, output: str) -> None:
     *sources, destination = uris
     if not sources:
         raise click.UsageError("give one or more sources and, last, a destination")
-    files = list_files(sources)
+    files = list_files(sources, _left_out)
     copies = plan(files, destination, into=len(files) > 1 or is_folder(destination))
     with _bar(sum(file.size for file in files)) as progress:
         before = [was_there for _, was_there in copy_all(copies, progress, overwrite=overwrite)]
@@ -318,6 +357,16 @@ def cp(uris: tuple[str, ...], overwrite: bool, output: str) -> None:
         )
     there = f", {sum(before)} of them there already" if any(before) else ""
     echo(f"{_files(files)}, {human_bytes(sum(file.size for file in files))}, copied and compared{there}")
+
+
+def _left_out(words: str) -> None:
+    echo(f"warning: {_shown(words)}: left out", err=True)
+
+
+def _shown(text: str) -> str:
+    """A URI, or words with one, on one line: in a pipe as it is, unless it holds the end of a line."""
+    text = without_secrets(text)
+    return escaped(text) if sys.stdout.isatty() or len(text.splitlines()) > 1 else text
 
 
 def _checked(files: list[Any], done: Path | None) -> list[Any]:

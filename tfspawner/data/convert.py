@@ -31,7 +31,7 @@ from .filesystems import File, LocalFiles, filesystem_of, has_pattern, local_pat
 from .reading import CHUNK_BYTES, is_gzipped, read_records
 from .records import OVERHEAD, frame
 from .sharding import Part, divide
-from .tables import TableWriter, form_of, read_columns, rows_of
+from .tables import Numbers, TableWriter, form_of, read_columns, rows_of
 
 SUFFIXES = {"tfrecord": ".tfrecord", "parquet": ".parquet", "arrow": ".arrow"}
 FORMS = {
@@ -275,7 +275,7 @@ def _write(shard: Shard, sizes: dict[str, int], stage: str, destination: str, op
             filesystem_of(destination).put(path, posixpath.join(destination, shard.name))
             os.unlink(path)
     except OSError as error:
-        raise DataError(f"{shard.name} cannot be written: {error.strerror or error}") from None
+        raise DataError(f"{shard.name} cannot be written: {path}: {error.strerror or error}") from None
     return done
 
 
@@ -318,7 +318,8 @@ def _records(
         return
     for part in shard.parts:
         whole = Part(File(part.file.uri, sizes[part.file.uri]), part.start, part.end)
-        for first, count, columns in read_columns(whole, nulls=options.nulls, loss=done.doubles):
+        numbers = Numbers(overflow=options.overflow, loss=done.doubles)
+        for first, count, columns in read_columns(whole, nulls=options.nulls, numbers=numbers):
             for number in range(count):
                 yield f"{part.file.uri}: row {first + number}", {name: c.row(number) for name, c in columns.items()}
 

@@ -82,22 +82,29 @@ def copy_all(
 def _copy(copy: Copy, progress: Callable[[int], None], overwrite: bool) -> bool:
     source, target = copy.source, copy.target
     filesystem = filesystem_of(target)
-    there = next((file for file in filesystem.list(target) if file.uri == target), None)
+    there = next((file for file in filesystem.list(target) if file.uri == _listed(target)), None)
     if there and there.size == source.size and _crc(there) == _crc(source, progress):
         return True
     if there and not overwrite:
         raise DataError(f"{target} is there already, and is another file", hint="--overwrite replaces it")
+    name = ""
     try:
         with _stage(target) as stage:
+            name = stage.name
             sent = _crc(source, progress, stage.write)
             stage.flush()
-            filesystem.put(stage.name, target)
+            filesystem.put(name, target)
     except OSError as error:
-        raise DataError(f"{target}: {error.filename or 'its temporary file'}: {error.strerror}") from None
+        raise DataError(f"{target}: {error.filename or name or 'its temporary file'}: {error.strerror}") from None
     arrived = _crc(File(target, source.size))
     if arrived != sent:
         raise DataError(f"{target} is not what was sent", hint="copy it again with --overwrite")
     return False
+
+
+def _listed(uri: str) -> str:
+    """A URI as a listing has it: a path of this machine without file://."""
+    return local_path(uri) if isinstance(filesystem_of(uri), LocalFiles) else uri
 
 
 @contextmanager

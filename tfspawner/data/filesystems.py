@@ -12,7 +12,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,18 +30,40 @@ HIDDEN = ("_", ".")  # Spark's _SUCCESS and the like are no data
 
 @dataclass(frozen=True, slots=True, order=True)
 class File:
-    """One file, as a listing gives it; another version is told where the place tells it."""
+    """One file, as a listing gives it; `version` is another one when the file has changed, and empty where no place tells."""
 
     uri: str
     size: int
     version: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a URI stands for: files, and what stands among them and is none."""
+
+    files: list[File]
+    wrong: list[str] = field(default_factory=list)  # pipes, links that lead nowhere
+    folders: int = 0
+    hidden: int = 0  # files of a folder whose names begin with _ or .
+
+    @property
+    def others(self) -> str:
+        """The folders and the hidden files in words."""
+        counts = (self.folders, "folder"), (self.hidden, "hidden file")
+        return " and ".join(f"{count:,} {what}{'s' * (count != 1)}" for count, what in counts if count)
+
+
 class FileSystem(Protocol):
     """What is needed of a place where data lie. All methods raise DataError, and may be called from many threads."""
 
+    def look(self, uri: str) -> Listing:
+        """The file of that URI, or the files that its pattern fits, or those of the folder that it names.
+
+        A name that holds a pattern's characters is a file's or a folder's own where that is there.
+        """
+
     def list(self, uri: str) -> list[File]:
-        """The file of that URI, the files that its pattern matches, or those of the folder that it names."""
+        """The files alone."""
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         """size bytes from offset on; fewer where the file ends. Raises OSError for what may pass."""
@@ -84,26 +106,33 @@ def checked_scheme(uri: str) -> str:
     return scheme
 
 
-def list_files(uris: str | Iterable[str], leave_out: Callable[[str], None] | None = None) -> list[File]:
+def list_files(
+    uris: str | Iterable[str], leave_out: Callable[[str], None] | None = None, *, strict: bool = True
+) -> list[File]:
     """All files of one or more URIs or patterns, each once, in the order of their names. Raises DataError for none.
 
-    What is no file among them, a pipe or a link that leads nowhere, is an error, or is told to leave_out.
+    Folders, and hidden files of a folder, are left out, and leave_out is told. What is no file at all, a pipe or a link that
+    leads nowhere, is an error, or is told as well unless strict.
     """
-    found: set[File] = set()
+    found: dict[str, File] = {}
     for uri in [uris] if isinstance(uris, str) else uris:
-        filesystem = filesystem_of(uri)
-        if leave_out and isinstance(filesystem, LocalFiles):
-            files, wrong = filesystem.look(uri)
-            for words in wrong:
+        listing = filesystem_of(uri).look(uri)
+        if listing.wrong and strict:
+            raise DataError(listing.wrong[0], hint="remove it, or name the files that are meant")
+        if not listing.files:
+            raise _none(uri, listing.others)
+        if leave_out:
+            verb = "fits" if has_pattern(uri) else "holds"
+            for words in [*listing.wrong, *([f"{uri} also {verb} {listing.others}"] if listing.others else [])]:
                 leave_out(words)
-        else:
-            files = filesystem.list(uri)
-        if not files:
-            raise DataError(
-                f"{uri}: there is no such file", hint="look into the folder above: tf-spawner data ls FOLDER"
-            )
-        found.update(files)
-    return sorted(found)
+        found |= {file.uri: file for file in listing.files}
+    return sorted(found.values())
+
+
+def _none(uri: str, others: str) -> DataError:
+    if others:
+        return DataError(f"{uri}: it holds no file, but {others}", hint=f"name what is meant: {uri.rstrip('/')}/NAME")
+    return DataError(f"{uri}: there is no such file", hint="look into the folder above: tf-spawner data ls FOLDER")
 
 
 def incomplete(files: Iterable[File], uris: str | Iterable[str]) -> list[str]:
@@ -125,39 +154,49 @@ def has_pattern(path: str) -> bool:
     return bool(re.search(r"[*?\[]", path))
 
 
+def is_hidden(name: str, pattern: str = "") -> bool:
+    """Whether a file is left out of a folder, or of what a pattern fits: one that begins as the name does asks for it."""
+    return name.startswith(HIDDEN) and pattern[:1] != name[:1]
+
+
 class LocalFiles:
     """Paths of this machine, its mounts such as /eos among them, and file://."""
 
-    def look(self, uri: str) -> tuple[list[File], list[str]]:
-        """(the files, what stands among them and is none). Raises DataError where the URI itself names no file."""
+    def look(self, uri: str) -> Listing:
         path = local_path(uri)
-        names = sorted(glob.glob(path)) if has_pattern(path) and not os.path.lexists(path) else [path]
-        if names == [path] and os.path.isdir(path):
-            try:
-                names = [os.path.join(path, name) for name in sorted(os.listdir(path)) if not name.startswith(HIDDEN)]
-            except OSError as error:
-                raise DataError(f"{uri}: {error.strerror}") from None
-        files, wrong = [], []
+        pattern = has_pattern(path) and not os.path.lexists(path)
+        is_folder = not pattern and os.path.isdir(path)
+        try:
+            names = sorted(glob.glob(path)) if pattern else sorted(os.listdir(path)) if is_folder else [path]
+        except OSError as error:
+            raise DataError(f"{uri}: {error.strerror}") from None
+        files, wrong, folders, hidden = [], list[str](), 0, 0
         for name in names:
+            place = os.path.join(path, name) if is_folder else name
+            if (is_folder or pattern) and is_hidden(os.path.basename(name), os.path.basename(path) if pattern else ""):
+                hidden += not os.path.isdir(place)
+                folders += os.path.isdir(place)
+                continue
             with suppress(OSError):
-                status = os.stat(name)
+                status = os.stat(place)
                 if stat.S_ISREG(status.st_mode):
-                    files.append(File(name, status.st_size))
+                    files.append(File(place, status.st_size, f"{status.st_mtime_ns}-{status.st_ctime_ns}"))
                     continue
-            kind = kind_of(Path(name))
-            if kind == ABSENT and os.path.islink(name):
-                wrong.append(f"{name} is a link that leads nowhere")
+            kind = kind_of(Path(place))
+            folders += kind == A_FOLDER
+            if kind == ABSENT and os.path.islink(place):
+                wrong.append(f"{place} is a link that leads nowhere")
             elif kind not in ("", ABSENT, A_FOLDER):
-                wrong.append(f"{name} {kind}" + (", and no file" if kind.startswith("is ") else ""))
-        if wrong and names == [path]:
+                wrong.append(f"{place} {kind}" + (", and no file" if kind.startswith("is ") else ""))
+        if wrong and not (is_folder or pattern):
             raise DataError(wrong[0])
-        return files, wrong
+        return Listing(files=files, wrong=wrong, folders=folders, hidden=0 if pattern else hidden)
 
     def list(self, uri: str) -> list[File]:
-        files, wrong = self.look(uri)
-        if wrong:
-            raise DataError(wrong[0], hint="remove it, or name the files that are meant")
-        return files
+        listing = self.look(uri)
+        if listing.wrong:
+            raise DataError(listing.wrong[0], hint="remove it, or name the files that are meant")
+        return listing.files
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         with open(local_path(uri), "rb", buffering=0) as file:
@@ -198,30 +237,38 @@ class S3Files:
         except s3.S3Error as error:
             raise ConfigurationError(error.message, hint=error.hint) from None
 
-    def _listed(self, uri: str, bucket: str, path: str, prefix: str, *, deep: bool) -> list[File]:
+    def _objects(self, uri: str, bucket: str, prefix: str, *, deep: bool = False) -> list[s3.Object]:
         try:
-            objects = list(self.s3.list(bucket, prefix, deep=deep))
+            return list(self.s3.list(bucket, prefix, deep=deep))
         except s3.S3Error as error:
             raise DataError(f"{uri}: {error.message}", hint=error.hint) from None
-        return [
-            File(f"s3://{bucket}/{found.key}", found.size, found.etag)
-            for found in objects
-            if not found.key.endswith("/")
-            and (found.key == path if prefix == path and path else matches(found.key, path))
-        ]
 
-    def list(self, uri: str) -> list[File]:
+    def look(self, uri: str) -> Listing:
         bucket, path = s3.split_uri(uri.rstrip("/"))
         if has_pattern(bucket) or not bucket:
             raise ConfigurationError(f"{uri}: a bucket must be named", hint="write like s3://bucket/folder/part-*")
-        if has_pattern(path):
-            fixed = path[: re.search(r"[*?\[]", path).start()]  # type: ignore[union-attr]
-            return self._listed(uri, bucket, path, fixed, deep="/" in path[len(fixed) :])
-        if path and not uri.endswith("/"):  # a key, or else a folder
-            found = self._listed(uri, bucket, path, path, deep=False)
-            if found:
-                return found
-        return self._listed(uri, bucket, path, f"{path}/" if path else "", deep=False)
+        here = self._objects(uri, bucket, path) if path and (has_pattern(path) or not uri.endswith("/")) else []
+        if not uri.endswith("/") and (found := next((one for one in here if one.key == path), None)):
+            return Listing(files=[_file(bucket, found)])
+        if has_pattern(path) and not any(one.key == f"{path}/" for one in here):  # nor a folder of that very name
+            return self._fitting(uri, bucket, path)
+        inside = [one for one in self._objects(uri, bucket, f"{path}/" if path else "") if one.key != f"{path}/"]
+        files = [one for one in inside if not one.key.endswith("/")]
+        shown = [_file(bucket, one) for one in files if not is_hidden(posixpath.basename(one.key))]
+        return Listing(files=shown, folders=len(inside) - len(files), hidden=len(files) - len(shown))
+
+    def _fitting(self, uri: str, bucket: str, path: str) -> Listing:
+        """What a pattern fits."""
+        fixed = path[: re.search(r"[*?\[]", path).start()]  # type: ignore[union-attr]
+        objects = self._objects(uri, bucket, fixed, deep="/" in path[len(fixed) :])
+        files = [_file(bucket, one) for one in objects if not one.key.endswith("/") and matches(one.key, path)]
+        parts = {
+            tuple(one.key.split("/")[: path.count("/") + 1]) for one in objects if one.key.count("/") > path.count("/")
+        }
+        return Listing(files=files, folders=sum(matches("/".join(part), path) for part in parts))
+
+    def list(self, uri: str) -> list[File]:
+        return self.look(uri).files
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         try:
@@ -238,14 +285,20 @@ class S3Files:
             raise DataError(f"{uri}: {error.message}", hint=error.hint) from None
 
 
+def _file(bucket: str, found: s3.Object) -> File:
+    return File(f"s3://{bucket}/{found.key}", found.size, found.etag)
+
+
 def matches(path: str, pattern: str) -> bool:
-    """Whether a listed path is what was asked for: it fits the pattern, or lies in the folder, and is not hidden."""
-    if posixpath.basename(path).startswith(HIDDEN):
-        return False
+    """Whether a listed path fits the pattern, part by part, and is not hidden."""
     parts, wanted = path.split("/"), pattern.split("/")
-    if not has_pattern(pattern):
-        return posixpath.dirname(path) == pattern
+    if is_hidden(parts[-1], wanted[-1]):
+        return False
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+class _Absent(DataError):
+    """A web server has no such file."""
 
 
 class WebFiles:
@@ -263,11 +316,19 @@ class WebFiles:
             raise ConfigurationError("BEARER_TOKEN holds characters that no HTTP header can", hint="set it anew")
         self.headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
 
+    def look(self, uri: str) -> Listing:
+        return Listing(files=self.list(uri))
+
     def list(self, uri: str) -> list[File]:
-        if has_pattern(urlsplit(uri).path):
-            raise ConfigurationError(f"{uri}: a web server cannot be asked for a pattern", hint="name each file")
         try:
             reply = self._ask("HEAD", uri, {})
+        except _Absent as error:
+            if has_pattern(urlsplit(uri).path):
+                raise ConfigurationError(
+                    f"{uri}: there is no such file, and a web server cannot be asked for a pattern",
+                    hint="name each file",
+                ) from None
+            raise error
         except OSError as error:
             raise DataError(str(error), hint="try again later") from None
         reply.release_conn()
@@ -320,7 +381,7 @@ class WebFiles:
         if reply.status in (401, 403):
             raise DataError(f"{uri}: the server refuses access", hint="set BEARER_TOKEN, if it takes one")
         if reply.status in (404, 410):
-            raise DataError(f"{uri}: there is no such file")
+            raise _Absent(f"{uri}: there is no such file")
         if reply.status >= 400:
             raise OSError(f"{uri}: the server answered {reply.status}")
         return reply

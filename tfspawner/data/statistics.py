@@ -16,7 +16,7 @@ from .example import Array, kind_of
 from .filesystems import File
 from .reading import CHUNK_BYTES, first_record, read_records
 from .sharding import Part
-from .tables import form_of, read_columns, rows_of
+from .tables import Numbers, form_of, read_columns, rows_of
 
 CLASSES = 20  # with more distinct values a feature is no label
 MOST_FEATURES = 100_000
@@ -27,7 +27,7 @@ PARALLEL = 2
 class Summary:
     """Of one feature: `count` is of values; mean and variance are of those that are finite."""
 
-    kind: str = ""
+    kind: str = ""  # as long as no record says it: a list without values may be of any
     records: int = 0
     count: int = 0
     shortest: int | None = None  # values in a record
@@ -45,7 +45,7 @@ class Summary:
 
     def take(self, values: Array, shape: tuple[int, int] | None) -> None:
         """Takes in one record's values."""
-        self.kind = self.kind or kind_of(values)
+        self.kind = self.kind or (kind_of(values) if len(values) or values.dtype != object else "")
         self.records += 1
         self.count += len(values)
         self.shortest = len(values) if self.shortest is None else min(self.shortest, len(values))
@@ -54,7 +54,7 @@ class Summary:
             self.classes = None if len(values) else self.classes
             return
         self._label(values)
-        if shape and shape[0] * shape[1] == len(values) and values.dtype == np.float32:
+        if shape and shape[0] * shape[1] == len(values) and values.dtype in (np.float32, np.float64):
             run = longest_run(values.reshape(shape))[1]
             self.rows += shape[0]
             self.padding += run if run > 1 else 0
@@ -82,7 +82,7 @@ class Summary:
         if self.classes is None:
             return
         label: int | None = None
-        if len(values) == 1 and values.dtype == np.int64:
+        if len(values) == 1 and values.dtype in (np.int64, np.uint64):
             label = int(values[0])
         elif 2 <= len(values) <= CLASSES and np.count_nonzero(values) == 1 and values.max() == 1:
             label = int(values.argmax())
@@ -113,7 +113,7 @@ class Summary:
         """For printing; None for what does not apply."""
         few = self.classes if self.classes else None
         return {
-            "kind": self.kind, "records": self.records, "values": self.count,
+            "kind": self.kind or "empty", "records": self.records, "values": self.count,
             "shape": [self.shortest, self.longest], "minimum": self.minimum, "maximum": self.maximum,
             "mean": self.mean if self.finite else None,
             "deviation": (self.squares / self.finite) ** 0.5 if self.finite else None,
@@ -155,7 +155,7 @@ def records_of(file: File, chunk_bytes: int = CHUNK_BYTES) -> Iterator[dict[str,
     if not file.size:
         return
     if form_of(file) != "tfrecord":
-        for _, count, columns in read_columns(Part(file, 0, rows_of(file)), nulls="empty"):
+        for _, count, columns in read_columns(Part(file, 0, rows_of(file)), nulls="empty", numbers=Numbers(exact=True)):
             for number in range(count):
                 yield {name: column.row(number) for name, column in columns.items()}
         return

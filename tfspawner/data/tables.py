@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ PIECES_AT_ONCE = 8
 ROWS_AT_ONCE_BYTES = 16 << 20  # of a row group that is written
 ROW_BYTES, FEATURE_BYTES = 250, 200  # that Python takes for each, whatever it holds
 BATCH_BYTES = 64 << 20  # of a Parquet file's rows, unpacked, that are read at once
+MOST_INT64 = (1 << 63) - 1
 FOOTER_LIMITS = {"thrift_string_size_limit": 16 << 20, "thrift_container_size_limit": 200_000}
 
 
@@ -73,6 +74,15 @@ class RangedFile(io.RawIOBase):
             fill(0)
         self.at += size
         return size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """What becomes of numbers that a tf.train.Example has no room for: its own are int64 and float32."""
+
+    exact: bool = False  # doubles and uint64 are kept, to be looked at
+    overflow: bool = False  # doubles may become infinite
+    loss: Loss = field(default_factory=Loss)  # of doubles, so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +234,14 @@ def arrow() -> Any:
 
 
 def read_columns(
-    part: Part, names: Sequence[str] | None = None, *, nulls: str = "error", loss: Loss | None = None
+    part: Part, names: Sequence[str] | None = None, *, nulls: str = "error", numbers: Numbers | None = None
 ) -> Iterator[tuple[int, int, dict[str, Columns]]]:
     """(first row, number of rows, {name: its values}) of each group of rows of a part, whose start and end are rows.
 
-    Raises DataError for a type that an Example cannot hold, for nulls unless they are to be "empty", and for damage.
+    Raises DataError for a type or a number that an Example cannot hold, for nulls unless they are to be "empty", and
+    for damage.
     """
+    numbers = numbers or Numbers()
     with Table(part.file) as table:
         missing = [name for name in names or [] if name not in table.schema.names]
         if missing:
@@ -247,15 +259,16 @@ def read_columns(
             for data in table.batches(group, names) if low < high else ():
                 begin, end = max(low + first, at), min(high + first, at + data.num_rows)
                 if begin < end:
-                    yield begin, end - begin, _columns(table, data.slice(begin - at, end - begin), begin, nulls, loss)
+                    piece = data.slice(begin - at, end - begin)
+                    yield begin, end - begin, _columns(table, piece, begin, nulls, numbers)
                 at += data.num_rows
             first += count
 
 
-def _columns(table: Table, data: Any, first: int, nulls: str, loss: Loss | None) -> dict[str, Columns]:
+def _columns(table: Table, data: Any, first: int, nulls: str, numbers: Numbers) -> dict[str, Columns]:
     where = f"{table.file.uri}: row {first}"
     with table.errors(f" at row {first} or behind it"):
-        return {name: flattened(data.column(name), name, where, first, nulls, loss) for name in data.column_names}
+        return {name: flattened(data.column(name), name, where, first, nulls, numbers) for name in data.column_names}
 
 
 def kind_in(kind: Any, name: str, uri: str) -> str:
@@ -276,7 +289,7 @@ def kind_in(kind: Any, name: str, uri: str) -> str:
     )
 
 
-def flattened(column: Any, name: str, where: str, first: int, nulls: str, loss: Loss | None) -> Columns:
+def flattened(column: Any, name: str, where: str, first: int, nulls: str, numbers: Numbers) -> Columns:
     """A column's values, lists of lists laid end to end; where such inner lists differ in length, that is an error."""
     pa = arrow()
     import pyarrow.compute as pc
@@ -296,10 +309,8 @@ def flattened(column: Any, name: str, where: str, first: int, nulls: str, loss: 
             lengths = spread
         else:
             if len(inner) and (inner != inner[0]).any():
-                bad = int(np.searchsorted(np.cumsum(lengths), np.flatnonzero(inner != inner[0])[0], side="right"))
-                raise DataError(
-                    f"{where.rsplit(' ', 1)[0]} {first + bad}: the column {named(name)} has inner lists of unlike lengths"
-                )
+                row = _row(where, first, lengths, int(np.flatnonzero(inner != inner[0])[0]))
+                raise DataError(f"{row}: the column {named(name)} has inner lists of unlike lengths")
             lengths = lengths * (int(inner[0]) if len(inner) else 0)
         found = found.flatten()
         outermost = False
@@ -309,28 +320,50 @@ def flattened(column: Any, name: str, where: str, first: int, nulls: str, loss: 
         flat = np.empty(len(found), object)
         text = pa.types.is_string(found.type) or pa.types.is_large_string(found.type)
         flat[:] = [value.encode() for value in found.to_pylist()] if text else found.to_pylist()
-    elif kind == "int64":
-        flat = found.cast(pa.int64()).to_numpy(zero_copy_only=False)
     else:
-        flat = found.to_numpy(zero_copy_only=False)
-        if flat.dtype == np.float64:
-            with np.errstate(over="ignore"):
-                smaller = flat.astype(np.float32)
-            if loss is not None:
-                loss.measure(flat, smaller)
-            flat = smaller
-        flat = flat.astype(np.float32, copy=False)
+        flat = found.cast(pa.int64()) if pa.types.is_boolean(found.type) else found
+        flat = flat.to_numpy(zero_copy_only=False)
+    if kind != "bytes" and not (numbers.exact and flat.dtype in (np.float64, np.uint64)):
+        flat = _narrowed(
+            flat, kind, numbers, lambda place: f"{_row(where, first, lengths, place)}: the column {named(name)}"
+        )
     return Columns(flat, np.cumsum(lengths))
+
+
+def _narrowed(flat: Array, kind: str, numbers: Numbers, at: Callable[[int], str]) -> Array:
+    """Numbers as an Example has them. Raises DataError for one that it cannot hold."""
+    if flat.dtype == np.uint64 and (large := flat > np.uint64(MOST_INT64)).any():
+        place = int(np.flatnonzero(large)[0])
+        raise DataError(
+            f"{at(place)} has {flat[place]}, and the integers of a tf.train.Example are int64: at most {MOST_INT64}",
+            hint="make the column text, or doubles, where it is written",
+        )
+    with np.errstate(over="ignore"):
+        found = flat.astype(kind, copy=False)
+    if flat.dtype == np.float64:
+        lost = np.flatnonzero(np.isfinite(flat) & ~np.isfinite(found))
+        if len(lost) and not numbers.overflow:
+            raise DataError(
+                f"{at(int(lost[0]))} has {flat[lost[0]]:g}, which becomes infinite in float32, the floats of a tf.train.Example",
+                hint="tf-spawner data convert --overflow lets such values become infinite",
+            )
+        numbers.loss.measure(flat, found)
+    return found
+
+
+def _row(where: str, first: int, lengths: Array, place: int) -> str:
+    """The file and the row in which the value of that place stands."""
+    return f"{where.rsplit(' ', 1)[0]} {first + int(np.searchsorted(np.cumsum(lengths), place, side='right'))}"
 
 
 def _without_nulls(
     found: Any, lengths: Array, name: str, where: str, first: int, nulls: str, outermost: bool
 ) -> tuple[Any, Array]:
     place = int(np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False))[0])
-    row = first + int(np.searchsorted(np.cumsum(lengths), place, side="right"))
     if nulls != "empty" or not outermost:
         raise DataError(
-            f"{where.rsplit(' ', 1)[0]} {row}: the column {named(name)} is null" + ("" if outermost else " in a list"),
+            f"{_row(where, first, lengths, place)}: the column {named(name)} is null"
+            + ("" if outermost else " in a list"),
             hint="--nulls empty makes whole rows' nulls features without values" if outermost else None,
         )
     valid = found.is_valid().to_numpy(zero_copy_only=False)

@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError, DataError
-from .filesystems import HIDDEN, File, has_pattern
+from .filesystems import File, Listing, has_pattern, is_hidden
 
 HELPERS = 4
 REQUESTS_AT_ONCE = 16  # in one helper
@@ -110,12 +110,16 @@ class XRootDFiles:
             raise DataError(f"{uri}: {reply['error']}", hint=reply["hint"])
         return reply, data
 
-    def list(self, uri: str) -> list[File]:
+    def look(self, uri: str) -> Listing:
         try:
-            reply, _ = self.ask(uri, "list")
+            reply, _ = self.ask(uri, "look")
         except OSError as error:
             raise DataError(f"{uri}: {error}", hint="check the server's name") from None
-        return [File(*found) for found in reply["files"]]
+        files, folders, hidden = reply["found"]
+        return Listing(files=[File(*found) for found in files], folders=folders, hidden=hidden)
+
+    def list(self, uri: str) -> list[File]:
+        return self.look(uri).files
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         return self.ask(uri, "read", offset=offset, length=size)[1]
@@ -163,13 +167,6 @@ class Server:
         self.open: dict[str, Any] = {}
         self.lock = threading.Lock()
 
-    def entries(self, fs: Any, host: str, folder: str) -> list[tuple[str, int, str]]:
-        return [
-            (f"root://{host}/{posixpath.join(folder, name)}", size, version)
-            for name, size, version, is_folder in self.names(fs, host, folder)
-            if not is_folder
-        ]
-
     def names(self, fs: Any, host: str, folder: str) -> list[tuple[str, int, str, bool]]:
         status, listing = fs.dirlist(folder or "/", self.flags.DirListFlags.STAT, timeout=TIMEOUT_S)
         if not status.ok:
@@ -183,19 +180,20 @@ class Server:
             if e.statinfo
         ]
 
-    def list(self, uri: str) -> list[tuple[str, int, str]]:
+    def look(self, uri: str) -> tuple[list[tuple[str, int, str]], int, int]:
+        """(files, how many folders, how many hidden files) that the URI stands for."""
         host, path = split(uri)
         fs = self.client.FileSystem(f"root://{host}")
+        status, found = fs.stat(path, timeout=TIMEOUT_S)
+        if status.ok and not found.flags & self.flags.StatInfoFlags.IS_DIR:
+            return [(uri, found.size, str(found.modtime))], 0, 0
+        if status.ok:
+            return self.inside(fs, host, [path], "*")
+        refused = Refused(status, host)
         if not has_pattern(path):
-            status, found = fs.stat(path, timeout=TIMEOUT_S)
-            if not status.ok:
-                refused = Refused(status, host)
-                if refused.missing:
-                    return []
-                raise refused
-            if not found.flags & self.flags.StatInfoFlags.IS_DIR:
-                return [(uri, found.size, str(found.modtime))]
-            return [entry for entry in self.entries(fs, host, path) if not is_hidden(entry[0])]
+            if refused.missing:
+                return [], 0, 0
+            raise refused
         parts = path.split("/")
         first = next(number for number, part in enumerate(parts) if has_pattern(part))
         folders = ["/".join(parts[:first])]
@@ -206,12 +204,21 @@ class Server:
                 for name, _, _, is_folder in self.names(fs, host, folder)
                 if is_folder and fnmatch.fnmatchcase(name, part)
             ]
-        return [
-            entry
+        files, count, _ = self.inside(fs, host, folders, parts[-1])
+        return files, count, 0
+
+    def inside(
+        self, fs: Any, host: str, folders: list[str], pattern: str
+    ) -> tuple[list[tuple[str, int, str]], int, int]:
+        """The same, of what in the folders fits the pattern."""
+        fitting = [
+            (f"root://{host}/{posixpath.join(folder, name)}", size, version, is_folder, is_hidden(name, pattern))
             for folder in folders
-            for entry in self.entries(fs, host, folder)
-            if fnmatch.fnmatchcase(posixpath.basename(entry[0]), parts[-1]) and not is_hidden(entry[0])
+            for name, size, version, is_folder in self.names(fs, host, folder)
+            if fnmatch.fnmatchcase(name, pattern)
         ]
+        files = [entry for entry in fitting if not entry[3]]
+        return [entry[:3] for entry in files if not entry[4]], len(fitting) - len(files), sum(e[4] for e in files)
 
     def read(self, uri: str, offset: int, length: int) -> bytes:
         status, data = self.opened(uri).read(offset, length, timeout=TIMEOUT_S)
@@ -271,10 +278,6 @@ def split(uri: str) -> tuple[str, str]:
     return parts.netloc, "/" + parts.path.strip("/") + query
 
 
-def is_hidden(uri: str) -> bool:
-    return posixpath.basename(uri).startswith(HIDDEN)
-
-
 def main() -> None:
     server, lock = Server(), threading.Lock()
 
@@ -286,7 +289,7 @@ def main() -> None:
             if isinstance(found, bytes):
                 data = found
             else:
-                reply["files"] = found
+                reply["found"] = found
         except Refused as refused:
             reply.update(error=str(refused), hint=refused.hint, passing=refused.passing)
         except Exception as error:  # the request is answered, whatever it is
