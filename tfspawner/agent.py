@@ -32,6 +32,7 @@ import argparse
 import base64
 import ctypes
 import errno
+import fcntl
 import fnmatch
 import glob
 import hashlib
@@ -52,6 +53,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import termios
 import threading
 import time
 import traceback
@@ -75,7 +77,8 @@ STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, 
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
 MOST_STRANGERS = 256  # connections of such that are held at once: each has a thread
-TAKES_S = 60.0  # a client that takes nothing of a stream for this long is hung up on
+KEEPS_UP_S, SLOWEST = 60.0, 1024  # who lets us wait so long, and sends or takes fewer bytes a second, is hung up on
+IDLE_S = 120.0  # so long a connection may be without a request: longer than the API server keeps one
 STREAM_PIECE = 256 << 10  # bytes of output in one frame
 DRAIN_S, DRAIN_IDLE_S = 20.0, 0.5  # how long a refused request's body is read, and how long it may send nothing
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
@@ -924,9 +927,107 @@ def resolve(host: str) -> str:
     return RESOLVED[host]
 
 
-def connect(host: str, timeout_s: float) -> http.client.HTTPConnection:
+def connect(host: str, timeout_s: float) -> Connection:
     name, port = split_address(host)
-    return http.client.HTTPConnection(resolve(name), port, timeout=timeout_s)
+    return Connection(resolve(name), port, timeout=timeout_s)
+
+
+class Line(socket.socket):
+    """A connection whose other side has to keep up; where it does not, TimeoutError is raised.
+
+    A socket's own time-out starts anew with each byte. Here a window is of time that was spent in waiting for the other
+    side, and of the bytes that came from it or arrived there meanwhile.
+    """
+
+    carried = 0  # bytes that came, and that were given to the kernel to be sent
+
+    @classmethod
+    def over(cls, plain: socket.socket) -> Line:
+        """The same connection, as a line."""
+        line = cls(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        line.setblocking(False)
+        line.begin(IDLE_S, math.inf)
+        return line
+
+    def begin(self, within_s: float, least: float = SLOWEST) -> None:
+        """From here on, each within_s of waiting have to bring so many bytes a second; inf: all there is to come."""
+        self.within_s, self.least, self.waited_s = within_s, least, 0.0
+        self.arrived_before = self.arrived()
+
+    def arrived(self) -> int:
+        """Of what was carried, the bytes that are not on their way still: kernels hold megabytes for a slow reader."""
+        try:
+            on_their_way: bytes = fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:  # it cannot be told
+            return self.carried
+        return self.carried - int.from_bytes(on_their_way, sys.byteorder)
+
+    def wait(self, event: int) -> None:
+        waiting = select.poll()
+        waiting.register(self, event)
+        began = time.monotonic()
+        waiting.poll(math.ceil(1000 * max(0.0, self.within_s - self.waited_s)))
+        self.waited_s += time.monotonic() - began
+        if self.waited_s < self.within_s:
+            return
+        arrived = self.arrived() - self.arrived_before
+        if arrived < self.least * self.waited_s:
+            raise socket.timeout(f"timed out: {arrived} bytes in {self.waited_s:.0f} s")
+        self.begin(self.within_s, self.least)
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        while True:
+            try:
+                size: int = super().recv_into(buffer, nbytes, flags)
+            except BlockingIOError:
+                self.wait(select.POLLIN)
+            else:
+                self.carried += size
+                return size
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        at = 0
+        with memoryview(data) as whole:
+            while at < len(whole):
+                try:
+                    sent = self.send(whole[at:], flags)
+                except BlockingIOError:
+                    self.wait(select.POLLOUT)
+                else:
+                    at += sent
+                    self.carried += sent
+
+    def sendfile(self, file: Any, offset: int = 0, count: Optional[int] = None) -> int:
+        """Sends so many of a file's bytes, or all; says how many there were."""
+        sent, left = 0, sys.maxsize if count is None else count
+        while left:
+            try:
+                size = os.sendfile(self.fileno(), file.fileno(), offset + sent, min(left, 1 << 30))
+            except BlockingIOError:
+                self.wait(select.POLLOUT)
+                continue
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                data = os.pread(file.fileno(), min(left, CHUNK), offset + sent)  # such a file the kernel does not send
+                self.sendall(data)
+                size = len(data)
+            else:
+                self.carried += size
+            if not size:
+                break
+            sent, left = sent + size, left - size
+        return sent
+
+
+class Connection(http.client.HTTPConnection):
+    """By a line."""
+
+    sock: Line
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = Line.over(self.sock)
 
 
 class Key:
@@ -1020,17 +1121,22 @@ class Peer:
 
     def ask(
         self, method: str, path: str, body: Any = None, timeout_s: float = 15.0,
-        connection: Optional[http.client.HTTPConnection] = None,
+        connection: Optional[Connection] = None, whole: bool = False,
     ) -> http.client.HTTPResponse:  # fmt: skip
         """One request, by a connection that is there, or a new one; the caller reads the reply.
 
-        Raises OSError on anything but 200, and where something else answers.
+        All of it has to come within timeout_s where it is asked for whole; else its head, and the rest no slower than
+        SLOWEST. Raises OSError on anything but 200, and where something else answers.
         """
         connection = connection or connect(self.host, timeout_s)
         data = None if body is None else json.dumps(body).encode()
         request = self.key.request(self.replica, method, path)
         is_right = False
         try:
+            if connection.sock is None:
+                connection.connect()
+            line = connection.sock
+            line.begin(timeout_s, math.inf)
             connection.request(method, path, data, {PROOF_HEADER: request})
             response = connection.getresponse()
             is_right = self.key.is_answer(response.headers.get(PROOF_HEADER), request, self.replica, response.status)
@@ -1044,11 +1150,13 @@ class Peer:
             raise OSError(
                 f"what answers at {self.host} is not {self.replica}'s agent: it does not know the job's token"
             )
+        if not whole:
+            line.begin(timeout_s)
         return response
 
     def ask_json(self, method: str, path: str, body: Any = None, timeout_s: float = 15.0) -> Any:
         try:
-            with self.ask(method, path, body, timeout_s) as response:
+            with self.ask(method, path, body, timeout_s, whole=True) as response:
                 return read_json(response.read(LONGEST_WANTED), MARKS_OF_ANSWER)
         except (http.client.HTTPException, ValueError) as error:
             raise OSError(f"{method} {path} at {self.host}: {error!r}") from None
@@ -1070,6 +1178,7 @@ class Handler(BaseHTTPRequestHandler):
     default_request_version = "HTTP/1.0"  # of what does not say its own: it too is told a status
     disable_nagle_algorithm = True
     server: Server
+    connection: Line
     asked: Optional[str] = None  # the proof that this request has shown
     unread = 0  # bytes of the request's body
 
@@ -1100,6 +1209,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         self.asked = None
+        self.connection.begin(IDLE_S, math.inf)
         super().handle_one_request()
 
     def is_known(self) -> bool:
@@ -1121,6 +1231,7 @@ class Handler(BaseHTTPRequestHandler):
         agent = self.server.agent
         if not self.is_known() or not self.has_length():
             return
+        self.connection.begin(KEEPS_UP_S)
         try:
             url = urlsplit(self.path)
         except ValueError as error:
@@ -1164,7 +1275,7 @@ class Handler(BaseHTTPRequestHandler):
         deadline = time.monotonic() + DRAIN_S
         with suppress(OSError):  # a time-out is one
             while self.unread > 0 and time.monotonic() < deadline:
-                self.connection.settimeout(DRAIN_IDLE_S)
+                self.connection.begin(DRAIN_IDLE_S)
                 data = self.rfile.read1(min(CHUNK, self.unread))  # what there is
                 if not data:
                     break
@@ -1186,9 +1297,8 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(json.dumps(value).encode(), headers={"Content-Type": "application/json"})
 
     def begin_stream(self) -> None:
-        """Begins an answer of any length; a client that stands still is hung up on, and may begin again."""
+        """Begins an answer of any length; a client that does not keep up is hung up on, and may begin again."""
         self.close_connection = True
-        self.connection.settimeout(TAKES_S)
         self.send_response(200)
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Connection", "close")
@@ -1344,6 +1454,10 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
         listener.listen(self.request_queue_size)
 
+    def get_request(self) -> Tuple[Line, Any]:
+        connection, address = super().get_request()
+        return Line.over(connection), address
+
     def process_request(self, request: Any, client_address: Any) -> None:
         with self.lock:
             too_many = list(self.strangers)[: max(0, len(self.strangers) + 1 - MOST_STRANGERS)]
@@ -1373,7 +1487,7 @@ class Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+        if not isinstance(sys.exc_info()[1], (ConnectionError, socket.timeout)):
             super().handle_error(request, client_address)
 
 
