@@ -80,6 +80,8 @@ MOST_STRANGERS = 256  # connections of such that are held at once: each has a th
 KEEPS_UP_S, SLOWEST = 60.0, 1024  # who lets us wait so long, and sends or takes fewer bytes a second, is hung up on
 IDLE_S = 120.0  # so long a connection may be without a request: longer than the API server keeps one
 STREAM_PIECE = 256 << 10  # bytes of output in one frame
+STREAM_QUEUE = 16  # frames that wait for a stream's client
+STREAMS_HOLD, STREAM_HOLDS = 256 << 20, 1 << 20  # bytes: of all streams together at most, and of one at least
 DRAIN_S, DRAIN_IDLE_S = 20.0, 0.5  # how long a refused request's body is read, and how long it may send nothing
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
 COORDINATOR_LOST_AFTER_S = 6.0
@@ -940,6 +942,7 @@ class Line(socket.socket):
     """
 
     carried = 0  # bytes that came, and that were given to the kernel to be sent
+    last_arrived = (-1, 0.0)  # how much had arrived, and since when no more has
 
     @classmethod
     def over(cls, plain: socket.socket) -> Line:
@@ -961,6 +964,13 @@ class Line(socket.socket):
         except OSError:  # it cannot be told
             return self.carried
         return self.carried - int.from_bytes(on_their_way, sys.byteorder)
+
+    def is_dead(self) -> bool:
+        """Whether what was sent does not arrive, for KEEPS_UP_S; to be asked again and again."""
+        arrived, now = self.arrived(), time.monotonic()
+        if arrived == self.carried or arrived != self.last_arrived[0]:
+            self.last_arrived = arrived, now
+        return now - self.last_arrived[1] > KEEPS_UP_S
 
     def wait(self, event: int) -> None:
         waiting = select.poll()
@@ -1432,13 +1442,17 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.body(1024 + 512 * count, 16 + 4 * count)["offsets"]
         offsets = {} if asked is None else {r: whole_number(asked.get(r, 0)) for r in agent.job.replicas}
         self.gang()
-        self.begin_stream()
-        stream = Stream(agent, offsets, self.alive)
-        try:
-            for head, data in stream.frames():
-                self.frame(head, data)
-        finally:
-            stream.close()
+        with self.server.streaming(Stream.most_bytes(len(offsets))) as others:
+            if others:
+                return self.refuse(503, f"{others} streams are open here, and there is no memory for one more: "
+                                        "end one, such as a tf-spawner logs -f")  # fmt: skip
+            self.begin_stream()
+            stream = Stream(agent, offsets, lambda: self.alive() and not self.connection.is_dead())
+            try:
+                for head, data in stream.frames():
+                    self.frame(head, data)
+            finally:
+                stream.close()
 
 
 class Server(ThreadingHTTPServer):
@@ -1451,6 +1465,7 @@ class Server(ThreadingHTTPServer):
         self.socket = listener
         self.agent = agent
         self.strangers: Dict[socket.socket, float] = {}  # who has not shown the token yet, and since when
+        self.streams: List[int] = []  # what each may hold, in bytes
         self.lock = threading.Lock()
         listener.listen(self.request_queue_size)
 
@@ -1472,6 +1487,20 @@ class Server(ThreadingHTTPServer):
     def forget(self, connection: Any) -> None:
         with self.lock:
             self.strangers.pop(connection, None)
+
+    @contextmanager
+    def streaming(self, size: int) -> Iterator[int]:
+        """Counts a stream that may hold so many bytes; gives 0, or the number of those that leave no room for it."""
+        with self.lock:
+            others = len(self.streams) if sum(self.streams) + size > STREAMS_HOLD else 0
+            if not others:
+                self.streams.append(size)
+        try:
+            yield others
+        finally:
+            with self.lock:
+                if not others:
+                    self.streams.remove(size)
 
     def service_actions(self) -> None:
         """Hangs up on strangers whose time is over: each holds a thread and a file."""
@@ -1498,11 +1527,20 @@ class Stream:
         assert agent.gang
         self.agent, self.gang, self.alive = agent, agent.gang, alive
         self.closed = False
-        self.queue: queue.Queue[Tuple[str, int, Optional[bytes]]] = queue.Queue(16)
-        self.piece = STREAM_PIECE if len(offsets) <= 64 else STREAM_PIECE // 4  # each replica has one in hand
+        self.queue: queue.Queue[Tuple[str, int, Optional[bytes]]] = queue.Queue(STREAM_QUEUE)
+        self.piece = self.piece_of(len(offsets))  # each replica has one in hand
         self.following = set(offsets)
         for replica, offset in offsets.items():
             agent.begin(self.follow, replica, offset)
+
+    @staticmethod
+    def piece_of(count: int) -> int:
+        return STREAM_PIECE if count <= 64 else STREAM_PIECE // 4
+
+    @classmethod
+    def most_bytes(cls, count: int) -> int:
+        """What a stream of so many replicas' output holds where its client stands still."""
+        return max(STREAM_HOLDS, (STREAM_QUEUE + count + 1) * cls.piece_of(count) if count else 0)
 
     def close(self) -> None:
         self.closed = True

@@ -188,3 +188,21 @@ def test_a_file_comes_whole_where_the_kernel_does_not_send_it(tmp_path, monkeypa
     head, _, rest = frame.partition(b"\n")
     assert json.loads(head) == {"path": "model", "offset": 2, "size": size - 2}
     assert rest == written.path.read_bytes()[2:] + b'{"end": true}\n'
+
+
+def test_a_line_on_which_nothing_arrives_any_more_is_dead(monkeypatch):
+    """Such as to a machine that sleeps: its kernel takes nothing. In its place one that does not read."""
+    monkeypatch.setattr(agent, "KEEPS_UP_S", 0.2)
+    here, there = socket.socketpair()
+    line = agent.Line.over(here)
+    deadline = time.monotonic() + LONG
+    assert not line.is_dead()
+    line.sendall(b"news")
+    while not line.is_dead():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    there.recv(4)
+    time.sleep(0.4)
+    assert not line.is_dead()
+    line.close()
+    there.close()
