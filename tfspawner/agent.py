@@ -95,6 +95,10 @@ STORE_FAILED_FOR_S = 30.0  # and so long if training has failed, and someone wai
 STORE_AT_ONCE = 4
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 CGROUP = Path("/sys/fs/cgroup")
+CODE_IS_SENT = "its code, which is kept nowhere in the cluster and comes from its launcher alone"
+CODE_IS_SENT_HINT = (
+    "an attached `tf-spawner run` sends the code to a pod that takes another's place, too; after --detach nobody does"
+)
 RETRY_S = 0.05  # before the coordinator is asked or told again, at first
 MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first
 PORT_WAIT_S = 5.0  # so long a killed script's port may stay taken
@@ -559,7 +563,9 @@ class Gang:
             message = f"did not start within {self.job.start_timeout_s:g} s (missing: {shown})" + (
                 f"; {waits[:500]}" if waits else ""
             )
-            self.enter("stopping", "timeout", {"replica": silent[0], "message": message, "exit_code": None})
+            hint = self.reports.get(silent[0], {}).get("hint")
+            cause = {"replica": silent[0], "message": message, "hint": hint, "exit_code": None}
+            self.enter("stopping", "timeout", cause)
 
     def stalled(self) -> Optional[Dict[str, Any]]:
         """The replica that stopped first, once no trainer says or steps any more."""
@@ -2548,11 +2554,13 @@ class Agent:
         return [Peer(self.key, r["replica"], r["agent"]) for r in reports]
 
     def work(self) -> int:
-        self.tell("getting the code")
+        is_sent = self.is_coordinator and not self.code.arrived.is_set()  # and not kept where another pod finds it
+        told = {"message": CODE_IS_SENT, "hint": CODE_IS_SENT_HINT} if is_sent else {}
+        self.tell("getting the code", **told)
         # Those whom the coordinator asks may themselves wait for what is uploaded here.
         self.code.get(self.code_holders, self.stop, wait_s=0 if self.gang else 10)
         if not self.stop.is_set():
-            self.tell("meeting")
+            self.tell("meeting", **dict.fromkeys(told, ""))
             taken = self.taken_port()
             if taken:
                 return self.fail(1, taken, "configuration")

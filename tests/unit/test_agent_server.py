@@ -290,10 +290,13 @@ def test_all_streams_together_have_a_bound_and_one_more_is_refused_in_words(slee
         next(found)
         return found
 
-    streams = [stream()]
-    with pytest.raises(AgentBusy, match=r"answered 503: \d+ streams are open here, .* end one") as refused:
+    def fill():
         while len(streams) < 200:
             streams.append(stream())
+
+    streams = []
+    with pytest.raises(AgentBusy, match=r"answered 503: \d+ streams are open here, .* end one") as refused:
+        fill()
     assert f" {len(streams)} streams" in refused.value.message
     streams.pop().close()
     deadline = time.monotonic() + 30
