@@ -954,14 +954,15 @@ class Line(socket.socket):
     def over(cls, plain: socket.socket) -> Line:
         """The same connection, as a line."""
         line = cls(plain.family, plain.type, plain.proto, fileno=plain.detach())
-        line.setblocking(False)
         line.begin(IDLE_S, math.inf)
         return line
 
     def begin(self, within_s: float, least: float = SLOWEST) -> None:
         """From here on, each within_s of waiting have to bring so many bytes a second; inf: all there is to come."""
         self.within_s, self.least, self.waited_s = within_s, least, 0.0
-        self.arrived_before = self.arrived()
+        self.arrived_before = self.carried
+        if not within_s / 2 <= (self.gettimeout() or 0.0) <= within_s:  # it only says how soon a wait is judged
+            self.settimeout(within_s)
 
     def arrived(self) -> int:
         """Of what was carried, the bytes that are not on their way still: kernels hold megabytes for a slow reader."""
@@ -978,40 +979,47 @@ class Line(socket.socket):
             self.last_arrived = arrived, now
         return now - self.last_arrived[1] > KEEPS_UP_S
 
-    def wait(self, event: int) -> None:
-        waiting = select.poll()
-        waiting.register(self, event)
-        began = time.monotonic()
-        waiting.poll(math.ceil(1000 * max(0.0, self.within_s - self.waited_s)))
+    def judge(self, began: float) -> None:
+        """Counts a wait; at a window's end, raises where too little has come of it."""
         self.waited_s += time.monotonic() - began
-        if self.waited_s < self.within_s:
+        left_s = self.within_s - self.waited_s
+        if left_s > 0.9 * self.within_s:
             return
-        arrived = self.arrived() - self.arrived_before
-        if arrived < self.least * self.waited_s:
-            raise socket.timeout(f"timed out: {arrived} bytes in {self.waited_s:.0f} s")
+        if left_s > 0:
+            return self.settimeout(left_s)
+        arrived = self.arrived()
+        if arrived - self.arrived_before < self.least * self.waited_s:
+            raise socket.timeout(f"timed out: {arrived - self.arrived_before} bytes in {self.waited_s:.0f} s")
         self.begin(self.within_s, self.least)
+        self.arrived_before = arrived
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         while True:
-            try:
+            began = time.monotonic()
+            with suppress(socket.timeout):
                 size: int = super().recv_into(buffer, nbytes, flags)
-            except BlockingIOError:
-                self.wait(select.POLLIN)
-            else:
                 self.carried += size
+                self.judge(began)
                 return size
+            self.judge(began)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         at = 0
         with memoryview(data) as whole:
             while at < len(whole):
-                try:
+                began = time.monotonic()
+                with suppress(socket.timeout):
                     sent = self.send(whole[at:], flags)
-                except BlockingIOError:
-                    self.wait(select.POLLOUT)
-                else:
                     at += sent
                     self.carried += sent
+                self.judge(began)
+
+    def wait(self) -> None:
+        """Until something can be sent, or a window ends."""
+        waiting, began = select.poll(), time.monotonic()
+        waiting.register(self, select.POLLOUT)
+        waiting.poll(math.ceil(1000 * max(0.0, self.within_s - self.waited_s)))
+        self.judge(began)
 
     def sendfile(self, file: Any, offset: int = 0, count: Optional[int] = None) -> int:
         """Sends so many of a file's bytes, or all; says how many there were."""
@@ -1020,7 +1028,7 @@ class Line(socket.socket):
             try:
                 size = os.sendfile(self.fileno(), file.fileno(), offset + sent, min(left, 1 << 30))
             except BlockingIOError:
-                self.wait(select.POLLOUT)
+                self.wait()
                 continue
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
