@@ -996,12 +996,14 @@ class Line(socket.socket):
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         while True:
             began = time.monotonic()
-            with suppress(socket.timeout):
+            try:
                 size: int = super().recv_into(buffer, nbytes, flags)
-                self.carried += size
+            except socket.timeout:
                 self.judge(began)
-                return size
+                continue
+            self.carried += size
             self.judge(began)
+            return size
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         at = 0
