@@ -32,6 +32,7 @@ import argparse
 import base64
 import ctypes
 import errno
+import fcntl
 import fnmatch
 import glob
 import hashlib
@@ -52,6 +53,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import termios
 import threading
 import time
 import traceback
@@ -75,8 +77,11 @@ STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, 
 LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
 HEAD_S = 20.0  # so long a stranger has to show the token
 MOST_STRANGERS = 256  # connections of such that are held at once: each has a thread
-TAKES_S = 60.0  # a client that takes nothing of a stream for this long is hung up on
+KEEPS_UP_S, SLOWEST = 60.0, 1024  # who lets us wait so long, and sends or takes fewer bytes a second, is hung up on
+IDLE_S = 120.0  # so long a connection may be without a request: longer than the API server keeps one
 STREAM_PIECE = 256 << 10  # bytes of output in one frame
+STREAM_QUEUE = 16  # frames that wait for a stream's client
+STREAMS_HOLD, STREAM_HOLDS = 256 << 20, 1 << 20  # bytes: of all streams together at most, and of one at least
 DRAIN_S, DRAIN_IDLE_S = 20.0, 0.5  # how long a refused request's body is read, and how long it may send nothing
 GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
 COORDINATOR_LOST_AFTER_S = 6.0
@@ -90,6 +95,10 @@ STORE_FAILED_FOR_S = 30.0  # and so long if training has failed, and someone wai
 STORE_AT_ONCE = 4
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 CGROUP = Path("/sys/fs/cgroup")
+CODE_IS_SENT = "its code, which is kept nowhere in the cluster and comes from its launcher alone"
+CODE_IS_SENT_HINT = (
+    "an attached `tf-spawner run` sends the code to a pod that takes another's place, too; after --detach nobody does"
+)
 RETRY_S = 0.05  # before the coordinator is asked or told again, at first
 MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first
 PORT_WAIT_S = 5.0  # so long a killed script's port may stay taken
@@ -554,7 +563,9 @@ class Gang:
             message = f"did not start within {self.job.start_timeout_s:g} s (missing: {shown})" + (
                 f"; {waits[:500]}" if waits else ""
             )
-            self.enter("stopping", "timeout", {"replica": silent[0], "message": message, "exit_code": None})
+            hint = self.reports.get(silent[0], {}).get("hint")
+            cause = {"replica": silent[0], "message": message, "hint": hint, "exit_code": None}
+            self.enter("stopping", "timeout", cause)
 
     def stalled(self) -> Optional[Dict[str, Any]]:
         """The replica that stopped first, once no trainer says or steps any more."""
@@ -924,9 +935,125 @@ def resolve(host: str) -> str:
     return RESOLVED[host]
 
 
-def connect(host: str, timeout_s: float) -> http.client.HTTPConnection:
+def connect(host: str, timeout_s: float) -> Connection:
     name, port = split_address(host)
-    return http.client.HTTPConnection(resolve(name), port, timeout=timeout_s)
+    return Connection(resolve(name), port, timeout=timeout_s)
+
+
+class Line(socket.socket):
+    """A connection whose other side has to keep up; where it does not, TimeoutError is raised.
+
+    A socket's own time-out starts anew with each byte. Here a window is of time that was spent in waiting for the other
+    side, and of the bytes that came from it or arrived there meanwhile.
+    """
+
+    carried = 0  # bytes that came, and that were given to the kernel to be sent
+    last_arrived = (-1, 0.0)  # how much had arrived, and since when no more has
+
+    @classmethod
+    def over(cls, plain: socket.socket) -> Line:
+        """The same connection, as a line."""
+        line = cls(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        line.begin(IDLE_S, math.inf)
+        return line
+
+    def begin(self, within_s: float, least: float = SLOWEST) -> None:
+        """From here on, each within_s of waiting have to bring so many bytes a second; inf: all there is to come."""
+        self.within_s, self.least, self.waited_s = within_s, least, 0.0
+        self.arrived_before = self.carried
+        if not within_s / 2 <= (self.gettimeout() or 0.0) <= within_s:  # it only says how soon a wait is judged
+            self.settimeout(within_s)
+
+    def arrived(self) -> int:
+        """Of what was carried, the bytes that are not on their way still: kernels hold megabytes for a slow reader."""
+        try:
+            on_their_way: bytes = fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:  # it cannot be told
+            return self.carried
+        return self.carried - int.from_bytes(on_their_way, sys.byteorder)
+
+    def is_dead(self) -> bool:
+        """Whether what was sent does not arrive, for KEEPS_UP_S; to be asked again and again."""
+        arrived, now = self.arrived(), time.monotonic()
+        if arrived == self.carried or arrived != self.last_arrived[0]:
+            self.last_arrived = arrived, now
+        return now - self.last_arrived[1] > KEEPS_UP_S
+
+    def judge(self, began: float) -> None:
+        """Counts a wait; at a window's end, raises where too little has come of it."""
+        self.waited_s += time.monotonic() - began
+        left_s = self.within_s - self.waited_s
+        if left_s > 0.9 * self.within_s:
+            return
+        if left_s > 0:
+            return self.settimeout(left_s)
+        arrived = self.arrived()
+        if arrived - self.arrived_before < self.least * self.waited_s:
+            raise socket.timeout(f"timed out: {arrived - self.arrived_before} bytes in {self.waited_s:.0f} s")
+        self.begin(self.within_s, self.least)
+        self.arrived_before = arrived
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        while True:
+            began = time.monotonic()
+            try:
+                size: int = super().recv_into(buffer, nbytes, flags)
+            except socket.timeout:
+                self.judge(began)
+                continue
+            self.carried += size
+            self.judge(began)
+            return size
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        at = 0
+        with memoryview(data) as whole:
+            while at < len(whole):
+                began = time.monotonic()
+                with suppress(socket.timeout):
+                    sent = self.send(whole[at:], flags)
+                    at += sent
+                    self.carried += sent
+                self.judge(began)
+
+    def wait(self) -> None:
+        """Until something can be sent, or a window ends."""
+        waiting, began = select.poll(), time.monotonic()
+        waiting.register(self, select.POLLOUT)
+        waiting.poll(math.ceil(1000 * max(0.0, self.within_s - self.waited_s)))
+        self.judge(began)
+
+    def sendfile(self, file: Any, offset: int = 0, count: Optional[int] = None) -> int:
+        """Sends so many of a file's bytes, or all; says how many there were."""
+        sent, left = 0, sys.maxsize if count is None else count
+        while left:
+            try:
+                size = os.sendfile(self.fileno(), file.fileno(), offset + sent, min(left, 1 << 30))
+            except BlockingIOError:
+                self.wait()
+                continue
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                data = os.pread(file.fileno(), min(left, CHUNK), offset + sent)  # such a file the kernel does not send
+                self.sendall(data)
+                size = len(data)
+            else:
+                self.carried += size
+            if not size:
+                break
+            sent, left = sent + size, left - size
+        return sent
+
+
+class Connection(http.client.HTTPConnection):
+    """By a line."""
+
+    sock: Line
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = Line.over(self.sock)
 
 
 class Key:
@@ -1020,17 +1147,22 @@ class Peer:
 
     def ask(
         self, method: str, path: str, body: Any = None, timeout_s: float = 15.0,
-        connection: Optional[http.client.HTTPConnection] = None,
+        connection: Optional[Connection] = None, whole: bool = False,
     ) -> http.client.HTTPResponse:  # fmt: skip
         """One request, by a connection that is there, or a new one; the caller reads the reply.
 
-        Raises OSError on anything but 200, and where something else answers.
+        All of it has to come within timeout_s where it is asked for whole; else its head, and the rest no slower than
+        SLOWEST. Raises OSError on anything but 200, and where something else answers.
         """
         connection = connection or connect(self.host, timeout_s)
         data = None if body is None else json.dumps(body).encode()
         request = self.key.request(self.replica, method, path)
         is_right = False
         try:
+            if connection.sock is None:
+                connection.connect()
+            line = connection.sock
+            line.begin(timeout_s, math.inf)
             connection.request(method, path, data, {PROOF_HEADER: request})
             response = connection.getresponse()
             is_right = self.key.is_answer(response.headers.get(PROOF_HEADER), request, self.replica, response.status)
@@ -1044,11 +1176,13 @@ class Peer:
             raise OSError(
                 f"what answers at {self.host} is not {self.replica}'s agent: it does not know the job's token"
             )
+        if not whole:
+            line.begin(timeout_s)
         return response
 
     def ask_json(self, method: str, path: str, body: Any = None, timeout_s: float = 15.0) -> Any:
         try:
-            with self.ask(method, path, body, timeout_s) as response:
+            with self.ask(method, path, body, timeout_s, whole=True) as response:
                 return read_json(response.read(LONGEST_WANTED), MARKS_OF_ANSWER)
         except (http.client.HTTPException, ValueError) as error:
             raise OSError(f"{method} {path} at {self.host}: {error!r}") from None
@@ -1070,6 +1204,7 @@ class Handler(BaseHTTPRequestHandler):
     default_request_version = "HTTP/1.0"  # of what does not say its own: it too is told a status
     disable_nagle_algorithm = True
     server: Server
+    connection: Line
     asked: Optional[str] = None  # the proof that this request has shown
     unread = 0  # bytes of the request's body
 
@@ -1100,6 +1235,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         self.asked = None
+        self.connection.begin(IDLE_S, math.inf)
         super().handle_one_request()
 
     def is_known(self) -> bool:
@@ -1121,6 +1257,7 @@ class Handler(BaseHTTPRequestHandler):
         agent = self.server.agent
         if not self.is_known() or not self.has_length():
             return
+        self.connection.begin(KEEPS_UP_S)
         try:
             url = urlsplit(self.path)
         except ValueError as error:
@@ -1164,7 +1301,7 @@ class Handler(BaseHTTPRequestHandler):
         deadline = time.monotonic() + DRAIN_S
         with suppress(OSError):  # a time-out is one
             while self.unread > 0 and time.monotonic() < deadline:
-                self.connection.settimeout(DRAIN_IDLE_S)
+                self.connection.begin(DRAIN_IDLE_S)
                 data = self.rfile.read1(min(CHUNK, self.unread))  # what there is
                 if not data:
                     break
@@ -1186,9 +1323,8 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(json.dumps(value).encode(), headers={"Content-Type": "application/json"})
 
     def begin_stream(self) -> None:
-        """Begins an answer of any length; a client that stands still is hung up on, and may begin again."""
+        """Begins an answer of any length; a client that does not keep up is hung up on, and may begin again."""
         self.close_connection = True
-        self.connection.settimeout(TAKES_S)
         self.send_response(200)
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Connection", "close")
@@ -1322,13 +1458,17 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.body(1024 + 512 * count, 16 + 4 * count)["offsets"]
         offsets = {} if asked is None else {r: whole_number(asked.get(r, 0)) for r in agent.job.replicas}
         self.gang()
-        self.begin_stream()
-        stream = Stream(agent, offsets, self.alive)
-        try:
-            for head, data in stream.frames():
-                self.frame(head, data)
-        finally:
-            stream.close()
+        with self.server.streaming(Stream.most_bytes(len(offsets))) as others:
+            if others:
+                return self.refuse(503, f"{others} streams are open here, and there is no memory for one more: "
+                                        "end one, such as a tf-spawner logs -f")  # fmt: skip
+            self.begin_stream()
+            stream = Stream(agent, offsets, lambda: self.alive() and not self.connection.is_dead())
+            try:
+                for head, data in stream.frames():
+                    self.frame(head, data)
+            finally:
+                stream.close()
 
 
 class Server(ThreadingHTTPServer):
@@ -1341,8 +1481,13 @@ class Server(ThreadingHTTPServer):
         self.socket = listener
         self.agent = agent
         self.strangers: Dict[socket.socket, float] = {}  # who has not shown the token yet, and since when
+        self.streams: List[int] = []  # what each may hold, in bytes
         self.lock = threading.Lock()
         listener.listen(self.request_queue_size)
+
+    def get_request(self) -> Tuple[Line, Any]:
+        connection, address = super().get_request()
+        return Line.over(connection), address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self.lock:
@@ -1359,6 +1504,20 @@ class Server(ThreadingHTTPServer):
         with self.lock:
             self.strangers.pop(connection, None)
 
+    @contextmanager
+    def streaming(self, size: int) -> Iterator[int]:
+        """Counts a stream that may hold so many bytes; gives 0, or the number of those that leave no room for it."""
+        with self.lock:
+            others = len(self.streams) if sum(self.streams) + size > STREAMS_HOLD else 0
+            if not others:
+                self.streams.append(size)
+        try:
+            yield others
+        finally:
+            with self.lock:
+                if not others:
+                    self.streams.remove(size)
+
     def service_actions(self) -> None:
         """Hangs up on strangers whose time is over: each holds a thread and a file."""
         late = time.monotonic() - HEAD_S
@@ -1373,7 +1532,7 @@ class Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+        if not isinstance(sys.exc_info()[1], (ConnectionError, socket.timeout)):
             super().handle_error(request, client_address)
 
 
@@ -1384,11 +1543,20 @@ class Stream:
         assert agent.gang
         self.agent, self.gang, self.alive = agent, agent.gang, alive
         self.closed = False
-        self.queue: queue.Queue[Tuple[str, int, Optional[bytes]]] = queue.Queue(16)
-        self.piece = STREAM_PIECE if len(offsets) <= 64 else STREAM_PIECE // 4  # each replica has one in hand
+        self.queue: queue.Queue[Tuple[str, int, Optional[bytes]]] = queue.Queue(STREAM_QUEUE)
+        self.piece = self.piece_of(len(offsets))  # each replica has one in hand
         self.following = set(offsets)
         for replica, offset in offsets.items():
             agent.begin(self.follow, replica, offset)
+
+    @staticmethod
+    def piece_of(count: int) -> int:
+        return STREAM_PIECE if count <= 64 else STREAM_PIECE // 4
+
+    @classmethod
+    def most_bytes(cls, count: int) -> int:
+        """What a stream of so many replicas' output holds where its client stands still."""
+        return max(STREAM_HOLDS, (STREAM_QUEUE + count + 1) * cls.piece_of(count) if count else 0)
 
     def close(self) -> None:
         self.closed = True
@@ -2396,11 +2564,13 @@ class Agent:
         return [Peer(self.key, r["replica"], r["agent"]) for r in reports]
 
     def work(self) -> int:
-        self.tell("getting the code")
+        is_sent = self.is_coordinator and not self.code.arrived.is_set()  # and not kept where another pod finds it
+        told = {"message": CODE_IS_SENT, "hint": CODE_IS_SENT_HINT} if is_sent else {}
+        self.tell("getting the code", **told)
         # Those whom the coordinator asks may themselves wait for what is uploaded here.
         self.code.get(self.code_holders, self.stop, wait_s=0 if self.gang else 10)
         if not self.stop.is_set():
-            self.tell("meeting")
+            self.tell("meeting", **dict.fromkeys(told, ""))
             taken = self.taken_port()
             if taken:
                 return self.fail(1, taken, "configuration")

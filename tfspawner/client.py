@@ -16,7 +16,7 @@ import urllib3
 from . import answers
 from .agent import CHUNK, LOG_ANSWER, PROOF_HEADER, Key, next_offset
 from .code import Code
-from .errors import AgentUnreachable, BadAnswer, NotTheAgent
+from .errors import AgentBusy, AgentUnreachable, BadAnswer, NotTheAgent
 from .manifest import Listing, gathered
 
 STREAM_IDLE_S = 15.0  # a stream that brings nothing for so long is given up, and begun again
@@ -147,7 +147,7 @@ class AgentClient:
                idle_s: float = STREAM_IDLE_S) -> Iterator[tuple[answers.Output | answers.Gang, Body]]:  # fmt: skip
         """Frames with every replica's output from its offset on, and the gang's news, until the job's end.
 
-        Without offsets the news alone.
+        Without offsets the news alone. Raises AgentBusy where it has too many streams.
         """
         body = json.dumps({"offsets": offsets}).encode()
         with self._request("POST", "/stream", body, timeout_s=idle_s) as reply:
@@ -215,7 +215,9 @@ class AgentClient:
         if reply.status != 200:
             with reply:
                 text = read_some(reply, 300, self.replica).decode(errors="replace").strip()
-            raise AgentUnreachable(f"{self.replica}'s agent answered {reply.status}: {answers.cleaned(text)}")
+            is_busy = reply.status == 503 and key.is_answer(reply.headers.get(PROOF_HEADER), request, self.replica, 503)
+            kind = AgentBusy if is_busy else AgentUnreachable  # a proxy on the way says 503, too
+            raise kind(f"{self.replica}'s agent answered {reply.status}: {answers.cleaned(text)}")
         if not key.is_answer(reply.headers.get(PROOF_HEADER), request, self.replica, reply.status):
             reply.close()
             raise NotTheAgent(self.replica)

@@ -67,6 +67,10 @@ class AgentUnreachable(ClusterError):
     """A replica's agent did not answer."""
 
 
+class AgentBusy(AgentUnreachable):
+    """A replica's agent answers, and has no room for what was asked for just now."""
+
+
 class BadAnswer(AgentUnreachable):
     """Something answered in an agent's place, or the agent is broken: its answer is none that an agent gives."""
 

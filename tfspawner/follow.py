@@ -17,7 +17,7 @@ from .answers import Gang
 from .backends import Backend, Observation
 from .client import STREAM_IDLE_S, AgentClient
 from .code import Code
-from .errors import AgentUnreachable, BadAnswer, ClusterError, NotTheAgent, TimedOut
+from .errors import AgentBusy, AgentUnreachable, BadAnswer, ClusterError, NotTheAgent, TimedOut
 from .listening import Listener
 from .plan import DEFAULT_START_TIMEOUT_S
 from .record import Record
@@ -34,6 +34,7 @@ USAGE_OF, USAGE_EVERY_S = 16, 2.0  # so many replicas' processors and memory are
 ANSWER_WITHIN_S = 30.0  # for which an agent may be silent before its files are given up
 NO_AGENT_HINT = "something else may have taken the agent's place: trust nothing that comes from there"
 AGAIN_S = 0.2  # until a stream that broke off is begun again
+BUSY_S = 5.0  # and one for which the coordinator has no room
 FALSE_S, FALSE_ANSWERS = 5.0, 4  # an agent is called gone after this many answers without a proof, over this long
 LAST_OUTPUT_S = 90.0  # so long the last output may take once the gang has ended
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
@@ -188,6 +189,9 @@ class Follower:
                     self._put(kind, value)
                 self._put("end", None)
                 return
+            except AgentBusy as error:
+                self.silent_since = None
+                self._do_without_stream(error)
             except AgentUnreachable as error:
                 if isinstance(error, NotTheAgent) and false.are_enough():
                     self._put("impostor", error)
@@ -198,6 +202,14 @@ class Follower:
                     return
                 self.silent_since = self.silent_since or time.monotonic()
                 self.stop.wait(AGAIN_S)
+
+    def _do_without_stream(self, error: AgentBusy) -> None:
+        """Asks for the gang's news alone, until there may be room for a stream."""
+        self._put("note", f"warning: {error.message}; until then no output is shown here")
+        with suppress(AgentUnreachable):
+            agent = self.backend.agent(self.state.job, self.coordinator)
+            self._put("gang", agent.status(self.state.replicas))
+        self.stop.wait(BUSY_S)
 
     # -- the one reader
 
@@ -224,6 +236,9 @@ class Follower:
             self.state.gone.add(self.coordinator)
             seen = Observation(replica=self.coordinator, state="failed", message=value.what, hint=value.hint)
             self._end("failed", seen, self.coordinator)
+        elif kind == "note" and "stream" not in self.warned:
+            self.warned.add("stream")
+            self.view.note(value)
         elif kind == "error":
             raise value
 

@@ -42,6 +42,10 @@ from .usage import packed_nvml
 from .userfile import MOST_BYTES, TooLarge, named, read_bytes
 
 LAST_LINES = 15
+ONCE = (
+    "the code ({:.1f} MiB) is kept nowhere in the cluster: a pod that takes {}'s place does not get it, and --restarts {} "
+    "is for this pod alone; leave out --detach, or leave files out of the code (.tfspawnerignore), or take a second worker"
+)
 MOST_LOG_BYTES = 4 << 30  # of one replica that are taken into memory
 RUNNING = ("queued", "pending", "starting", "running", "stopping")  # a summary's states of a job that has not ended
 DEFAULT_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0  # around which the wait between two tries to start lies
@@ -328,6 +332,8 @@ def launch(spec: JobSpec, view: View | None = None) -> Job:
     view = view or Silent()
     backend, plan = prepare(spec)
     tell(plan, view)
+    if backend.must_upload(plan) and plan.spec.restarts and len(plan.spec.replicas) == 1:
+        view.note(f"warning: {ONCE.format(plan.code.size_bytes / 1024**2, plan.spec.replicas[0], plan.spec.restarts)}")
     backend.launch(plan)
     job = Job(plan.job, backend, tuple(plan.spec.replicas), time.time())
     if backend.must_upload(plan):
@@ -420,7 +426,8 @@ def raise_for(state: JobState, record: Record | None) -> None:
     text = f"{replica} {message}" if replica else message
     error: SpawnerError
     if state.result == "timeout":
-        error = TimedOut(text, hint="raise --start-timeout" if "did not start" in message else "raise --timeout")
+        longer = "raise --start-timeout" if "did not start" in message else "raise --timeout"
+        error = TimedOut(text, hint=cause.get("hint") or longer)
     elif cause.get("never_ran"):
         error = ClusterError(text, hint=cause.get("hint"))
     else:

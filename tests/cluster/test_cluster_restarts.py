@@ -117,3 +117,26 @@ def test_a_job_whose_restarts_are_over_is_not_started_again_by_kubernetes(cluste
     job = json.loads(place.kubectl("-n", place.namespace, "get", f"job/{name}-worker", "-o", "json"))
     reasons = {condition["reason"] for condition in job["status"]["conditions"] if condition["type"] == "Failed"}
     assert reasons == {"PodFailurePolicy"}
+
+
+def test_a_lone_worker_to_which_nobody_sends_its_code_again_is_warned_of_and_ends_with_the_reason(
+    cluster_place, wait_until
+):
+    place = cluster_place
+    script = place.script("import time\nprint('begun', flush=True)\ntime.sleep(600)")
+    (script.parent / "noise").write_bytes(__import__("random").Random(1).randbytes(2 << 20))  # so that it is uploaded
+    options = ("-w", "1", "--restarts", "1", "--start-timeout", "15s", "--detach", "--name", "lone")
+    launched = place.run(script, *options)
+    assert launched.code == 0, launched.err
+    assert (
+        "warning: the code (2.0 MiB) is kept nowhere in the cluster: a pod that takes worker-0's place" in launched.err
+    )
+    wait_until(lambda: "begun" in place.of("logs", "lone").out, "the script")
+    before = uids(place, "lone")
+    lose(place, "lone", "0", "deleted")
+    wait_until(lambda: uids(place, "lone").get("0", before["0"]) != before["0"], "another pod")
+    ended = place.of("wait", "lone", timeout_s=120)
+    assert ended.code != 0
+    assert "worker-0 waits for its code, which is kept nowhere in the cluster" in ended.err
+    assert "after --detach nobody does" in ended.err
+    assert place.of("delete", "lone").code == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socketserver
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -55,3 +57,48 @@ def test_a_gang_of_which_one_lost_the_coordinator_starts_again():
     gang.report("worker-1", dict(report, replica="worker-1", **lost))
     assert (gang.phase, gang.result) == ("stopping", None)
     assert gang.restarting["message"] == lost["message"]
+
+
+class Trickling(socketserver.BaseRequestHandler):
+    """What has taken over an agent's port: it answers a byte at a time, some of it with the right proof."""
+
+    def handle(self) -> None:
+        asked = self.request.recv(1 << 16).decode("latin-1")
+        request = next(line.split(": ")[1] for line in asked.splitlines() if line.startswith(agent.PROOF_HEADER))
+        proof = f"{agent.PROOF_HEADER}: {agent.Key('t').answer(request, 'worker-0', 200)}\r\n"
+        rest = {"head": "X-Word: " + "x" * 1000, "before": "HTTP/1.1 100 Continue\r\n\r\n" * 1000, "body": " " * 1000}
+        begun = {"head": f"HTTP/1.1 200 OK\r\n{proof}", "before": "",
+                 "body": f"HTTP/1.1 200 OK\r\n{proof}Content-Length: 1000\r\n\r\n"}  # fmt: skip
+        with suppress(OSError):
+            self.request.sendall(begun[self.server.kind].encode())
+            for byte in rest[self.server.kind].encode():
+                self.request.sendall(bytes([byte]))
+                time.sleep(0.1)
+
+
+@pytest.mark.parametrize("kind", ["before", "head", "body"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_answers_a_byte_at_a_time_does_not_keep_a_replica_waiting(kind, whole):
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Trickling)
+    server.daemon_threads, server.kind = True, kind
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    peer = agent.Peer(agent.Key("t"), "worker-0", f"127.0.0.1:{server.server_address[1]}")
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            if whole:
+                peer.ask_json("GET", "/order", timeout_s=1)
+            else:
+                with peer.ask("GET", "/code", timeout_s=1) as reply:
+                    reply.read()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(20)
+    server.shutdown()
+    server.server_close()
+    assert raised, "it is waiting still"
+    assert isinstance(raised[0], TimeoutError)  # so that it counts as slow, not as gone

@@ -18,6 +18,7 @@ import urllib3
 
 from tfspawner import agent
 from tfspawner.client import AgentClient
+from tfspawner.errors import AgentBusy
 from tfspawner.follow import JobState, ReplicaState, complete_logs
 from tfspawner.record import Record
 
@@ -271,3 +272,41 @@ def test_clients_that_stand_still_make_the_agent_hold_little(tmp_path):
     finally:
         chatty.process.kill()
         chatty.process.wait()
+
+
+@pytest.fixture
+def sleeping(tmp_path):
+    found = Running(tmp_path, "import time\ntime.sleep(600)\n")
+    yield found
+    found.process.kill()
+    found.process.wait()
+
+
+def test_all_streams_together_have_a_bound_and_one_more_is_refused_in_words(sleeping):
+    def stream():
+        client = AgentClient(replica="worker-0", url=f"http://127.0.0.1:{sleeping.port}", token="right",
+                             pool=urllib3.PoolManager(), headers=dict)  # fmt: skip
+        found = client.stream({"worker-0": 0}, ["worker-0"])
+        next(found)
+        return found
+
+    def fill():
+        while len(streams) < 200:
+            streams.append(stream())
+
+    streams = []
+    with pytest.raises(AgentBusy, match=r"answered 503: \d+ streams are open here, .* end one") as refused:
+        fill()
+    assert f" {len(streams)} streams" in refused.value.message
+    streams.pop().close()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            streams.append(stream())
+            break
+        except AgentBusy:
+            time.sleep(0.1)
+    else:
+        pytest.fail("the place of one that has ended is not free again")
+    for one in streams:
+        one.close()

@@ -26,15 +26,15 @@ from tfspawner.job import Silent
 class Uploaded(Running):
     """An agent whose code does not come with the job."""
 
-    def __init__(self, folder: Path, script: str, code: Code | None = None) -> None:
+    def __init__(self, folder: Path, script: str, code: Code | None = None, **options: Any) -> None:
         folder.mkdir()
         started = subprocess.Popen
 
         def start(*args: Any, **values: Any) -> Any:
             (folder / "code.tar.gz").rename(folder / "archive")
-            if code:
-                job = json.loads((folder / "job.json").read_text())
-                (folder / "job.json").write_text(json.dumps({**job, "code_sha256": code.sha256}))
+            job = json.loads((folder / "job.json").read_text()) | options
+            job |= {"code_sha256": code.sha256} if code else {}
+            (folder / "job.json").write_text(json.dumps(job))
             return started(*args, **values)
 
         with pytest.MonkeyPatch.context() as patch:
@@ -124,3 +124,21 @@ def test_another_process_in_the_coordinators_place_gets_the_code_again(place, tm
         assert time.monotonic() < deadline, "the second process did not get the code"
         time.sleep(0.05)
     follower.stop.set()
+
+
+def test_a_pod_to_which_nobody_sends_the_code_again_ends_and_says_so(tmp_path):
+    """Such as one that took another's place, after a detached launch."""
+    running = Uploaded(tmp_path / "lone", "", start_timeout_s=2, restarts=1)
+    try:
+        told: dict[str, Any] = {}
+        deadline = time.monotonic() + 60
+        while told.get("phase") != "ended":
+            assert time.monotonic() < deadline, told
+            time.sleep(0.2)
+            told = json.loads(running.ask("GET", "/status")[1])
+    finally:
+        running.process.kill()
+        running.process.wait()
+    assert told["result"] == "timeout"
+    assert "worker-0 waits for its code, which is kept nowhere in the cluster" in told["cause"]["message"]
+    assert "--detach" in told["cause"]["hint"]

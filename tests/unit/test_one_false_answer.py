@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ from false_agent import REPLICAS, FalseAgent, honest
 
 from tfspawner import follow
 from tfspawner.errors import NotTheAgent
-from tfspawner.job import Job
+from tfspawner.job import Job, Silent
 
 
 @pytest.fixture
@@ -54,3 +55,28 @@ def test_a_few_answers_without_a_proof_leave_no_files_behind(false):
     began = time.monotonic()
     assert [*follow.reachable_agents(false, follow.JobState(job="j", replicas=lines, result="succeeded"))] == REPLICAS
     assert time.monotonic() - began < follow.ANSWER_WITHIN_S
+
+
+def test_a_coordinator_that_has_no_room_for_a_stream_is_asked_now_and_then_and_is_not_lost(false, monkeypatch):
+    for name, value in (("BUSY_S", 0.3), ("SILENCE_S", 0.2), ("ANSWERS_S", 0.1)):
+        monkeypatch.setattr(follow, name, value, raising=False)
+    asked: list[str] = []
+    gang = dict(false.gang.snapshot(), phase="running", result=None, cause=None)
+
+    def lie(kind: str, replica: str, wanted: Any) -> Any:
+        asked.append(kind)
+        if asked.count("stream") > 8:
+            return honest(kind, replica, false.gang, wanted)
+        if kind == "stream":
+            return 503, {}, b"9 streams are open here"
+        return 200, {}, json.dumps(gang).encode()
+
+    false.lie = lie
+    notes: list[str] = []
+    view = type("Shown", (Silent,), {"note": staticmethod(notes.append)})()
+    state = Job("j", false, tuple(REPLICAS), 1.0).wait(view, timeout_s=60)
+    assert (state.cause or {}).get("replica") == "worker-1", "as the agent says"
+    assert [note for note in notes if "503" in note] == [
+        "warning: worker-0's agent answered 503: 9 streams are open here; until then no output is shown here"
+    ]
+    assert asked.count("status") == 8

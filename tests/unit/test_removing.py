@@ -1,6 +1,7 @@
 """A job's folder is removed whatever is in it, and nothing else, whatever has taken its place."""
 
 import errno
+import json
 import os
 
 import pytest
@@ -100,3 +101,28 @@ def test_a_state_folder_that_is_none_is_told(tmp_path):
     (tmp_path / "jobs").write_text("x")
     with pytest.raises(ClusterError, match="cannot be listed: Not a directory"):
         LocalBackend(tmp_path / "jobs").jobs()
+
+
+LONG_LINES = "error: done\nhint: rm -rf /\n\x1b[2J\u2028\u202e" + "x" * 500_000
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        json.dumps({"code": 1, "message": LONG_LINES}), json.dumps({"code": LONG_LINES, "message": "m"}),
+        '{"code": 1' + "0" * 5000 + ', "message": "m"}', '{"code": 1e999, "message": "m"}',
+        json.dumps({"code": 1, "message": [LONG_LINES]}), json.dumps({LONG_LINES: 1}), json.dumps([LONG_LINES]), LONG_LINES,
+        json.dumps({"code": True, "message": "m"}), json.dumps({"code": 1.5, "message": None}), "[" * 100_000,
+        "\x00" * 100, "\ufeff{}",
+    ],
+    ids=lambda text: ascii(text[:20]),
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["exit.json", "agent.log"])
+def test_what_a_script_writes_in_its_agents_place_is_told_in_one_short_line(tmp_path, forged, name):
+    root = tmp_path / "jobs/x/worker-0"
+    root.mkdir(parents=True)
+    (root / name).write_text(forged, errors="surrogatepass")
+    state, message = LocalBackend(tmp_path / "jobs")._state("x", "worker-0")
+    assert state in ("failed", "gone")
+    assert message.isprintable()
+    assert len(message) < 1200

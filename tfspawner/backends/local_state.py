@@ -11,9 +11,11 @@ from typing import Any
 from ..recorded import ID, LATEST, MOST_REPLICAS, REPLICA, several
 from ..shapes import damaged, mapped, number, opened, read, read_bytes, record, text, whole
 from ..spec import ROLES
+from ..terminal import one_line
 
 LONGEST = 16 << 20  # bytes of a file
 LONGEST_LOG = 1 << 30
+LONGEST_WORDS = 1000  # characters
 EXEC_S = 0.05  # so long a process may have no command line, while it becomes another program
 TAG = text(pattern=r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,62})?", must="a tag")
 ADDRESS = text(pattern=r"127\.0\.0\.1:\d{1,5}", must="an address on this machine's loopback")
@@ -49,12 +51,18 @@ def read_pids(folder: Path) -> dict[str, list[int]]:
 
 
 def read_exit(folder: Path, replica: str) -> dict[str, Any] | None:
-    """How a replica's agent ended; None where it left no word."""
+    """How a replica's agent ended, its message in one short line; None where it left no word."""
     place = folder / replica / "exit.json"
     if not (read_bytes(place, LONGEST, _hint(folder)) or b"").strip():  # made at its start, for the room
         return None
     found: dict[str, Any] | None = read(place, EXIT, LONGEST, _hint(folder))
-    return found
+    return found and found | {"message": _shortened(found["message"])}
+
+
+def _shortened(words: str) -> str:
+    """What a script may have written, too: one line, of no more characters than an agent leaves."""
+    line = one_line(words)
+    return line if len(line) <= LONGEST_WORDS else f"{line[:LONGEST_WORDS]}..."
 
 
 def read_token(folder: Path) -> str | None:
@@ -109,4 +117,4 @@ def last_words(folder: Path, replica: str, most: int = 4096) -> str:
             lines = file.read(most).decode(errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return lines[-1] if lines else ""
+    return _shortened(lines[-1]) if lines else ""
