@@ -50,6 +50,12 @@ class AgentClient:
         with self._parsing("status"):
             return answers.gang(self._json("GET", "/status", timeout_s=timeout_s, replicas=len(replicas)), replicas)
 
+    def report(self, replicas: Collection[str], timeout_s: float = 5.0) -> answers.Report | None:
+        """What it knows of its own replica; None where that has not begun."""
+        with self._parsing("status"):
+            told = self._json("GET", "/status", timeout_s=timeout_s, replicas=len(replicas))
+            return answers.own_report(told, self.replica, replicas)
+
     def ping(self, timeout_s: float = 5.0) -> None:
         """Returns if it answers."""
         self._json("GET", "/status?brief=1", timeout_s=timeout_s)

@@ -12,20 +12,23 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
-from .agent import SHORT_HOLD_S, STARTING
+from .agent import FINISHED, LOST, SHORT_HOLD_S, STARTING
 from .backends import Backend
 from .causes import explained
+from .client import AgentClient
 from .collect import Collected, collect
 from .errors import AgentUnreachable, ArtifactError, ClusterError, Interrupted, NotFoundError, SpawnerError, TimedOut
-from .follow import Follower, JobState, ReplicaState, Result, View, complete_logs, reachable_agents
+from .follow import PARALLEL, Follower, JobState, ReplicaState, Result, View, complete_logs, reachable_agents
 from .landing import Landing
 from .manifest import shown
 from .record import Record
 from .recorded import read_events, read_report
 from .shapes import DamagedFile
+from .threads import each
 
 DELETE_TIMEOUT_S = 120.0
 STOP_WITHIN_S = 30.0  # in which a job that was told to stop has to end
+SCRIPTS_END_S = 45.0  # in which scripts end that are not told to: their agents miss the coordinator for 29 s before they stop them
 HEAR_WITHIN_S = 5.0  # in which an agent whose process runs has to take the order to stop
 SEE_WITHIN_S = 5.0  # in which the backend has to see that a silent replica has ended
 
@@ -51,12 +54,14 @@ class Outcome:
 
 
 def bring_home(
-    backend: Backend, state: JobState, record: Record, view: View, given_up: threading.Event | None = None
+    backend: Backend, state: JobState, record: Record, view: View, given_up: threading.Event | None = None,
+    ends_by: float | None = None,
 ) -> tuple[Outcome, ArtifactError | None]:
     """Brings the rest of the logs and all files, and writes the report; and why not all that is there could come.
 
     What was lost with a replica of a job that failed cannot come, and is only mentioned; but a replica counts as lost
-    only if the backend says that its process or pod has ended. given_up ends the collecting.
+    only if the backend says that its process or pod has ended. Scripts of a job that has ended have until ends_by
+    (monotonic) to end, too: what they write last is to come. given_up ends the collecting.
     """
     errors: list[ArtifactError] = []
     agents = reachable_agents(backend, state)
@@ -66,6 +71,7 @@ def bring_home(
         without_log, broken = complete_logs(backend, state, agents, record, view)
     except ArtifactError as error:
         errors.append(error)
+    busy = _busy(agents, state, view, time.monotonic() + SCRIPTS_END_S if ends_by is None else ends_by, given_up)
     collected, unfinished = collect(list(agents.values()), record.files, _counting(view, given_up))
     errors += unfinished
     for found in collected:
@@ -80,6 +86,7 @@ def bring_home(
         view.note(f"warning: no log of {', '.join(without_log[:5])} could be had")
     errors += _without_log(backend, state, broken, view)
     errors += _without_answer(backend, state, [replica for replica in state.replicas if replica not in agents], view)
+    errors += busy
     outcome = _outcome(state, record, collected)
     try:
         record.event("collected", files=sum(len(replica.files) for replica in collected))
@@ -89,6 +96,50 @@ def bring_home(
     for other in errors[1:]:
         view.note(f"warning: {other.message}")
     return outcome, errors[0] if errors else None
+
+
+def _busy(
+    agents: Mapping[str, AgentClient], state: JobState, view: View, ends_by: float, given_up: threading.Event | None
+) -> list[ArtifactError]:
+    """Who still writes files of a job that has a result, once ends_by has come: a script, or who puts them into a bucket.
+
+    The gang's own end does not tell: it waits for its replicas so long and no longer, and may have lost its coordinator.
+    """
+    asked = [agent for r, agent in agents.items() if state.result and not _has_ended(state, state.replicas[r])]
+    told = False
+    while True:
+        doing = dict(zip(asked, each(lambda agent: _doing(agent, state), asked, PARALLEL), strict=True))
+        asked = [agent for agent in asked if doing[agent]]
+        if not asked or time.monotonic() > ends_by:
+            break
+        if not told:
+            view.note(f"waiting for {_names([agent.replica for agent in asked])} to end")
+            told = True
+        time.sleep(0.3)
+        if given_up and given_up.is_set():
+            raise KeyboardInterrupt
+    whose: dict[str, list[str]] = {}
+    for agent in asked:
+        whose.setdefault(doing[agent], []).append(agent.replica)
+    return [ArtifactError(f"{_names(replicas)}: {what}", hint="once that has ended: tf-spawner fetch")
+            for what, replicas in whose.items()]  # fmt: skip
+
+
+def _has_ended(state: JobState, line: ReplicaState) -> bool:
+    """Whether the replica itself has reported so to a gang that has ended, too."""
+    return state.phase == "ended" and line.state in FINISHED and line.message != LOST and not line.storing
+
+
+def _doing(agent: AgentClient, state: JobState) -> str:
+    """What a replica does yet that changes its files, or reads them; "" if it has ended."""
+    try:
+        report = agent.report(list(state.replicas))
+    except AgentUnreachable:
+        return "it cannot be known whether the script has ended"
+    if report and report["state"] == "running":
+        return "the script has not ended, and may still write"
+    uri = report and report.get("storing")
+    return f"still puts its files into {uri}" if uri else ""
 
 
 def _without_log(backend: Backend, state: JobState, broken: dict[str, str], view: View) -> list[ArtifactError]:
@@ -159,8 +210,12 @@ def _counting(view: View, given_up: threading.Event | None) -> Any:
 
 
 def _files_of(replicas: list[str]) -> str:
+    return f"the files of {_names(replicas)}" if replicas else ""
+
+
+def _names(replicas: list[str]) -> str:
     more = f" and {len(replicas) - 5} more" if len(replicas) > 5 else ""
-    return f"the files of {', '.join(replicas[:5])}{more}" if replicas else ""
+    return f"{', '.join(replicas[:5])}{more}"
 
 
 def _outcome(state: JobState, record: Record, collected: list[Collected]) -> Outcome:
@@ -256,7 +311,7 @@ class Homecoming:
     def is_home(self) -> bool:
         return self.outcome is not None and self.missing is None
 
-    def bring(self, state: JobState) -> Outcome:
+    def bring(self, state: JobState, ends_by: float | None = None) -> Outcome:
         """Brings home what is there. What could not come is then told by `missing`, and held there.
 
         It is done by a thread of its own, so that a first Ctrl-C does not break it off.
@@ -266,7 +321,9 @@ class Homecoming:
 
         def work() -> None:
             try:
-                self.outcome, self.missing = bring_home(self.backend, state, self.record, self.view, self.given_up)
+                self.outcome, self.missing = bring_home(
+                    self.backend, state, self.record, self.view, self.given_up, ends_by
+                )
             except BaseException as error:
                 failures.append(error)
             done.set()
@@ -330,11 +387,12 @@ class Homecoming:
                     self.record.event("interrupted")
                 stopped, doing = self._stop(), "stopping"
                 self.view.note(f"\nstopping job {self.job} and fetching its files; Ctrl-C again to quit at once")
-                state, doing = self._follow_to_the_end() if stopped == "has begun" else None, "bringing"
+                ends_by = time.monotonic() + (STOP_WITHIN_S if stopped == "has begun" else 0.0)
+                state, doing = self._follow_to_the_end(ends_by) if stopped == "has begun" else None, "bringing"
                 if stopped == "silent":
                     state = self._as_it_was()
                 if state:
-                    self.bring(state)
+                    self.bring(state, ends_by)
                 if stopped == "silent" and not self.missing:  # all is here so far, and it may still run
                     self.missing = ArtifactError(f"{self.replicas[0]} does not answer, and the job may still run")
             if not self.missing:
@@ -369,13 +427,13 @@ class Homecoming:
         state.result = state.result or "interrupted"
         return state
 
-    def _follow_to_the_end(self) -> JobState:
+    def _follow_to_the_end(self, ends_by: float) -> JobState:
         follower = Follower(self.backend, self.job, self.replicas, self.record, self.view, start_timeout_s=None)
         if self.state:  # so that nothing is told again
             follower.state = replace(self.state, result=None)
             follower.told |= {r for r, line in self.state.replicas.items() if line.state not in ("pending", "starting")}
         with suppress(TimedOut, ArtifactError):
-            follower.follow(deadline=time.monotonic() + STOP_WITHIN_S)
+            follower.follow(deadline=ends_by)
         follower.state.result = follower.state.result or "interrupted"
         return follower.state
 

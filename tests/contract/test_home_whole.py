@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +99,82 @@ def test_bytes_that_are_no_text_in_the_events_keep_no_job_from_being_fetched(loc
     done = place.of("fetch", name, "--out", place.runs)
     assert done.code == 0, done.err
     assert "Traceback" not in done.err
+
+
+# Agents give scripts minutes to end, and launchers wait for two seconds.
+SLOW_STOP = """
+import os, sys, threading, time
+if any(word.endswith("/agent.py") for word in sys.orig_argv):
+    def change():
+        while not hasattr(agent := sys.modules.get("__main__"), "main"):
+            time.sleep(0.01)
+        agent.STOP_GRACE_S = 600.0
+    threading.Thread(target=change, daemon=True).start()
+elif "tfspawner" in sys.orig_argv:
+    import tfspawner.homecoming
+    tfspawner.homecoming.STOP_WITHIN_S = 2.0
+"""
+SAVES_AT_THE_GATE = """
+    import os, signal, sys, time
+    def save(*_):
+        print("told to end", flush=True)
+        while not os.path.exists(os.environ["GATE"]):
+            time.sleep(0.02)
+        open(os.environ["TFSPAWNER_OUTPUT"] + "/final.ckpt", "w").write("weights")
+        sys.exit(0)
+    open(os.environ["TFSPAWNER_OUTPUT"] + "/early.ckpt", "w").write("weights")
+    signal.signal(signal.SIGTERM, save)
+    print("trains", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_ctrl_c_leaves_a_job_whose_script_still_saves_and_fetch_brings_what_it_wrote_last(local_place):
+    place = local_place
+    hooks = place.folder / "hooks"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text(SLOW_STOP)
+    place.env["PYTHONPATH"] = f"{hooks}:{place.env.get('PYTHONPATH', '')}"
+    running = place.start_run(
+        place.script(SAVES_AT_THE_GATE), "-w", "2", "--name", "slow", "--env", f"GATE={place.gate}"
+    )
+    running.prints("worker-0 | trains", "worker-1 | trains")
+    running.send(signal.SIGINT)
+    done = running.done()
+    assert done.code == 130, done.err
+    assert "job slow is kept" in done.err
+    assert "worker-0, worker-1: the script has not ended, and may still write" in done.err
+    assert "tf-spawner fetch slow" in done.err
+    assert place.jobs() == ["slow"]
+    for replica in ("worker-0", "worker-1"):
+        assert (place.runs / f"slow/files/{replica}/early.ckpt").exists()
+    assert json.loads((place.runs / "slow/report.json").read_text())["missing"]
+    place.open_gate("slow")
+    fetched = place.of("fetch", "slow", "--out", place.runs)
+    assert fetched.code == 0, fetched.err
+    for replica in ("worker-0", "worker-1"):
+        assert (place.runs / f"slow/files/{replica}/final.ckpt").read_text() == "weights"
+
+
+SAVES_WHEN_TOLD = """
+    import os, signal, sys, time
+    def save(*_):
+        time.sleep(1)  # of the three seconds that it has
+        open(os.environ["TFSPAWNER_OUTPUT"] + "/final.ckpt", "w").write("weights")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, save)
+    print("trains", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_where_the_coordinator_is_lost_the_others_files_come_once_their_scripts_have_ended(local_place):
+    place = local_place
+    running = place.start_run(place.script(SAVES_WHEN_TOLD), "-w", "2", "--name", "headless")
+    running.prints("worker-0 | trains", "worker-1 | trains")
+    pids = json.loads((Path(place.env["XDG_STATE_HOME"]) / "tf-spawner/jobs/headless/pids.json").read_text())
+    os.kill(pids["worker-0"][0], signal.SIGKILL)
+    done = running.done()
+    assert done.code == 125, done.err
+    assert (place.runs / "headless/files/worker-1/final.ckpt").read_text() == "weights"
+    assert place.leftovers() == []
