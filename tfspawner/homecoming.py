@@ -158,6 +158,8 @@ def _without_answer(backend: Backend, state: JobState, silent: list[str], view: 
     """What it means that these replicas' agents do not answer: their files may still be there, or are lost."""
     if (state.cause or {}).get("never_whole"):
         return []  # no script has begun anywhere
+    if not state.result and state.phase in STARTING and "running" not in state.times:
+        return []  # none has begun yet
     alive = _still_running(backend, state.job, silent) if silent else set()
     if state.result == "succeeded":
         waiting, lost = silent, []
@@ -165,11 +167,10 @@ def _without_answer(backend: Backend, state: JobState, silent: list[str], view: 
         waiting, lost = [r for r in silent if r in alive], [r for r in silent if r not in alive]
     if lost and "running" in state.times:
         view.note(f"warning: {_files_of(lost)} are gone: no agent answers there")
-    if waiting and not state.result:
-        view.note(f"warning: {_files_of(waiting)} are not here: the agents there run and do not answer")
-        return []
-    why = "its process or pod runs, and its agent does not answer" if alive else "no agent answers there"
-    return [ArtifactError(f"{_files_of(waiting)} could not be collected: {why}")] if waiting else []
+    why, hint = "no agent answers there", None
+    if alive:
+        why, hint = "its process or pod runs, and its agent does not answer", "once it answers: tf-spawner fetch"
+    return [ArtifactError(f"{_files_of(waiting)} could not be collected: {why}", hint=hint)] if waiting else []
 
 
 def _still_running(backend: Backend, job: str, silent: list[str]) -> set[str]:

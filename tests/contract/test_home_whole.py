@@ -178,3 +178,27 @@ def test_where_the_coordinator_is_lost_the_others_files_come_once_their_scripts_
     assert done.code == 125, done.err
     assert (place.runs / "headless/files/worker-1/final.ckpt").read_text() == "weights"
     assert place.leftovers() == []
+
+
+def pids_of(place, job: str) -> dict[str, list[int]]:
+    pids = json.loads((Path(place.env["XDG_STATE_HOME"]) / f"tf-spawner/jobs/{job}/pids.json").read_text())
+    return {replica: numbers[0::2] for replica, numbers in pids.items()}
+
+
+@pytest.mark.parametrize("silent", ["worker-0", "worker-1"])
+def test_a_fetch_of_a_running_job_names_the_replica_that_runs_and_is_silent_and_releases_nothing(
+    local_place, wait_until, silent
+):
+    place = local_place
+    place.run(place.script(SAVES_WHEN_TOLD), "-w", "2", "--name", "cold", "--detach")
+    wait_until(lambda: place.of("logs", "cold").out.count("| trains") == 2, "both scripts")
+    agent, _ = pids_of(place, "cold")[silent]
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        fetched = place.of("fetch", "cold", "--out", place.folder / "elsewhere")
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    assert fetched.code == 5, fetched.err
+    assert f"the files of {silent} could not be collected: its process or pod runs, and its agent does not answer" in fetched.err
+    assert "tf-spawner fetch cold" in fetched.err
+    assert place.jobs() == ["cold"]
