@@ -28,7 +28,9 @@ from .threads import each
 
 DELETE_TIMEOUT_S = 120.0
 STOP_WITHIN_S = 30.0  # in which a job that was told to stop has to end
-SCRIPTS_END_S = 45.0  # in which scripts end that are not told to: their agents miss the coordinator for 29 s before they stop them
+SCRIPTS_END_S = (
+    45.0  # in which scripts end that are not told to: their agents miss the coordinator for 29 s before they stop them
+)
 HEAR_WITHIN_S = 5.0  # in which an agent whose process runs has to take the order to stop
 SEE_WITHIN_S = 5.0  # in which the backend has to see that a silent replica has ended
 
@@ -54,7 +56,11 @@ class Outcome:
 
 
 def bring_home(
-    backend: Backend, state: JobState, record: Record, view: View, given_up: threading.Event | None = None,
+    backend: Backend,
+    state: JobState,
+    record: Record,
+    view: View,
+    given_up: threading.Event | None = None,
     ends_by: float | None = None,
 ) -> tuple[Outcome, ArtifactError | None]:
     """Brings the rest of the logs and all files, and writes the report; and why not all that is there could come.
@@ -147,7 +153,7 @@ def _without_log(backend: Backend, state: JobState, broken: dict[str, str], view
     alive = _still_running(backend, state.job, list(broken)) if broken else set()
     errors = []
     for replica, why in broken.items():
-        if state.result and (state.result == "succeeded" or replica in alive):
+        if state.result == "succeeded" or replica in alive:
             errors.append(ArtifactError(f"{replica}'s log could not be fetched whole: {why}"))
         else:
             view.note(f"warning: {replica}'s log is not whole: {why}")

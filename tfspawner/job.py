@@ -175,7 +175,7 @@ class Job:
         home = Homecoming(self.backend, self.name, id, list(self.replicas), record, view)
         home.is_interrupted = True  # Ctrl-C has nothing to end here but the fetching
         try:
-            before = came_before(record)
+            before = came_before(record) if found.id or found.is_bare else None  # else it may be another job's
             if before:
                 if release:
                     home.remove()

@@ -199,6 +199,50 @@ def test_a_fetch_of_a_running_job_names_the_replica_that_runs_and_is_silent_and_
     finally:
         os.kill(agent, signal.SIGCONT)
     assert fetched.code == 5, fetched.err
-    assert f"the files of {silent} could not be collected: its process or pod runs, and its agent does not answer" in fetched.err
+    assert (
+        f"the files of {silent} could not be collected: its process or pod runs, and its agent does not answer"
+        in fetched.err
+    )
     assert "tf-spawner fetch cold" in fetched.err
     assert place.jobs() == ["cold"]
+
+
+def test_a_job_without_a_readable_id_is_not_ended_for_a_former_one_that_was_being_removed(local_place):
+    place = local_place
+    name = place.run(place.script("print('old')"), "-w", "1", "--name", "x", "--detach").out.strip()
+    assert place.of("wait", name).code == 0
+    assert place.of("fetch", name, "--keep", "--out", place.runs).code == 0
+    assert place.of("delete", name).code == 0
+    with open(place.runs / name / "events.jsonl", "a") as events:
+        events.write('{"time": 1, "event": "removing"}\n')
+    place.run(place.script("import time; time.sleep(600)"), "-w", "1", "--name", "x", "--detach")
+    (meta,) = place.folder.glob("state/**/jobs/x/meta.json")
+    whole, id_file = meta.read_bytes(), meta.with_name(".job-id")
+    meta.write_bytes(whole[: len(whole) // 2])
+    id_file.unlink()
+    done = place.of("fetch", "x", "--out", place.runs)
+    assert done.code == 3, done.err
+    assert "job x cannot be asked: " in done.err
+    assert "tf-spawner delete x" in done.err
+    meta.write_bytes(whole)
+    assert [(job["job"], job["state"]) for job in place.of("list", "-o", "json").json] == [("x", "running")]
+
+
+@pytest.mark.parametrize("left", [["job.json", "meta.json", ".job-id"], ["meta.json", ".job-id"], [".job-id"], []])
+def test_what_is_left_of_a_job_that_was_being_removed_goes_with_the_next_fetch(local_place, left):
+    place = local_place
+    name = place.run(place.script("print('old')"), "-w", "1", "--name", "x", "--detach").out.strip()
+    assert place.of("wait", name).code == 0
+    assert place.of("fetch", name, "--keep", "--out", place.runs).code == 0
+    with open(place.runs / name / "events.jsonl", "a") as events:
+        events.write('{"time": 1, "event": "removing"}\n')
+    (folder,) = place.folder.glob("state/**/jobs/x")
+    kept = {file: (folder / file).read_bytes() for file in left}
+    assert place.of("delete", name).code == 0
+    folder.mkdir()
+    for file, data in kept.items():
+        (folder / file).write_bytes(data)
+    done = place.of("fetch", "x", "--out", place.runs, "-o", "json")
+    assert done.code == 0, done.err
+    assert done.json["result"] == "succeeded"
+    assert place.leftovers() == []

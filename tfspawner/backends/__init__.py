@@ -46,6 +46,7 @@ class JobSummary:
     id: str = ""  # tells it from former and foreign jobs of the same name
     told: dict[str, Any] = field(default_factory=dict)  # what its coordinator says of all, in brief
     warning: str = ""  # what is damaged of it, or wrong with what it says
+    is_bare: bool = False  # nothing is left of it but its name, and so nothing that is another's
 
     @property
     def replicas(self) -> list[str]:
@@ -100,7 +101,10 @@ class Backend(Protocol):
         """The replica's output as far as the backend itself has it, for when the agent is gone."""
 
     def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
-        """Removes all of the job, if it has that id, and returns when it is gone."""
+        """Removes all of the job, if it has that id, and returns when it is gone.
+
+        Where an id is given and that of the job cannot be read, it may be another's: raises ClusterError.
+        """
 
 
 def backend_for(

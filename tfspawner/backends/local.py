@@ -30,6 +30,7 @@ from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoun
 from ..keras import installed_tensorflow, wheel
 from ..patience import patient
 from ..preflight import is_product
+from ..recorded import ID_FILE, read_id
 from ..shapes import DamagedFile
 from ..spec import JobSpec, is_name
 from ..usage import NO_NVML, Gpus
@@ -77,6 +78,9 @@ class LocalBackend:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.launched: dict[str, _Agents] = {}  # what scripts, which are this user's, could change on disk meanwhile
         self.known: dict[str, str] = {}  # name -> the id of the job that is meant by it here
+        self.made: dict[
+            str, tuple[str, int, int]
+        ] = {}  # name -> the id and the folder of the job that was launched here
 
     def coordinator_address(self, spec: JobSpec, job: str) -> str:
         """All agents' sockets are bound here, and are inherited at launch."""
@@ -147,6 +151,7 @@ class LocalBackend:
         except OSError as error:
             raise _unwritable(plan, folder, error) from None
         self.known[plan.job] = plan.id
+        self.made[plan.job] = (plan.id, *_identity(folder))
         try:
             self._write(plan, folder)
             pids: dict[str, list[int]] = {}
@@ -171,21 +176,25 @@ class LocalBackend:
         missing = NotFoundError(f"there is no job {job!r} on this machine", hint="tf-spawner list")
         if not is_name(job) or not is_folder(folder):
             raise missing
-        wrong = ""
+        meta, id, roles, wrong = None, "", {}, ""
         try:
-            meta, roles = read_meta(folder), read_roles(folder)
+            id = read_id(folder) or ""
+            meta = read_meta(folder)
+            roles = read_roles(folder)
             read_pids(folder)
         except DamagedFile as error:
-            meta, roles, wrong = None, {}, error.message
+            roles, wrong = {}, error.message
+        id = meta["id"] if meta else id
+        if id and id != self.known.setdefault(job, id):
+            raise NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
         if meta is None or not roles:
             try:
-                created = folder.stat().st_mtime
+                created, is_bare = folder.stat().st_mtime, _is_empty(folder)
             except FileNotFoundError:
                 raise missing from None
-            return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created,
-                              state="damaged" if wrong else "incomplete", warning=wrong and f"job {job} is damaged: {wrong}")  # fmt: skip
-        if meta["id"] != self.known.setdefault(job, meta["id"]):
-            raise NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
+            return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created, id=id,
+                              state="damaged" if wrong else "incomplete", warning=wrong and f"job {job} is damaged: {wrong}",
+                              is_bare=is_bare)  # fmt: skip
         states = {self._state(job, replica)[0] for replica in self._pids(job)}
         state = "running" if "running" in states else "succeeded" if states == {"succeeded"} else "failed"
         return JobSummary(
@@ -267,10 +276,17 @@ class LocalBackend:
         if not is_name(job):
             raise NotFoundError(f"{job!r} is not a job's name")
         try:
-            if self.find(job).id not in ("", id) and id is not None:
-                return  # another job under the same name
+            found = self.find(job)
         except NotFoundError:
             return
+        if id is not None and found.id != id and not found.is_bare and not self._made_here(job, id):
+            if found.id:
+                return  # another job under the same name
+            raise ClusterError(
+                f"job {job} is not removed: its id cannot be read, and it may be another's"
+                + (f" ({found.warning})" if found.warning else ""),
+                hint=f"if it is to go: tf-spawner delete {job} --on local",
+            )
         deadline = time.monotonic() + timeout_s
         kill_at = time.monotonic() + 2 * agent.STOP_GRACE_S
         for pid in self._alive_pids(job, agents=True):
@@ -288,10 +304,18 @@ class LocalBackend:
                 os.kill(pid, signal.SIGKILL)
         remove_folder(self.folder / job)
         self.launched.pop(job, None)
+        self.made.pop(job, None)
+
+    def _made_here(self, job: str, id: str) -> bool:
+        """Whether this process launched the job of that id in the very folder that is there now, whatever that says."""
+        with suppress(OSError):
+            return self.made.get(job) == (id, *_identity(self.folder / job))
+        return False
 
     # -- files and processes
 
     def _write(self, plan: Plan, folder: Path) -> None:
+        (folder / ID_FILE).write_text(plan.id)
         for name, data in plan.files.items():
             (folder / name).write_bytes(data)
         with open(folder / "code.tar.gz", "wb") as archive:
@@ -410,6 +434,18 @@ def _started(pid: int) -> int:
 def is_folder(path: Path) -> bool:
     """Whether a folder lies there itself: through a link nothing is looked at, and nothing removed."""
     return path.is_dir() and not path.is_symlink()
+
+
+def _is_empty(folder: Path) -> bool:
+    with suppress(PermissionError):
+        return not os.listdir(folder)
+    return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What tells a folder from others that had, or will have, its name."""
+    status = folder.lstat()
+    return status.st_dev, status.st_ino
 
 
 def _exists(pid: int) -> bool:
