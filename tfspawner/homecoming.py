@@ -46,6 +46,8 @@ class Outcome:
     collected: list[Collected] = field(default_factory=list)
     seconds: float = 0.0
     artifacts: str | None = None  # the URI of the folder that --artifacts filled
+    earlier: frozenset[str] = frozenset()  # replicas that are silent now, and of which an earlier fetch brought files
+    whole: frozenset[str] = frozenset()  # those whose files are here as they were when the replica had ended
 
     def file(self, name: str) -> Path:
         """The path of a collected file, from the first replica that has it. Raises ArtifactError."""
@@ -90,12 +92,17 @@ def bring_home(
                       f"{line.unkept['why']}")  # fmt: skip
     if without_log and state.result == "succeeded":
         view.note(f"warning: no log of {', '.join(without_log[:5])} could be had")
+    silent = [replica for replica in state.replicas if replica not in agents]
+    earlier, were_whole = _came_earlier(record, silent)
     errors += _without_log(backend, state, broken, view)
-    errors += _without_answer(backend, state, [replica for replica in state.replicas if replica not in agents], view)
-    errors += busy
-    outcome = _outcome(state, record, collected)
+    errors += _without_answer(backend, state, [replica for replica in silent if replica not in were_whole], view)
+    errors += dict.fromkeys(busy.values())  # one stands for all who do the same
+    whole = were_whole | {
+        c.replica for c in collected if state.result and not c.refused and c.replica not in {*busy, *broken}
+    }
+    outcome = _outcome(state, record, collected, earlier, frozenset(whole))
     try:
-        record.event("collected", files=sum(len(replica.files) for replica in collected))
+        record.event("collected", files=sum(len(replica.files) for replica in outcome.collected))
         _write_report(outcome, state, record, view, errors[0] if errors else None)
     except ArtifactError as error:
         errors.append(error)
@@ -104,9 +111,27 @@ def bring_home(
     return outcome, errors[0] if errors else None
 
 
+def _came_earlier(record: Record, silent: list[str]) -> tuple[list[Collected], set[str]]:
+    """What the last report tells of replicas that are silent now, as far as it is still here; and who of them had ended."""
+    try:
+        report = (read_report(record.folder) if silent else None) or {}
+    except DamagedFile:
+        return [], set()
+    found, whole = [], set()
+    for replica, files in report.get("files", {}).items():
+        landing = Landing(record.files, replica)
+        with suppress(OSError, ArtifactError):
+            here = [file for file in files if landing.holds(file)] if replica in silent else []
+            if here:
+                found.append(Collected(replica=replica, files=here, skipped=[], refused=[]))
+            if replica in silent and len(here) == len(files) and replica in report.get("whole", []):
+                whole.add(replica)
+    return found, whole
+
+
 def _busy(
     agents: Mapping[str, AgentClient], state: JobState, view: View, ends_by: float, given_up: threading.Event | None
-) -> list[ArtifactError]:
+) -> dict[str, ArtifactError]:
     """Who still writes files of a job that has a result, once ends_by has come: a script, or who puts them into a bucket.
 
     The gang's own end does not tell: it waits for its replicas so long and no longer, and may have lost its coordinator.
@@ -127,8 +152,9 @@ def _busy(
     whose: dict[str, list[str]] = {}
     for agent in asked:
         whose.setdefault(doing[agent], []).append(agent.replica)
-    return [ArtifactError(f"{_names(replicas)}: {what}", hint="once that has ended: tf-spawner fetch")
-            for what, replicas in whose.items()]  # fmt: skip
+    hint = "once that has ended: tf-spawner fetch"
+    errors = {what: ArtifactError(f"{_names(replicas)}: {what}", hint=hint) for what, replicas in whose.items()}
+    return {replica: errors[what] for what, replicas in whose.items() for replica in replicas}
 
 
 def _has_ended(state: JobState, line: ReplicaState) -> bool:
@@ -225,14 +251,18 @@ def _names(replicas: list[str]) -> str:
     return f"{', '.join(replicas[:5])}{more}"
 
 
-def _outcome(state: JobState, record: Record, collected: list[Collected]) -> Outcome:
+def _outcome(
+    state: JobState, record: Record, collected: list[Collected], earlier: list[Collected], whole: frozenset[str]
+) -> Outcome:
     began = state.times.get("began") or state.times.get("forming")
     return Outcome(
         job=state.job,
         result=state.result or state.phase,
         folder=record.folder,
         cause=state.cause,
-        collected=collected,
+        collected=[*collected, *earlier],
+        earlier=frozenset(replica.replica for replica in earlier),
+        whole=whole,
         seconds=state.times.get("ended", time.time()) - began if began else 0.0,
         artifacts=next((line.stored["uri"] for line in state.replicas.values() if line.stored), None),
     )
@@ -245,7 +275,7 @@ def _write_report(outcome: Outcome, state: JobState, record: Record, view: View,
         "seconds": round(outcome.seconds, 3), "restarts": state.restarts,
         "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
         "files": {replica.replica: replica.files for replica in outcome.collected}, "artifacts": outcome.artifacts,
-        "missing": missing and missing.message,
+        "missing": missing and missing.message, "whole": sorted(outcome.whole),
     })  # fmt: skip
     from .report import write_page  # Jinja, which a local job needs for nothing else
 

@@ -188,7 +188,7 @@ class Job:
                 view.note(f"job {self.name} is stopping; its end is waited for")
                 state = self._follower(Silent(), logs=False).follow()
             outcome = home.bring(state)
-            if not outcome.collected and not home.missing:
+            if all(found.replica in outcome.earlier for found in outcome.collected) and not home.missing:
                 home.missing = ArtifactError(
                     f"no replica of job {self.name} answers, and nothing of it could be fetched"
                 )

@@ -246,3 +246,53 @@ def test_what_is_left_of_a_job_that_was_being_removed_goes_with_the_next_fetch(l
     assert done.code == 0, done.err
     assert done.json["result"] == "succeeded"
     assert place.leftovers() == []
+
+
+WRITES_AND_WAITS = """
+    import os, sys, time
+    open(os.environ["TFSPAWNER_OUTPUT"] + "/early.ckpt", "w").write("weights")
+    print("written", flush=True)
+    while not os.path.exists(os.environ["GATE"]):
+        time.sleep(0.02)
+"""
+
+
+def test_a_report_keeps_what_came_of_a_replica_that_is_silent_when_it_is_fetched_again(local_place, wait_until):
+    place = local_place
+    script = place.script(WRITES_AND_WAITS)
+    place.run(script, "-w", "2", "--name", "cold", "--env", f"GATE={place.gate}", "--detach")
+    wait_until(lambda: place.of("logs", "cold").out.count("| written") == 2, "both scripts")
+    assert place.of("fetch", "cold", "--out", place.runs).code == 0
+    agent, _ = pids_of(place, "cold")["worker-1"]
+    report = place.runs / "cold/report.json"
+
+    def files() -> dict[str, list[str]]:
+        return {replica: [f["path"] for f in of] for replica, of in json.loads(report.read_text())["files"].items()}
+
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        again = place.of("fetch", "cold", "--out", place.runs)
+        assert again.code == 5, again.err
+        assert files() == {"worker-0": ["early.ckpt"], "worker-1": ["early.ckpt"]}
+    finally:
+        os.kill(agent, signal.SIGCONT)
+
+
+def test_what_came_whole_of_a_job_that_has_ended_is_not_missed_when_its_replica_is_silent_later(local_place):
+    place = local_place
+    script = place.script("import os; open(os.environ['TFSPAWNER_OUTPUT'] + '/model', 'w').write('weights')")
+    name = place.run(script, "-w", "2", "--detach").out.strip()
+    assert place.of("wait", name).code == 0
+    assert place.of("fetch", name, "--keep", "--out", place.runs).code == 0
+    os.unlink(place.runs / name / "files/worker-0/model")
+    agent, _ = pids_of(place, name)["worker-1"]
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        again = place.of("fetch", name, "--keep", "--out", place.runs)
+        assert again.code == 0, again.err
+        assert list(json.loads((place.runs / name / "report.json").read_text())["files"]) == ["worker-0", "worker-1"]
+        os.unlink(place.runs / name / "files/worker-1/model")
+        gone = place.of("fetch", name, "--keep", "--out", place.runs)
+        assert gone.code == 5, gone.err
+    finally:
+        os.kill(agent, signal.SIGCONT)
