@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import urllib3
@@ -30,6 +30,22 @@ SLOWEST = 1024  # bytes a second, at which files have to come
 LOG_PAUSES_S = (0.2, 0.4, 0.8, 1.6)
 MOST_BASES = 3  # so many other processes may take a replica's place while its log comes
 Parsed = TypeVar("Parsed")
+
+
+class Pieces(Protocol):
+    """The bytes of one file."""
+
+    def pieces(self) -> Iterator[bytes]: ...
+
+
+class Holder(Protocol):
+    """Who gives a replica's files."""
+
+    @property
+    def replica(self) -> str: ...
+    def report(self, replicas: Collection[str]) -> answers.Report | None: ...
+    def manifest(self) -> Listing: ...
+    def files(self, wanted: list[tuple[str, int, int]]) -> Iterator[tuple[answers.Part, Pieces]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import asdict, dataclass, field, replace
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
 from .agent import FINISHED, LOST, SHORT_HOLD_S, STARTING
-from .backends import Backend
+from .backends import Backend, Left
 from .causes import explained
-from .client import AgentClient
+from .client import Holder
 from .collect import Collected, collect
 from .errors import AgentUnreachable, ArtifactError, ClusterError, Interrupted, NotFoundError, SpawnerError, TimedOut
 from .follow import PARALLEL, Follower, JobState, ReplicaState, Result, View, complete_logs, reachable_agents
@@ -79,8 +79,12 @@ def bring_home(
         without_log, broken = complete_logs(backend, state, agents, record, view)
     except ArtifactError as error:
         errors.append(error)
-    busy = _busy(agents, state, view, time.monotonic() + SCRIPTS_END_S if ends_by is None else ends_by, given_up)
-    collected, unfinished = collect(list(agents.values()), record.files, _counting(view, given_up))
+    holders: dict[str, Holder] = {
+        **agents,
+        **left_of(backend, state.job, [r for r in state.replicas if r not in agents]),
+    }
+    busy = _busy(holders, state, view, time.monotonic() + SCRIPTS_END_S if ends_by is None else ends_by, given_up)
+    collected, unfinished = collect(list(holders.values()), record.files, _counting(view, given_up))
     errors += unfinished
     for found in collected:
         if found.skipped:
@@ -92,7 +96,7 @@ def bring_home(
                       f"{line.unkept['why']}")  # fmt: skip
     if without_log and state.result == "succeeded":
         view.note(f"warning: no log of {', '.join(without_log[:5])} could be had")
-    silent = [replica for replica in state.replicas if replica not in agents]
+    silent = [replica for replica in state.replicas if replica not in holders]
     earlier, were_whole = _came_earlier(record, silent)
     errors += _without_log(backend, state, broken, view)
     errors += _without_answer(backend, state, [replica for replica in silent if replica not in were_whole], view)
@@ -109,6 +113,11 @@ def bring_home(
     for other in errors[1:]:
         view.note(f"warning: {other.message}")
     return outcome, errors[0] if errors else None
+
+
+def left_of(backend: Backend, job: str, replicas: Iterable[str]) -> dict[str, Left]:
+    """The files of those of the replicas whose agents are gone, and did not take them along."""
+    return {replica: left for replica in replicas if (left := backend.left(job, replica))}
 
 
 def _came_earlier(record: Record, silent: list[str]) -> tuple[list[Collected], set[str]]:
@@ -130,13 +139,13 @@ def _came_earlier(record: Record, silent: list[str]) -> tuple[list[Collected], s
 
 
 def _busy(
-    agents: Mapping[str, AgentClient], state: JobState, view: View, ends_by: float, given_up: threading.Event | None
+    holders: Mapping[str, Holder], state: JobState, view: View, ends_by: float, given_up: threading.Event | None
 ) -> dict[str, ArtifactError]:
     """Who still writes files of a job that has a result, once ends_by has come: a script, or who puts them into a bucket.
 
     The gang's own end does not tell: it waits for its replicas so long and no longer, and may have lost its coordinator.
     """
-    asked = [agent for r, agent in agents.items() if state.result and not _has_ended(state, state.replicas[r])]
+    asked = [holder for r, holder in holders.items() if state.result and not _has_ended(state, state.replicas[r])]
     told = False
     while True:
         doing = dict(zip(asked, each(lambda agent: _doing(agent, state), asked, PARALLEL), strict=True))
@@ -162,7 +171,7 @@ def _has_ended(state: JobState, line: ReplicaState) -> bool:
     return state.phase == "ended" and line.state in FINISHED and line.message != LOST and not line.storing
 
 
-def _doing(agent: AgentClient, state: JobState) -> str:
+def _doing(agent: Holder, state: JobState) -> str:
     """What a replica does yet that changes its files, or reads them; "" if it has ended."""
     try:
         report = agent.report(list(state.replicas))

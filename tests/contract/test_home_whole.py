@@ -296,3 +296,70 @@ def test_what_came_whole_of_a_job_that_has_ended_is_not_missed_when_its_replica_
         assert gone.code == 5, gone.err
     finally:
         os.kill(agent, signal.SIGCONT)
+
+
+WRITES_EVERYWHERE = """
+    import os, time
+    os.makedirs(os.environ["TFSPAWNER_OUTPUT"] + "/deep")
+    open(os.environ["TFSPAWNER_OUTPUT"] + "/deep/model", "w").write("weights")
+    os.symlink("/etc/passwd", os.environ["TFSPAWNER_OUTPUT"] + "/link")
+    open("notes.txt", "w").write("in the working folder")
+    print("written", flush=True)
+    time.sleep(600)
+"""
+
+
+def kill_agents(place, job: str, wait_until, *replicas: str) -> None:
+    """Kills them, and waits for those above them, which end the scripts."""
+    numbers = pids_of(place, job)
+    for replica in replicas:
+        os.kill(numbers[replica][0], signal.SIGKILL)
+    pids = [pid for replica in replicas for pid in numbers[replica]]
+    wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids), "their end")
+
+
+def test_files_of_killed_agents_are_fetched_from_where_they_lie_and_a_delete_before_warns(local_place, wait_until):
+    place = local_place
+    names = ("fetched", "deleted")
+    for name in names:
+        place.run(place.script(WRITES_EVERYWHERE), "-w", "2", "--name", name, "--detach")
+        wait_until(lambda name=name: place.of("logs", name).out.count("| written") == 2, "both scripts")
+        kill_agents(place, name, wait_until, "worker-0", "worker-1")
+    deleted = place.of("delete", "deleted")
+    assert deleted.out == "deleted is deleted; its files were not fetched and are lost\n"
+    done = place.of("fetch", "fetched", "--out", place.runs, "-o", "json")
+    assert done.code == 0, done.err
+    assert done.json["result"] == "failed"
+    for replica in ("worker-0", "worker-1"):
+        folder = place.runs / "fetched/files" / replica
+        came = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+        assert came == ["deep/model", "workdir/notes.txt"]
+        assert (place.runs / f"fetched/logs/{replica}.log").read_text() == "written\n"
+    assert place.of("delete", "fetched").out == "fetched is deleted\n"
+
+
+@pytest.mark.parametrize("killed", ["worker-0", "worker-1"])
+def test_a_run_brings_the_files_of_a_replica_whose_agent_was_killed(local_place, killed):
+    place = local_place
+    running = place.start_run(place.script(WRITES_EVERYWHERE), "-w", "2", "--name", "shot")
+    running.prints("worker-0 | written", "worker-1 | written")
+    os.kill(pids_of(place, "shot")[killed][0], signal.SIGKILL)
+    done = running.done()
+    assert done.code == 125, done.err
+    for replica in ("worker-0", "worker-1"):
+        assert (place.runs / f"shot/files/{replica}/deep/model").read_text() == "weights"
+    assert place.leftovers() == []
+
+
+def test_nothing_is_brought_through_a_link_in_the_place_of_a_killed_replicas_folder(local_place, wait_until):
+    place = local_place
+    place.run(place.script(WRITES_EVERYWHERE), "-w", "1", "--name", "x", "--detach")
+    wait_until(lambda: "written" in place.of("logs", "x").out, "the script")
+    kill_agents(place, "x", wait_until, "worker-0")
+    (folder,) = place.folder.glob("state/**/jobs/x/worker-0")
+    elsewhere = place.folder / "elsewhere"
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    done = place.of("fetch", "x", "--out", place.runs)
+    assert done.code == 5, done.err
+    assert not list(place.runs.glob("x/files/*/*"))

@@ -35,6 +35,7 @@ from ..shapes import DamagedFile
 from ..spec import JobSpec, is_name
 from ..usage import NO_NVML, Gpus
 from . import JobSummary, Observation
+from .left_files import LeftFiles
 from .local_state import is_agent_of, last_words, read_exit, read_log, read_meta, read_pids, read_roles, read_token
 from .removing import remove_folder
 
@@ -271,6 +272,26 @@ class LocalBackend:
     def last_output(self, job: str, replica: str) -> bytes | None:
         return read_log(self.folder / job, replica)
 
+    def left(self, job: str, replica: str) -> LeftFiles | None:
+        """The files of a replica whose agent ended without a word; one that could leave a note had held them as long as it should."""
+        folder = self.folder / job
+        root = folder / replica
+        if not is_folder(folder) or not is_folder(root) or self._alive(job, replica):
+            return None
+        try:
+            agents = self.launched.get(job) or self._agents(job)
+            if replica not in agents.addresses or agents.id != self.known.setdefault(job, agents.id):
+                return None
+            if read_exit(folder, replica) is not None:
+                return None
+        except DamagedFile:
+            return None
+
+        def writes() -> bool:
+            return bool(self._living(job, self._pids(job).get(replica, [])[2:]) or any(_scripts_of(root)))
+
+        return LeftFiles(replica, root, folder / "code.tar.gz", writes)
+
     def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
         """Ends every process of the job's agents and scripts, and removes its folder."""
         if not is_name(job):
@@ -462,13 +483,24 @@ def _strays(folder: Path) -> Iterator[int]:
 
     Scripts are known by a variable; agents, whose environment nobody may read, by their command line.
     """
-    mark = f"{OUTPUT}={folder}/".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if is_agent_of(folder, int(process.name)) or any(
-                variable.startswith(mark) for variable in (process / "environ").read_bytes().split(b"\0")
-            ):
+            if is_agent_of(folder, int(process.name)) or _is_script_of(folder, process):
                 yield int(process.name)
+
+
+def _scripts_of(root: Path) -> Iterator[int]:
+    """Processes of one replica's script."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if _is_script_of(root, process):
+                yield int(process.name)
+
+
+def _is_script_of(folder: Path, process: Path) -> bool:
+    """Whether its output belongs into that folder."""
+    mark = f"{OUTPUT}={folder}/".encode()
+    return any(variable.startswith(mark) for variable in (process / "environ").read_bytes().split(b"\0"))
 
 
 def _address(listener: socket.socket) -> str:
