@@ -171,5 +171,8 @@ class FalseAgent:
         yield None
         stop.wait()
 
+    def left(self, job: str, replica: str) -> None:
+        return None
+
     def last_output(self, job: str, replica: str) -> bytes | None:
         return b"what the backend has"

@@ -1755,6 +1755,18 @@ class Log:
     def read(self, offset: int, most: int = LOG_ANSWER) -> bytes:
         return os.pread(self.file.fileno(), min(most, max(0, self.size - offset)), offset - self.base)
 
+    def place(self) -> str:
+        """A file that has all of it: its own, or a copy where the script put something else there. Raises OSError."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(self.path), os.fstat(self.file.fileno())):
+                return str(self.path)
+        with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as copy:
+            while True:
+                data = os.pread(self.file.fileno(), CHUNK, copy.tell())
+                if not data:
+                    return copy.name
+                copy.write(data)
+
     def last_lines(self, count: int = 20) -> List[str]:
         lines = re.split(r"[\r\n]+", self.tail.decode(errors="replace"))
         return [line for line in lines if line.strip() and not is_progress_bar(line)][-count:]
@@ -2857,7 +2869,7 @@ class Agent:
     def stored_files(self) -> List[Tuple[str, str, int, str]]:
         """(name, path, size, SHA-256) of this replica's files and, last, its log."""
         files = [(f"files/{self.replica}/{name}", path, size, sha) for name, path, size, sha in self.files.paths()]
-        path, size = str(self.log.path), self.log.size - self.log.base
+        path, size = self.log.place(), self.log.size - self.log.base
         return [*files, (f"logs/{self.replica}.log", path, size, sha256_of(path, size))]
 
     def wait_for_child(self) -> int:

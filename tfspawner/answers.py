@@ -155,6 +155,12 @@ def gang(value: Any, replicas: Collection[str]) -> Gang:
     return cast(Gang, cleaned(fields(value, checks, tuple(checks))))
 
 
+def own_report(value: Any, replica: str, replicas: Collection[str]) -> Report | None:
+    """What an agent's status says of its own replica; None where it says nothing yet."""
+    found = fields(value, {"replicas": lambda reports: _reports(reports, replicas)}, ("replicas",))
+    return cast(Report | None, cleaned(found["replicas"].get(replica)))
+
+
 def brief(value: Any, replicas: Collection[str]) -> Brief:
     """A coordinator's status in one line."""
     checks = {

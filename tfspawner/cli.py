@@ -815,7 +815,9 @@ def _at_risk(job: Job) -> str:
     from .job import RUNNING, summaries
 
     state = next((s.state for s in summaries(job.backend) if s.job == job.name), "")
-    return state if state in RUNNING or state.endswith("to be fetched") else ""
+    if state in RUNNING or state.endswith("to be fetched"):
+        return state
+    return f"{state}, to be fetched" if job.is_unfetched() else ""
 
 
 def _confirm_deleting(told: list[str]) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import urllib3
@@ -32,6 +32,22 @@ MOST_BASES = 3  # so many other processes may take a replica's place while its l
 Parsed = TypeVar("Parsed")
 
 
+class Pieces(Protocol):
+    """The bytes of one file."""
+
+    def pieces(self) -> Iterator[bytes]: ...
+
+
+class Holder(Protocol):
+    """Who gives a replica's files."""
+
+    @property
+    def replica(self) -> str: ...
+    def report(self, replicas: Collection[str]) -> answers.Report | None: ...
+    def manifest(self) -> Listing: ...
+    def files(self, wanted: list[tuple[str, int, int]]) -> Iterator[tuple[answers.Part, Pieces]]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentClient:
     """One replica's agent. Every method raises AgentUnreachable where it does not answer as it should."""
@@ -49,6 +65,12 @@ class AgentClient:
         """The gang's snapshot (to be asked of the coordinator) with what is known of its replicas."""
         with self._parsing("status"):
             return answers.gang(self._json("GET", "/status", timeout_s=timeout_s, replicas=len(replicas)), replicas)
+
+    def report(self, replicas: Collection[str], timeout_s: float = 5.0) -> answers.Report | None:
+        """What it knows of its own replica; None where that has not begun."""
+        with self._parsing("status"):
+            told = self._json("GET", "/status", timeout_s=timeout_s, replicas=len(replicas))
+            return answers.own_report(told, self.replica, replicas)
 
     def ping(self, timeout_s: float = 5.0) -> None:
         """Returns if it answers."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .client import AgentClient
+from .client import Holder
 from .errors import AgentUnreachable, ArtifactError
 from .landing import PARTS, Landing, Room
 from .manifest import LONGEST_PATH, Manifest, checked, shown
@@ -41,7 +41,7 @@ class Collected:
 
 
 def collect(
-    agents: list[AgentClient], folder: Path, progress: Callable[[int], None]
+    agents: list[Holder], folder: Path, progress: Callable[[int], None]
 ) -> tuple[list[Collected], list[ArtifactError]]:
     """Collects from every agent into folder/<replica>; progress is told each number of new bytes.
 
@@ -50,7 +50,7 @@ def collect(
     """
     room = Room(folder)
 
-    def one(agent: AgentClient) -> Collected | ArtifactError:
+    def one(agent: Holder) -> Collected | ArtifactError:
         try:
             return collect_one(agent, folder / agent.replica, progress, room)
         except ArtifactError as error:
@@ -76,9 +76,7 @@ def collect(
     return collected, errors
 
 
-def collect_one(
-    agent: AgentClient, folder: Path, progress: Callable[[int], None], room: Room | None = None
-) -> Collected:
+def collect_one(agent: Holder, folder: Path, progress: Callable[[int], None], room: Room | None = None) -> Collected:
     """Collects one replica's files into folder, which has the replica's name."""
     landing = Landing(folder.parent, agent.replica)
     try:
@@ -95,7 +93,7 @@ def collect_one(
     return Collected(replica=agent.replica, files=manifest.files, skipped=manifest.skipped, refused=manifest.refused)
 
 
-def _collect_whole(agent: AgentClient, landing: Landing, room: Room, progress: Callable[[int], None]) -> Manifest:
+def _collect_whole(agent: Holder, landing: Landing, room: Room, progress: Callable[[int], None]) -> Manifest:
     """Brings all files that are not here yet; tries again where that makes no progress, and then gives up."""
     tries = 0
     while True:
@@ -118,7 +116,7 @@ def _collect_whole(agent: AgentClient, landing: Landing, room: Room, progress: C
             time.sleep(PAUSE_S * 2**tries)
 
 
-def _manifest(agent: AgentClient, landing: Landing) -> Manifest:
+def _manifest(agent: Holder, landing: Landing) -> Manifest:
     key = _folded if landing.folds_case() else str
     longest = LONGEST_PATH - len(f"{landing.top}/{agent.replica}/".encode(errors="surrogateescape"))
     return checked(agent.manifest(), key=key, longest=longest)
@@ -133,7 +131,7 @@ class _NoProgress(Exception):
     """The stream brought nothing new."""
 
 
-def _receive(agent: AgentClient, files: list[dict[str, Any]], landing: Landing) -> Iterator[int]:
+def _receive(agent: Holder, files: list[dict[str, Any]], landing: Landing) -> Iterator[int]:
     """Asks for all files until they are here; yields each number of bytes.
 
     What a cut stream leaves is a part, and counts at the next request.
@@ -152,7 +150,7 @@ def _receive(agent: AgentClient, files: list[dict[str, Any]], landing: Landing) 
             raise _NoProgress(why or f"{len(pending)} files did not come")
 
 
-def _receive_stream(agent: AgentClient, pending: dict[str, dict[str, Any]], landing: Landing) -> Iterator[int]:
+def _receive_stream(agent: Holder, pending: dict[str, dict[str, Any]], landing: Landing) -> Iterator[int]:
     """One request for pending files; yields each number of bytes, and takes out of pending what is whole."""
     offsets = {path: _part_size(landing, file) for path, file in itertools.islice(pending.items(), FILES_AT_ONCE)}
     for part, body in agent.files([(path, offset, pending[path]["size"]) for path, offset in offsets.items()]):

@@ -503,8 +503,8 @@ class Follower:
 def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient]:
     """The agents that answer; one whose pod or process has ended is not asked.
 
-    Where training succeeded, all have something to bring back, and a silent one is waited for; else those that were
-    seen running.
+    Where training succeeded, all have something to bring back, and a silent one is waited for; else those whose scripts
+    were seen running.
     """
 
     def answering(replica: str) -> AgentClient | None:
@@ -521,7 +521,7 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
     candidates = [replica for replica in state.replicas if replica not in state.gone]
     waited_for = {
         replica for replica in candidates
-        if state.result == "succeeded" or (state.result and state.replicas[replica].state in ("running", *FINISHED))
+        if state.result == "succeeded" or state.replicas[replica].state in ("running", *FINISHED)
     }  # fmt: skip
     found: dict[str, AgentClient] = {}
     false = {replica: FalseAnswers() for replica in candidates}

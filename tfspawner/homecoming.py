@@ -5,27 +5,32 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
-from .agent import SHORT_HOLD_S, STARTING
-from .backends import Backend
+from .agent import FINISHED, LOST, SHORT_HOLD_S, STARTING
+from .backends import Backend, Left
 from .causes import explained
+from .client import Holder
 from .collect import Collected, collect
 from .errors import AgentUnreachable, ArtifactError, ClusterError, Interrupted, NotFoundError, SpawnerError, TimedOut
-from .follow import Follower, JobState, ReplicaState, Result, View, complete_logs, reachable_agents
+from .follow import PARALLEL, Follower, JobState, ReplicaState, Result, View, complete_logs, reachable_agents
 from .landing import Landing
 from .manifest import shown
 from .record import Record
 from .recorded import read_events, read_report
 from .shapes import DamagedFile
+from .threads import each
 
 DELETE_TIMEOUT_S = 120.0
 STOP_WITHIN_S = 30.0  # in which a job that was told to stop has to end
+SCRIPTS_END_S = (
+    45.0  # in which scripts end that are not told to: their agents miss the coordinator for 29 s before they stop them
+)
 HEAR_WITHIN_S = 5.0  # in which an agent whose process runs has to take the order to stop
 SEE_WITHIN_S = 5.0  # in which the backend has to see that a silent replica has ended
 
@@ -41,6 +46,8 @@ class Outcome:
     collected: list[Collected] = field(default_factory=list)
     seconds: float = 0.0
     artifacts: str | None = None  # the URI of the folder that --artifacts filled
+    earlier: frozenset[str] = frozenset()  # replicas that are silent now, and of which an earlier fetch brought files
+    whole: frozenset[str] = frozenset()  # those whose files are here as they were when the replica had ended
 
     def file(self, name: str) -> Path:
         """The path of a collected file, from the first replica that has it. Raises ArtifactError."""
@@ -51,12 +58,18 @@ class Outcome:
 
 
 def bring_home(
-    backend: Backend, state: JobState, record: Record, view: View, given_up: threading.Event | None = None
+    backend: Backend,
+    state: JobState,
+    record: Record,
+    view: View,
+    given_up: threading.Event | None = None,
+    ends_by: float | None = None,
 ) -> tuple[Outcome, ArtifactError | None]:
     """Brings the rest of the logs and all files, and writes the report; and why not all that is there could come.
 
     What was lost with a replica of a job that failed cannot come, and is only mentioned; but a replica counts as lost
-    only if the backend says that its process or pod has ended. given_up ends the collecting.
+    only if the backend says that its process or pod has ended. Scripts of a job that has ended have until ends_by
+    (monotonic) to end, too: what they write last is to come. given_up ends the collecting.
     """
     errors: list[ArtifactError] = []
     agents = reachable_agents(backend, state)
@@ -66,7 +79,12 @@ def bring_home(
         without_log, broken = complete_logs(backend, state, agents, record, view)
     except ArtifactError as error:
         errors.append(error)
-    collected, unfinished = collect(list(agents.values()), record.files, _counting(view, given_up))
+    holders: dict[str, Holder] = {
+        **agents,
+        **left_of(backend, state.job, [r for r in state.replicas if r not in agents]),
+    }
+    busy = _busy(holders, state, view, time.monotonic() + SCRIPTS_END_S if ends_by is None else ends_by, given_up)
+    collected, unfinished = collect(list(holders.values()), record.files, _counting(view, given_up))
     errors += unfinished
     for found in collected:
         if found.skipped:
@@ -78,11 +96,17 @@ def bring_home(
                       f"{line.unkept['why']}")  # fmt: skip
     if without_log and state.result == "succeeded":
         view.note(f"warning: no log of {', '.join(without_log[:5])} could be had")
+    silent = [replica for replica in state.replicas if replica not in holders]
+    earlier, were_whole = _came_earlier(record, silent)
     errors += _without_log(backend, state, broken, view)
-    errors += _without_answer(backend, state, [replica for replica in state.replicas if replica not in agents], view)
-    outcome = _outcome(state, record, collected)
+    errors += _without_answer(backend, state, [replica for replica in silent if replica not in were_whole], view)
+    errors += dict.fromkeys(busy.values())  # one stands for all who do the same
+    whole = were_whole | {
+        c.replica for c in collected if state.result and not c.refused and c.replica not in {*busy, *broken}
+    }
+    outcome = _outcome(state, record, collected, earlier, frozenset(whole))
     try:
-        record.event("collected", files=sum(len(replica.files) for replica in collected))
+        record.event("collected", files=sum(len(replica.files) for replica in outcome.collected))
         _write_report(outcome, state, record, view, errors[0] if errors else None)
     except ArtifactError as error:
         errors.append(error)
@@ -91,12 +115,80 @@ def bring_home(
     return outcome, errors[0] if errors else None
 
 
+def left_of(backend: Backend, job: str, replicas: Iterable[str]) -> dict[str, Left]:
+    """The files of those of the replicas whose agents are gone, and did not take them along."""
+    return {replica: left for replica in replicas if (left := backend.left(job, replica))}
+
+
+def _came_earlier(record: Record, silent: list[str]) -> tuple[list[Collected], set[str]]:
+    """What the last report tells of replicas that are silent now, as far as it is still here; and who of them had ended."""
+    try:
+        report = (read_report(record.folder) if silent else None) or {}
+    except DamagedFile:
+        return [], set()
+    found, whole = [], set()
+    for replica, files in report.get("files", {}).items():
+        landing = Landing(record.files, replica)
+        with suppress(OSError, ArtifactError):
+            here = [file for file in files if landing.holds(file)] if replica in silent else []
+            if here:
+                found.append(Collected(replica=replica, files=here, skipped=[], refused=[]))
+            if replica in silent and len(here) == len(files) and replica in report.get("whole", []):
+                whole.add(replica)
+    return found, whole
+
+
+def _busy(
+    holders: Mapping[str, Holder], state: JobState, view: View, ends_by: float, given_up: threading.Event | None
+) -> dict[str, ArtifactError]:
+    """Who still writes files of a job that has a result, once ends_by has come: a script, or who puts them into a bucket.
+
+    The gang's own end does not tell: it waits for its replicas so long and no longer, and may have lost its coordinator.
+    """
+    asked = [holder for r, holder in holders.items() if state.result and not _has_ended(state, state.replicas[r])]
+    told = False
+    while True:
+        doing = dict(zip(asked, each(lambda agent: _doing(agent, state), asked, PARALLEL), strict=True))
+        asked = [agent for agent in asked if doing[agent]]
+        if not asked or time.monotonic() > ends_by:
+            break
+        if not told:
+            view.note(f"waiting for {_names([agent.replica for agent in asked])} to end")
+            told = True
+        time.sleep(0.3)
+        if given_up and given_up.is_set():
+            raise KeyboardInterrupt
+    whose: dict[str, list[str]] = {}
+    for agent in asked:
+        whose.setdefault(doing[agent], []).append(agent.replica)
+    hint = "once that has ended: tf-spawner fetch"
+    errors = {what: ArtifactError(f"{_names(replicas)}: {what}", hint=hint) for what, replicas in whose.items()}
+    return {replica: errors[what] for what, replicas in whose.items() for replica in replicas}
+
+
+def _has_ended(state: JobState, line: ReplicaState) -> bool:
+    """Whether the replica itself has reported so to a gang that has ended, too."""
+    return state.phase == "ended" and line.state in FINISHED and line.message != LOST and not line.storing
+
+
+def _doing(agent: Holder, state: JobState) -> str:
+    """What a replica does yet that changes its files, or reads them; "" if it has ended."""
+    try:
+        report = agent.report(list(state.replicas))
+    except AgentUnreachable:
+        return "it cannot be known whether the script has ended"
+    if report and report["state"] == "running":
+        return "the script has not ended, and may still write"
+    uri = report and report.get("storing")
+    return f"still puts its files into {uri}" if uri else ""
+
+
 def _without_log(backend: Backend, state: JobState, broken: dict[str, str], view: View) -> list[ArtifactError]:
     """Logs that did not come whole: the agents there run and have the rest, or were lost while they gave it."""
     alive = _still_running(backend, state.job, list(broken)) if broken else set()
     errors = []
     for replica, why in broken.items():
-        if state.result and (state.result == "succeeded" or replica in alive):
+        if state.result == "succeeded" or replica in alive:
             errors.append(ArtifactError(f"{replica}'s log could not be fetched whole: {why}"))
         else:
             view.note(f"warning: {replica}'s log is not whole: {why}")
@@ -107,6 +199,8 @@ def _without_answer(backend: Backend, state: JobState, silent: list[str], view: 
     """What it means that these replicas' agents do not answer: their files may still be there, or are lost."""
     if (state.cause or {}).get("never_whole"):
         return []  # no script has begun anywhere
+    if not state.result and state.phase in STARTING and "running" not in state.times:
+        return []  # none has begun yet
     alive = _still_running(backend, state.job, silent) if silent else set()
     if state.result == "succeeded":
         waiting, lost = silent, []
@@ -114,11 +208,10 @@ def _without_answer(backend: Backend, state: JobState, silent: list[str], view: 
         waiting, lost = [r for r in silent if r in alive], [r for r in silent if r not in alive]
     if lost and "running" in state.times:
         view.note(f"warning: {_files_of(lost)} are gone: no agent answers there")
-    if waiting and not state.result:
-        view.note(f"warning: {_files_of(waiting)} are not here: the agents there run and do not answer")
-        return []
-    why = "its process or pod runs, and its agent does not answer" if alive else "no agent answers there"
-    return [ArtifactError(f"{_files_of(waiting)} could not be collected: {why}")] if waiting else []
+    why, hint = "no agent answers there", None
+    if alive:
+        why, hint = "its process or pod runs, and its agent does not answer", "once it answers: tf-spawner fetch"
+    return [ArtifactError(f"{_files_of(waiting)} could not be collected: {why}", hint=hint)] if waiting else []
 
 
 def _still_running(backend: Backend, job: str, silent: list[str]) -> set[str]:
@@ -159,18 +252,26 @@ def _counting(view: View, given_up: threading.Event | None) -> Any:
 
 
 def _files_of(replicas: list[str]) -> str:
+    return f"the files of {_names(replicas)}" if replicas else ""
+
+
+def _names(replicas: list[str]) -> str:
     more = f" and {len(replicas) - 5} more" if len(replicas) > 5 else ""
-    return f"the files of {', '.join(replicas[:5])}{more}" if replicas else ""
+    return f"{', '.join(replicas[:5])}{more}"
 
 
-def _outcome(state: JobState, record: Record, collected: list[Collected]) -> Outcome:
+def _outcome(
+    state: JobState, record: Record, collected: list[Collected], earlier: list[Collected], whole: frozenset[str]
+) -> Outcome:
     began = state.times.get("began") or state.times.get("forming")
     return Outcome(
         job=state.job,
         result=state.result or state.phase,
         folder=record.folder,
         cause=state.cause,
-        collected=collected,
+        collected=[*collected, *earlier],
+        earlier=frozenset(replica.replica for replica in earlier),
+        whole=whole,
         seconds=state.times.get("ended", time.time()) - began if began else 0.0,
         artifacts=next((line.stored["uri"] for line in state.replicas.values() if line.stored), None),
     )
@@ -183,7 +284,7 @@ def _write_report(outcome: Outcome, state: JobState, record: Record, view: View,
         "seconds": round(outcome.seconds, 3), "restarts": state.restarts,
         "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
         "files": {replica.replica: replica.files for replica in outcome.collected}, "artifacts": outcome.artifacts,
-        "missing": missing and missing.message,
+        "missing": missing and missing.message, "whole": sorted(outcome.whole),
     })  # fmt: skip
     from .report import write_page  # Jinja, which a local job needs for nothing else
 
@@ -256,7 +357,7 @@ class Homecoming:
     def is_home(self) -> bool:
         return self.outcome is not None and self.missing is None
 
-    def bring(self, state: JobState) -> Outcome:
+    def bring(self, state: JobState, ends_by: float | None = None) -> Outcome:
         """Brings home what is there. What could not come is then told by `missing`, and held there.
 
         It is done by a thread of its own, so that a first Ctrl-C does not break it off.
@@ -266,7 +367,9 @@ class Homecoming:
 
         def work() -> None:
             try:
-                self.outcome, self.missing = bring_home(self.backend, state, self.record, self.view, self.given_up)
+                self.outcome, self.missing = bring_home(
+                    self.backend, state, self.record, self.view, self.given_up, ends_by
+                )
             except BaseException as error:
                 failures.append(error)
             done.set()
@@ -330,11 +433,12 @@ class Homecoming:
                     self.record.event("interrupted")
                 stopped, doing = self._stop(), "stopping"
                 self.view.note(f"\nstopping job {self.job} and fetching its files; Ctrl-C again to quit at once")
-                state, doing = self._follow_to_the_end() if stopped == "has begun" else None, "bringing"
+                ends_by = time.monotonic() + (STOP_WITHIN_S if stopped == "has begun" else 0.0)
+                state, doing = self._follow_to_the_end(ends_by) if stopped == "has begun" else None, "bringing"
                 if stopped == "silent":
                     state = self._as_it_was()
                 if state:
-                    self.bring(state)
+                    self.bring(state, ends_by)
                 if stopped == "silent" and not self.missing:  # all is here so far, and it may still run
                     self.missing = ArtifactError(f"{self.replicas[0]} does not answer, and the job may still run")
             if not self.missing:
@@ -369,13 +473,13 @@ class Homecoming:
         state.result = state.result or "interrupted"
         return state
 
-    def _follow_to_the_end(self) -> JobState:
+    def _follow_to_the_end(self, ends_by: float) -> JobState:
         follower = Follower(self.backend, self.job, self.replicas, self.record, self.view, start_timeout_s=None)
         if self.state:  # so that nothing is told again
             follower.state = replace(self.state, result=None)
             follower.told |= {r for r, line in self.state.replicas.items() if line.state not in ("pending", "starting")}
         with suppress(TimedOut, ArtifactError):
-            follower.follow(deadline=time.monotonic() + STOP_WITHIN_S)
+            follower.follow(deadline=ends_by)
         follower.state.result = follower.state.result or "interrupted"
         return follower.state
 

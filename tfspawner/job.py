@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +30,7 @@ from .errors import (
     TimedOut,
 )
 from .follow import PARALLEL, Follower, JobState, ReplicaState, View
-from .homecoming import DELETE_TIMEOUT_S, Homecoming, all_here, came_before, seen_running, still_there
+from .homecoming import DELETE_TIMEOUT_S, Homecoming, all_here, came_before, left_of, seen_running, still_there
 from .homecoming import Outcome as Outcome
 from .plan import Plan, job_name, make_plan
 from .record import Record
@@ -179,7 +180,7 @@ class Job:
         home = Homecoming(self.backend, self.name, id, list(self.replicas), record, view)
         home.is_interrupted = True  # Ctrl-C has nothing to end here but the fetching
         try:
-            before = came_before(record)
+            before = came_before(record) if found.id or found.is_bare else None  # else it may be another job's
             if before:
                 if release:
                     home.remove()
@@ -192,7 +193,7 @@ class Job:
                 view.note(f"job {self.name} is stopping; its end is waited for")
                 state = self._follower(Silent(), logs=False).follow()
             outcome = home.bring(state)
-            if not outcome.collected and not home.missing:
+            if all(found.replica in outcome.earlier for found in outcome.collected) and not home.missing:
                 home.missing = ArtifactError(
                     f"no replica of job {self.name} answers, and nothing of it could be fetched"
                 )
@@ -202,8 +203,10 @@ class Job:
                     "if they were fetched before, or the hold time is over, they are gone; a longer one: --hold 48h"
                 )
                 raise home.missing
-            if release and home.state and home.state.phase == "ended":
-                _release(self.backend, home.state)
+            if release and state.phase == "ended":
+                _release(self.backend, state)
+            elif release and state.result:
+                _mark_fetched(self.backend, state)
             return outcome
         except KeyboardInterrupt:
             raise Interrupted(
@@ -227,7 +230,9 @@ class Job:
         try:
             told = self.backend.agent(self.name, self.replicas[0]).brief(self.replicas, timeout_s=2)
         except SpawnerError:
-            return bool(seen_running(self.backend, self.name, [self.replicas[0]]))
+            left = left_of(self.backend, self.name, self.replicas)
+            runs = seen_running(self.backend, self.name, [self.replicas[0]])
+            return bool(runs) or any(one.is_missed() for one in left.values())
         return told["phase"] not in STARTING and not told["released"]
 
     def delete(self, timeout_s: float = DELETE_TIMEOUT_S) -> None:
@@ -542,10 +547,16 @@ def _describe(plan: Plan, record: Record) -> None:
 
 
 def _release(backend: Backend, state: JobState) -> None:
-    try:
+    """All of it is here: its agents may end."""
+    with suppress(AgentUnreachable):  # it has ended already
         backend.agent(state.job, next(iter(state.replicas))).release()
-    except AgentUnreachable:
-        pass  # it has ended already
+    _mark_fetched(backend, state)
+
+
+def _mark_fetched(backend: Backend, state: JobState) -> None:
+    """Of agents that were killed, nobody misses the files any more."""
+    for left in left_of(backend, state.job, state.replicas).values():
+        left.mark_fetched()
 
 
 def _upload_or_remove(backend: Backend, plan: Plan) -> None:

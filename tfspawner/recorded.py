@@ -87,7 +87,7 @@ REPORT = record(
         "restarts": listed(record({}, {"generation": whole(0, MOST_RESTARTS), "time": TIME, "replica": optional(REPLICA), "message": optional(text())}),
                            MOST_RESTARTS),
         "files": mapped(REPLICA, listed(FILE, MOST_ENTRIES), MOST_REPLICAS),
-        "artifacts": optional(LINE), "missing": optional(text()),
+        "artifacts": optional(LINE), "missing": optional(text()), "whole": listed(REPLICA, MOST_REPLICAS),
     },
 )  # fmt: skip
 

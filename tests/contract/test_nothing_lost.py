@@ -216,8 +216,7 @@ def test_ctrl_c_leaves_a_job_whose_agents_are_frozen_and_its_files_come_once_the
     agents = freeze_agents(place, "cold")
     fetched = place.of("fetch", "cold", "--out", place.runs.with_name("early"))
     assert fetched.code == 5, fetched.err
-    assert "warning: the files of worker-0, worker-1 are not here" in fetched.err
-    assert "error: no replica of job cold answers, and nothing of it could be fetched" in fetched.err
+    assert "error: the files of worker-0, worker-1 could not be collected: its process or pod runs" in fetched.err
     running.send(signal.SIGINT)
     done = running.done()
     assert done.code == 130, done.err

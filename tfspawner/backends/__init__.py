@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..client import AgentClient
+from ..client import AgentClient, Holder
 from ..errors import ConfigurationError, NotFoundError
 from ..spec import JobSpec, is_name
 
@@ -46,10 +46,20 @@ class JobSummary:
     id: str = ""  # tells it from former and foreign jobs of the same name
     told: dict[str, Any] = field(default_factory=dict)  # what its coordinator says of all, in brief
     warning: str = ""  # what is damaged of it, or wrong with what it says
+    is_bare: bool = False  # nothing is left of it but its name, and so nothing that is another's
 
     @property
     def replicas(self) -> list[str]:
         return [f"{role}-{index}" for role, count in self.roles.items() for index in range(count)]
+
+
+class Left(Holder, Protocol):
+    """A replica's files without their agent."""
+
+    def is_missed(self) -> bool:
+        """Whether there are any, and nobody has fetched them."""
+
+    def mark_fetched(self) -> None: ...
 
 
 class Backend(Protocol):
@@ -99,8 +109,14 @@ class Backend(Protocol):
     def last_output(self, job: str, replica: str) -> bytes | None:
         """The replica's output as far as the backend itself has it, for when the agent is gone."""
 
+    def left(self, job: str, replica: str) -> Left | None:
+        """What still gives the files of a replica whose agent was killed; None where its end took them along."""
+
     def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
-        """Removes all of the job, if it has that id, and returns when it is gone."""
+        """Removes all of the job, if it has that id, and returns when it is gone.
+
+        Where an id is given and that of the job cannot be read, it may be another's: raises ClusterError.
+        """
 
 
 def backend_for(

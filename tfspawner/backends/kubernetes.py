@@ -299,6 +299,9 @@ class KubernetesBackend:
             return None
         return b"".join(line for line in log.splitlines(keepends=True) if not line.startswith(AGENT_MARK))
 
+    def left(self, job: str, replica: str) -> None:
+        """A pod's files end with it."""
+
     def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
         """Deletes the Jobs, of that id if one is given, and what they own; returns when the last pod is gone."""
         selector = f"{JOB_LABEL}={job}"

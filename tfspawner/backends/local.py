@@ -30,10 +30,12 @@ from ..errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoun
 from ..keras import installed_tensorflow, wheel
 from ..patience import patient
 from ..preflight import is_product
+from ..recorded import ID_FILE, read_id
 from ..shapes import DamagedFile
 from ..spec import JobSpec, is_name
 from ..usage import NO_NVML, Gpus
 from . import JobSummary, Observation
+from .left_files import LeftFiles
 from .local_state import is_agent_of, last_words, read_exit, read_log, read_meta, read_pids, read_roles, read_token
 from .removing import remove_folder
 
@@ -77,6 +79,9 @@ class LocalBackend:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.launched: dict[str, _Agents] = {}  # what scripts, which are this user's, could change on disk meanwhile
         self.known: dict[str, str] = {}  # name -> the id of the job that is meant by it here
+        self.made: dict[
+            str, tuple[str, int, int]
+        ] = {}  # name -> the id and the folder of the job that was launched here
 
     def coordinator_address(self, spec: JobSpec, job: str) -> str:
         """All agents' sockets are bound here, and are inherited at launch."""
@@ -147,6 +152,7 @@ class LocalBackend:
         except OSError as error:
             raise _unwritable(plan, folder, error) from None
         self.known[plan.job] = plan.id
+        self.made[plan.job] = (plan.id, *_identity(folder))
         try:
             self._write(plan, folder)
             pids: dict[str, list[int]] = {}
@@ -171,21 +177,25 @@ class LocalBackend:
         missing = NotFoundError(f"there is no job {job!r} on this machine", hint="tf-spawner list")
         if not is_name(job) or not is_folder(folder):
             raise missing
-        wrong = ""
+        meta, id, roles, wrong = None, "", {}, ""
         try:
-            meta, roles = read_meta(folder), read_roles(folder)
+            id = read_id(folder) or ""
+            meta = read_meta(folder)
+            roles = read_roles(folder)
             read_pids(folder)
         except DamagedFile as error:
-            meta, roles, wrong = None, {}, error.message
+            roles, wrong = {}, error.message
+        id = meta["id"] if meta else id
+        if id and id != self.known.setdefault(job, id):
+            raise NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
         if meta is None or not roles:
             try:
-                created = folder.stat().st_mtime
+                created, is_bare = folder.stat().st_mtime, _is_empty(folder)
             except FileNotFoundError:
                 raise missing from None
-            return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created,
-                              state="damaged" if wrong else "incomplete", warning=wrong and f"job {job} is damaged: {wrong}")  # fmt: skip
-        if meta["id"] != self.known.setdefault(job, meta["id"]):
-            raise NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
+            return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created, id=id,
+                              state="damaged" if wrong else "incomplete", warning=wrong and f"job {job} is damaged: {wrong}",
+                              is_bare=is_bare)  # fmt: skip
         states = {self._state(job, replica)[0] for replica in self._pids(job)}
         state = "running" if "running" in states else "succeeded" if states == {"succeeded"} else "failed"
         return JobSummary(
@@ -262,15 +272,42 @@ class LocalBackend:
     def last_output(self, job: str, replica: str) -> bytes | None:
         return read_log(self.folder / job, replica)
 
+    def left(self, job: str, replica: str) -> LeftFiles | None:
+        """The files of a replica whose agent ended without a word; one that could leave a note had held them as long as it should."""
+        folder = self.folder / job
+        root = folder / replica
+        if not is_folder(folder) or not is_folder(root) or self._alive(job, replica):
+            return None
+        try:
+            agents = self.launched.get(job) or self._agents(job)
+            if replica not in agents.addresses or agents.id != self.known.setdefault(job, agents.id):
+                return None
+            if read_exit(folder, replica) is not None:
+                return None
+        except DamagedFile:
+            return None
+
+        def writes() -> bool:
+            return bool(self._living(job, self._pids(job).get(replica, [])[2:]) or any(_scripts_of(root)))
+
+        return LeftFiles(replica, root, folder / "code.tar.gz", writes)
+
     def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
         """Ends every process of the job's agents and scripts, and removes its folder."""
         if not is_name(job):
             raise NotFoundError(f"{job!r} is not a job's name")
         try:
-            if self.find(job).id not in ("", id) and id is not None:
-                return  # another job under the same name
+            found = self.find(job)
         except NotFoundError:
             return
+        if id is not None and found.id != id and not found.is_bare and not self._made_here(job, id):
+            if found.id:
+                return  # another job under the same name
+            raise ClusterError(
+                f"job {job} is not removed: its id cannot be read, and it may be another's"
+                + (f" ({found.warning})" if found.warning else ""),
+                hint=f"if it is to go: tf-spawner delete {job} --on local",
+            )
         deadline = time.monotonic() + timeout_s
         kill_at = time.monotonic() + 2 * agent.STOP_GRACE_S
         for pid in self._alive_pids(job, agents=True):
@@ -288,10 +325,18 @@ class LocalBackend:
                 os.kill(pid, signal.SIGKILL)
         remove_folder(self.folder / job)
         self.launched.pop(job, None)
+        self.made.pop(job, None)
+
+    def _made_here(self, job: str, id: str) -> bool:
+        """Whether this process launched the job of that id in the very folder that is there now, whatever that says."""
+        with suppress(OSError):
+            return self.made.get(job) == (id, *_identity(self.folder / job))
+        return False
 
     # -- files and processes
 
     def _write(self, plan: Plan, folder: Path) -> None:
+        (folder / ID_FILE).write_text(plan.id)
         for name, data in plan.files.items():
             (folder / name).write_bytes(data)
         with open(folder / "code.tar.gz", "wb") as archive:
@@ -412,6 +457,18 @@ def is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
+def _is_empty(folder: Path) -> bool:
+    with suppress(PermissionError):
+        return not os.listdir(folder)
+    return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What tells a folder from others that had, or will have, its name."""
+    status = folder.lstat()
+    return status.st_dev, status.st_ino
+
+
 def _exists(pid: int) -> bool:
     """For systems without /proc, where a reused process number is not told apart."""
     try:
@@ -426,13 +483,24 @@ def _strays(folder: Path) -> Iterator[int]:
 
     Scripts are known by a variable; agents, whose environment nobody may read, by their command line.
     """
-    mark = f"{OUTPUT}={folder}/".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if is_agent_of(folder, int(process.name)) or any(
-                variable.startswith(mark) for variable in (process / "environ").read_bytes().split(b"\0")
-            ):
+            if is_agent_of(folder, int(process.name)) or _is_script_of(folder, process):
                 yield int(process.name)
+
+
+def _scripts_of(root: Path) -> Iterator[int]:
+    """Processes of one replica's script."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if _is_script_of(root, process):
+                yield int(process.name)
+
+
+def _is_script_of(folder: Path, process: Path) -> bool:
+    """Whether its output belongs into that folder."""
+    mark = f"{OUTPUT}={folder}/".encode()
+    return any(variable.startswith(mark) for variable in (process / "environ").read_bytes().split(b"\0"))
 
 
 def _address(listener: socket.socket) -> str:

@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ClusterError
+from ..recorded import ID_FILE
 
-LAST = ("job.json", "meta.json")  # by which a job is found again, if the removing is cut short
+LAST = ("job.json", "meta.json", ID_FILE)  # by which a job is found again, if the removing is cut short
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
