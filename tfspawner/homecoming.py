@@ -17,7 +17,7 @@ from .backends import Backend
 from .causes import explained
 from .collect import Collected, collect
 from .errors import AgentUnreachable, ArtifactError, ClusterError, Interrupted, NotFoundError, SpawnerError, TimedOut
-from .follow import Follower, JobState, ReplicaState, Result, View, complete_logs, reachable_agents
+from .follow import Follower, JobState, ReplicaState, Result, View, complete_logs, reachable_agents, shortened
 from .landing import Landing
 from .manifest import shown
 from .record import Record
@@ -159,8 +159,7 @@ def _counting(view: View, given_up: threading.Event | None) -> Any:
 
 
 def _files_of(replicas: list[str]) -> str:
-    more = f" and {len(replicas) - 5} more" if len(replicas) > 5 else ""
-    return f"the files of {', '.join(replicas[:5])}{more}" if replicas else ""
+    return f"the files of {shortened(replicas)}" if replicas else ""
 
 
 def _outcome(state: JobState, record: Record, collected: list[Collected]) -> Outcome:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Observation:
     """What the backend itself sees of one replica, or of the job where replica is None.
 
-    A state of "failed" ends the job where no agent can tell more.
+    A state of "failed" ends the job where no agent can tell more; "succeeded" of the whole job counts whatever became of
+    its replicas since.
     """
 
     replica: str | None
