@@ -794,7 +794,7 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
         chosen = [attach(s.job, **{**target, "on": s.on}) for s in found]
     for job in chosen:
         unfetched = "; its files were not fetched and are lost" if job.is_unfetched() else ""
-        job.delete()
+        job.delete(note=_note)
         if output == "text":
             echo(f"{job.name} is deleted{unfetched}")
     if output == "json":

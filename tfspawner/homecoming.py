@@ -302,7 +302,7 @@ class Homecoming:
         """Removes the job, all of which is here."""
         self.record.event("removing")
         with suppress(NotFoundError):  # given back meanwhile
-            self.backend.delete(self.job, DELETE_TIMEOUT_S, self.id)
+            self.backend.delete(self.job, DELETE_TIMEOUT_S, self.id, self.view.note)
         self.record.event("deleted")
 
     @contextmanager

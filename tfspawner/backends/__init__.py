@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -100,8 +100,10 @@ class Backend(Protocol):
     def last_output(self, job: str, replica: str) -> bytes | None:
         """The replica's output as far as the backend itself has it, for when the agent is gone."""
 
-    def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
-        """Removes all of the job, if it has that id, and returns when it is gone."""
+    def delete(
+        self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
+    ) -> None:
+        """Removes all of the job, if it has that id, and returns when it is gone; what is waited for long is told by note."""
 
 
 def backend_for(

@@ -8,7 +8,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from ..render import ID, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest,
 from ..spec import JobSpec, is_name
 from . import JobSummary, Observation
 from .kubernetes_api import Api, Conflict
+from .leaving import Leaving, delete_object
 from .news import News
 from .objects import Launched, LeftOut, ReplicaPod, RoleJob, claimants, is_secret_of, owner_uids, read_jobs, read_pod
 
@@ -189,7 +190,7 @@ class KubernetesBackend:
                 self.starting.add(launched.first.uid)
         except BaseException:
             for made in created[:1]:  # whatever became of its labels: all else goes with it
-                self._delete(self._path("Job", made["metadata"]["name"]), made["metadata"]["uid"])
+                delete_object(self.api, self._path("Job", made["metadata"]["name"]), made["metadata"]["uid"])
             self.delete(plan.job, 30, plan.id)
             raise
 
@@ -313,9 +314,10 @@ class KubernetesBackend:
             return None
         return b"".join(line for line in log.splitlines(keepends=True) if not line.startswith(AGENT_MARK))
 
-    def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
-        """Deletes the Jobs, of that id if one is given, and what they own; returns when the last pod is gone."""
-        selector = f"{JOB_LABEL}={job}"
+    def delete(
+        self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
+    ) -> None:
+        """Deletes the Jobs, of that id if one is given, and what they own; returns when all of it is gone."""
         found, known = self._claiming(job), self.known.get(job)
         if known and id in (None, known.first.id):  # another of its name or id is not meant
             found = [launched for launched in found if self._is_known(launched)] or [known]  # its labels may be changed
@@ -324,16 +326,12 @@ class KubernetesBackend:
         if len(found) > 1:
             raise self._ambiguous(job, found)
         for launched in found:
-            owners = set(launched.uids)
+            leaving = Leaving(self.api, launched, note)
             for role in sorted(launched.roles, key=lambda role: role.owner != ""):
-                self._delete(self._path("Job", role.name), role.uid)
+                leaving.delete(self._path("Job", role.name), role.uid)
             for kind in PARTS:
-                self._delete_part(self._path(kind, job), owners)
-            if not self._pods_go(selector, owners, timeout_s):
-                raise ClusterError(
-                    f"pods of job {job} are still there after {timeout_s:g} s",
-                    hint=f"see: kubectl get pods -n {self.namespace} -l {selector}",
-                )
+                leaving.delete_part(self._path(kind, job))
+            leaving.wait(timeout_s)
 
     # -- objects
 
@@ -366,35 +364,6 @@ class KubernetesBackend:
                     hint="check what --pod-file, --volume and --template-dir ask for",
                 )
         return created
-
-    def _delete(self, path: str, uid: str) -> None:
-        try:
-            self.api.request("DELETE", path, {"propagationPolicy": "Background", "preconditions": {"uid": uid}})
-        except (NotFoundError, Conflict):
-            pass  # it is gone, or another's by now
-
-    def _delete_part(self, path: str, owners: set[str]) -> None:
-        """Deletes an object if it belongs to one of the owners: only its name is known."""
-        try:
-            metadata = self.api.request("GET", path)["metadata"]
-        except NotFoundError:
-            return
-        if owners & owner_uids({"metadata": metadata}):
-            self._delete(path, metadata["uid"])
-
-    def _pods_go(self, selector: str, owners: set[str], timeout_s: float) -> bool:
-        """Waits by one watch until no pod of these owners is left; False if some are after timeout_s."""
-        left: set[str] = set()
-        pods = f"/api/v1/namespaces/{self.namespace}/pods"
-        for event in self.api.watch(pods, f"labelSelector={selector}", threading.Event(), timeout_s):
-            uid = text(event["object"], "metadata", "uid")
-            if event["type"] == "DELETED":
-                left.discard(uid)
-            elif owners & owner_uids(event["object"]):
-                left.add(uid)
-            if not left and event["type"] in ("SYNCED", "DELETED"):
-                return True
-        return False
 
     def _launched(self, selector: str) -> list[Launched]:
         found, left_out = read_jobs(self.api.list(self._path("Job"), f"labelSelector={selector}"))

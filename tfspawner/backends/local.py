@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -262,7 +262,9 @@ class LocalBackend:
     def last_output(self, job: str, replica: str) -> bytes | None:
         return read_log(self.folder / job, replica)
 
-    def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
+    def delete(
+        self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
+    ) -> None:
         """Ends every process of the job's agents and scripts, and removes its folder."""
         if not is_name(job):
             raise NotFoundError(f"{job!r} is not a job's name")
