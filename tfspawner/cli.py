@@ -801,7 +801,7 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
         chosen = [attach(s.job, **{**target, "on": s.on}) for s in found]
     for job in chosen:
         unfetched = "; its files were not fetched and are lost" if job.is_unfetched() else ""
-        job.delete()
+        job.delete(note=_note)
         if output == "text":
             echo(f"{job.name} is deleted{unfetched}")
     if output == "json":
@@ -1098,9 +1098,11 @@ def _print_files(outcome: Outcome) -> None:
 def _state_words(state: JobState) -> str:
     if not state.result:
         return state.phase
+    if state.result == "succeeded":
+        return f"succeeded; {state.without_pods}" if state.without_pods else state.result
     cause = state.cause or {}
     message = " ".join(str(cause[key]) for key in ("replica", "message") if cause.get(key))
-    return f"{state.result}: {message}" if message and state.result != "succeeded" else state.result
+    return f"{state.result}: {message}" if message else state.result
 
 
 def _state_json(state: JobState) -> dict[str, Any]:

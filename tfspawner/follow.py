@@ -26,6 +26,7 @@ from .threads import each
 ENDED = ("succeeded", "failed", "gone")  # a pod's or process's states in which no agent can answer
 PARALLEL = 16
 LOST_PATIENCE_S = 6.0  # so long the coordinator has to find out by itself that a replica is lost
+NO_POD = "its pod is gone"
 REASON_S = 3.0  # so long the backend may take to say why a replica was lost
 SILENCE_S = 10.0  # on top of the stream's own time-out
 ANSWERS_S = 15.0  # so long the backend has to answer, and the coordinator not: it may have come back just now
@@ -80,6 +81,19 @@ class JobState:
     gone: set[str] = field(default_factory=set)  # replicas whose pod or process has ended
     restarts: list[dict[str, Any]] = field(default_factory=list)  # generation, time, and its cause: replica, message
 
+    @property
+    def without_pods(self) -> str:
+        """What is to be told of pods that went after the job's end; "" if none did."""
+        gone = [line.replica for line in self.replicas.values() if line.message == NO_POD]
+        if not gone:
+            return ""
+        return "its pods are gone" if len(gone) == len(self.replicas) else f"the pods of {shortened(gone)} are gone"
+
+
+def shortened(replicas: list[str]) -> str:
+    """The first of them by name, and how many more there are."""
+    return ", ".join(replicas[:5]) + (f" and {len(replicas) - 5} more" if len(replicas) > 5 else "")
+
 
 class View(Protocol):
     """Who is shown what happens."""
@@ -122,6 +136,7 @@ class Follower:
         self.platform: dict[str, Observation] = {}
         self.seen_at: float | None = None  # when the first replica was there to be seen
         self.usage_at = dict.fromkeys(replicas[:USAGE_OF], (time.monotonic(), -math.inf))  # the start, the last record
+        self.succeeded_at: float | None = None  # when the backend said that the whole job has succeeded
         self.lost_at: dict[str, float] = {}  # when a replica's pod or process was seen to have failed
         self.silent_since: float | None = None  # since when the coordinator, heard before, does not answer
         self.answered_at = -math.inf  # when the backend answered first while the coordinator was silent
@@ -328,7 +343,9 @@ class Follower:
     def observe(self, seen: Observation) -> None:
         """Takes over what the backend sees of a replica, or of the whole job."""
         if seen.replica is None:
-            if seen.state in ("failed", "gone") or seen.fatal:
+            if seen.state == "succeeded":
+                self.succeeded_at = time.monotonic()
+            elif seen.state in ("failed", "gone") or seen.fatal:
                 self.doomed.setdefault(None, (time.monotonic(), seen))
             return
         self.seen_at = self.seen_at or time.monotonic()
@@ -387,11 +404,40 @@ class Follower:
     def conclude(self) -> None:
         """Where no agent answers, the job's end is what its pods or processes say."""
         states = {seen.state for seen in self.platform.values()}
-        if len(self.platform) == len(self.state.replicas) and states <= {"succeeded", "failed", "gone"}:
+        whole = self.doomed[None][1] if None in self.doomed else None
+        if self.succeeded_at is not None:
+            self._succeed()
+        elif len(self.platform) == len(self.state.replicas) and states <= {"succeeded", "failed", "gone"}:
             self.state.result = "succeeded" if states == {"succeeded"} else "failed"
             failed = self._first_failed()
             if failed and self.state.result == "failed":
                 self.state.cause = {"replica": failed.replica, "message": failed.message, "hint": failed.hint}
+        elif whole and whole.state == "failed" and states <= set(ENDED):
+            self._end("failed", self._first_failed() or self._without_pods(whole), None)
+
+    def _succeed(self) -> None:
+        """The backend's word that all replicas have succeeded; what they left is gone with their pods."""
+        self.state.result, self.finished = self.state.result or "succeeded", True
+        self._mark_gone()
+        for line in self.state.replicas.values():
+            if self.state.result == "succeeded":
+                line.state = "succeeded"
+
+    def _mark_gone(self) -> None:
+        """Marks the replicas of an ended job that have no pod any more."""
+        for line in self.state.replicas.values():
+            if line.replica not in self.platform or self.platform[line.replica].state == "gone":
+                self.state.gone.add(line.replica)
+                if line.replica not in self.told:
+                    line.state, line.message = "gone", NO_POD
+
+    def _without_pods(self, whole: Observation) -> Observation:
+        """Why the job failed, as far as the backend knows it without the pods that could tell more."""
+        self._mark_gone()
+        if not self.state.without_pods:
+            return whole
+        where = f"what it printed, if it was followed or fetched: runs/{self.state.job}/logs"
+        return replace(whole, message=f"{whole.message}; {self.state.without_pods}", hint=whole.hint or where)
 
     def _judge(self) -> None:
         """Ends what no agent will end: replicas that cannot come, a coordinator that is gone, pods without agents."""
@@ -399,6 +445,10 @@ class Follower:
             return self._finish()
         if self.state.phase == "ended" and time.monotonic() - self.moved_at > LAST_OUTPUT_S:
             self.ended_at = time.monotonic()
+        if self.succeeded_at is not None:
+            if time.monotonic() - max(self.succeeded_at, self.moved_at) > AGENT_GRACE_S:
+                self._succeed()
+            return
         if self.state.phase in ("pending", *STARTING):
             self._judge_start()
         since, whole = self.doomed.get(None, (0.0, None))
@@ -406,7 +456,7 @@ class Follower:
             if whole.state == "gone":
                 self._end("failed", whole, None)
             elif whole.state == "failed" and not self._ended_by_agents():
-                self._end("failed", self._first_failed() or whole, None)
+                self._end("failed", self._first_failed() or self._without_pods(whole), None)
         for replica, since in self.lost_at.items():
             if time.monotonic() - since > LOST_PATIENCE_S and not self._ended_by_agents() and not self.finished:
                 self._end("failed", self.platform[replica], replica)

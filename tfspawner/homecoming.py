@@ -18,7 +18,7 @@ from .causes import explained
 from .client import Holder
 from .collect import Collected, collect
 from .errors import AgentUnreachable, ArtifactError, ClusterError, Interrupted, NotFoundError, SpawnerError, TimedOut
-from .follow import PARALLEL, Follower, JobState, ReplicaState, Result, View, complete_logs, reachable_agents
+from .follow import PARALLEL, Follower, JobState, ReplicaState, Result, View, complete_logs, reachable_agents, shortened
 from .landing import Landing
 from .manifest import shown
 from .record import Record
@@ -153,7 +153,7 @@ def _busy(
         if not asked or time.monotonic() > ends_by:
             break
         if not told:
-            view.note(f"waiting for {_names([agent.replica for agent in asked])} to end")
+            view.note(f"waiting for {shortened([agent.replica for agent in asked])} to end")
             told = True
         time.sleep(0.3)
         if given_up and given_up.is_set():
@@ -162,7 +162,7 @@ def _busy(
     for agent in asked:
         whose.setdefault(doing[agent], []).append(agent.replica)
     hint = "once that has ended: tf-spawner fetch"
-    errors = {what: ArtifactError(f"{_names(replicas)}: {what}", hint=hint) for what, replicas in whose.items()}
+    errors = {what: ArtifactError(f"{shortened(replicas)}: {what}", hint=hint) for what, replicas in whose.items()}
     return {replica: errors[what] for what, replicas in whose.items() for replica in replicas}
 
 
@@ -252,12 +252,7 @@ def _counting(view: View, given_up: threading.Event | None) -> Any:
 
 
 def _files_of(replicas: list[str]) -> str:
-    return f"the files of {_names(replicas)}" if replicas else ""
-
-
-def _names(replicas: list[str]) -> str:
-    more = f" and {len(replicas) - 5} more" if len(replicas) > 5 else ""
-    return f"{', '.join(replicas[:5])}{more}"
+    return f"the files of {shortened(replicas)}" if replicas else ""
 
 
 def _outcome(
@@ -406,7 +401,7 @@ class Homecoming:
         """Removes the job, all of which is here."""
         self.record.event("removing")
         with suppress(NotFoundError):  # given back meanwhile
-            self.backend.delete(self.job, DELETE_TIMEOUT_S, self.id)
+            self.backend.delete(self.job, DELETE_TIMEOUT_S, self.id, self.view.note)
         self.record.event("deleted")
 
     @contextmanager

@@ -6,7 +6,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -235,9 +235,9 @@ class Job:
             return bool(runs) or any(one.is_missed() for one in left.values())
         return told["phase"] not in STARTING and not told["released"]
 
-    def delete(self, timeout_s: float = DELETE_TIMEOUT_S) -> None:
-        """Ends it and removes all of it; returns when it is gone."""
-        self.backend.delete(self.name, timeout_s)
+    def delete(self, timeout_s: float = DELETE_TIMEOUT_S, note: Callable[[str], None] | None = None) -> None:
+        """Ends it and removes all of it; returns when it is gone, and tells by note what holds it up."""
+        self.backend.delete(self.name, timeout_s, note=note)
 
 
 def attach(name: str, *, on: str | None = None, namespace: str | None = None, context: str | None = None,

@@ -379,7 +379,7 @@ class _Run:
                 if seen_running(backend, point.job, list(left.replicas)):
                     raise
                 self.view.note(f"warning: {point.title}: {error.message}; no process or pod of it is left to ask")
-        backend.delete(point.job, DELETE_TIMEOUT_S, point.id)
+        backend.delete(point.job, DELETE_TIMEOUT_S, point.id, self.view.note)
         del self.there[point.job]
 
     def _batches(self, todo: list[Point]) -> list[list[Point]]:

@@ -95,3 +95,54 @@ def test_files_of_a_job_whose_hold_time_is_over_are_told_as_gone(cluster_place):
     assert done.code == 5, done.err
     assert "could not be collected" in done.err
     assert "--hold" in done.err
+
+
+def end_and_lose_pods(place, name: str, condition: str, which: tuple[str, ...] = ()) -> None:
+    """Waits for the Job's end, and takes its pods away by force, as where their node is lost: all, or those that are named."""
+    place.kubectl("-n", place.namespace, "wait", f"--for=condition={condition}", f"job/{name}-worker", "--timeout=120s")
+    pods = [pod for pod in place.pods(name) if not which or any(f"{name}-{replica}-" in pod for replica in which)]
+    place.kubectl("-n", place.namespace, "delete", "pod", "--force", "--grace-period=0", *pods)
+
+
+@pytest.mark.parametrize("which", [(), ("worker-0",), ("worker-1",)], ids=["all", "the coordinator's", "another"])
+def test_a_job_that_succeeded_and_whose_pods_are_gone_has_succeeded(cluster_place, which):
+    place = cluster_place
+    name = place.run(place.script("print('hi')"), "--detach", "-w", "2", "--hold", "0").out.strip()
+    end_and_lose_pods(place, name, "complete", which)
+    for verb in ("wait", "attach"):
+        done = place.of(verb, name, timeout_s=60)
+        assert done.code == 0, done.err
+        told = f"the pods of {which[0]} are gone" if which else "its pods are gone"
+        assert told in done.out + done.err
+    status = place.of("status", name, "-o", "json").json
+    assert status["result"] == "succeeded"
+    fetched = place.of("fetch", name, timeout_s=60)
+    assert fetched.code == 5, fetched.err
+    assert "could not be collected" in fetched.err
+
+
+def test_a_job_that_failed_and_whose_pods_are_gone_has_failed_and_why_is_told_as_far_as_known(cluster_place):
+    place = cluster_place
+    name = place.run(place.script("raise SystemExit(3)"), "--detach", "-w", "2", "--hold", "0").out.strip()
+    end_and_lose_pods(place, name, "failed")
+    for verb in ("wait", "attach"):
+        done = place.of(verb, name, timeout_s=60)
+        assert done.code == 125, done.err
+        assert "error: the workers' Job " in done.err
+        assert "its pods are gone" in done.err
+    assert place.of("status", name, "-o", "json").json["result"] == "failed"
+    assert place.of("fetch", name, timeout_s=60).code in (5, 125)
+
+
+def test_a_wait_that_has_begun_ends_with_the_jobs_own_word_when_its_pods_go_by_force(cluster_place, gate_code):
+    """What the Job says of its end counts more than that its pods are lost after it."""
+    place = cluster_place
+    script = place.script(gate_code)
+    name = place.run(script, "--detach", "-w", "2", "--hold", "0", "--env", f"GATE={place.gate}").out.strip()
+    followed = place.start("logs", "--on", "kubernetes", "-f", name)
+    followed.prints("worker-0 | at the gate", "worker-1 | at the gate")
+    waiting = place.start("wait", "--on", "kubernetes", name)
+    place.open_gate(name)
+    end_and_lose_pods(place, name, "complete")
+    for running in (waiting, followed):
+        assert running.done(60).code == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Observation:
     """What the backend itself sees of one replica, or of the job where replica is None.
 
-    A state of "failed" ends the job where no agent can tell more.
+    A state of "failed" ends the job where no agent can tell more; "succeeded" of the whole job counts whatever became of
+    its replicas since.
     """
 
     replica: str | None
@@ -112,8 +113,10 @@ class Backend(Protocol):
     def left(self, job: str, replica: str) -> Left | None:
         """What still gives the files of a replica whose agent was killed; None where its end took them along."""
 
-    def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
-        """Removes all of the job, if it has that id, and returns when it is gone.
+    def delete(
+        self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
+    ) -> None:
+        """Removes all of the job, if it has that id, and returns when it is gone; what is waited for long is told by note.
 
         Where an id is given and that of the job cannot be read, it may be another's: raises ClusterError.
         """

@@ -8,7 +8,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,9 @@ from ..render import ID, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest,
 from ..spec import JobSpec, is_name
 from . import JobSummary, Observation
 from .kubernetes_api import Api, Conflict
+from .leaving import Leaving, delete_object
 from .news import News
-from .objects import Launched, LeftOut, ReplicaPod, RoleJob, claimants, owner_uids, read_jobs, read_pod
+from .objects import Launched, LeftOut, ReplicaPod, RoleJob, claimants, is_secret_of, owner_uids, read_jobs, read_pod
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -45,6 +46,7 @@ MANY = 100  # replicas: from here on, not every pod's first steps are watched
 MANY_START_S = 10.0
 LISTED_S = 30.0  # so long a look at a job's pods holds: another may take the coordinator's place
 MOST_STRANGERS = 1000
+CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: the uid of the Job that made them
 FIRST_INDEX = "batch.kubernetes.io/job-completion-index=0"
 
 
@@ -176,6 +178,8 @@ class KubernetesBackend:
             self._know(plan, created)
             for manifest in manifests[1:]:
                 manifest["metadata"]["ownerReferences"] = [reference]
+                if manifest["kind"] == "Service":
+                    _select_pods_of(owner, manifest)
                 created.append(self._create(plan, manifest))
             launched = self._know(plan, created[: len(plan.spec.roles)])
             if not plan.spec.queue:  # Kueue starts what it admits
@@ -186,7 +190,7 @@ class KubernetesBackend:
                 self.starting.add(launched.first.uid)
         except BaseException:
             for made in created[:1]:  # whatever became of its labels: all else goes with it
-                self._delete(self._path("Job", made["metadata"]["name"]), made["metadata"]["uid"])
+                delete_object(self.api, self._path("Job", made["metadata"]["name"]), made["metadata"]["uid"])
             self.delete(plan.job, 30, plan.id)
             raise
 
@@ -211,21 +215,32 @@ class KubernetesBackend:
 
     def jobs(self) -> list[JobSummary]:
         self.strangers.clear()
-        found = self._launched(f"{MANAGED_BY}=tf-spawner")
         listed = []
-        for launched in found:
-            same = self._same(claimants(found, launched.job))
-            if len(same) > 1:
-                self._leave_out(_rival(launched))
-            elif same == [launched]:
-                self.known[launched.job] = launched
-                listed.append(launched.summary(self.namespace))
+        for launched in self._meant(self._launched(f"{MANAGED_BY}=tf-spawner")):
+            self.known[launched.job] = launched
+            listed.append(launched.summary(self.namespace))
         return listed
+
+    def _meant(self, found: list[Launched]) -> list[Launched]:
+        """Of jobs of one name the one that is meant, if it can be told; all others are left out."""
+        meant = []
+        for name in dict.fromkeys(launched.job for launched in found):
+            same = self._same(self._rightful(claimants(found, name)))
+            if len(same) == 1:
+                meant += same
+            else:
+                for rival in same:
+                    self._leave_out(
+                        LeftOut(
+                            kind="Job", name=rival.first.name, why=f"several Jobs say that they are job {name}'s first"
+                        )
+                    )
+        return meant
 
     def left_out(self, *, thorough: bool = False) -> list[str]:
         """What looked like an object of a job and is none; thorough: among all that has a job's label or name."""
         if thorough:
-            self._look_for_strangers(self._launched(f"{MANAGED_BY}=tf-spawner"))
+            self._look_for_strangers(self._meant(self._launched(f"{MANAGED_BY}=tf-spawner")))
         return [str(found) for found in self.strangers.values()]
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
@@ -302,28 +317,24 @@ class KubernetesBackend:
     def left(self, job: str, replica: str) -> None:
         """A pod's files end with it."""
 
-    def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
-        """Deletes the Jobs, of that id if one is given, and what they own; returns when the last pod is gone."""
-        selector = f"{JOB_LABEL}={job}"
-        found = [launched for launched in self._claiming(job) if id in (None, launched.first.id)]
-        if id is None and job in self.known:  # a later one of its name is not meant
-            found = [launched for launched in found if self._is_known(launched)]
+    def delete(
+        self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
+    ) -> None:
+        """Deletes the Jobs, of that id if one is given, and what they own; returns when all of it is gone."""
+        found, known = self._claiming(job), self.known.get(job)
+        if known and id in (None, known.first.id):  # another of its name or id is not meant
+            found = [launched for launched in found if self._is_known(launched)] or [known]  # its labels may be changed
+        else:
+            found = [launched for launched in found if id in (None, launched.first.id)]
         if len(found) > 1:
             raise self._ambiguous(job, found)
-        known = self.known.get(job)
-        if not found and known and id in (None, known.first.id):  # what its labels say may have been changed meanwhile
-            found = [known]
         for launched in found:
-            owners = set(launched.uids)
+            leaving = Leaving(self.api, launched, note)
             for role in sorted(launched.roles, key=lambda role: role.owner != ""):
-                self._delete(self._path("Job", role.name), role.uid)
+                leaving.delete(self._path("Job", role.name), role.uid)
             for kind in PARTS:
-                self._delete_part(self._path(kind, job), owners)
-            if not self._pods_go(selector, owners, timeout_s):
-                raise ClusterError(
-                    f"pods of job {job} are still there after {timeout_s:g} s",
-                    hint=f"see: kubectl get pods -n {self.namespace} -l {selector}",
-                )
+                leaving.delete_part(self._path(kind, job), kind)
+            leaving.wait(timeout_s)
 
     # -- objects
 
@@ -357,35 +368,6 @@ class KubernetesBackend:
                 )
         return created
 
-    def _delete(self, path: str, uid: str) -> None:
-        try:
-            self.api.request("DELETE", path, {"propagationPolicy": "Background", "preconditions": {"uid": uid}})
-        except (NotFoundError, Conflict):
-            pass  # it is gone, or another's by now
-
-    def _delete_part(self, path: str, owners: set[str]) -> None:
-        """Deletes an object if it belongs to one of the owners: only its name is known."""
-        try:
-            metadata = self.api.request("GET", path)["metadata"]
-        except NotFoundError:
-            return
-        if owners & owner_uids({"metadata": metadata}):
-            self._delete(path, metadata["uid"])
-
-    def _pods_go(self, selector: str, owners: set[str], timeout_s: float) -> bool:
-        """Waits by one watch until no pod of these owners is left; False if some are after timeout_s."""
-        left: set[str] = set()
-        pods = f"/api/v1/namespaces/{self.namespace}/pods"
-        for event in self.api.watch(pods, f"labelSelector={selector}", threading.Event(), timeout_s):
-            uid = text(event["object"], "metadata", "uid")
-            if event["type"] == "DELETED":
-                left.discard(uid)
-            elif owners & owner_uids(event["object"]):
-                left.add(uid)
-            if not left and event["type"] in ("SYNCED", "DELETED"):
-                return True
-        return False
-
     def _launched(self, selector: str) -> list[Launched]:
         found, left_out = read_jobs(self.api.list(self._path("Job"), f"labelSelector={selector}"))
         for stranger in left_out:
@@ -400,7 +382,29 @@ class KubernetesBackend:
         """What is there under the name: of the job that is known here nothing but itself."""
         if not is_name(job):  # it stands in paths and selectors
             raise NotFoundError(f"{shown(job)} is not a job's name", hint="tf-spawner list")
-        return self._same(claimants(self._launched(f"{JOB_LABEL}={job}"), job))
+        found = claimants(self._launched(f"{JOB_LABEL}={job}"), job)
+        same = self._same(found)
+        return same if any(map(self._is_known, same)) else self._rightful(found)
+
+    def _rightful(self, rivals: list[Launched]) -> list[Launched]:
+        """Of several that say they are the job of one name the one that owns the Secret of that name; else all.
+
+        There is one Secret of a name, which only a job's launcher creates: labels, annotations and ids can be copied.
+        """
+        if len(rivals) < 2:
+            return rivals
+        try:
+            secret = self.api.request("GET", self._path("Secret", rivals[0].job), kind="Secret")
+        except NotFoundError:
+            return rivals
+        owners = [rival for rival in rivals if is_secret_of(rival.first, secret)]
+        if len(owners) != 1:
+            return rivals
+        for rival in rivals:
+            if rival is not owners[0]:
+                why = f"the Secret {rival.job} is not its own, but Job {owners[0].first.name}'s"
+                self._leave_out(LeftOut(kind="Job", name=rival.first.name, why=why))
+        return owners
 
     def _same(self, found: list[Launched]) -> list[Launched]:
         """Of jobs of one name the one that is known here, if it is among them."""
@@ -432,10 +436,13 @@ class KubernetesBackend:
         return found[0]
 
     def _ambiguous(self, job: str, found: list[Launched]) -> ClusterError:
-        named = " and ".join(launched.first.name for launched in found)
+        names = [launched.first.name for launched in found]
+        told = " and ".join(f"Job {name}" for name in names)
+        removing = ", or ".join(f"kubectl delete job -n {self.namespace} {name}" for name in names)
         return ClusterError(
-            f"the Jobs {named} in namespace {self.namespace} all say that they are job {job}'s first: which one is, cannot be told",
-            hint=f"remove the one that is not yours: kubectl get jobs -n {self.namespace} -l {JOB_LABEL}={job}",
+            f"{told} in namespace {self.namespace} say that they are job {job}: which one is, cannot be told,"
+            f" since the Secret {job}, which would tell, is gone or belongs to none of them alone",
+            hint=f"see whose they are: kubectl get jobs -n {self.namespace} -l {JOB_LABEL}={job}; remove what is not yours: {removing}",
         )
 
     def _look_for_strangers(self, found: list[Launched]) -> None:
@@ -462,9 +469,7 @@ class KubernetesBackend:
             secret = self.api.request("GET", self._path("Secret", first.job), kind="Secret")
         except NotFoundError:
             raise AgentUnreachable(f"job {first.job} has no token: it was not launched whole") from None
-        owners = owner_uids(secret)
-        is_by_hand = not owners and text(secret, "metadata", "annotations", ID) == first.id
-        if first.uid not in owners and not is_by_hand:
+        if not is_secret_of(first, secret):
             raise ClusterError(
                 f"the Secret {first.job} in namespace {self.namespace} is not job {first.job}'s: no token is taken from it",
                 hint=f"see whose it is: kubectl get secret -n {self.namespace} {first.job} -o yaml",
@@ -473,7 +478,7 @@ class KubernetesBackend:
             token = base64.b64decode(text(secret, "data", agent.TOKEN), validate=True).decode("ascii")
         except ValueError:
             token = ""
-        if not token or (id_of(token) != first.id and not is_by_hand):
+        if not token or (id_of(token) != first.id and owner_uids(secret)):
             raise ClusterError(
                 f"the Secret {first.job} in namespace {self.namespace} does not hold the token of job {first.job}",
                 hint=f"the job cannot be reached any more: tf-spawner delete {first.job}",
@@ -495,10 +500,11 @@ class KubernetesBackend:
         return self.pods.get(first, {}).get(replica)
 
 
-def _rival(launched: Launched) -> LeftOut:
-    return LeftOut(
-        kind="Job", name=launched.first.name, why=f"several Jobs say that they are job {launched.job}'s first"
-    )
+def _select_pods_of(owner: Manifest, service: Manifest) -> None:
+    """The coordinator's pod is one that this Job made: others may have a copy of its labels."""
+    selector = mapping(service, "spec", "selector")
+    if selector:
+        service["spec"]["selector"] = {**selector, CONTROLLER_LABEL: owner["metadata"]["uid"]}
 
 
 def _is_same(there: Manifest, manifest: Manifest) -> bool:

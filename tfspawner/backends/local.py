@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -292,7 +292,9 @@ class LocalBackend:
 
         return LeftFiles(replica, root, folder / "code.tar.gz", writes)
 
-    def delete(self, job: str, timeout_s: float, id: str | None = None) -> None:
+    def delete(
+        self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
+    ) -> None:
         """Ends every process of the job's agents and scripts, and removes its folder."""
         if not is_name(job):
             raise NotFoundError(f"{job!r} is not a job's name")

@@ -1,6 +1,7 @@
 """Which of the cluster's objects are tf-spawner's: each is read once, into a typed value, or left out with the reason.
 
-Labels are anybody's to copy. A Job is ours when it is all that tf-spawner makes of one. All else belongs to a job when
+Labels and ids are anybody's to copy. A Job is ours when it is all that tf-spawner makes of one; of several that say they
+are one job, the one that owns the Secret of its name. All else belongs to a job when
 its owner is one of the job's Jobs, by uid.
 """
 
@@ -170,8 +171,15 @@ def read_jobs(manifests: Iterable[object]) -> tuple[list[Launched], list[LeftOut
 
 
 def belongs(role: RoleJob, first: RoleJob) -> bool:
-    """Whether it is a further role's Job of the job whose first Job is given."""
-    return not first.owner and role.owner == first.uid and (role.job, role.id) == (first.job, first.id)
+    """Whether it is a further role's Job of the job whose first Job is given, which has the first role."""
+    is_later = ROLES.index(role.role) > ROLES.index(first.role)
+    return not first.owner and is_later and role.owner == first.uid and (role.job, role.id) == (first.job, first.id)
+
+
+def is_secret_of(first: RoleJob, secret: object) -> bool:
+    """Whether that job owns the Secret; one created by hand, of what `render` prints, has no owner and the job's id."""
+    owners = owner_uids(secret)
+    return first.uid in owners or (not owners and text(secret, "metadata", "annotations", ID) == first.id)
 
 
 def claimants(found: Iterable[Launched], job: str) -> list[Launched]:
