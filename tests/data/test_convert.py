@@ -197,6 +197,7 @@ def test_a_number_that_no_example_can_hold_is_told_with_its_row_and_column(tmp_p
 
 def test_doubles_and_large_integers_of_a_table_are_shown_as_they_are(tmp_path):
     pq.write_table(pa.table({"d": [1.0, 1e300], "u": pa.array([1, 2**64 - 1], pa.uint64())}), tmp_path / "t.parquet")
+    assert data("stats", tmp_path / "t.parquet").stderr == ""
     found = json.loads(data("head", tmp_path / "t.parquet", "-n", "2", "-o", "json").stdout)
     assert found == [{"d": [1.0], "u": [1]}, {"d": [1e300], "u": [2**64 - 1]}]
     stats = json.loads(data("stats", tmp_path / "t.parquet", "-o", "json").stdout)

@@ -239,7 +239,7 @@ def test_a_line_of_done_that_was_cut_off_is_not_joined_with_the_next(shards, tmp
     done = tmp_path_factory.mktemp("done") / "sound"
     assert data("check", shards, "--done", done).returncode == 0
     whole = done.read_text().splitlines(keepends=True)
-    done.write_text(whole[0] + whole[1][:left])
+    done.write_text(whole[0] + "\n" + whole[1][:left])
     for _ in range(2):
         again = data("check", shards, "--done", done, "-o", "json")
         assert again.returncode == 0, again.stderr

@@ -1,4 +1,4 @@
-"""Names that hold patterns, line feeds and what else is allowed, and what of a folder is no data: the same in all places."""
+"""Names that hold patterns, line feeds and what else is allowed, and what of a folder is no data."""
 
 import json
 import os
@@ -65,7 +65,8 @@ def test_a_hidden_file_fits_a_pattern_only_where_that_begins_so(place):
     folder, uri = place
     for name in ("_SUCCESS", ".part", "a"):
         (folder / name).write_bytes(b"x")
-    assert names(f"{uri}/*") == names(f"{uri}/[_a]*") == ["a"]
+    is_here = not uri.startswith("s3:")  # where * fits what the shell's does
+    assert names(f"{uri}/*") == names(f"{uri}/[_a]*") == (["_SUCCESS", "a"] if is_here else ["a"])
     assert names(f"{uri}/_*") == ["_SUCCESS"]
     assert names(f"{uri}/.*") == [".part"]
     assert names(f"{uri}/_SUCCESS") == ["_SUCCESS"]
@@ -83,9 +84,10 @@ def test_a_file_with_a_pattern_in_its_name_is_not_replaced_unasked(place, tmp_pa
     assert (folder / "a[1]").read_bytes() == b"other"
 
 
-def test_a_web_page_whose_name_holds_a_pattern_is_asked_for():
+@pytest.mark.parametrize("status", [404, 403, 400])
+def test_a_web_page_whose_name_holds_a_pattern_is_asked_for(status):
     with lying_server() as server:
-        server.answer = lambda _, path, *__: (200, {"Content-Length": "5"}, b"") if "1" in path else (404, {}, b"")
+        server.answer = lambda _, path, *__: (200, {"Content-Length": "5"}, b"") if "1" in path else (status, {}, b"")
         assert [file.size for file in list_files(f"{server.url}/a[1].tfrecord")] == [5]
         with pytest.raises(ConfigurationError, match="a web server cannot be asked for a pattern"):
             list_files(f"{server.url}/a*")

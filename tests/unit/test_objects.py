@@ -130,6 +130,21 @@ def news(jobs):
     return News(launched, {})
 
 
+def test_a_job_has_succeeded_once_all_its_jobs_are_complete_those_too_that_came_after_it_was_read(jobs):
+    first, later, _ = jobs
+    (launched,) = read_jobs([first])[0]
+    news = News(launched, {})
+
+    def told(manifest, *condition):
+        manifest["status"] = {"conditions": [{"type": kind, "status": "True"} for kind in condition]}
+        seen = list(news.read("job", {"type": "MODIFIED", "object": manifest}))
+        return [(one.replica, one.state) for one in seen]
+
+    assert told(first) == told(later) == []
+    assert told(first, "Complete") == []
+    assert told(later, "Complete") == [(None, "succeeded")]
+
+
 def test_pods_that_come_before_their_job_are_told_once_it_is_there(news, jobs):
     assert list(news.read("pod", {"type": "ADDED", "object": pod("uid-1", "0")})) == []
     seen = list(news.read("job", {"type": "ADDED", "object": jobs[1]}))

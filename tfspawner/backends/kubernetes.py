@@ -22,7 +22,7 @@ from ..keras import wheel_for
 from ..manifest import shown
 from ..plan import id_of
 from ..preflight import GPU_PRODUCT, as_label, fits, gpus_offered, labels_of, quota_shortfalls, requests_of
-from ..render import ID, JOB_LABEL, MANAGED_BY, Manifest, render, role_manifest, travels_in_configmap
+from ..render import ID, JOB_LABEL, MANAGED_BY, ROLE_LABEL, Manifest, render, role_manifest, travels_in_configmap
 from ..spec import JobSpec, is_name
 from . import JobSummary, Observation
 from .kubernetes_api import Api, Conflict
@@ -502,8 +502,8 @@ class KubernetesBackend:
 
 def _select_pods_of(owner: Manifest, service: Manifest) -> None:
     """The coordinator's pod is one that this Job made: others may have a copy of its labels."""
-    selector = mapping(service, "spec", "selector")
-    if selector:
+    selector, role = mapping(service, "spec", "selector"), text(owner, "metadata", "labels", ROLE_LABEL)
+    if selector.get(ROLE_LABEL) == role:
         service["spec"]["selector"] = {**selector, CONTROLLER_LABEL: owner["metadata"]["uid"]}
 
 

@@ -39,7 +39,7 @@ class Leaving:
 
     def __init__(self, api: Api, launched: Launched, note: Callable[[str], None] | None) -> None:
         self.api, self.launched, self.note = api, launched, note
-        self.pods: dict[str, Manifest] = {}  # by uid
+        self.pods: dict[str, Manifest] | None = None  # by uid; None until they were listed
         self.held: dict[str, Manifest] = {}  # other objects, by path: deleted, and still there
         self.told: set[str] = set()
 
@@ -59,18 +59,21 @@ class Leaving:
 
     def wait(self, timeout_s: float) -> None:
         """Returns when all is gone. Raises ClusterError after timeout_s."""
-        began = time.monotonic()
-        while not self._is_gone(min(TOLD_AFTER_S, max(0.1, timeout_s - (time.monotonic() - began)))):
+        began, look_s = time.monotonic(), TOLD_AFTER_S
+        while not self._is_gone(min(look_s, max(0.1, timeout_s - (time.monotonic() - began)))):
             took_s = time.monotonic() - began
             if took_s > TOLD_AFTER_S:
                 self._tell()
             if took_s > timeout_s:
                 raise self._still_there(timeout_s)
-            if not self.pods:
+            if self.pods == {}:
                 time.sleep(AGAIN_S)
+            else:
+                look_s *= 2  # each look begins with a list of all pods
 
     def _is_gone(self, for_s: float) -> bool:
-        self._watch_pods(for_s)
+        if self.pods != {}:
+            self._watch_pods(for_s)
         for path, before in list(self.held.items()):
             try:
                 now = self.api.request("GET", path, kind=_kind(before))
@@ -80,19 +83,21 @@ class Leaving:
                 self.held[path] = now
             else:
                 del self.held[path]
-        return not self.pods and not self.held
+        return self.pods == {} and not self.held
 
     def _watch_pods(self, for_s: float) -> None:
-        """Looks at the job's pods by one watch, until none is left or the time is over."""
-        self.pods.clear()
+        """Looks at the job's pods by one watch, until none is left or the time is over; while none are listed, nothing is known."""
+        found: dict[str, Manifest] = {}
         path = f"/api/v1/namespaces/{self.api.namespace}/pods"
         for event in self.api.watch(path, f"labelSelector={JOB_LABEL}={self.launched.job}", threading.Event(), for_s):
             uid = text(event["object"], "metadata", "uid")
-            if event["type"] == "DELETED":
-                self.pods.pop(uid, None)
+            if event["type"] == "SYNCED":
+                self.pods = found
+            elif event["type"] == "DELETED":
+                found.pop(uid, None)
             elif self.launched.uids.keys() & owner_uids(event["object"]):
-                self.pods[uid] = event["object"]
-            if not self.pods and event["type"] in ("SYNCED", "DELETED"):
+                found[uid] = event["object"]
+            if self.pods is found and not found:
                 return
 
     def _tell(self) -> None:
@@ -111,13 +116,18 @@ class Leaving:
     def _waiting(self) -> list[str]:
         return [
             f"{_kind(there)} {shown_name(there)} waits for the finalizer {', '.join(map(shown_finalizer, found))}"
-            for there in (*self.held.values(), *self.pods.values())
+            for there in (*self.held.values(), *(self.pods or {}).values())
             if (found := foreign_finalizers(there))
         ]
 
     def _still_there(self, timeout_s: float) -> ClusterError:
         job, namespace = self.launched.job, self.api.namespace
-        left = [*self.held.values(), *self.pods.values()]
+        left = [*self.held.values(), *(self.pods or {}).values()]
+        if not left:
+            return ClusterError(
+                f"whether the pods of job {job} are gone cannot be known: the API server has not listed them for {timeout_s:g} s",
+                hint=f"see: kubectl get pods -n {namespace} -l {JOB_LABEL}={job}",
+            )
         finalizers = self._waiting()
         waiting = finalizers or [f"{_kind(there)} {shown_name(there)} is still there" for there in left]
         more = f", and {len(waiting) - MOST_NAMED} more" if len(waiting) > MOST_NAMED else ""

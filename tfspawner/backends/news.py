@@ -20,7 +20,7 @@ class News:
 
     def __init__(self, launched: Launched, pods: dict[str, str]) -> None:
         self.first, self.pods = launched.first, pods
-        self.unfinished = set(launched.uids)  # of the job's Jobs those that are not complete
+        self.unfinished = set(launched.uids)  # of the job's Jobs, those that are not complete
         self.jobs: dict[str, RoleJob] = {}  # uid -> the Jobs that the watch has told of
         self.replicas: dict[str, str | None] = {}  # the job's objects: uid -> replica, None for a Job
         self.newest: dict[str, tuple[str, bool]] = {}  # replica -> how new its pod is
@@ -94,7 +94,9 @@ class News:
         if read.condition and read.condition[0] == "Failed":
             yield from self.lost.values()
             yield Observation(replica=None, state="failed", message=f"the {read.role}s' Job {read.condition[1]}")
-        if read.condition and read.condition[0] == "Complete" and uid in self.unfinished:
+        if not read.condition:
+            self.unfinished.add(uid)  # one that was created after the others were read
+        elif read.condition[0] == "Complete" and uid in self.unfinished:
             self.unfinished.discard(uid)
             if not self.unfinished:
                 yield Observation(replica=None, state="succeeded", message="its Jobs are complete")

@@ -150,11 +150,16 @@ def read_manifest(path: Path) -> dict[str, int]:
 def without(files: list[File], done: Path) -> list[File]:
     """The files but for that of --done, which may lie among them and is no data."""
     own = os.path.realpath(done)
-    return [file for file in files if not (_is_local(file) and os.path.realpath(local_path(file.uri)) == own)]
 
+    def is_own(file: File) -> bool:
+        path = local_path(file.uri)
+        is_named_so = os.path.basename(path) in (
+            done.name,
+            os.path.basename(own),
+        )  # else links of a whole mount are read
+        return is_named_so and isinstance(filesystem_of(file.uri), LocalFiles) and os.path.realpath(path) == own
 
-def _is_local(file: File) -> bool:
-    return isinstance(filesystem_of(file.uri), LocalFiles)
+    return [file for file in files if not is_own(file)]
 
 
 def _read_done(done: Path | None) -> dict[File, Shard]:
@@ -169,7 +174,9 @@ def _read_done(done: Path | None) -> dict[File, Shard]:
         raise ConfigurationError(f"--done {userfile.named(done)} {kind}", hint="name a file")
     text = "" if kind == userfile.ABSENT else userfile.read_text(done, "--done", MOST_LIST_BYTES)
     try:
-        found = dict(_remembered(json.loads(line)) for line in text.splitlines() if not _is_cut(line))
+        if text and not text.strip():
+            raise ValueError
+        found = dict(_remembered(json.loads(line)) for line in text.splitlines() if line.strip() and not _is_cut(line))
     except (ValueError, TypeError, RecursionError):
         raise ConfigurationError(
             f"--done {userfile.named(done)} is not what this command writes", hint="name another file, or a new one"

@@ -306,7 +306,7 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
     for name, words in found.items():
         low, high = words["shape"]
         numbers = [_number(words[key]) for key in ("minimum", "maximum", "mean", "deviation")]
-        is_number = words["mean"] is not None or words["nan"] or words["infinite"]
+        is_number = words["minimum"] is not None or words["nan"] or words["infinite"]
         padding = "" if words["padding"] is None else f"{100 * words['padding']:.1f} %"
         add_row(table, [
             f"{named(name)} {words['kind']}", f"{words['records']:,}", f"{low}" if low == high else f"{low} to {high}",

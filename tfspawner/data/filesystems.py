@@ -173,7 +173,7 @@ class LocalFiles:
         files, wrong, folders, hidden = [], list[str](), 0, 0
         for name in names:
             place = os.path.join(path, name) if is_folder else name
-            if (is_folder or pattern) and is_hidden(os.path.basename(name), os.path.basename(path) if pattern else ""):
+            if is_folder and is_hidden(name):
                 hidden += not os.path.isdir(place)
                 folders += os.path.isdir(place)
                 continue
@@ -190,7 +190,7 @@ class LocalFiles:
                 wrong.append(f"{place} {kind}" + (", and no file" if kind.startswith("is ") else ""))
         if wrong and not (is_folder or pattern):
             raise DataError(wrong[0])
-        return Listing(files=files, wrong=wrong, folders=folders, hidden=0 if pattern else hidden)
+        return Listing(files=files, wrong=wrong, folders=folders, hidden=hidden)
 
     def list(self, uri: str) -> list[File]:
         listing = self.look(uri)
@@ -247,20 +247,23 @@ class S3Files:
         bucket, path = s3.split_uri(uri.rstrip("/"))
         if has_pattern(bucket) or not bucket:
             raise ConfigurationError(f"{uri}: a bucket must be named", hint="write like s3://bucket/folder/part-*")
-        here = self._objects(uri, bucket, path) if path and (has_pattern(path) or not uri.endswith("/")) else []
-        if not uri.endswith("/") and (found := next((one for one in here if one.key == path), None)):
+        fixed = re.split(r"[*?\[]", path)[0]
+        is_asked = path and (has_pattern(path) or not uri.endswith("/"))
+        near = self._objects(uri, bucket, fixed, deep="/" in path[len(fixed) :]) if is_asked else []
+        if not uri.endswith("/") and (found := next((one for one in near if one.key == path), None)):
             return Listing(files=[_file(bucket, found)])
-        if has_pattern(path) and not any(one.key == f"{path}/" for one in here):  # nor a folder of that very name
-            return self._fitting(uri, bucket, path)
+        if has_pattern(path) and not any(
+            one.key.startswith(f"{path}/") for one in near
+        ):  # nor a folder of that very name
+            return self._fitting(bucket, path, near)
         inside = [one for one in self._objects(uri, bucket, f"{path}/" if path else "") if one.key != f"{path}/"]
         files = [one for one in inside if not one.key.endswith("/")]
         shown = [_file(bucket, one) for one in files if not is_hidden(posixpath.basename(one.key))]
         return Listing(files=shown, folders=len(inside) - len(files), hidden=len(files) - len(shown))
 
-    def _fitting(self, uri: str, bucket: str, path: str) -> Listing:
-        """What a pattern fits."""
-        fixed = path[: re.search(r"[*?\[]", path).start()]  # type: ignore[union-attr]
-        objects = self._objects(uri, bucket, fixed, deep="/" in path[len(fixed) :])
+    @staticmethod
+    def _fitting(bucket: str, path: str, objects: list[s3.Object]) -> Listing:
+        """What of the objects a pattern fits."""
         files = [_file(bucket, one) for one in objects if not one.key.endswith("/") and matches(one.key, path)]
         parts = {
             tuple(one.key.split("/")[: path.count("/") + 1]) for one in objects if one.key.count("/") > path.count("/")
@@ -297,10 +300,6 @@ def matches(path: str, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
-class _Absent(DataError):
-    """A web server has no such file."""
-
-
 class WebFiles:
     """https:// and http:// URIs, each a file: nothing can be listed there."""
 
@@ -322,14 +321,13 @@ class WebFiles:
     def list(self, uri: str) -> list[File]:
         try:
             reply = self._ask("HEAD", uri, {})
-        except _Absent as error:
+        except (DataError, OSError) as error:
             if has_pattern(urlsplit(uri).path):
                 raise ConfigurationError(
-                    f"{uri}: there is no such file, and a web server cannot be asked for a pattern",
-                    hint="name each file",
+                    f"{error}; a web server cannot be asked for a pattern", hint="name each file"
                 ) from None
-            raise error
-        except OSError as error:
+            if isinstance(error, DataError):
+                raise
             raise DataError(str(error), hint="try again later") from None
         reply.release_conn()
         if not re.fullmatch("[0-9]{1,18}", reply.headers.get("Content-Length", "")):
@@ -381,7 +379,7 @@ class WebFiles:
         if reply.status in (401, 403):
             raise DataError(f"{uri}: the server refuses access", hint="set BEARER_TOKEN, if it takes one")
         if reply.status in (404, 410):
-            raise _Absent(f"{uri}: there is no such file")
+            raise DataError(f"{uri}: there is no such file")
         if reply.status >= 400:
             raise OSError(f"{uri}: the server answered {reply.status}")
         return reply

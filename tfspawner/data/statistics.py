@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -64,8 +65,10 @@ class Summary:
         self.nan += nan
         self.infinite += len(wide) - len(real) - nan
         if len(real):
-            mean = float(real.mean())
-            self._merge(len(real), mean, float(((real - mean) ** 2).sum()), real.min().item(), real.max().item())
+            with np.errstate(over="ignore", invalid="ignore"):  # of doubles near their largest
+                mean = float(real.mean())
+                squares = float(((real - mean) ** 2).sum())
+            self._merge(len(real), mean, squares, real.min().item(), real.max().item())
 
     def _merge(self, count: int, mean: float, squares: float, low: float, high: float) -> None:
         """Chan, Golub and LeVeque's sum of two samples."""
@@ -115,12 +118,17 @@ class Summary:
         return {
             "kind": self.kind or "empty", "records": self.records, "values": self.count,
             "shape": [self.shortest, self.longest], "minimum": self.minimum, "maximum": self.maximum,
-            "mean": self.mean if self.finite else None,
-            "deviation": (self.squares / self.finite) ** 0.5 if self.finite else None,
+            "mean": _finite(self.mean) if self.finite else None,
+            "deviation": _finite((self.squares / self.finite) ** 0.5) if self.finite else None,
             "nan": self.nan, "infinite": self.infinite,
             "padding": self.padding / self.rows if self.rows else None,
             "classes": {str(label): few[label] for label in sorted(few)} if few else None,
         }  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    """None for what has grown beyond a double."""
+    return value if math.isfinite(value) else None
 
 
 def summarize(

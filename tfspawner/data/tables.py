@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,9 @@ class Numbers:
 
     exact: bool = False  # doubles and uint64 are kept, to be looked at
     overflow: bool = False  # doubles may become infinite
-    loss: Loss = field(default_factory=Loss)  # of doubles, so far
+    loss: Loss | None = (
+        None  # of doubles, so far; it is measured where it is asked for, as that costs more than the reading
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,13 +343,15 @@ def _narrowed(flat: Array, kind: str, numbers: Numbers, at: Callable[[int], str]
     with np.errstate(over="ignore"):
         found = flat.astype(kind, copy=False)
     if flat.dtype == np.float64:
-        lost = np.flatnonzero(np.isfinite(flat) & ~np.isfinite(found))
+        lost = np.flatnonzero(np.isinf(found))
+        lost = lost[np.isfinite(flat[lost])]
         if len(lost) and not numbers.overflow:
             raise DataError(
                 f"{at(int(lost[0]))} has {flat[lost[0]]:g}, which becomes infinite in float32, the floats of a tf.train.Example",
                 hint="tf-spawner data convert --overflow lets such values become infinite",
             )
-        numbers.loss.measure(flat, found)
+        if numbers.loss is not None:
+            numbers.loss.measure(flat, found)
     return found
 
 

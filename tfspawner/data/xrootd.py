@@ -190,10 +190,10 @@ class Server:
         if status.ok:
             return self.inside(fs, host, [path], "*")
         refused = Refused(status, host)
-        if not has_pattern(path):
-            if refused.missing:
-                return [], 0, 0
+        if refused.passing or not (refused.missing or has_pattern(path)):
             raise refused
+        if not has_pattern(path):
+            return [], 0, 0
         parts = path.split("/")
         first = next(number for number, part in enumerate(parts) if has_pattern(part))
         folders = ["/".join(parts[:first])]
