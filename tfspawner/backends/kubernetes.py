@@ -321,11 +321,9 @@ class KubernetesBackend:
         self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
     ) -> None:
         """Deletes the Jobs, of that id if one is given, and what they own; returns when all of it is gone."""
-        found, known = self._claiming(job), self.known.get(job)
+        found, known = self._claiming(job, id), self.known.get(job)
         if known and id in (None, known.first.id):  # another of its name or id is not meant
             found = [launched for launched in found if self._is_known(launched)] or [known]  # its labels may be changed
-        else:
-            found = [launched for launched in found if id in (None, launched.first.id)]
         if len(found) > 1:
             raise self._ambiguous(job, found)
         for launched in found:
@@ -378,11 +376,12 @@ class KubernetesBackend:
         if len(self.strangers) < MOST_STRANGERS:
             self.strangers[stranger.kind, stranger.name] = stranger
 
-    def _claiming(self, job: str) -> list[Launched]:
-        """What is there under the name: of the job that is known here nothing but itself."""
+    def _claiming(self, job: str, id: str | None = None) -> list[Launched]:
+        """What is there under the name, and with that id if one is given: of the job that is known here nothing but itself."""
         if not is_name(job):  # it stands in paths and selectors
             raise NotFoundError(f"{shown(job)} is not a job's name", hint="tf-spawner list")
-        found = claimants(self._launched(f"{JOB_LABEL}={job}"), job)
+        named = claimants(self._launched(f"{JOB_LABEL}={job}"), job)
+        found = [launched for launched in named if id in (None, launched.first.id)]
         same = self._same(found)
         return same if any(map(self._is_known, same)) else self._rightful(found)
 
