@@ -97,7 +97,8 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 CGROUP = Path("/sys/fs/cgroup")
 CODE_IS_SENT = "its code, which is kept nowhere in the cluster and comes from its launcher alone"
 CODE_IS_SENT_HINT = (
-    "an attached `tf-spawner run` sends the code to a pod that takes another's place, too; after --detach nobody does"
+    "if it is still on its way: raise --start-timeout; an attached `tf-spawner run` sends it to a pod that takes another's "
+    "place, too, and after --detach nobody does"
 )
 RETRY_S = 0.05  # before the coordinator is asked or told again, at first
 MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first

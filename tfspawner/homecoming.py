@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn, get_args
 from .agent import FINISHED, LOST, SHORT_HOLD_S, STARTING
 from .backends import Backend, Left
 from .causes import explained
-from .client import Holder
+from .client import AgentClient, Holder
 from .collect import Collected, collect
 from .errors import AgentUnreachable, ArtifactError, ClusterError, Interrupted, NotFoundError, SpawnerError, TimedOut
 from .follow import PARALLEL, Follower, JobState, ReplicaState, Result, View, complete_logs, reachable_agents, shortened
@@ -28,9 +28,9 @@ from .threads import each
 
 DELETE_TIMEOUT_S = 120.0
 STOP_WITHIN_S = 30.0  # in which a job that was told to stop has to end
-SCRIPTS_END_S = (
-    45.0  # in which scripts end that are not told to: their agents miss the coordinator for 29 s before they stop them
-)
+# In which scripts end that are not told to: their agents miss the coordinator for 29 s before they stop them.
+SCRIPTS_END_S = 45.0
+UNKNOWN = "it cannot be known whether the script has ended"
 HEAR_WITHIN_S = 5.0  # in which an agent whose process runs has to take the order to stop
 SEE_WITHIN_S = 5.0  # in which the backend has to see that a silent replica has ended
 
@@ -73,17 +73,18 @@ def bring_home(
     """
     errors: list[ArtifactError] = []
     agents = reachable_agents(backend, state)
+    holders = _holders(backend, state, agents)
+    until = time.monotonic() + SCRIPTS_END_S if ends_by is None else ends_by
+    busy, gone = _busy(backend, holders, state, view, until, given_up)
+    if gone:
+        agents = {replica: agent for replica, agent in agents.items() if replica not in gone}
+        holders = _holders(backend, state, agents)
     without_log: list[str] = []
     broken: dict[str, str] = {}
     try:
         without_log, broken = complete_logs(backend, state, agents, record, view)
     except ArtifactError as error:
         errors.append(error)
-    holders: dict[str, Holder] = {
-        **agents,
-        **left_of(backend, state.job, [r for r in state.replicas if r not in agents]),
-    }
-    busy = _busy(holders, state, view, time.monotonic() + SCRIPTS_END_S if ends_by is None else ends_by, given_up)
     collected, unfinished = collect(list(holders.values()), record.files, _counting(view, given_up))
     errors += unfinished
     for found in collected:
@@ -115,6 +116,11 @@ def bring_home(
     return outcome, errors[0] if errors else None
 
 
+def _holders(backend: Backend, state: JobState, agents: Mapping[str, AgentClient]) -> dict[str, Holder]:
+    """Who gives each replica's files: its agent, or else what that left."""
+    return {**agents, **left_of(backend, state.job, [replica for replica in state.replicas if replica not in agents])}
+
+
 def left_of(backend: Backend, job: str, replicas: Iterable[str]) -> dict[str, Left]:
     """The files of those of the replicas whose agents are gone, and did not take them along."""
     return {replica: left for replica in replicas if (left := backend.left(job, replica))}
@@ -139,23 +145,29 @@ def _came_earlier(record: Record, silent: list[str]) -> tuple[list[Collected], s
 
 
 def _busy(
-    holders: Mapping[str, Holder], state: JobState, view: View, ends_by: float, given_up: threading.Event | None
-) -> dict[str, ArtifactError]:
-    """Who still writes files of a job that has a result, once ends_by has come: a script, or who puts them into a bucket.
+    backend: Backend, holders: Mapping[str, Holder], state: JobState, view: View, ends_by: float,
+    given_up: threading.Event | None,
+) -> tuple[dict[str, ArtifactError], set[str]]:  # fmt: skip
+    """(who still writes files of a job that has a result, once ends_by has come; whose agents have ended meanwhile).
 
-    The gang's own end does not tell: it waits for its replicas so long and no longer, and may have lost its coordinator.
+    A script writes, or who puts its files into a bucket. The gang's own end does not tell: it waits for its replicas so
+    long and no longer, and may have lost its coordinator.
     """
     asked = [holder for r, holder in holders.items() if state.result and not _has_ended(state, state.replicas[r])]
-    told = False
+    told, gone, pause_s = False, set[str](), 0.3
     while True:
         doing = dict(zip(asked, each(lambda agent: _doing(agent, state), asked, PARALLEL), strict=True))
-        asked = [agent for agent in asked if doing[agent]]
+        silent = [agent.replica for agent in asked if doing[agent] == UNKNOWN]
+        if silent:
+            gone.update(set(silent) - seen_running(backend, state.job, silent))
+        asked = [agent for agent in asked if doing[agent] and agent.replica not in gone]
         if not asked or time.monotonic() > ends_by:
             break
         if not told:
             view.note(f"waiting for {shortened([agent.replica for agent in asked])} to end")
             told = True
-        time.sleep(0.3)
+        time.sleep(pause_s)
+        pause_s = min(3.0, 1.5 * pause_s)
         if given_up and given_up.is_set():
             raise KeyboardInterrupt
     whose: dict[str, list[str]] = {}
@@ -163,7 +175,7 @@ def _busy(
         whose.setdefault(doing[agent], []).append(agent.replica)
     hint = "once that has ended: tf-spawner fetch"
     errors = {what: ArtifactError(f"{shortened(replicas)}: {what}", hint=hint) for what, replicas in whose.items()}
-    return {replica: errors[what] for what, replicas in whose.items() for replica in replicas}
+    return {replica: errors[what] for what, replicas in whose.items() for replica in replicas}, gone
 
 
 def _has_ended(state: JobState, line: ReplicaState) -> bool:
@@ -176,7 +188,7 @@ def _doing(agent: Holder, state: JobState) -> str:
     try:
         report = agent.report(list(state.replicas))
     except AgentUnreachable:
-        return "it cannot be known whether the script has ended"
+        return UNKNOWN
     if report and report["state"] == "running":
         return "the script has not ended, and may still write"
     uri = report and report.get("storing")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,7 @@ SAVES_WHEN_TOLD = """
     def save(*_):
         time.sleep(1)  # of the three seconds that it has
         open(os.environ["TFSPAWNER_OUTPUT"] + "/final.ckpt", "w").write("weights")
+        print("saved", flush=True)
         sys.exit(0)
     signal.signal(signal.SIGTERM, save)
     print("trains", flush=True)
@@ -177,7 +179,32 @@ def test_where_the_coordinator_is_lost_the_others_files_come_once_their_scripts_
     done = running.done()
     assert done.code == 125, done.err
     assert (place.runs / "headless/files/worker-1/final.ckpt").read_text() == "weights"
+    assert (place.runs / "headless/logs/worker-1.log").read_text().splitlines()[-1] == "saved"
     assert place.leftovers() == []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "no number"])
+def test_an_archive_of_the_code_that_the_script_changed_keeps_no_job_of_a_killed_agent(local_place, kind):
+    place = local_place
+    running = place.start_run(place.script(SAVES_WHEN_TOLD), "-w", "1", "--name", "changed", "--detach")
+    assert running.done().code == 0
+    folder = Path(place.env["XDG_STATE_HOME"]) / "tf-spawner/jobs/changed"
+    os.kill(pids_of(place, "changed")["worker-0"][0], signal.SIGKILL)
+    (folder / "code.tar.gz").unlink()
+    if kind == "pipe":
+        os.mkfifo(folder / "code.tar.gz")
+    else:
+        with tarfile.open(folder / "code.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
+            member = tarfile.TarInfo("train.py")
+            member.pax_headers = {"mtime": "inf"}
+            archive.addfile(member)
+    (folder / "worker-0/output").mkdir(parents=True, exist_ok=True)
+    (folder / "worker-0/output/kept").write_text("kept")
+    fetched = place.of("fetch", "changed", "--out", place.runs, timeout_s=120)
+    assert "Traceback" not in fetched.err, fetched.err
+    assert (place.runs / "changed/files/worker-0/kept").read_text() == "kept"
+    deleted = place.of("delete", "changed", timeout_s=120)
+    assert deleted.code == 0, deleted.err
 
 
 def pids_of(place, job: str) -> dict[str, list[int]]:

@@ -47,3 +47,17 @@ def test_who_was_attached_to_the_former_job_reaches_and_deletes_no_later_one(pla
     former.delete()
     assert place.jobs() == ["again"]
     assert later.status().result is None
+
+
+def test_a_run_whose_job_was_deleted_brings_no_file_of_the_next_one_of_its_name(place, gate_code):
+    waiting = ("-w", "1", "--env", f"GATE={place.gate}-closed")
+    former = place.start_run(place.script(gate_code), "--name", "again", *waiting)
+    former.prints("worker-0 | at the gate")
+    assert place.of("delete", "again").code == 0
+    writes = "import os, time; open(os.environ['TFSPAWNER_OUTPUT'] + '/of-the-next', 'w').write('x'); time.sleep(600)"
+    later = place.run(place.script(writes, "later.py"), "--name", "again", "-w", "1", "--detach")
+    assert later.code == 0, later.err
+    done = former.done()
+    assert done.code in (3, 125), done.err
+    assert not list(place.runs.rglob("of-the-next")), done.err
+    assert place.jobs() == ["again"]

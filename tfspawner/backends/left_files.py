@@ -6,9 +6,9 @@ import os
 import stat
 import tarfile
 import time
-import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +16,7 @@ from .. import agent
 from ..answers import Part, Report
 from ..manifest import MOST_ENTRIES, Listing, gathered
 
+MOST_BYTES = 1 << 30  # of the code, unpacked
 FETCHED = "fetched"  # an empty file that says so, in the replica's folder
 
 
@@ -26,9 +27,13 @@ class LeftFiles:
     """
 
     def __init__(self, replica: str, root: Path, archive: Path, writes: Callable[[], bool]) -> None:
-        self.replica, self.root, self.writes = replica, root, writes
-        self._files = agent.Files(root, [])
-        self._files.before = dict(_unpacked(archive, self._files.code))
+        self.replica, self.root, self.archive, self.writes = replica, root, archive, writes
+
+    @cached_property
+    def _files(self) -> agent.Files:
+        files = agent.Files(self.root, [])
+        files.before = dict(_unpacked(self.archive, files.code))
+        return files
 
     def report(self, replicas: Collection[str]) -> Report:
         """What the agent would: that the script runs, as long as a process of it does."""
@@ -76,12 +81,16 @@ class Pieces:
 
 def _unpacked(archive: Path, code: Path) -> Iterator[tuple[str, Any]]:
     """(path, (size, time of change)) of files of the code that are as they were unpacked: the script wrote the others."""
-    with suppress(OSError, EOFError, zlib.error, tarfile.TarError), tarfile.open(archive, "r:gz") as members:
+    with (
+        suppress(Exception),  # of an archive that the script has changed
+        agent.open_regular(str(archive)) as file,
+        tarfile.open(fileobj=file, mode="r:gz") as members,
+    ):
         for count, member in enumerate(members):
             path = os.path.join(code, member.name)
             with suppress(OSError, ValueError):
                 status = os.lstat(path)
                 if (status.st_size, int(status.st_mtime)) == (member.size, int(member.mtime)):
                     yield path, (status.st_size, status.st_mtime_ns)
-            if count > MOST_ENTRIES:
+            if count > MOST_ENTRIES or member.offset_data + member.size > MOST_BYTES:
                 return

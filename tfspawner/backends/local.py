@@ -80,8 +80,8 @@ class LocalBackend:
         self.launched: dict[str, _Agents] = {}  # what scripts, which are this user's, could change on disk meanwhile
         self.known: dict[str, str] = {}  # name -> the id of the job that is meant by it here
         self.made: dict[
-            str, tuple[str, int, int]
-        ] = {}  # name -> the id and the folder of the job that was launched here
+            str, tuple[str, int]
+        ] = {}  # name -> the id of the job that was launched here, and its folder, held open
 
     def coordinator_address(self, spec: JobSpec, job: str) -> str:
         """All agents' sockets are bound here, and are inherited at launch."""
@@ -152,7 +152,7 @@ class LocalBackend:
         except OSError as error:
             raise _unwritable(plan, folder, error) from None
         self.known[plan.job] = plan.id
-        self.made[plan.job] = (plan.id, *_identity(folder))
+        self.made[plan.job] = (plan.id, os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
         try:
             self._write(plan, folder)
             pids: dict[str, list[int]] = {}
@@ -177,15 +177,17 @@ class LocalBackend:
         missing = NotFoundError(f"there is no job {job!r} on this machine", hint="tf-spawner list")
         if not is_name(job) or not is_folder(folder):
             raise missing
-        meta, id, roles, wrong = None, "", {}, ""
+        meta, roles, wrong = None, {}, ""
         try:
-            id = read_id(folder) or ""
             meta = read_meta(folder)
             roles = read_roles(folder)
             read_pids(folder)
         except DamagedFile as error:
             roles, wrong = {}, error.message
-        id = meta["id"] if meta else id
+        try:
+            id = meta["id"] if meta else read_id(folder) or ""
+        except DamagedFile as error:
+            id, wrong = "", wrong or error.message
         if id and id != self.known.setdefault(job, id):
             raise NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
         if meta is None or not roles:
@@ -270,7 +272,8 @@ class LocalBackend:
         return _Agents(meta["id"], meta["agents"], read_token(self.folder / job) or "", self._pids(job))
 
     def last_output(self, job: str, replica: str) -> bytes | None:
-        return read_log(self.folder / job, replica)
+        known = self.known.get(job)
+        return read_log(self.folder / job, replica) if known is None or self._is_there(job, known) else None
 
     def left(self, job: str, replica: str) -> LeftFiles | None:
         """The files of a replica whose agent ended without a word; one that could leave a note had held them as long as it should."""
@@ -281,6 +284,8 @@ class LocalBackend:
         try:
             agents = self.launched.get(job) or self._agents(job)
             if replica not in agents.addresses or agents.id != self.known.setdefault(job, agents.id):
+                return None
+            if not self._is_there(job, agents.id):
                 return None
             if read_exit(folder, replica) is not None:
                 return None
@@ -302,9 +307,9 @@ class LocalBackend:
             found = self.find(job)
         except NotFoundError:
             return
-        if id is not None and found.id != id and not found.is_bare and not self._made_here(job, id):
-            if found.id:
-                return  # another job under the same name
+        if id is not None and found.id and found.id != id:
+            return  # another job under the same name
+        if id is not None and not found.id and not found.is_bare and not self._made_here(job, id):
             raise ClusterError(
                 f"job {job} is not removed: its id cannot be read, and it may be another's"
                 + (f" ({found.warning})" if found.warning else ""),
@@ -327,13 +332,23 @@ class LocalBackend:
                 os.kill(pid, signal.SIGKILL)
         remove_folder(self.folder / job)
         self.launched.pop(job, None)
-        self.made.pop(job, None)
+        if job in self.made:
+            os.close(self.made.pop(job)[1])
 
     def _made_here(self, job: str, id: str) -> bool:
         """Whether this process launched the job of that id in the very folder that is there now, whatever that says."""
+        made, folder = self.made.get(job, ("", -1))
         with suppress(OSError):
-            return self.made.get(job) == (id, *_identity(self.folder / job))
+            return made == id and os.path.samestat(os.fstat(folder), (self.folder / job).lstat())
         return False
+
+    def _is_there(self, job: str, id: str) -> bool:
+        """Whether the folder of that name is that job's, and not a later one's."""
+        try:
+            meta = read_meta(self.folder / job)
+        except DamagedFile:
+            meta = None
+        return meta["id"] == id if meta else self._made_here(job, id)
 
     # -- files and processes
 
@@ -463,12 +478,6 @@ def _is_empty(folder: Path) -> bool:
     with suppress(PermissionError):
         return not os.listdir(folder)
     return False
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    """What tells a folder from others that had, or will have, its name."""
-    status = folder.lstat()
-    return status.st_dev, status.st_ino
 
 
 def _exists(pid: int) -> bool:
