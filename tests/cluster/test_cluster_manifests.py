@@ -41,6 +41,9 @@ def essence(manifest: dict[str, Any]) -> dict[str, Any]:
         found["data"] = sorted(found.get("data", {}))  # render shows no value
     if found["kind"] == "Service":
         found["spec"] = {k: v for k, v in found["spec"].items() if k not in ("clusterIP", "clusterIPs")}
+        found["spec"]["selector"].pop(
+            "batch.kubernetes.io/controller-uid", None
+        )  # the first Job's, known once it is there
     return dict(found)
 
 

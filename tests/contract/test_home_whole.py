@@ -25,14 +25,14 @@ SAVES_LATE = """
     time.sleep(600)
 """
 FETCHES_AS_IT_STOPS = """
-import sys, time
+import sys
 import tfspawner
 
 name, on, namespace, out = sys.argv[1:]
 job = tfspawner.attach(name, on=on, namespace=namespace or None)
-while job.status().phase != "stopping":
-    assert job.status().result is None, "it stopped unseen"
-    time.sleep(0.02)
+while (state := job.status()).phase != "stopping":
+    if state.result:
+        sys.exit("it stopped unseen")
 job.fetch(out)
 """
 MEDDLES = """
@@ -48,9 +48,13 @@ MEDDLES = """
 
 
 def test_a_fetch_of_a_job_that_is_stopping_waits_for_what_its_scripts_still_write(place):
-    name = place.run(place.script(SAVES_LATE), "-w", "2", "--detach").out.strip()
-    command = [sys.executable, "-c", FETCHES_AS_IT_STOPS, name, place.on, place.namespace, str(place.runs)]
-    done = subprocess.run(command, env=place.env, cwd=place.folder, capture_output=True, text=True, timeout=200)
+    script = place.script(SAVES_LATE)
+    for _ in range(5):  # it stops for two seconds, and a busy machine may look too late
+        name = place.run(script, "-w", "2", "--detach").out.strip()
+        command = [sys.executable, "-c", FETCHES_AS_IT_STOPS, name, place.on, place.namespace, str(place.runs)]
+        done = subprocess.run(command, env=place.env, cwd=place.folder, capture_output=True, text=True, timeout=200)
+        if "unseen" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr
     assert (place.runs / name / "files/worker-1/final.ckpt").read_text() == "weights"
 
