@@ -46,7 +46,7 @@ class Outcome:
     collected: list[Collected] = field(default_factory=list)
     seconds: float = 0.0
     artifacts: str | None = None  # the URI of the folder that --artifacts filled
-    earlier: frozenset[str] = frozenset()  # replicas that are silent now, and of which an earlier fetch brought files
+    earlier: frozenset[str] = frozenset()  # replicas that do not answer now, and whose files an earlier fetch brought
     whole: frozenset[str] = frozenset()  # those whose files are here as they were when the replica had ended
 
     def file(self, name: str) -> Path:

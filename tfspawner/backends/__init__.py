@@ -118,7 +118,7 @@ class Backend(Protocol):
     ) -> None:
         """Removes all of the job, if it has that id, and returns when it is gone; what is waited for long is told by note.
 
-        Where an id is given and that of the job cannot be read, it may be another's: raises ClusterError.
+        With an id, raises ClusterError where the job's own cannot be read: it may be another job.
         """
 
 

@@ -229,12 +229,9 @@ class KubernetesBackend:
             if len(same) == 1:
                 meant += same
             else:
+                why = f"several Jobs say that they are job {name}'s first"
                 for rival in same:
-                    self._leave_out(
-                        LeftOut(
-                            kind="Job", name=rival.first.name, why=f"several Jobs say that they are job {name}'s first"
-                        )
-                    )
+                    self._leave_out(LeftOut(kind="Job", name=rival.first.name, why=why))
         return meant
 
     def left_out(self, *, thorough: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""A deleted job's objects on their way out of the cluster: what is still there is waited for, and named with what holds it."""
+"""A deleted job's objects: waits until they are gone from the cluster, and names what still holds them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ from .objects import Launched, owner_uids, shown_name
 TOLD_AFTER_S = 5.0  # so long a finalizer may hold an object before it is mentioned
 AGAIN_S = 0.5
 MOST_NAMED = 5
-CLUSTERS_OWN = (
-    "foregroundDeletion",
-    "batch.kubernetes.io/job-tracking",
-)  # finalizers that the cluster's controllers remove
+CLUSTERS_OWN = ("foregroundDeletion", "batch.kubernetes.io/job-tracking")  # finalizers that its controllers remove
 
 Manifest = Mapping[str, Any]
 

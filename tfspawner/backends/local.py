@@ -79,9 +79,7 @@ class LocalBackend:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.launched: dict[str, _Agents] = {}  # what scripts, which are this user's, could change on disk meanwhile
         self.known: dict[str, str] = {}  # name -> the id of the job that is meant by it here
-        self.made: dict[
-            str, tuple[str, int]
-        ] = {}  # name -> the id of the job that was launched here, and its folder, held open
+        self.made: dict[str, tuple[str, int]] = {}  # name -> the id of what was launched here; its folder, held open
 
     def coordinator_address(self, spec: JobSpec, job: str) -> str:
         """All agents' sockets are bound here, and are inherited at launch."""
@@ -293,7 +291,7 @@ class LocalBackend:
             return None
 
         def writes() -> bool:
-            return bool(self._living(job, self._pids(job).get(replica, [])[2:]) or any(_scripts_of(root)))
+            return bool(self._living(job, self._pids(job).get(replica, [])[2:]) or any(_strays(root)))
 
         return LeftFiles(replica, root, folder / "code.tar.gz", writes)
 
@@ -490,28 +488,17 @@ def _exists(pid: int) -> bool:
 
 
 def _strays(folder: Path) -> Iterator[int]:
-    """Processes of the job's scripts that outlived their agents, and agents that were not noted in time.
+    """Processes of scripts of the job, or of one replica, that outlived their agents, and agents that were not noted in time.
 
     Scripts are known by a variable; agents, whose environment nobody may read, by their command line.
     """
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if is_agent_of(folder, int(process.name)) or _is_script_of(folder, process):
-                yield int(process.name)
-
-
-def _scripts_of(root: Path) -> Iterator[int]:
-    """Processes of one replica's script."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if _is_script_of(root, process):
-                yield int(process.name)
-
-
-def _is_script_of(folder: Path, process: Path) -> bool:
-    """Whether its output belongs into that folder."""
     mark = f"{OUTPUT}={folder}/".encode()
-    return any(variable.startswith(mark) for variable in (process / "environ").read_bytes().split(b"\0"))
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if is_agent_of(folder, int(process.name)) or any(
+                variable.startswith(mark) for variable in (process / "environ").read_bytes().split(b"\0")
+            ):
+                yield int(process.name)
 
 
 def _address(listener: socket.socket) -> str:

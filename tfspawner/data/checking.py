@@ -86,10 +86,9 @@ def glance(file: File) -> Shard | None:
 
 
 def check_shards(files: Iterable[File], progress: Callable[[int], None], done: Path | None = None) -> Iterator[Shard]:
-    """Checks the files, some at once; those that `done` lists as sound are taken from there, if they are the same still.
+    """Checks the files, some at once; one that `done` lists as sound is not read again if its size and version are the same.
 
-    That is told by size and version: a file whose place tells no version is read each time. Raises DataError where done
-    cannot be written.
+    A file whose place tells no version is read each time. Raises DataError where done cannot be written.
     """
     known = _read_done(done)
     with ThreadPoolExecutor(PARALLEL) as pool:
@@ -153,10 +152,7 @@ def without(files: list[File], done: Path) -> list[File]:
 
     def is_own(file: File) -> bool:
         path = local_path(file.uri)
-        is_named_so = os.path.basename(path) in (
-            done.name,
-            os.path.basename(own),
-        )  # else links of a whole mount are read
+        is_named_so = os.path.basename(path) in (done.name, os.path.basename(own))  # spares the links of a whole mount
         return is_named_so and isinstance(filesystem_of(file.uri), LocalFiles) and os.path.realpath(path) == own
 
     return [file for file in files if not is_own(file)]

@@ -331,7 +331,7 @@ def _number(value: float | None) -> str:
 def cp(uris: tuple[str, ...], overwrite: bool, output: str) -> None:
     """Copy files from anywhere to anywhere, and compare them.
 
-    Of a folder its files, as data ls shows them: what else it holds is told. Four at once. DESTINATION is a folder if it ends with a slash, is one of this machine, or takes several files.
+    A folder stands for the files that data ls shows; what else it holds is said. Four at once. DESTINATION is a folder if it ends with a slash, is one of this machine, or takes several files.
     Each file has its name only when it is whole. Files that are there already and are equal are not sent again: broken off, it goes on.
 
     \b

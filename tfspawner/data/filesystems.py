@@ -111,8 +111,8 @@ def list_files(
 ) -> list[File]:
     """All files of one or more URIs or patterns, each once, in the order of their names. Raises DataError for none.
 
-    Folders, and hidden files of a folder, are left out, and leave_out is told. What is no file at all, a pipe or a link that
-    leads nowhere, is an error, or is told as well unless strict.
+    A folder's own folders and hidden files are left out, and leave_out is told. A pipe, or a link that leads nowhere, is
+    an error; unless strict it is left out and told, too.
     """
     found: dict[str, File] = {}
     for uri in [uris] if isinstance(uris, str) else uris:
@@ -252,9 +252,8 @@ class S3Files:
         near = self._objects(uri, bucket, fixed, deep="/" in path[len(fixed) :]) if is_asked else []
         if not uri.endswith("/") and (found := next((one for one in near if one.key == path), None)):
             return Listing(files=[_file(bucket, found)])
-        if has_pattern(path) and not any(
-            one.key.startswith(f"{path}/") for one in near
-        ):  # nor a folder of that very name
+        is_folder = any(one.key.startswith(f"{path}/") for one in near)  # of that very name
+        if has_pattern(path) and not is_folder:
             return self._fitting(bucket, path, near)
         inside = [one for one in self._objects(uri, bucket, f"{path}/" if path else "") if one.key != f"{path}/"]
         files = [one for one in inside if not one.key.endswith("/")]
