@@ -160,7 +160,8 @@ class Running:
 
         with self.changed:
             self.changed.wait_for(lambda: are_there() or self.process.poll() is not None, timeout_s)
-            assert are_there(), f"not printed: {texts}; it printed {bytes(self.streams[stream][-3000:]).decode()!r}"
+            printed = {name: bytes(text[-3000:]).decode() for name, text in self.streams.items()}
+            assert are_there(), f"not printed in {timeout_s:g} s: {texts}; {self.process.poll()=}, {printed=}"
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -291,6 +292,52 @@ def kubectl() -> Kubectl:
         return done.stdout
 
     return call
+
+
+@dataclass
+class ApiServer:
+    """The cluster's API server, which the program that TESTCLUSTER names stops and starts."""
+
+    program: str
+    kubectl: Kubectl
+    was_stopped: bool = False
+
+    def stop(self) -> None:
+        self.was_stopped = True
+        self._do("stop", "kube-apiserver")
+
+    def start(self) -> None:
+        self._do("start", "kube-apiserver")
+        deadline = time.monotonic() + 120
+        while "ok" not in self.kubectl("get", "--raw", "/readyz", check=False):
+            assert time.monotonic() < deadline, "the API server is not ready 120 s after its start"
+            time.sleep(0.05)
+
+    def run_a_job_again(self) -> None:
+        """The other components start anew as well: by themselves they would begin none for up to 100 s."""
+        for component in ("kube-controller-manager", "kube-scheduler", "kubelet"):
+            self._do("stop", component)
+            self._do("start", component)
+        job = ["-n", "default", "job", f"tf-spawner-test-{secrets.token_hex(4)}"]
+        self.kubectl("create", *job, f"--image={os.environ['TFSPAWNER_IMAGE']}", "--", "true")
+        self.kubectl("wait", *job, "--for=condition=complete", "--timeout=400s")
+        self.kubectl("delete", *job, "--wait=false")
+
+    def _do(self, what: str, component: str) -> None:
+        subprocess.run([self.program, what, component], check=True, capture_output=True)
+
+
+@pytest.fixture
+def api_server(cluster_place: Place) -> Iterator[ApiServer]:
+    """For a test that is marked `alone`; it ends once the cluster runs jobs again."""
+    if "TESTCLUSTER" not in os.environ:
+        pytest.skip("needs TESTCLUSTER, which can stop its API server")
+    assert cluster_place.kubectl
+    server = ApiServer(os.environ["TESTCLUSTER"], cluster_place.kubectl)
+    yield server
+    if server.was_stopped:
+        server.start()
+        server.run_a_job_again()
 
 
 @pytest.fixture(scope="session")

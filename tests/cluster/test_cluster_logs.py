@@ -6,7 +6,6 @@ LOGS=32x100000 pytest tests/cluster/test_cluster_logs.py    takes as many replic
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -70,11 +69,9 @@ def fault(method: str, path: str) -> str | None:
 @pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_numbered_lines_through_cut_streams_a_restart_of_the_api_server_rotation_and_a_restart_in_place(
-    cluster_place, wait_until
+    cluster_place, api_server, wait_until
 ):
-    place, testcluster = cluster_place, os.environ.get("TESTCLUSTER")
-    if not testcluster:
-        pytest.skip("needs TESTCLUSTER, which can stop its API server")
+    place = cluster_place
     with between(place.folder / "kubeconfig", fault) as server:
         running = place.start_run(place.script(SCRIPT), "-w", str(REPLICAS), "--restarts", "1", "--name", "lines")
 
@@ -83,9 +80,8 @@ def test_numbered_lines_through_cut_streams_a_restart_of_the_api_server_rotation
             assert condition(), f"{what} did not come: {running.done().err[-500:]}"
 
         comes(lambda: logged(place, 0) > 100_000, "the first lines")
-        subprocess.run([testcluster, "stop", "kube-apiserver"], check=True, capture_output=True)
-        subprocess.run([testcluster, "start", "kube-apiserver"], check=True, capture_output=True)
-        wait_until(lambda: "ok" in place.kubectl("get", "--raw", "/readyz", check=False), "the API server")
+        api_server.stop()
+        api_server.start()
         for index in range(REPLICAS):
             whole = size_of_half(index)
             comes(lambda at=index, size=whole: logged(place, at) == size, f"worker-{index}'s first half")
