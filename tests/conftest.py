@@ -160,7 +160,7 @@ class Running:
 
         with self.changed:
             self.changed.wait_for(lambda: are_there() or self.process.poll() is not None, timeout_s)
-            printed = {name: bytes(text[-3000:]).decode() for name, text in self.streams.items()}
+            printed = {name: bytes(text[-3000:]) for name, text in self.streams.items()}
             assert are_there(), f"not printed in {timeout_s:g} s: {texts}; {self.process.poll()=}, {printed=}"
 
     def send(self, number: signal.Signals) -> None:

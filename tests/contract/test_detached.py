@@ -17,6 +17,15 @@ with open(os.environ["TFSPAWNER_OUTPUT"] + "/model", "w") as file:
 REPLICAS = ["worker-0", "worker-1"]
 
 
+def state_of(job: str, listed) -> str | None:
+    return {entry["job"]: entry["state"] for entry in listed.json}.get(job)
+
+
+def is_seen_to_end(life) -> bool:
+    life.list_fetched = life.place.of("list", "--output", "json")
+    return str(state_of("first", life.list_fetched)).startswith("succeeded")
+
+
 @pytest.fixture(scope="module")
 def life(shared_place, gate_code, wait_until):
     """What every verb answered while the job was at its gate, and after."""
@@ -58,7 +67,7 @@ def life(shared_place, gate_code, wait_until):
     life.fetch_json = place.of("fetch", "first", "--out", place.runs, "--keep", "--output", "json")
     life.list_held = place.of("list", "--output", "json")
     life.fetch = place.of("fetch", "first", "--out", place.folder / "again")
-    life.list_fetched = place.of("list", "--output", "json")
+    wait_until(lambda: is_seen_to_end(life), "the backend to see that the released replicas have ended")
     if place.on == "local":
         place.open_gate(life.second)
     life.delete = place.of("delete", "first")
@@ -193,11 +202,8 @@ def test_fetch_brings_logs_and_files(life):
 
 
 def test_list_says_to_be_fetched_until_it_is(life):
-    states = [
-        {job["job"]: job["state"] for job in listed.json}.get("first") for listed in (life.list_held, life.list_fetched)
-    ]
-    assert states[0] == "succeeded, to be fetched"
-    assert states[1] in ("succeeded, fetched", "succeeded")
+    assert state_of("first", life.list_held) == "succeeded, to be fetched"
+    assert state_of("first", life.list_fetched) in ("succeeded, fetched", "succeeded")
 
 
 def test_fetch_prints_json(life):

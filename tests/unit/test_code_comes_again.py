@@ -105,8 +105,10 @@ def test_who_sends_a_long_body_hears_why_it_is_refused(place, method):
 
 def test_another_process_in_the_coordinators_place_gets_the_code_again(place, tmp_path):
     place.running.process.kill()
-    place.running = Uploaded(tmp_path / "long", "import time\nprint('first life', flush=True)\ntime.sleep(600)")
-    code, second = place.running.code(), tmp_path / "second"
+    gate, second = tmp_path / "gate", tmp_path / "second"
+    wait = f"import os, time\nprint('first life', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.1)"
+    place.running = Uploaded(tmp_path / "long", wait)
+    code = place.running.code()
     follower = Follower(place, "j", ["worker-0"], None, Silent(), start_timeout_s=20, upload=code)
     lines: list[bytes] = []
 
@@ -118,12 +120,15 @@ def test_another_process_in_the_coordinators_place_gets_the_code_again(place, tm
             place.running = Uploaded(second, "", code)
 
     follower.view = type("Shown", (Silent,), {"log": staticmethod(log)})()
-    threading.Thread(target=lambda: follower.follow(time.monotonic() + 60), daemon=True).start()
+    following = threading.Thread(target=lambda: follower.follow(time.monotonic() + 60), daemon=True)
+    following.start()
     deadline = time.monotonic() + 30
     while not (second / "root/code").exists():
         assert time.monotonic() < deadline, "the second process did not get the code"
         time.sleep(0.05)
-    follower.stop.set()
+    gate.touch()
+    following.join(30)
+    assert not following.is_alive()
 
 
 def test_a_pod_to_which_nobody_sends_the_code_again_ends_and_says_so(tmp_path):
