@@ -119,7 +119,7 @@ def test_an_admission_webhook_that_refuses_is_told_with_its_own_words(cluster_pl
     with webhook(cluster_place, resource, refuse):
         done = cluster_place.run(cluster_place.script(HI))
     assert_told(cluster_place, done, "the cluster's admission control refuses", DENIAL, "--pod-file")
-    assert done.seconds < 60
+    assert done.seconds < 20
 
 
 @pytest.mark.parametrize("resource", ["jobs", "pods"])

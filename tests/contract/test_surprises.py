@@ -114,7 +114,7 @@ def test_a_frozen_or_killed_agent_is_named_and_its_script_does_not_live_on(place
         done = running.done()
         assert done.code == 125, done.err
         assert f"error: {replica} was lost" in done.err
-        assert done.seconds < (100 if how == signal.SIGSTOP else 50)
+        assert done.seconds < (75 if how == signal.SIGSTOP else 25)
         if how == signal.SIGSTOP:  # what it has written may still come
             assert f"the files of {replica} could not be collected" in done.err
             assert place.of("delete", f"without-{replica}").code == 0

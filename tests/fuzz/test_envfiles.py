@@ -17,7 +17,7 @@ from tfspawner.render import render, to_yaml
 from tfspawner.spec import JobSpec
 from tfspawner.travelling import Travelling
 
-MOST_S = 10.0
+MOST_S = 2.0
 POD = {
     "apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}},
     "spec": {"containers": [{"name": "worker", "image": "x", "env": [{"name": "A", "value": "b"}], "envFrom": [], "ports": [{"containerPort": 1}],

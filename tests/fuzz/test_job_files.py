@@ -23,7 +23,7 @@ from tfspawner.options import make_spec
 from tfspawner.plan import job_name
 from tfspawner.render import redacted, render, to_yaml
 
-MOST_S = 10.0
+MOST_S = 2.0
 MOST_KIB = 400 * 1024  # that this process may grow by
 KEYS = sorted(
     {*options._LISTS, *options._PAIRS, *options._DURATIONS, *options._PATHS, *options._FLAGS, *options._NUMBERS, *options._TEXTS, "grid"}

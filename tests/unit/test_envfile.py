@@ -87,10 +87,10 @@ def test_a_value_of_several_lines_is_refused_with_the_way_to_write_it(tmp_path):
 def test_more_variables_than_a_record_takes_are_refused_at_once(tmp_path):
     path = tmp_path / "env"
     path.write_text("".join(f"A{number}=1\n" for number in range(50_000)))
-    began = time.process_time()
+    began = time.monotonic()
     with pytest.raises(ConfigurationError, match="has more than 2,000 variables"):
         read_env_file(path)
-    assert time.process_time() - began < 2
+    assert time.monotonic() - began < 2
 
 
 def test_what_is_no_file_and_no_text_is_told(tmp_path):

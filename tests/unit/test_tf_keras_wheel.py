@@ -63,7 +63,7 @@ def test_a_version_that_nobody_has_read_is_not_fetched(index):
     began = time.monotonic()
     with pytest.raises(OSError, match=r"knows tf-keras for TensorFlow 2\.15, .* and this is 2\.99"):
         wheel("2.99.0")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 1
 
 
 def test_each_minor_version_has_its_own_wheel_and_the_last_one_is_the_newest():

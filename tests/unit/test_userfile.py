@@ -20,7 +20,7 @@ def refused(path: Path | str, what: str = "env-file") -> str:
     began = time.monotonic()
     with pytest.raises(ConfigurationError) as error:
         read_bytes(Path(path), what)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 2
     assert "\n" not in error.value.message
     assert len(error.value.message) < 300
     return error.value.message
@@ -146,7 +146,7 @@ def test_yaml_that_is_none_or_grows_is_refused_at_once(loader, text, why):
         load_yaml(text, loader, "job.yaml")
     assert why in error.value.message
     assert "secret" not in error.value.message
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 2
 
 
 def test_digits_in_quotes_are_text():
