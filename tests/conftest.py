@@ -300,18 +300,14 @@ class ApiServer:
 
     program: str
     kubectl: Kubectl
-    was_stopped: bool = False
+    wait_until: Callable[..., None]
 
     def stop(self) -> None:
-        self.was_stopped = True
         self._do("stop", "kube-apiserver")
 
     def start(self) -> None:
         self._do("start", "kube-apiserver")
-        deadline = time.monotonic() + 120
-        while "ok" not in self.kubectl("get", "--raw", "/readyz", check=False):
-            assert time.monotonic() < deadline, "the API server is not ready 120 s after its start"
-            time.sleep(0.05)
+        self.wait_until(lambda: "ok" in self.kubectl("get", "--raw", "/readyz", check=False), "the API server")
 
     def run_a_job_again(self) -> None:
         """The other components start anew as well: by themselves they would begin none for up to 100 s."""
@@ -328,16 +324,15 @@ class ApiServer:
 
 
 @pytest.fixture
-def api_server(cluster_place: Place) -> Iterator[ApiServer]:
+def api_server(cluster_place: Place, wait_until: Callable[..., None]) -> Iterator[ApiServer]:
     """For a test that is marked `alone`; it ends once the cluster runs jobs again."""
     if "TESTCLUSTER" not in os.environ:
         pytest.skip("needs TESTCLUSTER, which can stop its API server")
     assert cluster_place.kubectl
-    server = ApiServer(os.environ["TESTCLUSTER"], cluster_place.kubectl)
+    server = ApiServer(os.environ["TESTCLUSTER"], cluster_place.kubectl, wait_until)
     yield server
-    if server.was_stopped:
-        server.start()
-        server.run_a_job_again()
+    server.start()  # where the test failed while it was away
+    server.run_a_job_again()
 
 
 @pytest.fixture(scope="session")

@@ -1556,7 +1556,7 @@ class Stream:
 
     @classmethod
     def most_bytes(cls, count: int) -> int:
-        """The most that a stream of so many replicas' output holds in memory, when its client reads nothing."""
+        """The most memory that the output of so many replicas takes while a stream's client reads nothing."""
         return max(STREAM_HOLDS, (STREAM_QUEUE + count + 1) * cls.piece_of(count) if count else 0)
 
     def close(self) -> None:

@@ -117,3 +117,5 @@ def test_the_api_server_is_away_for_30_s(cluster_place, api_server):
     done = running.done()
     assert done.code == 0, done.err
     assert_complete(cluster_place, "away", 2, first="ready\n")
+    after = cluster_place.run(cluster_place.script("print('the cluster works again')"), "-w", "1", timeout_s=400)
+    assert after.code == 0, after.err

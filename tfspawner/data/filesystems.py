@@ -111,8 +111,8 @@ def list_files(
 ) -> list[File]:
     """All files of one or more URIs or patterns, each once, in the order of their names. Raises DataError for none.
 
-    A folder's own folders and hidden files are left out, and leave_out is told. A pipe, or a link that leads nowhere, is
-    an error; unless strict it is left out and told, too.
+    Folders and hidden files inside a folder are left out, and leave_out is called with a sentence that counts them.
+    A pipe, or a link that leads nowhere, is an error; unless strict, leave_out hears of it instead.
     """
     found: dict[str, File] = {}
     for uri in [uris] if isinstance(uris, str) else uris:
