@@ -40,7 +40,7 @@ def agent_us(agent, lines: list[str]) -> float:
 
 def view_us(lines: list[str]) -> float:
     """Microseconds a line in the launcher, for one that prints plainly."""
-    from tfspawner.view import PlainView
+    from tfspawner.views.plain import PlainView
 
     view, data = PlainView(io.StringIO(), io.StringIO()), "".join(lines).encode()
     began = time.process_time()

@@ -12,9 +12,9 @@ from typing import Any
 import urllib3
 
 from tfspawner.agent import PROOF_HEADER, Gang, Job, Key
-from tfspawner.backends import JobSummary, Observation
-from tfspawner.client import AgentClient
-from tfspawner.patience import patient
+from tfspawner.backends.base import JobSummary, Observation
+from tfspawner.backends.client import AgentClient
+from tfspawner.base.retrying import patient
 
 REPLICAS = ["worker-0", "worker-1"]
 LOGS = {"worker-0": b"Epoch 1/3\n10/10 [====] - 1s - loss: 0.5\n", "worker-1": b"hello\n"}

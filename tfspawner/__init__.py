@@ -6,24 +6,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import SpawnerError
-    from .job import Job, attach, launch, run
-    from .models import checked_model
-    from .spec import JobSpec
-    from .sweeping import sweep
+    from tfspawner.errors import SpawnerError
+    from tfspawner.jobs.job import Job, attach, launch, run
+    from tfspawner.jobs.models import checked_model
+    from tfspawner.jobs.sweeps import sweep
+    from tfspawner.plan.spec import JobSpec
 
 __version__ = "0.1.0"
 __all__ = ["Job", "JobSpec", "SpawnerError", "attach", "checked_model", "launch", "run", "sweep"]
 
 _HOMES = {
-    "Job": "job",
-    "JobSpec": "spec",
+    "Job": "jobs.job",
+    "JobSpec": "plan.spec",
     "SpawnerError": "errors",
-    "attach": "job",
-    "checked_model": "models",
-    "launch": "job",
-    "run": "job",
-    "sweep": "sweeping",
+    "attach": "jobs.job",
+    "checked_model": "jobs.models",
+    "launch": "jobs.job",
+    "run": "jobs.job",
+    "sweep": "jobs.sweeps",
 }
 
 

@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """The console script. Ctrl-C ends it quietly, even while its modules are being read."""
     try:
-        from .cli import main as run
+        from tfspawner.cli.main import main as run
 
         run()
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .homecoming import Outcome
+    from tfspawner.follow.homecoming import Outcome
 
 
 LOGIN = re.compile(r"(?<=://)[^/\s]*@")  # user:password@ of a URI, or a token in that place

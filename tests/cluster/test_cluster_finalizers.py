@@ -9,7 +9,7 @@ import pytest
 from strangers import get
 
 from tfspawner.errors import ClusterError
-from tfspawner.job import attach
+from tfspawner.jobs.job import attach
 
 HOLD = "example.com/hold"
 

@@ -8,8 +8,8 @@ import pytest
 from strangers import asked, server_pod
 
 from tfspawner.agent import PROOF_HEADER, Key
-from tfspawner.backends.kubernetes_api import Api
-from tfspawner.client import AgentClient
+from tfspawner.backends.client import AgentClient
+from tfspawner.backends.kubernetes.api import Api
 from tfspawner.errors import AgentUnreachable, NotTheAgent
 
 PATTERNS = (

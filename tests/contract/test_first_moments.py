@@ -10,7 +10,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["click", "tfspawner.cli"])
+@pytest.mark.parametrize("module", ["click", "tfspawner.cli.main"])
 def test_ctrl_c_while_the_modules_are_read_is_no_traceback(tmp_path, module):
     """A finder of the test's own stands still where that module is asked for."""
     finder = f"""

@@ -24,8 +24,9 @@ from typing import Any
 import pytest
 from agent_port import agent_port as served_agent
 
-from tfspawner import agent, tensorboard
+from tfspawner import agent
 from tfspawner.errors import SpawnerError
+from tfspawner.jobs import tensorboard
 
 CANARY = "canary-value"
 ELSEWHERE = "stranger.test"  # the browser is told that it is 127.0.0.1

@@ -84,7 +84,7 @@ def not_root() -> None:
 @pytest.mark.parametrize("mode", ["0", "0o500", "0o100", "0o444"])
 def test_an_output_folder_of_any_mode_is_removed_with_the_job(tmp_path, mode):
     """Root may remove all, so that it is another who does it."""
-    from tfspawner.backends.removing import remove_folder
+    from tfspawner.backends.local.removing import remove_folder
 
     top = tmp_path / "job"
     deep = top / "worker-0/output/deep"

@@ -116,8 +116,8 @@ if any(word.endswith("/agent.py") for word in sys.orig_argv):
         agent.STOP_GRACE_S = 600.0
     threading.Thread(target=change, daemon=True).start()
 elif "tfspawner" in sys.orig_argv:
-    import tfspawner.homecoming
-    tfspawner.homecoming.STOP_WITHIN_S = 2.0
+    import tfspawner.follow.homecoming
+    tfspawner.follow.homecoming.STOP_WITHIN_S = 2.0
 """
 SAVES_AT_THE_GATE = """
     import os, signal, sys, time

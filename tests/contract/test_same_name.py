@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tfspawner.errors import NotFoundError
-from tfspawner.job import attach
+from tfspawner.jobs.job import attach
 
 
 @pytest.fixture

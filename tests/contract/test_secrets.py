@@ -38,7 +38,7 @@ print("DEBUG is", os.environ["DEBUG"], flush=True)
 if os.environ["TFSPAWNER_INDEX"] == "1":
     raise ValueError(f"no login with {os.environ['PASSWORD']}")
 """
-LOGGING = "import logging; logging.basicConfig(level=logging.DEBUG); from tfspawner.cli import main; main()"
+LOGGING = "import logging; logging.basicConfig(level=logging.DEBUG); from tfspawner.cli.main import main; main()"
 
 
 def spellings() -> Iterator[bytes]:

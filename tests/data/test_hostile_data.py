@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
+from tfspawner.cli.data import data
 from tfspawner.data import encoding, reading, tables
 from tfspawner.data.checking import check_shard
-from tfspawner.data.commands import data
 from tfspawner.data.encoding import read_record
 from tfspawner.data.example import read_example, write_example
 from tfspawner.data.filesystems import list_files

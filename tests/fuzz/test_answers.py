@@ -17,11 +17,11 @@ from false_agent import REPLICAS, Answer, FalseAgent, frame, honest, parts
 from mutating import ODD_NUMBERS, changed, damaged
 
 from tfspawner.errors import SpawnerError
-from tfspawner.job import Job, summaries
-from tfspawner.notebook import NotebookView
-from tfspawner.table import jobs_table, replica_table
-from tfspawner.tensorboard import EventFiles
-from tfspawner.view import PlainView
+from tfspawner.jobs.job import Job, summaries
+from tfspawner.jobs.tensorboard import EventFiles
+from tfspawner.views.notebook import NotebookView
+from tfspawner.views.plain import PlainView
+from tfspawner.views.table import jobs_table, replica_table
 
 WATCHDOG_S = 20.0
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

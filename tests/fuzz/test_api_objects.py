@@ -9,11 +9,11 @@ from pathlib import Path
 
 from mutating import changed, odd
 
-from tfspawner.backends.news import News
-from tfspawner.backends.objects import LeftOut, ReplicaPod, read_job, read_jobs, read_pod
-from tfspawner.diagnose import explain_failed_create, observe, observe_event
-from tfspawner.doctor import _free, _is_ready
-from tfspawner.preflight import fits, gpus_offered, labels_of, quota_shortfalls, requests_of
+from tfspawner.backends.kubernetes.capacity import fits, gpus_offered, labels_of, quota_shortfalls, requests_of
+from tfspawner.backends.kubernetes.news import News
+from tfspawner.backends.kubernetes.objects import LeftOut, ReplicaPod, read_job, read_jobs, read_pod
+from tfspawner.backends.kubernetes.pods import explain_failed_create, observe, observe_event
+from tfspawner.cli.doctor import _free, _is_ready
 
 # As a real API server gave them (Kubernetes 1.36), shortened: a job, its pods, a warning, a node, a quota.
 REAL = json.loads(Path(__file__).with_name("objects.json").read_text())

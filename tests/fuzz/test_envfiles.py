@@ -10,12 +10,12 @@ import pytest
 import yaml
 from mutating import ODD_TEXTS, changed, damaged
 
-from tfspawner.envfile import read_env_file
+from tfspawner.backends.kubernetes.manifests import render, to_yaml
 from tfspawner.errors import ConfigurationError
-from tfspawner.job import prepare, read_script
-from tfspawner.render import render, to_yaml
-from tfspawner.spec import JobSpec
-from tfspawner.travelling import Travelling
+from tfspawner.jobs.job import prepare, read_script
+from tfspawner.plan.envfile import read_env_file
+from tfspawner.plan.spec import JobSpec
+from tfspawner.plan.travelling import Travelling
 
 MOST_S = 2.0
 POD = {

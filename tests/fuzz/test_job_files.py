@@ -15,13 +15,14 @@ import click
 import pytest
 from mutating import ODD_TEXTS, damaged, odd
 
-from tfspawner import cli, options
+from tfspawner.backends.kubernetes.manifests import redacted, render, to_yaml
+from tfspawner.cli.main import main as cli
 from tfspawner.errors import ConfigurationError
-from tfspawner.grid import Sweep
-from tfspawner.job import described, prepare
-from tfspawner.options import make_spec
-from tfspawner.plan import job_name
-from tfspawner.render import redacted, render, to_yaml
+from tfspawner.jobs.job import described, prepare
+from tfspawner.plan import options
+from tfspawner.plan.grid import Sweep
+from tfspawner.plan.options import make_spec
+from tfspawner.plan.plan import job_name
 
 MOST_S = 2.0
 MOST_KIB = 400 * 1024  # that this process may grow by

@@ -17,7 +17,8 @@ import pytest
 from false_agent import REPLICAS, report
 from mutating import ODD_NUMBERS, ODD_TEXTS, changed, damaged, deep
 
-from tfspawner import agent, answers
+from tfspawner import agent
+from tfspawner.backends import answers
 
 REPORT = report("worker-1", "running", 1, message="m", hint=None, tail=["a"], stands=['  File "x.py", line 1 in f'], kind="failed",
                 peer_lost=True, blames="worker-0", finished=9.0, exit_code=1, storing="",

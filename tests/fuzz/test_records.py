@@ -17,15 +17,18 @@ import pytest
 from click.testing import CliRunner, Result
 from mutating import changed, damaged
 
-from tfspawner import cli, recorded, sweeping, tensorboard
-from tfspawner.backends.local import LocalBackend
+from tfspawner.backends.local.backend import LocalBackend
+from tfspawner.cli.main import main as cli
 from tfspawner.errors import NotFoundError, SpawnerError
-from tfspawner.grid import Sweep
-from tfspawner.job import attach
-from tfspawner.record import Record
-from tfspawner.report import page, timeline, usage_charts
-from tfspawner.slowest import slowest_to_start, starts, trained, used
-from tfspawner.spec import JobSpec
+from tfspawner.jobs import sweeps as sweeping
+from tfspawner.jobs import tensorboard
+from tfspawner.jobs.job import attach
+from tfspawner.pages.run import page, timeline, usage_charts
+from tfspawner.plan.grid import Sweep
+from tfspawner.plan.spec import JobSpec
+from tfspawner.record import reading as recorded
+from tfspawner.record.slowest import slowest_to_start, starts, trained, used
+from tfspawner.record.writing import Record
 
 SHA = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
 SPEC = {

@@ -6,10 +6,10 @@ import tempfile
 import pytest
 from hostile import Hostile
 
-from tfspawner.backends.kubernetes import KubernetesBackend
-from tfspawner.code import Code
-from tfspawner.plan import Plan, make_plan
-from tfspawner.spec import JobSpec
+from tfspawner.backends.kubernetes.backend import KubernetesBackend
+from tfspawner.plan.code import Code
+from tfspawner.plan.plan import Plan, make_plan
+from tfspawner.plan.spec import JobSpec
 
 
 @pytest.fixture
@@ -60,5 +60,5 @@ def shared_hostile():
 @pytest.fixture
 def impatient(monkeypatch):
     """Two tries at most, one after the other, so that a test of what never comes is short."""
-    monkeypatch.setattr("tfspawner.collect.TRIES_WITHOUT_PROGRESS", 2)
-    monkeypatch.setattr("tfspawner.collect.PAUSE_S", 0.01)
+    monkeypatch.setattr("tfspawner.follow.collect.TRIES_WITHOUT_PROGRESS", 2)
+    monkeypatch.setattr("tfspawner.follow.collect.PAUSE_S", 0.01)

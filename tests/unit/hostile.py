@@ -10,7 +10,7 @@ from pathlib import Path
 import urllib3
 
 from tfspawner.agent import PROOF_HEADER, Key
-from tfspawner.client import AgentClient
+from tfspawner.backends.client import AgentClient
 
 Pieces = bytes | Callable[[], Iterable[bytes]]
 

@@ -17,10 +17,10 @@ import pytest
 import urllib3
 
 from tfspawner import agent
-from tfspawner.client import AgentClient
+from tfspawner.backends.client import AgentClient
 from tfspawner.errors import AgentBusy
-from tfspawner.follow import JobState, ReplicaState, complete_logs
-from tfspawner.record import Record
+from tfspawner.follow.follower import JobState, ReplicaState, complete_logs
+from tfspawner.record.writing import Record
 
 SOURCE = Path(agent.__file__)
 SCRIPT = """

@@ -5,12 +5,13 @@ from itertools import count
 import pytest
 from click.testing import CliRunner
 
-from tfspawner import checked_model, cli
-from tfspawner.comparison import refuse_foreign
+from tfspawner import checked_model
+from tfspawner.cli.main import main as cli
 from tfspawner.errors import ConfigurationError
-from tfspawner.grid import Sweep
-from tfspawner.options import make_spec, recorded_options
-from tfspawner.spec import JobSpec
+from tfspawner.pages.comparison import refuse_foreign
+from tfspawner.plan.grid import Sweep
+from tfspawner.plan.options import make_spec, recorded_options
+from tfspawner.plan.spec import JobSpec
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tfspawner.errors import ArtifactError
-from tfspawner.models import checked_model
+from tfspawner.jobs.models import checked_model
 
 ROOT = Path(__file__).parents[2]
 

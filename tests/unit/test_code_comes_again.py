@@ -15,12 +15,12 @@ import pytest
 import urllib3
 from test_agent_server import Running
 
-from tfspawner.backends import Observation
-from tfspawner.client import AgentClient
-from tfspawner.code import Code
+from tfspawner.backends.base import Observation
+from tfspawner.backends.client import AgentClient
 from tfspawner.errors import AgentUnreachable
-from tfspawner.follow import Follower
-from tfspawner.job import Silent
+from tfspawner.follow.follower import Follower
+from tfspawner.jobs.job import Silent
+from tfspawner.plan.code import Code
 
 
 class Uploaded(Running):
@@ -66,7 +66,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfspawner.follow.SILENCE_S", 60.0)
+    monkeypatch.setattr("tfspawner.follow.follower.SILENCE_S", 60.0)
     found = Place(Uploaded(tmp_path / "first", "print('hello', flush=True)"))
     yield found
     found.running.process.kill()

@@ -5,8 +5,8 @@ import os
 import pytest
 from hostile import entry, everything_below, nothing
 
-from tfspawner.collect import collect, collect_one
 from tfspawner.errors import ArtifactError
+from tfspawner.follow.collect import collect, collect_one
 
 pytestmark = pytest.mark.usefixtures("impatient")
 

@@ -10,8 +10,8 @@ from hostile import Hostile, entry, everything_below, nothing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfspawner.collect import collect, collect_one
 from tfspawner.errors import ArtifactError
+from tfspawner.follow.collect import collect, collect_one
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -68,7 +68,9 @@ def test_a_file_that_is_a_folder_too_is_refused_and_the_folders_files_come(hosti
 
 
 def test_where_names_that_differ_in_case_are_the_same_the_second_is_refused(hostile, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfspawner.landing.Landing.folds_case", lambda self: True)  # no such file system is at hand
+    monkeypatch.setattr(
+        "tfspawner.follow.landing.Landing.folds_case", lambda self: True
+    )  # no such file system is at hand
     hostile.files = {
         "Model": b"1",
         "model": b"2",
@@ -92,7 +94,7 @@ def test_an_empty_folder_of_a_bad_name_is_told_and_not_made(hostile, tmp_path):
 
 @pytest.mark.parametrize("kind", ["files", "folders"])
 def test_more_files_or_folders_than_can_be_told_a_bound_are_refused(hostile, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr("tfspawner.manifest.MOST_ENTRIES", 10)
+    monkeypatch.setattr("tfspawner.backends.listing.MOST_ENTRIES", 10)
     hostile.manifest["folders"] = [str(number) for number in range(11)]
     if kind == "files":
         hostile.files, hostile.manifest["folders"] = {str(number): b"" for number in range(11)}, []
@@ -143,7 +145,7 @@ def test_what_is_no_list_of_files_is_told(hostile, tmp_path, reply):
 
 
 def test_a_list_of_files_without_an_end_is_broken_off(hostile, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfspawner.client.LONGEST_MANIFEST", 1 << 20)
+    monkeypatch.setattr("tfspawner.backends.client.LONGEST_MANIFEST", 1 << 20)
     hostile.reply = hostile.until_over(b'{"files": [', b" " * 100_000, every_s=0)
     with pytest.raises(ArtifactError, match="sent more than 1,048,576 bytes"):
         collect_one(hostile.client(), tmp_path / "worker-0", nothing)
@@ -223,7 +225,7 @@ def test_whatever_the_list_of_files_says_it_is_taken_or_told(shared_hostile, tmp
     top = tmp_path_factory.mktemp("lists")
     shared_hostile.reply = json.dumps(manifest).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tfspawner.collect.TRIES_WITHOUT_PROGRESS", 1)
+        patch.setattr("tfspawner.follow.collect.TRIES_WITHOUT_PROGRESS", 1)
         _, errors = collect([shared_hostile.client()], top / "files", nothing)
     shared_hostile.reply = None
     assert all(error.exit_code == 5 and "worker-0" in error.message for error in errors)

@@ -11,9 +11,9 @@ from hostile import END, everything_below, frame, nothing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfspawner.collect import collect, collect_one
 from tfspawner.errors import ArtifactError
-from tfspawner.view import human_bytes
+from tfspawner.follow.collect import collect, collect_one
+from tfspawner.views.plain import human_bytes
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -261,8 +261,8 @@ def test_files_past_a_limit_of_the_process_are_told_and_no_part_of_them_has_a_na
     """RLIMIT_FSIZE holds for a whole process; so it is another's that collects."""
     hostile.files = {"a": b"x" * 100_000}
     code = (
-        "import sys, urllib3\nfrom pathlib import Path\nfrom tfspawner.client import AgentClient\n"
-        "from tfspawner.collect import collect\n"
+        "import sys, urllib3\nfrom pathlib import Path\nfrom tfspawner.backends.client import AgentClient\n"
+        "from tfspawner.follow.collect import collect\n"
         "agent = AgentClient(replica='worker-0', url=sys.argv[1], token='t', pool=urllib3.PoolManager(), headers=dict)\n"
         "_, (error,) = collect([agent], Path(sys.argv[2]), lambda count: None)\nprint(error.message)\n"
     )
@@ -285,7 +285,7 @@ def test_whatever_a_stream_holds_a_file_is_here_whole_or_not_at_all(shared_hosti
     shared_hostile.files = GOOD
     shared_hostile.stream = good[:start] + data.draw(st.binary(max_size=50)) + good[start + length :]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tfspawner.collect.TRIES_WITHOUT_PROGRESS", 1)
+        patch.setattr("tfspawner.follow.collect.TRIES_WITHOUT_PROGRESS", 1)
         _, errors = collect([shared_hostile.client()], top, nothing)
     names = whole_files(top)
     assert set(names) <= {f"worker-0/{name}" for name in GOOD}

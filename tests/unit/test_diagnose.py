@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfspawner.diagnose import (
+from tfspawner.backends.kubernetes.pods import (
     LOST_POD,
     MOUNT_PATIENCE_S,
     START_PATIENCE_S,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tfspawner.egress import Destination, destinations
+from tfspawner.backends.kubernetes.manifests import render
 from tfspawner.errors import ConfigurationError
-from tfspawner.render import render
+from tfspawner.plan.egress import Destination, destinations
 
 MINE, ANOTHER, DNS = {"tf-spawner/job": "mine"}, {"tf-spawner/job": "mine-too"}, {"k8s-app": "kube-dns"}
 

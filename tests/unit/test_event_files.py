@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from hostile import END, everything_below, frame
 
-from tfspawner import tensorboard
 from tfspawner.errors import ArtifactError, ConfigurationError
-from tfspawner.tensorboard import HEAD, IN_TURN, EventFiles, Followed
+from tfspawner.jobs import tensorboard
+from tfspawner.jobs.tensorboard import HEAD, IN_TURN, EventFiles, Followed
 
 NAME = "logs/events.out.tfevents.1.host"
 FIRST, MORE = b"a" * 100, b"b" * 50

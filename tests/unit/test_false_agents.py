@@ -21,15 +21,17 @@ import pytest
 from click.testing import CliRunner
 from false_agent import LOGS, REPLICAS, Answer, FalseAgent, frame, honest
 
-from tfspawner import agent, follow, listening
-from tfspawner.answers import listing
-from tfspawner.backends import Observation
-from tfspawner.cli import cli
+from tfspawner import agent
+from tfspawner.backends.answers import listing
+from tfspawner.backends.base import Observation
+from tfspawner.cli.main import cli
 from tfspawner.errors import ArtifactError, BadAnswer, ClusterError
-from tfspawner.homecoming import bring_home
-from tfspawner.job import Job, Silent, summaries
-from tfspawner.tensorboard import MOST_MISSES, EventFiles
-from tfspawner.view import PlainView
+from tfspawner.follow import follower as follow
+from tfspawner.follow import listening
+from tfspawner.follow.homecoming import bring_home
+from tfspawner.jobs.job import Job, Silent, summaries
+from tfspawner.jobs.tensorboard import MOST_MISSES, EventFiles
+from tfspawner.views.plain import PlainView
 
 MIB = 1 << 20
 
@@ -38,9 +40,9 @@ MIB = 1 << 20
 def false(monkeypatch) -> Iterator[FalseAgent]:
     monkeypatch.setattr(follow, "AGAIN_S", 0.001)
     monkeypatch.setattr(follow, "ANSWER_WITHIN_S", 0.0)
-    monkeypatch.setattr("tfspawner.homecoming.SEE_WITHIN_S", 0.0)
-    monkeypatch.setattr("tfspawner.client.LOG_PAUSES_S", (0.001,) * 4)
-    monkeypatch.setattr("tfspawner.collect.TRIES_WITHOUT_PROGRESS", 1)
+    monkeypatch.setattr("tfspawner.follow.homecoming.SEE_WITHIN_S", 0.0)
+    monkeypatch.setattr("tfspawner.backends.client.LOG_PAUSES_S", (0.001,) * 4)
+    monkeypatch.setattr("tfspawner.follow.collect.TRIES_WITHOUT_PROGRESS", 1)
     found = FalseAgent()
     yield found
     found.close()
@@ -146,7 +148,7 @@ def test_a_gang_that_has_ended_is_not_waited_for_when_nothing_more_comes(false, 
 
 @pytest.mark.parametrize("data", [b"X", b"X: y\r\n"])
 def test_a_head_that_trickles_is_broken_off(false, monkeypatch, data):
-    monkeypatch.setattr("tfspawner.patience.HEAD_S", 0.2)
+    monkeypatch.setattr("tfspawner.base.retrying.HEAD_S", 0.2)
 
     def answer(handler: BaseHTTPRequestHandler, *_: Any) -> None:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
@@ -162,7 +164,7 @@ def test_a_head_that_trickles_is_broken_off(false, monkeypatch, data):
 
 
 def test_a_frame_that_trickles_is_broken_off(false, monkeypatch):
-    monkeypatch.setattr("tfspawner.client.LOG_S", 0.3)
+    monkeypatch.setattr("tfspawner.backends.client.LOG_S", 0.3)
     false.server.RequestHandlerClass.answer = dripping(false, b" ")
     with pytest.raises(ClusterError, match=r"worker-0's agent sent no whole frame in 0.3 s"):
         list(false.agent("j", "worker-0").stream({}, REPLICAS))
@@ -412,8 +414,8 @@ def test_a_list_of_files_is_read_in_pieces_of_any_size():
 
 PEAK = """
 import json, sys, urllib3
-from tfspawner.client import AgentClient
-from tfspawner.collect import checked
+from tfspawner.backends.client import AgentClient
+from tfspawner.follow.collect import checked
 from tfspawner.errors import SpawnerError
 def peak():
     return next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if line.startswith("VmHWM:"))
@@ -445,7 +447,9 @@ def test_list_and_top_show_the_other_jobs_and_name_the_one_whose_coordinator_ans
     true = FalseAgent()
     false.lie = lambda kind, replica, wanted: (200, {}, b"[]")
     true.jobs = lambda: [dataclasses.replace(job, job="good") for job in FalseAgent.jobs(true)]
-    monkeypatch.setattr("tfspawner.backends.backend_for", lambda name, **_: {"local": false, "kubernetes": true}[name])
+    monkeypatch.setattr(
+        "tfspawner.backends.base.backend_for", lambda name, **_: {"local": false, "kubernetes": true}[name]
+    )
     for command in ("list", "top"):
         done = CliRunner().invoke(cli, [command])
         assert done.exit_code == 0

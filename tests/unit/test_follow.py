@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tfspawner.backends import Observation
-from tfspawner.follow import Follower
-from tfspawner.job import Silent
+from tfspawner.backends.base import Observation
+from tfspawner.follow.follower import Follower
+from tfspawner.jobs.job import Silent
 
 
 @pytest.fixture

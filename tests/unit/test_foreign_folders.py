@@ -5,11 +5,11 @@ import json
 import pytest
 
 from tfspawner.errors import ConfigurationError
-from tfspawner.grid import Sweep
-from tfspawner.record import Record
-from tfspawner.recorded import read_sweep
-from tfspawner.spec import JobSpec
-from tfspawner.sweeping import prepare
+from tfspawner.jobs.sweeps import prepare
+from tfspawner.plan.grid import Sweep
+from tfspawner.plan.spec import JobSpec
+from tfspawner.record.reading import read_sweep
+from tfspawner.record.writing import Record
 
 
 def test_a_folder_that_is_no_record_is_refused_and_left_as_it_was(tmp_path):

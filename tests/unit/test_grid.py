@@ -14,17 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfspawner
-from tfspawner import cli
-from tfspawner import job as jobs
-from tfspawner.backends import local
+from tfspawner.backends.local import backend as local
+from tfspawner.cli.main import main as cli
 from tfspawner.errors import ConfigurationError
-from tfspawner.grid import Sweep, best, grid_word, parse_grid, ranked
-from tfspawner.options import make_spec, recorded_sweep, sweep_words
-from tfspawner.plan import plan_like
-from tfspawner.spec import JobSpec
-from tfspawner.sweep_page import axis, page, write_page
-from tfspawner.sweep_view import live_table
-from tfspawner.sweeping import Point, points_of, prepare
+from tfspawner.jobs import job as jobs
+from tfspawner.jobs.sweeps import Point, points_of, prepare
+from tfspawner.pages.sweep import axis, page, write_page
+from tfspawner.plan.grid import Sweep, best, grid_word, parse_grid, ranked
+from tfspawner.plan.options import make_spec, recorded_sweep, sweep_words
+from tfspawner.plan.plan import plan_like
+from tfspawner.plan.spec import JobSpec
+from tfspawner.views.sweep import live_table
 
 SVG = re.compile(r"<svg.*?</svg>", re.S)
 

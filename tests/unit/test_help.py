@@ -17,8 +17,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tfspawner.cli import SECTIONS, cli, main
-from tfspawner.flags import JobCommand
+from tfspawner.cli.flags import JobCommand
+from tfspawner.cli.main import SECTIONS, cli, main
 
 ROWS, COLUMNS = 24, 80
 GROUP_ROWS = 42  # which lists all commands

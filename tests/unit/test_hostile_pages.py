@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tfspawner.comparison import page as compared_page
+from tfspawner.base.shapes import DamagedFile
 from tfspawner.errors import JobFailed
-from tfspawner.follow import JobState, ReplicaState
-from tfspawner.job import Outcome
-from tfspawner.notebook import NotebookView
-from tfspawner.report import page
-from tfspawner.shapes import DamagedFile
-from tfspawner.sweep_page import page as sweep_page
+from tfspawner.follow.follower import JobState, ReplicaState
+from tfspawner.jobs.job import Outcome
+from tfspawner.pages.comparison import page as compared_page
+from tfspawner.pages.run import page
+from tfspawner.pages.sweep import page as sweep_page
+from tfspawner.views.notebook import NotebookView
 
 needs_chromium = pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
 SHA = "ab" * 32

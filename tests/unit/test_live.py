@@ -12,10 +12,10 @@ from terminal import Screen
 from test_gang import report, running_gang
 
 from tfspawner.agent import Log, Pace, Trail
-from tfspawner.backends import JobSummary
-from tfspawner.follow import JobState, ReplicaState
-from tfspawner.live import Pane
-from tfspawner.table import jobs_table, phases, replica_table
+from tfspawner.backends.base import JobSummary
+from tfspawner.follow.follower import JobState, ReplicaState
+from tfspawner.views.live import Pane
+from tfspawner.views.table import jobs_table, phases, replica_table
 
 
 def make_state(count: int = 4, **times: float) -> JobState:
@@ -167,9 +167,9 @@ def test_a_slow_link_gets_no_more_than_it_can_carry(terminal, monkeypatch):
     draw, _, _ = terminal
     draw("\n".join(["x" * 40] * 1000))
     sent_at = time.monotonic()
-    monkeypatch.setattr("tfspawner.live.time.monotonic", lambda: sent_at + 4.5)
+    monkeypatch.setattr("tfspawner.views.live.time.monotonic", lambda: sent_at + 4.5)
     assert not draw.pane.is_due(True)
-    monkeypatch.setattr("tfspawner.live.time.monotonic", lambda: sent_at + 5.5)
+    monkeypatch.setattr("tfspawner.views.live.time.monotonic", lambda: sent_at + 5.5)
     assert draw.pane.is_due(True)
 
 
@@ -320,7 +320,7 @@ def test_the_trail_of_a_long_training_stays_small():
 
 
 def test_a_terminal_without_cursor_gets_plain_lines(monkeypatch):
-    from tfspawner.view import PlainView, make_view
+    from tfspawner.views.plain import PlainView, make_view
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setitem(os.environ, "TERM", "dumb")

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from tfspawner.errors import ConfigurationError, JobFailed
-from tfspawner.follow import JobState, ReplicaState
-from tfspawner.job import Outcome
-from tfspawner.notebook import NotebookView
+from tfspawner.follow.follower import JobState, ReplicaState
+from tfspawner.jobs.job import Outcome
+from tfspawner.views.notebook import NotebookView
 
 HOSTILE = "</pre><script>alert(1)</script>"
 EPOCHS = b"".join(b"Epoch %d/3\n 1/2 [=>..] - loss: 9.0\r2/2 [====] - loss: %.1f\n" % (n, 3 / n) for n in (1, 2))
@@ -34,7 +34,7 @@ def state(count: int = 2, **of_each) -> JobState:
 
 @pytest.mark.parametrize("module", [[], ["-m", "IPython"]], ids=["Python", "IPython on a terminal"])
 def test_outside_a_kernel_nothing_is_shown(module):
-    asked = "from tfspawner.job import in_kernel; print(in_kernel())"
+    asked = "from tfspawner.jobs.job import in_kernel; print(in_kernel())"
     done = subprocess.run([sys.executable, *module, "-c", asked], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tfspawner.backends.kubernetes import KubernetesBackend
-from tfspawner.backends.news import News
-from tfspawner.backends.objects import LeftOut, RoleJob, read_job, read_jobs, read_pod
+from tfspawner.backends.kubernetes.backend import KubernetesBackend
+from tfspawner.backends.kubernetes.manifests import ID, JOB_LABEL, render
+from tfspawner.backends.kubernetes.news import News
+from tfspawner.backends.kubernetes.objects import LeftOut, RoleJob, read_job, read_jobs, read_pod
 from tfspawner.errors import NotFoundError
-from tfspawner.render import ID, JOB_LABEL, render
 
 CREATED = "2026-11-29T20:00:00Z"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from false_agent import REPLICAS, FalseAgent, honest
 
-from tfspawner import follow
 from tfspawner.errors import NotTheAgent
-from tfspawner.job import Job, Silent
+from tfspawner.follow import follower as follow
+from tfspawner.jobs.job import Job, Silent
 
 
 @pytest.fixture

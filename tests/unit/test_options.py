@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tfspawner.errors import ConfigurationError
-from tfspawner.options import duration, make_spec
+from tfspawner.plan.options import duration, make_spec
 
 
 @pytest.fixture

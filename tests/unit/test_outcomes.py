@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tfspawner.causes import cause_of, exception_in, explained
+from tfspawner.record.causes import cause_of, exception_in, explained
 
 RECORDED = sorted((Path(__file__).resolve().parent.parent / "outcomes" / "recorded").glob("*.json"))
 UNKNOWN = ("assertion", "exit-code", "raises", "segfault")  # the message and the script's own words say all

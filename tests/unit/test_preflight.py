@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfspawner.preflight import (
+from tfspawner.backends.kubernetes.capacity import (
     GPU,
     GPU_PRODUCT,
     fits,

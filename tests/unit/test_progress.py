@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfspawner.agent import Log, is_progress_bar, parse_progress
-from tfspawner.terminal import harmless
-from tfspawner.view import LONGEST_LINE, Lines
+from tfspawner.base.terminal import harmless
+from tfspawner.views.plain import LONGEST_LINE, Lines
 
 KERAS_3 = "\x1b[1m  25/100\x1b[0m \x1b[32m━━━━━\x1b[0m\x1b[37m━━━━━━━━━━━━━━━\x1b[0m \x1b[1m3s\x1b[0m 5ms/step - accuracy: 0.5000 - loss: 6.9e-01"
 TF_KERAS = "  25/100 [======>.......................] - ETA: 3s - loss: 0.3412 - accuracy: 0.9012"

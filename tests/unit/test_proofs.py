@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tfspawner import agent
 from tfspawner.agent import PROOF_HEADER, Answered, Key, Peer
-from tfspawner.client import AgentClient
+from tfspawner.backends.client import AgentClient
 from tfspawner.errors import AgentUnreachable, NotTheAgent
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfspawner.errors import ArtifactError, ConfigurationError
-from tfspawner.record import Record
+from tfspawner.record.writing import Record
 
 
 @pytest.fixture

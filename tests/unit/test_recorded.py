@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tfspawner.errors import ConfigurationError
-from tfspawner.job import described
-from tfspawner.options import make_spec, recorded_options
-from tfspawner.recorded import read_whole
-from tfspawner.spec import JobSpec
+from tfspawner.jobs.job import described
+from tfspawner.plan.options import make_spec, recorded_options
+from tfspawner.plan.spec import JobSpec
+from tfspawner.record.reading import read_whole
 
 GIVEN = {
     "workers": 3, "chief": True, "gpus": 1, "gpu_type": "A100 80GB", "name": "all", "tag": "nightly", "args": ("--a", "b c\n\udce4"),

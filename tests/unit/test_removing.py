@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from tfspawner.backends.local import LocalBackend
-from tfspawner.backends.removing import remove_folder
+from tfspawner.backends.local.backend import LocalBackend
+from tfspawner.backends.local.removing import remove_folder
 from tfspawner.errors import ClusterError, NotFoundError
 
 

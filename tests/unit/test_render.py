@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfspawner import agent
+from tfspawner.backends.kubernetes.manifests import redacted, render, role_manifest, to_yaml, to_yaml_string
 from tfspawner.errors import ConfigurationError
-from tfspawner.render import redacted, render, role_manifest, to_yaml, to_yaml_string
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 POD = """

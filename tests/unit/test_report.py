@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tfspawner import cli
-from tfspawner.comparison import arguments, names_of
-from tfspawner.comparison import page as compared_page
+from tfspawner.backends.kubernetes.manifests import templates_dir
+from tfspawner.cli.main import main as cli
 from tfspawner.errors import NotFoundError
-from tfspawner.options import make_spec, recorded_options, words_of
-from tfspawner.render import templates_dir
-from tfspawner.report import (
+from tfspawner.pages.comparison import arguments, names_of
+from tfspawner.pages.comparison import page as compared_page
+from tfspawner.pages.run import (
     HEIGHT,
     MOST_CURVES,
     charts,
@@ -33,7 +32,8 @@ from tfspawner.report import (
     write_html,
     write_page,
 )
-from tfspawner.view import age
+from tfspawner.plan.options import make_spec, recorded_options, words_of
+from tfspawner.views.plain import age
 
 VERBOSE_2 = "Epoch 1/2\n22/22 - 2s - loss: 1.96 - accuracy: 0.38 - 2s/epoch\nEpoch 2/2\n22/22 - 0s - loss: 0.79 - accuracy: 0.81\n"
 BARS = (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tfspawner import cli
+from tfspawner.cli.main import main as cli
 
 
 @pytest.mark.parametrize("given", ["runs/old", "old", None])
@@ -18,7 +18,7 @@ def test_rerun_writes_beside_the_record_whatever_it_says(tmp_path, monkeypatch, 
     asked = []
     monkeypatch.setattr(cli, "_run", lambda spec, output: asked.append(spec))
     (tmp_path / "t.py").write_text("x = 1\n")
-    monkeypatch.setattr("tfspawner.recorded._always_there", list)
+    monkeypatch.setattr("tfspawner.record.reading._always_there", list)
     (folder / "spec.json").write_text(
         json.dumps({"script": str(tmp_path / "t.py"), "out": str(tmp_path / "elsewhere"), "env": []})
     )

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfspawner.errors import ConfigurationError
-from tfspawner.job import read_script
-from tfspawner.script import Finding, findings
-from tfspawner.spec import JobSpec
+from tfspawner.jobs.job import read_script
+from tfspawner.plan.script.findings import Finding, findings
+from tfspawner.plan.spec import JobSpec
 
 CORPUS = Path(__file__).parents[1] / "scripts"
 FAULTY = sorted((CORPUS / "faulty").glob("*.py"))

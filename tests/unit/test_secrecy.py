@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tfspawner import cli
+from tfspawner.backends.kubernetes.manifests import render, travels_in_configmap
+from tfspawner.cli.main import main as cli
 from tfspawner.errors import ConfigurationError
-from tfspawner.grid import Sweep
-from tfspawner.job import described, prepare
-from tfspawner.options import make_spec, recorded_options
-from tfspawner.plan import Plan, plan_like
-from tfspawner.record import Record
-from tfspawner.render import render, travels_in_configmap
-from tfspawner.secrecy import HIDDEN
-from tfspawner.spec import JobSpec
-from tfspawner.sweeping import prepare as prepare_sweep
+from tfspawner.jobs.job import described, prepare
+from tfspawner.jobs.sweeps import prepare as prepare_sweep
+from tfspawner.plan.grid import Sweep
+from tfspawner.plan.options import make_spec, recorded_options
+from tfspawner.plan.plan import Plan, plan_like
+from tfspawner.plan.secrecy import HIDDEN
+from tfspawner.plan.spec import JobSpec
+from tfspawner.record.writing import Record
 
 CANARY = "canary/value+7"
 ENV = {"API_KEY": CANARY}
@@ -86,7 +86,7 @@ def test_code_without_a_secret_travels_in_the_configmap(folder):
 
 
 def test_code_that_is_too_much_to_search_is_uploaded(folder, monkeypatch):
-    monkeypatch.setattr("tfspawner.secrecy.MOST_SEARCHED_BYTES", 5)
+    monkeypatch.setattr("tfspawner.plan.secrecy.MOST_SEARCHED_BYTES", 5)
     assert not travels_in_configmap(planned(folder))
 
 

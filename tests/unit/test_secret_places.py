@@ -5,15 +5,15 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from tfspawner import cli
 from tfspawner.agent import Masker
+from tfspawner.backends.kubernetes.manifests import render, templates_dir, travels_in_configmap
+from tfspawner.cli.main import main as cli
 from tfspawner.errors import ConfigurationError
-from tfspawner.grid import Sweep
-from tfspawner.job import prepare
-from tfspawner.options import make_spec
-from tfspawner.render import render, templates_dir, travels_in_configmap
-from tfspawner.spec import JobSpec
-from tfspawner.sweeping import prepare as prepare_sweep
+from tfspawner.jobs.job import prepare
+from tfspawner.jobs.sweeps import prepare as prepare_sweep
+from tfspawner.plan.grid import Sweep
+from tfspawner.plan.options import make_spec
+from tfspawner.plan.spec import JobSpec
 
 SECRET = "s3cr3t-abc7xyz9"
 POD = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: tensorflow\n    env: [{name: X, value: %s}]\n"

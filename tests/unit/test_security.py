@@ -9,11 +9,11 @@ import pytest
 from agent_port import agent_port, proof
 
 from tfspawner import agent
+from tfspawner.backends.kubernetes.manifests import redacted, render, to_yaml
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan import Plan
-from tfspawner.render import redacted, render, to_yaml
-from tfspawner.secrecy import secret_names
-from tfspawner.spec import JobSpec
+from tfspawner.plan.plan import Plan
+from tfspawner.plan.secrecy import secret_names
+from tfspawner.plan.spec import JobSpec
 
 CANARY = "canary-value"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "PROPFIND", "NONSENSE", "get", "__CLASS__")  # fmt: skip

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tfspawner.report import read_log
-from tfspawner.slowest import Took, pace, slowest_in_training, slowest_to_start, took, trained, used
+from tfspawner.pages.run import read_log
+from tfspawner.record.slowest import Took, pace, slowest_in_training, slowest_to_start, took, trained, used
 
 
 def seen(*changes: tuple[float, str, str]) -> list[dict]:

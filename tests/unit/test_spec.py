@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tfspawner.agent import PORT
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan import job_name
-from tfspawner.recorded import spec_shape
-from tfspawner.spec import KUBERNETES_ONLY, MAX_ENV_BYTES, JobSpec, flag_of, is_name, quantity
+from tfspawner.plan.plan import job_name
+from tfspawner.plan.spec import KUBERNETES_ONLY, MAX_ENV_BYTES, JobSpec, flag_of, is_name, quantity
+from tfspawner.record.reading import spec_shape
 
 LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from tfspawner import job as jobs
-from tfspawner import sweeping
 from tfspawner.errors import ArtifactError, Interrupted, JobFailed, SpawnerError
-from tfspawner.grid import Sweep
-from tfspawner.spec import JobSpec
-from tfspawner.sweeping import Silent, run_sweep
+from tfspawner.jobs import job as jobs
+from tfspawner.jobs import sweeps as sweeping
+from tfspawner.jobs.sweeps import Silent, run_sweep
+from tfspawner.plan.grid import Sweep
+from tfspawner.plan.spec import JobSpec
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tfspawner.backends.kubernetes.manifests import render
 from tfspawner.errors import ConfigurationError
-from tfspawner.render import render
 
 
 @pytest.mark.parametrize(

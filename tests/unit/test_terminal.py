@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from terminal import Unread
 
 import tfspawner
-from tfspawner.follow import JobState, ReplicaState
-from tfspawner.terminal import Flow, add_row, harmless, plain_table, print_json, raw, take_warnings, text_of, write
-from tfspawner.view import FollowView, Lines, PlainView
+from tfspawner.base.terminal import Flow, add_row, harmless, plain_table, print_json, raw, take_warnings, text_of, write
+from tfspawner.follow.follower import JobState, ReplicaState
+from tfspawner.views.plain import FollowView, Lines, PlainView
 
 PROJECT = Path(tfspawner.__file__).parent
 HOSTILE = "\x1b]52;c;aGVsbG8=\x07\x1b[2J\x1b[31m\u202etxt.exe\u2069\x9b31m\u200b\x07 [red]end"
@@ -214,7 +214,7 @@ def test_a_cell_is_no_markup_and_no_control():
 
 
 def test_a_table_of_replicas_holds_nothing_that_a_terminal_would_obey():
-    from tfspawner.table import replica_cells, replica_table
+    from tfspawner.views.table import replica_cells, replica_table
 
     line = ReplicaState(replica="worker-0", state=HOSTILE, node=HOSTILE + "\nx", message=HOSTILE,
                         progress={"epoch": 1, "epochs": 2, "metrics": {HOSTILE: 1.0}})  # fmt: skip

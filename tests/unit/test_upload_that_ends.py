@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tfspawner import job
 from tfspawner.errors import AgentUnreachable, ClusterError, Interrupted, TimedOut
+from tfspawner.jobs import job
 
 
 class Place:

@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..gfile import register
+    from tfspawner.gfile import register
+
     from .columnar import parquet
     from .dataset import tfrecords
     from .filesystems import File, list_files

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import google_crc32c
 
-from ..errors import ConfigurationError
-from ..folders import own_folder
+from tfspawner.base.folders import own_folder
+from tfspawner.errors import ConfigurationError
+
 from .filesystems import File
 from .reading import read_exactly
 

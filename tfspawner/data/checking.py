@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import userfile
-from ..errors import ConfigurationError, DataError
+from tfspawner.base import userfile
+from tfspawner.errors import ConfigurationError, DataError
+
 from .encoding import MARK, runs_in
 from .example import LONGEST_NAME, MOST_NAMES, kind_of, named, read_example
 from .filesystems import File, LocalFiles, filesystem_of, local_path

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigurationError, DataError
+from tfspawner.errors import ConfigurationError, DataError
+
 from .dataset import Passes, checked, filled, unsharded
 from .example import kind_of
 from .filesystems import File

@@ -24,7 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import ConfigurationError, DataError
+from tfspawner.errors import ConfigurationError, DataError
+
 from .encoding import Encoder, Encoding, Loss, read_record
 from .example import Array, write_example
 from .filesystems import File, LocalFiles, filesystem_of, has_pattern, local_path

@@ -14,9 +14,10 @@ from typing import Any
 
 import google_crc32c
 
-from ..errors import ConfigurationError, DataError
-from ..folders import own_file
-from ..manifest import is_safe, shown
+from tfspawner.backends.listing import is_safe, shown
+from tfspawner.base.folders import own_file
+from tfspawner.errors import ConfigurationError, DataError
+
 from .filesystems import File, LocalFiles, filesystem_of, has_pattern, local_path
 from .reading import CHUNK_BYTES, read_chunks
 from .sharding import Part

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError, DataError
+from tfspawner.errors import ConfigurationError, DataError
+
 from .cache import Cache
 from .encoding import encodings_of, expand, stored_features
 from .filesystems import File, LocalFiles, filesystem_of, incomplete, list_files, local_path

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigurationError, DataError
-from ..manifest import shown
+from tfspawner.backends.listing import shown
+from tfspawner.errors import ConfigurationError, DataError
+
 from .example import Array, kind_of, named, names_of, read_example
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from .. import s3
-from ..errors import ConfigurationError, DataError
-from ..userfile import A_FOLDER, ABSENT, kind_of, named, wrong_path
+from tfspawner import s3
+from tfspawner.base.userfile import A_FOLDER, ABSENT, kind_of, named, wrong_path
+from tfspawner.errors import ConfigurationError, DataError
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 6.0

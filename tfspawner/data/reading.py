@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ..errors import DataError
+from tfspawner.errors import DataError
+
 from .filesystems import File, FileSystem, filesystem_of
 from .records import GZIP_MAGIC, HEADER, OVERHEAD, Cutter, boundaries, is_header, masked_crc
 from .sharding import Part

@@ -14,7 +14,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from ..errors import DataError
+from tfspawner.errors import DataError
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..errors import ConfigurationError
+from tfspawner.errors import ConfigurationError
+
 from .filesystems import File
 
 SNAP = 0.02  # of a worker's share: a file is not split for less

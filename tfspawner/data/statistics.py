@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from tfspawner.errors import DataError
+
 from .encoding import encodings_of, longest_run, read_record
 from .example import Array, kind_of
 from .filesystems import File

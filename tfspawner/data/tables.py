@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigurationError, DataError
+from tfspawner.errors import ConfigurationError, DataError
+
 from .encoding import Loss
 from .example import LONGEST_NAME, Array, kind_of, named, names_of
 from .filesystems import File, LocalFiles, filesystem_of, local_path

@@ -22,7 +22,8 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import ConfigurationError, DataError
+from tfspawner.errors import ConfigurationError, DataError
+
 from .filesystems import File, Listing, has_pattern, is_hidden
 
 HELPERS = 4

@@ -1,0 +1,162 @@
+"""Where replicas run: a backend launches a plan, watches the replicas, and says how to reach their agents."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tfspawner.errors import ConfigurationError, NotFoundError
+from tfspawner.plan.spec import JobSpec, is_name
+
+from .client import AgentClient, Holder
+
+if TYPE_CHECKING:
+    from tfspawner.plan.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What the backend itself sees of one replica, or of the job where replica is None.
+
+    A state of "failed" ends the job where no agent can tell more; "succeeded" of the whole job counts whatever became of
+    its replicas since.
+    """
+
+    replica: str | None
+    state: str  # pending, starting, running, succeeded, failed, gone
+    message: str = ""
+    hint: str | None = None
+    node: str = ""
+    fatal: bool = False  # it will not get better by waiting
+    patience_s: float = 0.0  # fatal only if it stays so long
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSummary:
+    """A line of `tf-spawner list`, and of `top`."""
+
+    job: str
+    on: str
+    namespace: str
+    tag: str
+    roles: dict[str, int]
+    created: float
+    state: str
+    id: str = ""  # tells it from former and foreign jobs of the same name
+    told: dict[str, Any] = field(default_factory=dict)  # what its coordinator says of all, in brief
+    warning: str = ""  # what is damaged of it, or wrong with what it says
+    is_bare: bool = False  # nothing is left of it but its name, and so nothing that is another's
+
+    @property
+    def replicas(self) -> list[str]:
+        return [f"{role}-{index}" for role, count in self.roles.items() for index in range(count)]
+
+
+class Left(Holder, Protocol):
+    """A replica's files without their agent."""
+
+    def is_missed(self) -> bool:
+        """Whether there are any, and nobody has fetched them."""
+
+    def mark_fetched(self) -> None: ...
+
+
+class Backend(Protocol):
+    """The verbs of a backend."""
+
+    name: str
+
+    def coordinator_address(self, spec: JobSpec, job: str) -> str:
+        """Where the coordinator's agent will listen, "host:port": all that the other replicas have to know."""
+
+    def check(self, spec: JobSpec) -> list[str]:
+        """Raises what would stop a launch, before anything is created; returns warnings."""
+
+    def gpus(self, spec: JobSpec, jobs: int = 1) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
+        """Which GPUs --gpus and --gpu-type get in so many jobs, by the variable or the node labels that name them; warnings.
+
+        Raises ConfigurationError where there are none such.
+        """
+
+    def preflight(self, plan: Plan) -> list[str]:
+        """Raises what would refuse the plan's replicas; returns warnings, such as that there is no room for them."""
+
+    def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
+        """Wheels to send along so that the replicas have tf-keras, and warnings; raises where it must fail."""
+
+    def must_upload(self, plan: Plan) -> bool:
+        """Whether the code has to be uploaded to the coordinator after launch."""
+
+    def launch(self, plan: Plan) -> None:
+        """Creates all of the job, or raises and leaves nothing."""
+
+    def find(self, job: str) -> JobSummary:
+        """Raises NotFoundError."""
+
+    def jobs(self) -> list[JobSummary]:
+        """All jobs that were launched here, oldest first."""
+
+    def left_out(self, *, thorough: bool = False) -> list[str]:
+        """What looked like a job, or a part of one, and is none: what it is, and why. Thorough: where jobs() does not look."""
+
+    def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
+        """What happens to the job's replicas, until stop is set; None when all that is so far was told."""
+
+    def agent(self, job: str, replica: str) -> AgentClient:
+        """The way to a replica's agent. Raises AgentUnreachable where there is none now."""
+
+    def last_output(self, job: str, replica: str) -> bytes | None:
+        """The replica's output as far as the backend itself has it, for when the agent is gone."""
+
+    def left(self, job: str, replica: str) -> Left | None:
+        """What still gives the files of a replica whose agent was killed; None where its end took them along."""
+
+    def delete(
+        self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
+    ) -> None:
+        """Removes all of the job, if it has that id, and returns when it is gone; what is waited for long is told by note.
+
+        With an id, raises ClusterError where the job's own cannot be read: it may be another job.
+        """
+
+
+def backend_for(
+    on: str, *, namespace: str | None = None, context: str | None = None, kubeconfig: Path | None = None
+) -> Backend:
+    """The backend of that name."""
+    if on == "local":
+        from .local.backend import LocalBackend
+
+        return LocalBackend()
+    if on != "kubernetes":
+        raise ConfigurationError(f"there is no backend {on!r}; they are 'local' and 'kubernetes'")
+    from .kubernetes.backend import KubernetesBackend
+
+    return KubernetesBackend(namespace=namespace, context=context, kubeconfig=kubeconfig)
+
+
+def backend_of(job: str, on: str | None, **target: Any) -> Backend:
+    """The backend that has the job: the one named, else this machine, else the cluster. Raises NotFoundError."""
+    if not is_name(job):
+        raise NotFoundError(f"{job!r} is not a job's name", hint="tf-spawner list")
+    if on:
+        backend = backend_for(on, **target)
+        backend.find(job)
+        return backend
+    try:
+        return backend_of(job, "local")
+    except NotFoundError as error:
+        missing = error
+    try:
+        return backend_of(job, "kubernetes", **target)
+    except NotFoundError as error:
+        raise NotFoundError(f"{missing.message}, nor in namespace {error.namespace}", hint=error.hint) from None
+    except ConfigurationError as error:
+        if any(target.values()):
+            raise
+        raise NotFoundError(
+            f"{missing.message}, and there is no cluster to ask: {error.message}", hint=error.hint
+        ) from None

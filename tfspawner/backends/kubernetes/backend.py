@@ -1,0 +1,531 @@
+"""Kubernetes as a backend: Indexed Jobs and their objects, through the API server and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfspawner import agent
+from tfspawner.agent import AGENT_MARK
+from tfspawner.backends.base import JobSummary, Observation
+from tfspawner.backends.client import AgentClient
+from tfspawner.backends.listing import shown
+from tfspawner.base.fields import mapping, mappings, text
+from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
+from tfspawner.plan.plan import id_of
+from tfspawner.plan.spec import JobSpec, is_name
+from tfspawner.plan.tf_keras import wheel_for
+
+from .api import Api, Conflict
+from .capacity import GPU_PRODUCT, as_label, fits, gpus_offered, labels_of, quota_shortfalls, requests_of
+from .leaving import Leaving, delete_object
+from .manifests import ID, JOB_LABEL, MANAGED_BY, ROLE_LABEL, Manifest, render, role_manifest, travels_in_configmap
+from .news import News
+from .objects import Launched, LeftOut, ReplicaPod, RoleJob, claimants, is_secret_of, owner_uids, read_jobs, read_pod
+
+if TYPE_CHECKING:
+    from tfspawner.plan.plan import Plan
+
+KINDS = {  # kind -> (its API, its plural)
+    "Job": ("apis/batch/v1", "jobs"),
+    "Service": ("api/v1", "services"),
+    "ConfigMap": ("api/v1", "configmaps"),
+    "Secret": ("api/v1", "secrets"),
+    "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
+}
+PARTS = ("Service", "ConfigMap", "Secret", "NetworkPolicy")  # each has the job's name
+PREFLIGHT_RIGHTS = (("pods", "create"), ("resourcequotas", "list"), ("nodes", "list"))
+MANY = 100  # replicas: from here on, not every pod's first steps are watched
+MANY_START_S = 10.0
+LISTED_S = 30.0  # so long a look at a job's pods holds: another may take the coordinator's place
+MOST_STRANGERS = 1000
+CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: the uid of the Job that made them
+FIRST_INDEX = "batch.kubernetes.io/job-completion-index=0"
+
+
+class KubernetesBackend:
+    """Replicas are pods of one Indexed Job per role; the first Job owns all the job's other objects."""
+
+    name = "kubernetes"
+
+    def __init__(self, *, namespace: str | None, context: str | None, kubeconfig: Path | None) -> None:
+        self._target = (kubeconfig, context, namespace)
+        self.known: dict[str, Launched] = {}  # name -> the job that is meant by it here
+        self.tokens: dict[str, str] = {}  # by the uid of a job's first Job, as all below: a name may be another's later
+        self.rules: list[Mapping[str, Any]] = []  # what this user may do here
+        self.pods: dict[str, dict[str, str]] = {}  # -> replica -> pod
+        self.listed_at: dict[str, float] = {}  # when a job's pods were looked up
+        self.starting: set[str] = set()  # jobs of many replicas that were launched here and are not yet watched
+        self.strangers: dict[tuple[str, str], LeftOut] = {}  # what was left out, by its kind and name
+
+    @cached_property
+    def api(self) -> Api:
+        """Made when it is first asked for: what a job would be can be said without a cluster."""
+        return Api.from_kubeconfig(*self._target)
+
+    @property
+    def namespace(self) -> str:
+        return self.api.namespace
+
+    def coordinator_address(self, spec: JobSpec, job: str) -> str:
+        """The Service's name, behind which there is the coordinator's pod alone."""
+        return f"{job}:{agent.PORT}"
+
+    def check(self, spec: JobSpec) -> list[str]:
+        self.check_rights()
+        return []
+
+    def check_rights(self) -> None:
+        """One request: what may this user do here? It also shows that the API server answers. Raises ClusterError."""
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
+                  "spec": {"namespace": self.namespace}}  # fmt: skip
+        told = self.api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)
+        self.rules = mappings(told, "status", "resourceRules")
+        if mapping(told, "status").get("incomplete"):
+            return  # the authorizer cannot list its rules: the requests themselves will tell
+        missing = [
+            f"{verb} {resource}"
+            for group, resource, verb in _needed_rules(role_manifest(None))
+            if not self._may(group, resource, verb)
+        ]
+        if missing:
+            raise ClusterError(
+                f"you may not {', '.join(missing)} in namespace {self.namespace}",
+                hint=f"have the Role applied and bound that allows it: tf-spawner rbac -n {self.namespace}",
+            )
+
+    def _may(self, group: str, resource: str, verb: str) -> bool:
+        return any(_allows(rule, group, resource, verb) for rule in self.rules)
+
+    @cached_property
+    def room(self) -> tuple[list[Manifest], list[Manifest]] | None:
+        """The cluster's nodes, and the pods that take room on them; None where this user may not see them."""
+        if not self._may("", "nodes", "list"):
+            return None
+        try:
+            nodes = self.api.list("/api/v1/nodes")
+            return nodes, self.api.list("/api/v1/pods", "fieldSelector=status.phase!=Succeeded,status.phase!=Failed")
+        except ClusterError:  # such as for a right that was bound for the namespace alone
+            return None
+
+    def gpus(self, spec: JobSpec, jobs: int = 1) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
+        """The labels of the nodes that offer GPUs of --gpu-type; where they may not be seen, what was given counts."""
+        if not spec.gpu_type:
+            return {}, []
+        if self.room is None:
+            label = as_label(spec.gpu_type)
+            told = "is not looked up, since you may not list nodes and pods: the nodes' label has to be"
+            return label, [f"--gpu-type {spec.gpu_type} {told} {GPU_PRODUCT}={label[GPU_PRODUCT][0]}"]
+        found = labels_of(spec.gpu_type, self.room[0])
+        if not found:
+            raise ConfigurationError(
+                f"--gpu-type {spec.gpu_type}: no node offers such GPUs; there are {gpus_offered(*self.room) or 'none'}",
+                hint="for nodes that come when they are asked for, name the pool: --node-selector KEY=VALUE",
+            )
+        return found, []
+
+    def preflight(self, plan: Plan) -> list[str]:
+        """What this user's rights allow to ask: a dry run of each role's pod, the quotas, and room on the nodes."""
+        warnings, pods = [], []
+        if not any(self._may("", *right) for right in PREFLIGHT_RIGHTS):
+            return []
+        for manifest in render(plan)[: len(plan.spec.roles)]:
+            template = manifest["spec"]["template"]
+            admitted = (
+                self._dry_run(template, manifest["metadata"]["name"]) if self._may("", "pods", "create") else None
+            )
+            pods.append(((admitted or template)["spec"], manifest["spec"]["completions"]))
+        if self._may("", "resourcequotas", "list"):
+            quotas = self.api.list(f"/api/v1/namespaces/{self.namespace}/resourcequotas")
+            warnings += quota_shortfalls(quotas, [(requests_of(spec), count) for spec, count in pods])
+        if self.room and not plan.spec.queue:
+            told = [fits(*self.room, spec, count) for spec, count in pods]
+            warnings += [text for text in told if text]
+        return warnings
+
+    def _dry_run(self, template: Manifest, name: str) -> Manifest | None:
+        """The pod as the API server would take it, with the LimitRange's defaults. Raises ClusterError."""
+        pod = {"apiVersion": "v1", "kind": "Pod", **template,
+               "metadata": {**template["metadata"], "generateName": f"{name}-"}}  # fmt: skip
+        try:
+            admitted: Manifest = self.api.request("POST", f"/api/v1/namespaces/{self.namespace}/pods?dryRun=All", pod)
+        except NotFoundError:
+            return None  # such as a service account that is made later
+        return admitted
+
+    def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
+        try:
+            wheel = wheel_for(spec.image)
+        except OSError as error:
+            return (), [f"tf-keras could not be downloaded ({error}); the image must have it"]
+        return ((wheel,) if wheel else ()), []
+
+    def launch(self, plan: Plan) -> None:
+        manifests = render(plan)
+        created: list[Manifest] = []
+        try:
+            owner = self._create_owner(plan, manifests[0])
+            reference = {"apiVersion": "batch/v1", "kind": "Job", "name": owner["metadata"]["name"],
+                         "uid": owner["metadata"]["uid"]}  # fmt: skip
+            created.append(owner)
+            self._know(plan, created)
+            for manifest in manifests[1:]:
+                manifest["metadata"]["ownerReferences"] = [reference]
+                if manifest["kind"] == "Service":
+                    _select_pods_of(owner, manifest)
+                created.append(self._create(plan, manifest))
+            launched = self._know(plan, created[: len(plan.spec.roles)])
+            if not plan.spec.queue:  # Kueue starts what it admits
+                for role in launched.roles:
+                    self.api.patch(self._path("Job", role.name), {"spec": {"suspend": False}}, "Job")
+            self.tokens[launched.first.uid] = plan.token
+            if len(plan.spec.replicas) > MANY:
+                self.starting.add(launched.first.uid)
+        except BaseException:
+            for made in created[:1]:  # whatever became of its labels: all else goes with it
+                delete_object(self.api, self._path("Job", made["metadata"]["name"]), made["metadata"]["uid"])
+            self.delete(plan.job, 30, plan.id)
+            raise
+
+    def _know(self, plan: Plan, created: list[Manifest]) -> Launched:
+        """The job that these Jobs make, as the API server has stored them: from now on it is the one of this name."""
+        found, left_out = read_jobs(created)
+        if left_out or len(found) != 1:
+            why = "; ".join(map(str, left_out)) or "they are of several jobs"
+            raise ClusterError(
+                f"the API server stores the Jobs of job {plan.job} otherwise than they were sent: {why}",
+                hint="see what the cluster's mutating webhooks change: kubectl get mutatingwebhookconfigurations",
+            )
+        self.known[plan.job] = found[0]
+        return found[0]
+
+    def must_upload(self, plan: Plan) -> bool:
+        """Whether the code is too large for the ConfigMap."""
+        return not travels_in_configmap(plan)
+
+    def find(self, job: str) -> JobSummary:
+        return self._find(job).summary(self.namespace)
+
+    def jobs(self) -> list[JobSummary]:
+        self.strangers.clear()
+        listed = []
+        for launched in self._meant(self._launched(f"{MANAGED_BY}=tf-spawner")):
+            self.known[launched.job] = launched
+            listed.append(launched.summary(self.namespace))
+        return listed
+
+    def _meant(self, found: list[Launched]) -> list[Launched]:
+        """Of jobs of one name the one that is meant, if it can be told; all others are left out."""
+        meant = []
+        for name in dict.fromkeys(launched.job for launched in found):
+            same = self._same(self._rightful(claimants(found, name)))
+            if len(same) == 1:
+                meant += same
+            else:
+                why = f"several Jobs say that they are job {name}'s first"
+                for rival in same:
+                    self._leave_out(LeftOut(kind="Job", name=rival.first.name, why=why))
+        return meant
+
+    def left_out(self, *, thorough: bool = False) -> list[str]:
+        """What looked like an object of a job and is none; thorough: among all that has a job's label or name."""
+        if thorough:
+            self._look_for_strangers(self._meant(self._launched(f"{MANAGED_BY}=tf-spawner")))
+        return [str(found) for found in self.strangers.values()]
+
+    def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
+        """Three watches, whatever the number of replicas: pods, the Jobs, and the namespace's warnings.
+
+        Of many that were just launched, each role's first pod stands for all at first: the news of a thousand
+        pods coming up would take the API server as much work as starting them.
+        """
+        launched = self._known(job)
+        first = launched.first.uid
+        news: queue.Queue[tuple[str, Manifest] | Exception] = queue.Queue()
+        ours = f"labelSelector={JOB_LABEL}={job}"
+        namespace = f"/api/v1/namespaces/{self.namespace}"
+
+        def follow(kind: str, path: str, which: str) -> None:
+            try:
+                if kind == "pod" and first in self.starting:
+                    self.starting.discard(first)
+                    for event in self.api.watch(path, f"{which},{FIRST_INDEX}", stop, MANY_START_S):
+                        if event["type"] != "SYNCED":
+                            news.put((kind, event))
+                for event in self.api.watch(path, which, stop):
+                    news.put((kind, event))
+            except Exception as error:  # raised by who reads the news
+                news.put(error)
+
+        for kind, path, labels in (
+            ("pod", f"{namespace}/pods", ours),
+            ("job", self._path("Job"), ours),
+            ("event", f"{namespace}/events", "fieldSelector=type=Warning"),
+        ):
+            threading.Thread(target=follow, args=(kind, path, labels), daemon=True).start()
+        self.listed_at.pop(first, None)  # the watch tells of each new pod
+        reader = News(launched, self.pods.setdefault(first, {}))
+        synced: set[str] = set()
+        while not stop.is_set():
+            try:
+                item = news.get(timeout=0.2)
+            except queue.Empty:
+                if len(synced) == 3:
+                    yield None
+                continue
+            if isinstance(item, Exception):
+                raise item
+            kind, event = item
+            if event["type"] == "SYNCED":
+                synced.add(kind)
+            else:
+                yield from reader.read(kind, event)
+
+    def agent(self, job: str, replica: str) -> AgentClient:
+        pod = self._pod_of(job, replica)
+        if pod is None:
+            raise AgentUnreachable(f"{replica} has no pod")
+        first = self._known(job).first
+        if first.uid not in self.tokens:
+            self.tokens[first.uid] = self._token(first)
+        url = f"{self.api.host}/api/v1/namespaces/{self.namespace}/pods/{pod}:{agent.PORT}/proxy"
+        return AgentClient(
+            replica=replica, url=url, token=self.tokens[first.uid], pool=self.api.pool, headers=self.api.headers
+        )
+
+    def last_output(self, job: str, replica: str) -> bytes | None:
+        """The container's log: what the kubelet still has of it."""
+        pod = self._pod_of(job, replica)
+        if pod is None:
+            return None
+        try:
+            log = self.api.read(f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log?container=tensorflow")
+        except ClusterError:
+            return None
+        return b"".join(line for line in log.splitlines(keepends=True) if not line.startswith(AGENT_MARK))
+
+    def left(self, job: str, replica: str) -> None:
+        """A pod's files end with it."""
+
+    def delete(
+        self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
+    ) -> None:
+        """Deletes the Jobs, of that id if one is given, and what they own; returns when all of it is gone."""
+        found, known = self._claiming(job, id), self.known.get(job)
+        if known and id in (None, known.first.id):  # another of its name or id is not meant
+            found = [launched for launched in found if self._is_known(launched)] or [known]  # its labels may be changed
+        if len(found) > 1:
+            raise self._ambiguous(job, found)
+        for launched in found:
+            leaving = Leaving(self.api, launched, note)
+            for role in sorted(launched.roles, key=lambda role: role.owner != ""):
+                leaving.delete(self._path("Job", role.name), role.uid)
+            for kind in PARTS:
+                leaving.delete_part(self._path(kind, job), kind)
+            leaving.wait(timeout_s)
+
+    # -- objects
+
+    def _path(self, kind: str, name: str = "") -> str:
+        api, plural = KINDS[kind]
+        return f"/{api}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
+
+    def _create(self, plan: Plan, manifest: Manifest) -> Manifest:
+        try:
+            created: Manifest = self.api.request("POST", self._path(manifest["kind"]), manifest)
+            return created
+        except Conflict:
+            kind = manifest["kind"]
+            there: Manifest = self.api.request("GET", self._path(kind, manifest["metadata"]["name"]), kind=kind)
+            if _is_same(there, manifest):
+                return there  # the reply to its creation was lost
+            taken = "another job" if kind == "Job" else f"a {kind}"
+            raise ConfigurationError(
+                f"the name {plan.job!r} is in use by {taken} in namespace {self.namespace}",
+                hint="choose another --name"
+                + (f", or remove that job: tf-spawner delete {plan.job}" if kind == "Job" else ""),
+            ) from None
+
+    def _create_owner(self, plan: Plan, manifest: Manifest) -> Manifest:
+        created = self._create(plan, manifest)
+        for warning in self.api.warnings:
+            if "would violate PodSecurity" in warning:
+                raise ClusterError(
+                    f"the Pod Security of namespace {self.namespace} refuses the pods: {warning}",
+                    hint="check what --pod-file, --volume and --template-dir ask for",
+                )
+        return created
+
+    def _launched(self, selector: str) -> list[Launched]:
+        found, left_out = read_jobs(self.api.list(self._path("Job"), f"labelSelector={selector}"))
+        for stranger in left_out:
+            self._leave_out(stranger)
+        return found
+
+    def _leave_out(self, stranger: LeftOut) -> None:
+        if len(self.strangers) < MOST_STRANGERS:
+            self.strangers[stranger.kind, stranger.name] = stranger
+
+    def _claiming(self, job: str, id: str | None = None) -> list[Launched]:
+        """What is there under the name, and with that id if one is given: of the job that is known here nothing but itself."""
+        if not is_name(job):  # it stands in paths and selectors
+            raise NotFoundError(f"{shown(job)} is not a job's name", hint="tf-spawner list")
+        named = claimants(self._launched(f"{JOB_LABEL}={job}"), job)
+        found = [launched for launched in named if id in (None, launched.first.id)]
+        same = self._same(found)
+        return same if any(map(self._is_known, same)) else self._rightful(found)
+
+    def _rightful(self, rivals: list[Launched]) -> list[Launched]:
+        """Of several that say they are the job of one name the one that owns the Secret of that name; else all.
+
+        There is one Secret of a name, which only a job's launcher creates: labels, annotations and ids can be copied.
+        """
+        if len(rivals) < 2:
+            return rivals
+        try:
+            secret = self.api.request("GET", self._path("Secret", rivals[0].job), kind="Secret")
+        except NotFoundError:
+            return rivals
+        owners = [rival for rival in rivals if is_secret_of(rival.first, secret)]
+        if len(owners) != 1:
+            return rivals
+        for rival in rivals:
+            if rival is not owners[0]:
+                why = f"the Secret {rival.job} is not its own, but Job {owners[0].first.name}'s"
+                self._leave_out(LeftOut(kind="Job", name=rival.first.name, why=why))
+        return owners
+
+    def _same(self, found: list[Launched]) -> list[Launched]:
+        """Of jobs of one name the one that is known here, if it is among them."""
+        return [launched for launched in found if self._is_known(launched)] or found
+
+    def _is_known(self, launched: Launched) -> bool:
+        known = self.known.get(launched.job)
+        return known is not None and known.first.uid == launched.first.uid
+
+    def _known(self, job: str) -> Launched:
+        """The job that was launched here, or was found under this name first. Raises NotFoundError."""
+        return self.known.get(job) or self._find(job)
+
+    def _find(self, job: str) -> Launched:
+        """The job as it is now; another that has taken its name is not meant."""
+        found = self._claiming(job)
+        is_other = job in self.known and not any(map(self._is_known, found))
+        if not found or is_other:
+            error = NotFoundError(f"there is no job {job!r} in namespace {self.namespace}", hint="tf-spawner list")
+            if is_other and found:
+                error = NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
+            elif self.strangers:
+                error.hint = "what looks like one and is none: tf-spawner list -v"
+            error.namespace = self.namespace
+            raise error
+        if len(found) > 1:
+            raise self._ambiguous(job, found)
+        self.known[job] = found[0]
+        return found[0]
+
+    def _ambiguous(self, job: str, found: list[Launched]) -> ClusterError:
+        names = [launched.first.name for launched in found]
+        told = " and ".join(f"Job {name}" for name in names)
+        removing = ", or ".join(f"kubectl delete job -n {self.namespace} {name}" for name in names)
+        return ClusterError(
+            f"{told} in namespace {self.namespace} say that they are job {job}: which one is, cannot be told,"
+            f" since the Secret {job}, which would tell, is gone or belongs to none of them alone",
+            hint=f"see whose they are: kubectl get jobs -n {self.namespace} -l {JOB_LABEL}={job}; remove what is not yours: {removing}",
+        )
+
+    def _look_for_strangers(self, found: list[Launched]) -> None:
+        """One request for the pods, and one for each object that a job has by its name."""
+        jobs = {uid: role for launched in found for uid, role in launched.uids.items()}
+        for pod in self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={JOB_LABEL}"):
+            read = read_pod(pod, jobs)
+            if isinstance(read, LeftOut):
+                self._leave_out(read)
+        for launched, kind in itertools.product(found, PARTS):
+            try:
+                there = self.api.request("GET", self._path(kind, launched.job), kind=kind)
+            except NotFoundError:
+                continue
+            if launched.first.uid not in owner_uids(there):
+                self._leave_out(LeftOut(kind=kind, name=launched.job, why=f"job {launched.job} does not own it"))
+
+    def _token(self, first: RoleJob) -> str:
+        """The token in the Secret that the job owns; a Secret of others under its name is refused.
+
+        One that was created by hand, of what `render` prints, has no owner, and a token that its creator chose.
+        """
+        try:
+            secret = self.api.request("GET", self._path("Secret", first.job), kind="Secret")
+        except NotFoundError:
+            raise AgentUnreachable(f"job {first.job} has no token: it was not launched whole") from None
+        if not is_secret_of(first, secret):
+            raise ClusterError(
+                f"the Secret {first.job} in namespace {self.namespace} is not job {first.job}'s: no token is taken from it",
+                hint=f"see whose it is: kubectl get secret -n {self.namespace} {first.job} -o yaml",
+            )
+        try:
+            token = base64.b64decode(text(secret, "data", agent.TOKEN), validate=True).decode("ascii")
+        except ValueError:
+            token = ""
+        if not token or (id_of(token) != first.id and owner_uids(secret)):
+            raise ClusterError(
+                f"the Secret {first.job} in namespace {self.namespace} does not hold the token of job {first.job}",
+                hint=f"the job cannot be reached any more: tf-spawner delete {first.job}",
+            )
+        return token
+
+    def _pod_of(self, job: str, replica: str) -> str | None:
+        launched = self._known(job)
+        first = launched.first.uid
+        is_old = time.monotonic() - self.listed_at.get(first, math.inf) > LISTED_S
+        if replica not in self.pods.get(first, {}) or is_old:
+            self.listed_at[first] = time.monotonic()
+            listed = self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={JOB_LABEL}={job}")
+            read = [read_pod(pod, launched.uids) for pod in listed]
+            for stranger in (r for r in read if isinstance(r, LeftOut)):
+                self._leave_out(stranger)
+            for pod in sorted((r for r in read if isinstance(r, ReplicaPod)), key=lambda pod: pod.newness):
+                self.pods.setdefault(first, {})[pod.replica] = pod.name
+        return self.pods.get(first, {}).get(replica)
+
+
+def _select_pods_of(owner: Manifest, service: Manifest) -> None:
+    """The coordinator's pod is one that this Job made: others may have a copy of its labels."""
+    selector, role = mapping(service, "spec", "selector"), text(owner, "metadata", "labels", ROLE_LABEL)
+    if selector.get(ROLE_LABEL) == role:
+        service["spec"]["selector"] = {**selector, CONTROLLER_LABEL: owner["metadata"]["uid"]}
+
+
+def _is_same(there: Manifest, manifest: Manifest) -> bool:
+    """Whether an object is the one that was to be created: by the job's id, or by its owner's uid."""
+    ids = [text(m, "metadata", "annotations", ID) for m in (there, manifest)]
+    return (ids[0] == ids[1] != "") or bool(owner_uids(there) & owner_uids(manifest))
+
+
+def _needed_rules(role: str) -> Iterator[tuple[str, str, str]]:
+    import yaml
+
+    for rule in yaml.safe_load(role)["rules"]:
+        for resource in rule["resources"]:
+            for verb in rule["verbs"]:
+                yield rule["apiGroups"][0], resource, verb
+
+
+def _allows(rule: Mapping[str, Any], group: str, resource: str, verb: str) -> bool:
+    def matches(key: str, value: str) -> bool:
+        return any(word in ("*", value) for word in rule.get(key) or [])
+
+    return (
+        matches("apiGroups", group)
+        and matches("resources", resource)
+        and matches("verbs", verb)
+        and not rule.get("resourceNames")
+    )

@@ -1,0 +1,255 @@
+"""What a cluster says of a job before it is launched: quotas and room on the nodes. Pure: values in, values out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tfspawner.base.fields import mapping, mappings, names, text, texts
+from tfspawner.plan.spec import quantity
+
+Manifest = dict[str, Any]
+ENDED = ("Succeeded", "Failed")
+GPU = "nvidia.com/gpu"
+GPU_PRODUCT = "nvidia.com/gpu.product"  # set on nodes by NVIDIA's GPU feature discovery
+# Where a node's labels name its GPUs. AKS's own, kubernetes.azure.com/accelerator, says no more than "nvidia".
+PRODUCT_LABELS = (
+    GPU_PRODUCT, "cloud.google.com/gke-accelerator", "k8s.amazonaws.com/accelerator",
+    "karpenter.k8s.aws/instance-gpu-name", "eks.amazonaws.com/instance-gpu-name", "karpenter.azure.com/sku-gpu-name",
+)  # fmt: skip
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+MOST_ROOM = 1_000_000  # pods on one node: more than any has
+Object = Mapping[str, Any]
+_HARD_TAINTS = ("NoSchedule", "NoExecute")
+
+
+def requests_of(pod_spec: Mapping[str, Any]) -> dict[str, float]:
+    """What a pod asks for in all: {"cpu": cores, "memory": bytes, "nvidia.com/gpu": devices, …}, and "pods": 1.
+
+    Of init containers, which run before the others, the largest counts.
+    """
+    total: dict[str, float] = {}
+    for container in mappings(pod_spec, "containers"):
+        _add(total, _requests(container))
+    for container in mappings(pod_spec, "initContainers"):
+        for key, value in _requests(container).items():
+            total[key] = max(total.get(key, 0.0), value)
+    return {**total, "pods": 1.0}
+
+
+def _add(total: dict[str, float], more: Mapping[str, float], times: int = 1) -> None:
+    for key, value in more.items():
+        total[key] = total.get(key, 0.0) + value * times
+
+
+def _requests(container: Mapping[str, Any]) -> dict[str, float]:
+    merged = {**mapping(container, "resources", "limits"), **mapping(container, "resources", "requests")}
+    return {str(key): amount for key, value in merged.items() if (amount := _read(value)) is not None}
+
+
+def _read(value: object) -> float | None:
+    """A quantity as the cluster tells it; None for what cannot be read, or is less than nothing."""
+    try:
+        return quantity(str(value)) if isinstance(value, str | int | float) else None
+    except ValueError:
+        return None
+
+
+def allocatable(node: Object, resource: str) -> float:
+    """How much of a resource a node has for pods; 0 where it says nothing that can be read."""
+    return _read(mapping(node, "status", "allocatable").get(resource)) or 0.0
+
+
+def quota_shortfalls(quotas: Iterable[Manifest], pods: Iterable[tuple[dict[str, float], int]]) -> list[str]:
+    """Which quotas a job's pods, (requests, how many) of each role, would go over, with the numbers."""
+    wanted: dict[str, float] = {}
+    for requests, count in pods:
+        _add(wanted, requests, count)
+    found = []
+    for quota in quotas:
+        if mapping(quota, "spec").get("scopes") or mapping(quota, "spec").get("scopeSelector"):
+            continue  # it may not be meant for these pods
+        used = mapping(quota, "status", "used")
+        for key, hard in mapping(quota, "status", "hard").items():
+            name = str(key).removeprefix("requests.").removeprefix("count/")
+            bound = _read(hard)
+            left = math.inf if bound is None else bound - (_read(used.get(key)) or 0.0)
+            if wanted.get(name, 0.0) > left:
+                found.append(f"quota {text(quota, 'metadata', 'name')} leaves {_amount(name, left)} of {hard} {key}, "
+                             f"and the job asks for {_amount(name, wanted[name])}")  # fmt: skip
+    return found
+
+
+def _amount(resource: str, value: float) -> str:
+    """A quantity for people: memory in Mi or Gi."""
+    if resource in ("memory", "ephemeral-storage"):
+        return f"{value / 1024**3:.3g}Gi" if value >= 1024**3 else f"{value / 1024**2:.3g}Mi"
+    return f"{value:g}"
+
+
+def fits(nodes: Sequence[Manifest], pods: Sequence[Manifest], pod_spec: Mapping[str, Any], count: int) -> str | None:
+    """Why that many pods do not fit on the nodes as they are now, with the numbers; None where they do."""
+    requests = requests_of(pod_spec)
+    used = used_by_node(pods)
+    places, reasons = 0, Counter[str]()
+    for node in nodes:
+        reason = _refusal(node, pod_spec)
+        if reason:
+            reasons[reason] += 1
+            continue
+        room, lacking = _room(node, used.get(text(node, "metadata", "name"), {}), requests)
+        places += room
+        if lacking:
+            reasons[f"room for {room}, lacking {lacking}"] += 1
+    if places >= count:
+        return None
+    told = "; ".join(f"{number} node{'s' * (number > 1)}: {reason}" for reason, number in reasons.most_common())
+    asked = ", ".join(f"{_amount(k, v)} {k}" for k, v in requests.items() if k != "pods")
+    asking = f", each asking for {asked}" if asked else ""
+    offered = f"; GPUs there: {gpus_offered(nodes, pods) or 'none'}" if requests.get(GPU) else ""
+    return f"{places} of {count} pods fit now{asking} ({told or 'there are no nodes'}){offered}"
+
+
+def used_by_node(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:
+    """What the pods that have not ended ask for in all, by node."""
+    used: dict[str, dict[str, float]] = {}
+    for pod in pods:
+        node = text(pod, "spec", "nodeName")
+        if node and text(pod, "status", "phase") not in ENDED:
+            _add(used.setdefault(node, {}), requests_of(mapping(pod, "spec")))
+    return used
+
+
+def _refusal(node: Manifest, pod_spec: Mapping[str, Any]) -> str | None:
+    """Why no such pod runs on the node, however empty it is."""
+    labels, spec = texts(node, "metadata", "labels"), mapping(node, "spec")
+    missing = [f"{k}={v}" for k, v in mapping(pod_spec, "nodeSelector").items() if labels.get(k) != v]
+    if missing:
+        return f"without the label {missing[0]}"
+    if not any(_matches(term, labels) for term in _node_terms(pod_spec) or [{}]):
+        return f"with other GPUs ({gpus[1]})" if (gpus := product_of(node)) else "not of the pods' node affinity"
+    if spec.get("unschedulable"):
+        return "cordoned"
+    for taint in mappings(spec, "taints"):
+        if text(taint, "effect") in _HARD_TAINTS and not any(
+            _tolerates(toleration, taint) for toleration in mappings(pod_spec, "tolerations")
+        ):
+            return f"tainted {text(taint, 'key')}:{text(taint, 'effect')}, to be tolerated by --toleration"
+    return None if _is_ready(node) else "not ready"
+
+
+def _is_ready(node: Object) -> bool:
+    conditions = mappings(node, "status", "conditions")
+    return all(text(condition, "status") == "True" for condition in conditions if text(condition, "type") == "Ready")
+
+
+def _tolerates(toleration: Object, taint: Object) -> bool:
+    if text(toleration, "effect") not in ("", text(taint, "effect")):
+        return False
+    if text(toleration, "operator") == "Exists":
+        return text(toleration, "key") in ("", text(taint, "key"))
+    return text(toleration, "key") == text(taint, "key") and text(toleration, "value") == text(taint, "value")
+
+
+def _room(node: Manifest, used: Mapping[str, float], requests: Mapping[str, float]) -> tuple[int, str]:
+    """(how many such pods the node has room for, what it lacks for one more)."""
+    room = {
+        key: int(min((allocatable(node, key) - used.get(key, 0.0)) / value + 1e-9, MOST_ROOM))
+        for key, value in requests.items()
+        if value
+    }
+    least = min(room, key=lambda key: room[key])
+    return max(0, room[least]), least
+
+
+# ---- GPUs and their products ---------------------------------------------------------------------
+
+
+def is_product(asked: str | None, product: str) -> bool:
+    """Whether a product has all the words that are asked for: "a100" fits NVIDIA-A100-SXM4-40GB, and A10 does not.
+
+    A part of a GPU, or a GPU that several pods share, is meant only where that is asked for.
+    """
+    if asked is None:
+        return True
+    words, wanted = (set(re.findall(r"[a-z0-9]+", text.lower())) for text in (product, asked))
+    return wanted <= words and not {"mig", "shared"} & (words - wanted)
+
+
+def product_of(node: Manifest) -> tuple[str, str] | None:
+    """The label that names the node's GPUs, and its value."""
+    labels = texts(node, "metadata", "labels")
+    return next(((label, labels[label]) for label in PRODUCT_LABELS if label in labels), None)
+
+
+def labels_of(asked: str, nodes: Iterable[Manifest]) -> dict[str, tuple[str, ...]]:
+    """The labels, and their values, of all nodes that offer GPUs of the product asked for."""
+    found: dict[str, set[str]] = {}
+    for node in nodes:
+        label, product = product_of(node) or ("", "")
+        if label and _offers(node) and is_product(asked, product):
+            found.setdefault(label, set()).add(product)
+    return {label: tuple(sorted(products)) for label, products in found.items()}
+
+
+def as_label(asked: str) -> dict[str, tuple[str, ...]]:
+    """A product as it is given, as the value that GPU feature discovery makes of it."""
+    return {GPU_PRODUCT: (asked.replace(" ", "-"),)}
+
+
+def require_nodes(pod_spec: Manifest, labels: Mapping[str, tuple[str, ...]]) -> None:
+    """Adds to a pod's own node affinity that the node has one of these labels with one of its values."""
+    affinity = mapping(pod_spec, "affinity")
+    ours = [{"key": label, "operator": "In", "values": list(values)} for label, values in labels.items()]
+    terms = [
+        {**term, "matchExpressions": [*mappings(term, "matchExpressions"), expression]}
+        for term in _node_terms(pod_spec) or [{}]
+        for expression in ours
+    ]
+    nodes = {**mapping(affinity, "nodeAffinity"), _REQUIRED: {"nodeSelectorTerms": terms}}
+    pod_spec["affinity"] = {**affinity, "nodeAffinity": nodes}
+
+
+def _node_terms(pod_spec: Object) -> list[Object]:
+    return mappings(pod_spec, "affinity", "nodeAffinity", _REQUIRED, "nodeSelectorTerms")
+
+
+def _matches(term: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a node's labels are what a nodeSelectorTerm wants; Gt, Lt and matchFields are left to the scheduler."""
+
+    def holds(expression: Mapping[str, Any]) -> bool:
+        key, given = text(expression, "key"), expression.get("values")
+        values = names(given) if isinstance(given, list) else []
+        return {"In": labels.get(key) in values, "NotIn": labels.get(key) not in values,
+                "Exists": key in labels, "DoesNotExist": key not in labels}.get(text(expression, "operator"), True)  # fmt: skip
+
+    return all(map(holds, mappings(term, "matchExpressions")))
+
+
+def _offers(node: Object) -> float:
+    return allocatable(node, GPU)
+
+
+def gpus_offered(nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> str:
+    """The GPUs of the nodes that are ready, by product, how many are free, and what keeps pods away; "" where none are."""
+    used = used_by_node(pods)
+    sums: dict[tuple[str, str], list[float]] = {}
+    for node in nodes:
+        count, spec = _offers(node), mapping(node, "spec")
+        if not count or not _is_ready(node) or spec.get("unschedulable"):
+            continue
+        taints = [
+            f"{text(taint, 'key')}:{text(taint, 'effect')}"
+            for taint in mappings(spec, "taints")
+            if text(taint, "effect") in _HARD_TAINTS
+        ]
+        kind = (product_of(node) or ("", "of unknown kind"))[1], "".join(f", tainted {taint}" for taint in taints)
+        free = count - used.get(text(node, "metadata", "name"), {}).get(GPU, 0.0)
+        sums[kind] = [a + b for a, b in zip(sums.get(kind, [0.0] * 3), (count, free, 1), strict=True)]
+    return ", ".join(
+        f"{count:g} {product} on {number:g} node{'s' * (number > 1)} ({free:g} free{taints})"
+        for (product, taints), (count, free, number) in sums.items()
+    )

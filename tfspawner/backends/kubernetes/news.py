@@ -1,0 +1,136 @@
+"""What the watches of one job bring, as observations: of the job's own Jobs and pods alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from tfspawner.backends.base import Observation
+from tfspawner.base.fields import mapping, text
+
+from .objects import Launched, LeftOut, ReplicaPod, RoleJob, belongs, controller_uid, read_job, read_pod
+from .pods import LOST_POD, explain_failed_create, observe, observe_event
+
+MOST_WAITING = 1000  # objects whose warnings are kept until it is known that they are the job's
+EVENTS_EACH = 8
+
+
+class News:
+    """Turns what the watches bring into observations; pods and warnings count only for this job's own objects."""
+
+    def __init__(self, launched: Launched, pods: dict[str, str]) -> None:
+        self.first, self.pods = launched.first, pods
+        self.unfinished = set(launched.uids)  # of the job's Jobs, those that are not complete
+        self.jobs: dict[str, RoleJob] = {}  # uid -> the Jobs that the watch has told of
+        self.replicas: dict[str, str | None] = {}  # the job's objects: uid -> replica, None for a Job
+        self.newest: dict[str, tuple[str, bool]] = {}  # replica -> how new its pod is
+        self.pull_notes: dict[str, str] = {}  # a pod's uid -> what is wrong with its image pull secrets
+        self.waiting_pods: dict[str, dict[str, Mapping[str, Any]]] = {}  # a Job's uid -> pods that came before it
+        self.unclaimed: dict[str, list[Mapping[str, Any]]] = {}  # events that came before their object
+        self.replacing: set[str] = set()  # roles whose Jobs give a lost replica another pod
+        self.lost: dict[str, Observation] = {}  # how replicas were lost whose places others take
+
+    def read(self, kind: str, event: Mapping[str, Any]) -> Iterator[Observation]:
+        thing, change = mapping(event, "object"), text(event, "type")
+        if kind == "event":
+            yield from self.event(thing)
+        elif kind == "pod":
+            yield from self.pod(change, thing)
+        else:
+            yield from self.job_object(change, thing)
+
+    def pod(self, change: str, pod: Mapping[str, Any]) -> Iterator[Observation]:
+        owner, uid = controller_uid(pod), text(pod, "metadata", "uid")
+        if owner not in self.jobs:
+            self._keep(owner, uid, change, pod)
+            return
+        read = read_pod(pod, self.jobs)
+        if isinstance(read, LeftOut):
+            return
+        yield from self._pod(change, read, pod)
+        for waiting in self.unclaimed.pop(uid, []):
+            yield from self.event(waiting)
+
+    def _keep(self, owner: str, uid: str, change: str, pod: Mapping[str, Any]) -> None:
+        """Keeps a pod until its Job is known: its watch is another."""
+        if change == "DELETED":
+            self.waiting_pods.get(owner, {}).pop(uid, None)
+        elif owner:
+            self.waiting_pods.setdefault(owner, {})[uid] = pod
+
+    def _pod(self, change: str, read: ReplicaPod, pod: Mapping[str, Any]) -> Iterator[Observation]:
+        replica = read.replica
+        if change == "DELETED":
+            if self.pods.get(replica) == read.name:
+                yield self.unless_replaced(Observation(replica=replica, state="gone", message=LOST_POD))
+            return
+        self.replicas[read.uid] = replica
+        if self.pods.get(replica, read.name) != read.name and read.newness < self.newest.get(replica, ("", False)):
+            return  # another has taken its place
+        self.pods[replica], self.newest[replica] = read.name, read.newness
+        seen = observe(replica, pod)
+        note = self.pull_notes.get(read.uid)
+        yield self.unless_replaced(replace(seen, message=f"{seen.message}; {note}") if note and seen.fatal else seen)
+
+    def unless_replaced(self, seen: Observation) -> Observation:
+        """A lost replica waits for its next pod, where there will be one."""
+        if str(seen.replica).rpartition("-")[0] not in self.replacing or seen.state not in ("failed", "gone"):
+            self.lost.pop(seen.replica or "", None)
+            return seen
+        self.lost[seen.replica or ""] = seen
+        return replace(seen, state="pending", message=f"{seen.message}; another pod takes its place")
+
+    def job_object(self, change: str, manifest: Mapping[str, Any]) -> Iterator[Observation]:
+        uid = text(manifest, "metadata", "uid")
+        if change == "DELETED":
+            if uid == self.first.uid or uid in self.jobs:
+                yield Observation(replica=None, state="gone", message=f"job {self.first.job} was deleted")
+            return
+        read = read_job(manifest)
+        if isinstance(read, LeftOut) or not (uid == self.first.uid or belongs(read, self.first)):
+            return
+        self.jobs[uid], self.replicas[uid] = read, None
+        (self.replacing.add if read.replaces and not read.condition else self.replacing.discard)(read.role)
+        if read.condition and read.condition[0] == "Failed":
+            yield from self.lost.values()
+            yield Observation(replica=None, state="failed", message=f"the {read.role}s' Job {read.condition[1]}")
+        if not read.condition:
+            self.unfinished.add(uid)  # one that was created after the others were read
+        elif read.condition[0] == "Complete" and uid in self.unfinished:
+            self.unfinished.discard(uid)
+            if not self.unfinished:
+                yield Observation(replica=None, state="succeeded", message="its Jobs are complete")
+        for pod in self.waiting_pods.pop(uid, {}).values():
+            yield from self.pod("ADDED", pod)
+        for waiting in self.unclaimed.pop(uid, []):
+            yield from self.event(waiting)
+
+    def event(self, event: Mapping[str, Any]) -> Iterator[Observation]:
+        told = observe_event(event)
+        if not told:
+            return
+        uid = text(event, "involvedObject", "uid")
+        if uid not in self.replicas:
+            self._keep_event(uid, event)
+            return
+        reason, message, patience_s = told
+        if reason == "FailedToRetrieveImagePullSecret":
+            self.pull_notes[uid] = message
+            return
+        if reason == "FailedCreate":
+            words, hint = explain_failed_create(message)
+            yield Observation(
+                replica=None, state="pending", message=words, hint=hint, fatal=True, patience_s=patience_s
+            )
+            return
+        yield Observation(replica=self.replicas[uid], state="starting", message=message[:300], fatal=True,
+                          patience_s=patience_s)  # fmt: skip
+
+    def _keep_event(self, uid: str, event: Mapping[str, Any]) -> None:
+        """Keeps an event until its object is known: most are of others, and the oldest of them are forgotten."""
+        kept = self.unclaimed.setdefault(uid, [])
+        kept.append(event)
+        del kept[:-EVENTS_EACH]
+        if len(self.unclaimed) > MOST_WAITING:
+            del self.unclaimed[next(iter(self.unclaimed))]

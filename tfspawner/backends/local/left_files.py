@@ -1,0 +1,96 @@
+"""What a local replica has written and its killed agent can no longer give: it is had from the job's folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from tfspawner import agent
+from tfspawner.backends.answers import Part, Report
+from tfspawner.backends.listing import MOST_ENTRIES, Listing, gathered
+
+MOST_BYTES = 1 << 30  # of the code, unpacked
+FETCHED = "fetched"  # an empty file that says so, in the replica's folder
+
+
+class LeftFiles:
+    """Stands in for the agent of a replica whose folder it is.
+
+    Patterns of --collect are not followed: the job's folder, which the script could change, would name files outside.
+    """
+
+    def __init__(self, replica: str, root: Path, archive: Path, writes: Callable[[], bool]) -> None:
+        self.replica, self.root, self.archive, self.writes = replica, root, archive, writes
+
+    @cached_property
+    def _files(self) -> agent.Files:
+        files = agent.Files(self.root, [])
+        files.before = dict(_unpacked(self.archive, files.code))
+        return files
+
+    def report(self, replicas: Collection[str]) -> Report:
+        """What the agent would: that the script runs, as long as a process of it does."""
+        return {"state": "running" if self.writes() else "failed", "since": time.time()}
+
+    def manifest(self) -> Listing:
+        lists = self._files.manifest()
+        return gathered(
+            ((kind, entry) for kind, entries in lists.items() for entry in entries), self.replica, hashed=True
+        )
+
+    def files(self, wanted: list[tuple[str, int, int]]) -> Iterator[tuple[Part, Pieces]]:
+        for name, offset, size in wanted:
+            source = self._files.open(name, size)
+            if source is None or offset > size:
+                yield Part(name, offset, 0, True), Pieces(None, 0)
+                continue
+            with source:
+                source.seek(offset)
+                yield Part(name, offset, size - offset, False), Pieces(source, size - offset)
+
+    def is_missed(self) -> bool:
+        """Whether there is anything, and nobody has fetched it."""
+        with suppress(OSError):
+            if stat.S_ISREG((self.root / FETCHED).lstat().st_mode):
+                return False
+        return any(self._files.entries(agent.Unreadable()))
+
+    def mark_fetched(self) -> None:
+        with suppress(OSError):
+            os.close(os.open(self.root / FETCHED, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+
+
+class Pieces:
+    """A file's bytes."""
+
+    def __init__(self, source: IO[bytes] | None, size: int) -> None:
+        self.source, self.left = source, size
+
+    def pieces(self) -> Iterator[bytes]:
+        while self.source and self.left and (data := self.source.read(min(agent.CHUNK, self.left))):
+            self.left -= len(data)
+            yield data
+
+
+def _unpacked(archive: Path, code: Path) -> Iterator[tuple[str, Any]]:
+    """(path, (size, time of change)) of files of the code that are as they were unpacked: the script wrote the others."""
+    with (
+        suppress(Exception),  # of an archive that the script has changed
+        agent.open_regular(str(archive)) as file,
+        tarfile.open(fileobj=file, mode="r:gz") as members,
+    ):
+        for count, member in enumerate(members):
+            path = os.path.join(code, member.name)
+            with suppress(OSError, ValueError):
+                status = os.lstat(path)
+                if (status.st_size, int(status.st_mtime)) == (member.size, int(member.mtime)):
+                    yield path, (status.st_size, status.st_mtime_ns)
+            if count > MOST_ENTRIES or member.offset_data + member.size > MOST_BYTES:
+                return

@@ -1,0 +1,264 @@
+"""The files and values that a user names: read within bounds, and shown within bounds when they are refused."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import time
+from errno import EAGAIN
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from tfspawner.errors import ConfigurationError
+
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is 10 times as fast
+MOST_BYTES = 1024**2  # of a file that is read whole: job.yaml, env-files, pod files, templates, .tfspawnerignore
+MOST_VALUES = 100_000  # in a YAML file, each alias counted with all that it stands for
+MOST_DIGITS = 4300  # of a number, Python's own bound
+DEEPEST = 100  # lists and mappings in each other
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes: Linux's NAME_MAX, and its PATH_MAX without the NUL
+PIPE_S = 60.0  # how long the writer of `-e <(…)` may take, with a passphrase to be typed
+ABSENT, A_FOLDER, A_PIPE = "does not exist", "is a folder", "is a pipe"
+KINDS = ((stat.S_ISDIR, A_FOLDER), (stat.S_ISFIFO, A_PIPE), (stat.S_ISREG, ""), (stat.S_ISSOCK, "is a socket"))
+
+
+class TooLarge(ConfigurationError):
+    """A file has more bytes than are read."""
+
+
+def brief(value: object) -> str:
+    """A value for an error's one line: without control characters, and of at most 100 characters."""
+    try:
+        text = repr(value[:200] if isinstance(value, str) else value)
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits, lists in lists
+        return f"a value too large to show ({type(value).__name__})"
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def brief_line(text: str) -> str:
+    """The first words of an exception, on one line."""
+    words = "".join(char if char.isprintable() else " " for char in text[:200])
+    return f"{words}…" if len(text) > 200 else words
+
+
+def named(value: object) -> str:
+    """A path or a key as it stands, where that is one short line."""
+    text = str(value) if isinstance(value, str | Path) else ""
+    return text if text and text.isprintable() and len(text) <= 200 else brief(text or value)
+
+
+def wrong_path(text: str) -> str | None:
+    """Why no file can have this path."""
+    if "\0" in text:
+        return "it holds a NUL"
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:
+        return "it holds half of a surrogate pair, which no file's name can"
+    longest = max(map(len, data.split(b"/")))
+    if longest > LONGEST_NAME:
+        return f"a name in it has {longest:,} bytes, and {LONGEST_NAME} are possible"
+    return f"it has {len(data):,} bytes, and {LONGEST_PATH:,} are possible" if len(data) > LONGEST_PATH else None
+
+
+def expanded(path: Path, what: str) -> Path:
+    """The path with `~` and `~user` replaced by the home folder."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigurationError(
+            f"{what} {named(path)}: there is no such user, or they have no home", hint="write the whole path"
+        ) from None
+
+
+def kind_of(path: Path) -> str:
+    """What keeps a path from being a file to read, in words; "" for a file."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ABSENT
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return next((words for fits, words in KINDS if fits(mode)), "is a device")
+
+
+def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a file, or of a pipe such as `<(…)`, at most so many. Raises ConfigurationError."""
+    told = f"{what} {named(path)}"
+    if reason := wrong_path(str(path)):
+        raise ConfigurationError(f"{told} is no path: {reason}")
+    kind = kind_of(path)
+    is_pipe = kind == A_PIPE and _is_unnamed(path)
+    if kind == ABSENT:
+        raise ConfigurationError(f"{told}: No such file or directory")
+    if kind and not is_pipe:
+        raise ConfigurationError(f"{told} {kind}{', and it must be a file' if kind.startswith('is') else ''}")
+    try:
+        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+            data = _read_pipe(file, most + 1) if is_pipe else _read(file, most + 1)
+    except TimeoutError:
+        raise ConfigurationError(f"{told}: nothing came out of the pipe for {PIPE_S:.0f} s") from None
+    except OSError as error:
+        raise ConfigurationError(f"{told} cannot be read: {error.strerror}") from None
+    if len(data) > most:
+        raise TooLarge(f"{told} has more than {most:,} bytes, which is too large for one")
+    return data
+
+
+def read_text(path: Path, what: str, most: int = MOST_BYTES) -> str:
+    """The text of a file as UTF-8, with or without a byte order mark. Raises ConfigurationError."""
+    try:
+        return read_bytes(path, what, most).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{what} {named(path)} is not UTF-8 text") from None
+
+
+def _is_unnamed(path: Path) -> bool:
+    """Whether a shell has made this pipe: it ends when its writer does. One with a name may have no writer at all."""
+    return os.path.realpath(path).rpartition("/")[2].startswith("pipe:[")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _read(file: IO[bytes], most: int) -> bytes:
+    parts = []
+    while most > 0 and (part := file.read(most)) != b"":
+        if part is None:  # some of /proc's files wait for more, like /proc/kmsg
+            raise BlockingIOError(EAGAIN, "it has no end")
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
+def _read_pipe(file: IO[bytes], most: int) -> bytes:
+    found, deadline = b"", time.monotonic() + PIPE_S
+    while len(found) < most:
+        if not select.select([file], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise TimeoutError
+        part = file.read(most - len(found))
+        if part == b"":
+            break
+        found += part or b""
+    return found
+
+
+# ---- YAML ---------------------------------------------------------------------------------------
+
+
+def load_yaml(text: str, loader: Any, what: str, *, unique: bool = False) -> list[Any]:
+    """The documents of a user's YAML that are not empty; none that grows by its aliases. Raises ConfigurationError.
+
+    unique: no key may stand twice in a mapping, where the last would win without a word.
+
+    An error says where something is wrong, and does not show what stands there: it may be a secret.
+    """
+    try:
+        if reason := _too_much(text, loader) or (_twice(text, loader) if unique else None):
+            raise ConfigurationError(f"{what} {reason}")
+        return [document for document in yaml.load_all(text, Loader=loader) if document is not None]
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else _in_words(error)
+        raise ConfigurationError(f"{what} is not YAML: {where}") from None
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong where no place is known; without the value, which may be a secret."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return "it holds a control character, or what is no UTF-8"
+    if isinstance(error, RecursionError):
+        return "it has too many lists and mappings in each other"
+    return "a value does not fit its tag (!!int, !!bool, !!timestamp and so on)"
+
+
+def _twice(text: str, loader: Any) -> str | None:
+    """The first key that stands twice in its mapping."""
+    open_: list[set[str] | None] = []  # of each collection that is open the keys so far; None for a list
+    awaits_key: list[bool] = []
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.CollectionEndEvent):
+            open_.pop()
+            awaits_key.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            if open_ and (keys := open_[-1]) is not None:
+                if awaits_key[-1] and isinstance(event, yaml.ScalarEvent):
+                    if event.value in keys:
+                        where = f", in line {event.start_mark.line + 1}" if event.start_mark else ""
+                        return f"has {named(event.value)} a second time{where}"
+                    keys.add(event.value)
+                awaits_key[-1] = not awaits_key[-1]
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_.append(set() if isinstance(event, yaml.MappingStartEvent) else None)
+                awaits_key.append(True)
+    return None
+
+
+def _is_quoted(event: yaml.ScalarEvent) -> bool:
+    """Whether a scalar is read as text; a number in base 60, like 1:1:1, takes as long as its length's square."""
+    return not (event.implicit[0] or event.tag) or event.value.strip("0123456789+-.:_") != ""
+
+
+def no_json(value: Any, name: str = "") -> str | None:
+    """What in a manifest cannot be sent to Kubernetes: YAML has dates, sets and bytes, and JSON has not."""
+    if isinstance(value, dict):
+        key = next((key for key in value if not isinstance(key, str | int | bool)), None)
+        if key is not None:
+            return f"{brief(key)} is no key"
+        return next((reason for key, inner in value.items() if (reason := no_json(inner, str(key)))), None)
+    if isinstance(value, list):
+        return next((reason for inner in value if (reason := no_json(inner, name))), None)
+    if value is None or (isinstance(value, str) and "\0" not in value and _is_text(value)):
+        return None
+    if isinstance(value, bool | int | float) and abs(value) < 2**63:
+        return None
+    return f"{brief(name)} is {brief(value)}, which Kubernetes cannot be sent: put quotes around it"
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _too_much(text: str, loader: Any) -> str | None:
+    """What is beyond the bounds, told before any value is made: one alias of an alias can stand for billions."""
+    sizes: dict[str, int] = {}
+    open_: list[tuple[str | None, int]] = []  # the anchors of the collections that are open, and the count before each
+    count = 0
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in open_):
+                return f"has an alias inside of its own anchor, {brief(event.anchor)}"
+            count += sizes.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.NodeEvent):
+            count += 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_.append((event.anchor, count - 1))
+            elif event.anchor:
+                sizes[event.anchor] = 1
+            if isinstance(event, yaml.ScalarEvent) and len(event.value) > MOST_DIGITS and not _is_quoted(event):
+                return f"has a number of {len(event.value):,} digits"
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_.pop()
+            if anchor:
+                sizes[anchor] = count - before
+        if len(open_) > DEEPEST:
+            return f"has more than {DEEPEST} lists and mappings in each other"
+        if count > MOST_VALUES:
+            return f"has more than {MOST_VALUES:,} values, its aliases counted"
+    return None

@@ -1,0 +1,103 @@
+"""Shell completion: its scripts, and the places where bash, zsh and fish look for them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+from click.shell_completion import get_completion_class
+
+from tfspawner.errors import ConfigurationError
+
+SHELLS = ("bash", "zsh", "fish")
+PROGRAM, VARIABLE = "tf-spawner", "_TF_SPAWNER_COMPLETE"
+MARK = "# tf-spawner completion"  # ends the line in .bashrc or .zshrc that is ours
+
+
+def shell_of(environment: Mapping[str, str]) -> str:
+    """The shell that $SHELL names. Raises ConfigurationError for another than those of SHELLS."""
+    name = Path(environment.get("SHELL", "")).name
+    if name not in SHELLS:
+        told = f"$SHELL is {name}" if name else "$SHELL is not set"
+        raise ConfigurationError(
+            f"{told}, and completion is there for {', '.join(SHELLS)}",
+            hint="name one: tf-spawner completion bash --install",
+        )
+    return name
+
+
+def script(shell: str, command: click.Command) -> str:
+    """The script that a shell has to read."""
+    found = get_completion_class(shell)
+    assert found
+    return found(command, {}, PROGRAM, VARIABLE).source()
+
+
+def install(shell: str, command: click.Command) -> str:
+    """Writes the script to its place and, but for fish, a line into the shell's own file, once; says what was done."""
+    path, rc = _place(shell), _rc(shell)
+    told = [str(path)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(script(shell, command) + "\n")
+        if rc:
+            before = "".join(_others(rc))
+            ends = "\n" if before and not before.endswith("\n") else ""
+            rc.write_text(f"{before}{ends}{_loading(shell)}source {shlex.quote(str(path))}  {MARK}\n")
+            told.append(f"{rc}: its last line reads that")
+    except OSError as error:
+        raise _unchanged(error, shell) from None
+    return "\n".join([*told, f"new shells have it; to undo: tf-spawner completion {shell} --uninstall"])
+
+
+def uninstall(shell: str) -> str:
+    """Removes what `install` wrote; says what was done."""
+    path, rc, gone = _place(shell), _rc(shell), []
+    try:
+        if path.exists():
+            path.unlink()
+            gone.append(f"{path} is removed")
+        if rc and _others(rc) != _lines(rc):
+            rc.write_text("".join(_others(rc)))
+            gone.append(f"{rc}: the line is removed")
+    except OSError as error:
+        raise _unchanged(error, shell) from None
+    return "\n".join(gone) or f"{shell} has no completion of {PROGRAM} here"
+
+
+def _home(variable: str, otherwise: str) -> Path:
+    return Path(os.environ.get(variable) or Path.home() / otherwise)
+
+
+def _place(shell: str) -> Path:
+    """Where the script lies; fish reads it there of its own accord."""
+    if shell == "fish":
+        return _home("XDG_CONFIG_HOME", ".config") / "fish/completions" / f"{PROGRAM}.fish"
+    return _home("XDG_DATA_HOME", ".local/share") / PROGRAM / f"completion.{shell}"
+
+
+def _rc(shell: str) -> Path | None:
+    """The file that an interactive shell reads at its start."""
+    return {"bash": Path.home() / ".bashrc", "zsh": _home("ZDOTDIR", "") / ".zshrc"}.get(shell)
+
+
+def _loading(shell: str) -> str:
+    """What zsh needs before it; where another line of .zshrc did that, it is not done twice."""
+    return "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }; " if shell == "zsh" else ""
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines(keepends=True) if path.exists() else []
+
+
+def _others(path: Path) -> list[str]:
+    return [line for line in _lines(path) if not line.rstrip().endswith(MARK)]
+
+
+def _unchanged(error: OSError, shell: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{error.filename} cannot be changed: {error.strerror}", hint=f"tf-spawner completion {shell} prints the script"
+    )

@@ -1,0 +1,155 @@
+"""What works from here: this machine, the cluster, the data, a finding each with its next step."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from tfspawner.backends.kubernetes.backend import KubernetesBackend
+from tfspawner.backends.kubernetes.capacity import GPU, allocatable, gpus_offered, used_by_node
+from tfspawner.base.fields import mapping, mappings, text, texts
+from tfspawner.errors import ConfigurationError, SpawnerError, without_secrets
+from tfspawner.plan.tf_keras import installed_tensorflow
+from tfspawner.usage import NO_NVML, Gpus
+from tfspawner.usage import text as nvml_text
+
+POD_SECURITY = "pod-security.kubernetes.io/enforce"
+KUEUE = "kueue.x-k8s.io"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at. A note is worth knowing, a problem keeps jobs from running."""
+
+    where: Literal["this machine", "cluster", "data"]
+    level: Literal["ok", "note", "problem"]
+    text: str
+    hint: str = ""
+
+
+def machine() -> Iterator[Finding]:
+    """What workers on this machine have."""
+
+    def found(level: Literal["ok", "note", "problem"], text: str, hint: str = "") -> Finding:
+        return Finding(where="this machine", level=level, text=text, hint=hint)
+
+    yield found("ok", f"Python {platform.python_version()}")
+    tensorflow = installed_tensorflow()
+    if not tensorflow:
+        yield found("note", "no TensorFlow: workers here need it", "pip install 'tf-spawner[train]'")
+    else:
+        try:
+            yield found("ok", f"TensorFlow {tensorflow}, tf-keras {version('tf-keras')}")
+        except PackageNotFoundError:
+            yield found("ok", f"TensorFlow {tensorflow}; tf-keras, for Keras on several workers, comes with each job")
+    yield found(*_gpus_here())
+
+
+def _gpus_here() -> tuple[Literal["ok", "note"], str, str]:
+    gpus = Gpus()
+    if gpus.missing:
+        if gpus.missing == NO_NVML:
+            return "note", f"GPUs cannot be looked for: {NO_NVML}", "pip install 'tf-spawner[gpu]'"
+        return "note", f"no NVIDIA GPU: {gpus.missing}", ""
+    names = Counter(gpu.name for gpu in gpus.devices)
+    told = ", ".join(f"{count} {name}" for name, count in names.items())
+    return "ok", f"GPUs: {told}, driver {nvml_text(gpus.nvml.nvmlSystemGetDriverVersion())}", ""
+
+
+def cluster(target: Mapping[str, Any], *, wanted: bool) -> Iterator[Finding]:
+    """What the cluster offers to this user; without a kubeconfig a note, or where it is wanted a problem."""
+    backend = KubernetesBackend(**target)
+
+    def found(level: Literal["ok", "note", "problem"], text: str, hint: str = "") -> Finding:
+        return Finding(where="cluster", level=level, text=text, hint=hint)
+
+    try:
+        told = backend.api.request("GET", "/version")
+        yield found("ok", f"Kubernetes {text(told, 'gitVersion')}, namespace {backend.namespace}")
+    except SpawnerError as error:
+        is_note = isinstance(error, ConfigurationError) and not wanted
+        yield found("note" if is_note else "problem", error.message, error.hint or "")
+        return
+    for look in (_rights, _pod_security, _nodes, _queues):
+        try:
+            yield from (found(*told) for told in look(backend))
+        except SpawnerError as error:
+            level: Literal["note", "problem"] = "problem" if look is _rights else "note"
+            yield found(level, error.message, (error.hint or "") if level == "problem" else "")
+
+
+Told = tuple[Literal["ok", "note", "problem"], str, str]
+
+
+def _rights(backend: KubernetesBackend) -> Iterator[Told]:
+    backend.check_rights()
+    yield "ok", "you may do all that tf-spawner needs", ""
+
+
+def _pod_security(backend: KubernetesBackend) -> Iterator[Told]:
+    namespace = backend.api.request("GET", f"/api/v1/namespaces/{backend.namespace}")
+    level = texts(namespace, "metadata", "labels").get(POD_SECURITY)
+    yield "ok", f"Pod Security here: {level or 'none is enforced'}; tf-spawner's pods fit the strictest", ""
+
+
+def _nodes(backend: KubernetesBackend) -> Iterator[Told]:
+    nodes = [node for node in backend.api.list("/api/v1/nodes") if _is_ready(node)]
+    if not nodes:
+        yield "problem", "no node is ready", "kubectl get nodes"
+        return
+    pods = backend.api.list("/api/v1/pods", "fieldSelector=status.phase!=Succeeded,status.phase!=Failed")
+    free = _free(nodes, pods)
+    yield "ok", (f"{len(nodes)} node{'s are' if len(nodes) > 1 else ' is'} ready; free: {free['cpu']:.1f} CPUs, {free['memory'] / 1024**3:.1f} GiB, "
+                 f"{free['pods']:.0f} pods"), ""  # fmt: skip
+    offered = gpus_offered(nodes, pods)
+    if offered:
+        yield "ok", f"GPUs: {offered}", ""
+    else:
+        yield "note", f"no node offers {GPU}: --gpus would wait for ever", ""
+
+
+def _is_ready(node: dict[str, Any]) -> bool:
+    ready = [text(c, "status") for c in mappings(node, "status", "conditions") if text(c, "type") == "Ready"]
+    return ready == ["True"] and not mapping(node, "spec").get("unschedulable")
+
+
+def _free(nodes: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """What is left on the nodes, by resource."""
+    left = dict.fromkeys(("cpu", "memory", "pods"), 0.0)
+    used = used_by_node(pods)
+    for node in nodes:
+        asked = used.get(text(node, "metadata", "name"), {})
+        for key in left:
+            left[key] += allocatable(node, key) - asked.get(key, 0.0)
+    return left
+
+
+def _queues(backend: KubernetesBackend) -> Iterator[Told]:
+    groups = {text(group, "name") for group in mappings(backend.api.request("GET", "/apis"), "groups")}
+    if KUEUE not in groups:
+        yield "note", "no Kueue here: --queue would wait for ever", ""
+        return
+    queues = backend.api.list(f"/apis/{KUEUE}/v1beta1/namespaces/{backend.namespace}/localqueues")
+    names = ", ".join(text(queue, "metadata", "name") for queue in queues) or "none"
+    yield "ok", f"Kueue's queues in this namespace: {names}", ""
+
+
+def data(uris: Iterable[str]) -> Iterator[Finding]:
+    """Whether each URI's files can be listed and read."""
+    from tfspawner.data.filesystems import filesystem_of, list_files
+    from tfspawner.views.plain import human_bytes
+
+    for uri in uris:
+        try:
+            files = list_files([uri])
+            filesystem_of(uri).read(files[0].uri, 0, min(1, files[0].size))
+            size = human_bytes(sum(file.size for file in files))
+            yield Finding(where="data", level="ok", text=without_secrets(f"{uri}: {len(files)} files, {size}"))
+        except SpawnerError as error:
+            yield Finding(where="data", level="problem", text=error.message, hint=error.hint or "")
+        except OSError as error:  # what may pass
+            yield Finding(where="data", level="problem", text=without_secrets(str(error)), hint="try again")

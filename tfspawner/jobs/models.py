@@ -1,0 +1,103 @@
+"""Models that come back from a run: looked at as data, without Keras, before anybody loads them.
+
+A model can bring code along, which runs while it is loaded: lambdas, functions and classes by their names, pickles.
+Keras's safe_mode refuses some of that, and tf-keras forgets it for HDF5 files, whatever they are called.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfspawner.backends.listing import shown
+from tfspawner.errors import ArtifactError, ConfigurationError
+
+MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
+MOST_CONFIG_BYTES = 64 << 20
+OWN_RISK = "if you trust the run and its data, load it by Keras itself"
+# Classes of Keras that run, import or unpickle what their configuration names.
+RUN_OTHERS = {
+    "Lambda", "TFSMLayer", "TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty",
+    "TorchModuleWrapper", "JaxLayer", "FlaxLayer",
+}  # fmt: skip
+PLAIN_VALUES = {"__tensor__", "__numpy__", "__bytes__", "__tuple__", "__ellipsis__", "__slice__", "__keras_tensor__"}
+_PARTS = (
+    "layers|models|engine|initializers|regularizers|constraints|activations|losses|metrics|optimizers|dtype_policies"
+)
+_MODULE = re.compile(rf"(?:tf_)?keras(\.src)?(\.({_PARTS}|mixed_precision|quantizers|random|ops)(\.\w+)*)?", re.ASCII)
+
+
+def checked_model(path: str | Path) -> str:
+    """The path of a .keras file, for keras.models.load_model, once it is sure that to load it runs none of its code.
+
+    >>> model = tf.keras.models.load_model(tfspawner.checked_model(outcome.file("model.keras")), safe_mode=True)
+    ... # doctest: +SKIP
+
+    What such a model computes, and the arrays in it, are not judged. Raises ArtifactError for every other file: one
+    that is no archive of Keras's, or that names lambdas, functions or classes which are not Keras's own layers,
+    optimizers and the like.
+    """
+    if not isinstance(path, str | Path):
+        raise ConfigurationError(
+            f"the model's path is {shown(repr(path))}; it must be a path", hint="outcome.file(…) gives one"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if set(names) != MEMBERS or len(names) != len(MEMBERS):
+                extra = sorted(set(names) ^ MEMBERS) or names
+                raise _refused(path, f"it has not the files of a Keras model, as {shown(extra[0])} tells")
+            if any(archive.getinfo(name).file_size > MOST_CONFIG_BYTES for name in ("config.json", "metadata.json")):
+                raise _refused(path, f"its configuration has more than {MOST_CONFIG_BYTES:,} bytes")
+            config, metadata = (json.loads(archive.read(name)) for name in ("config.json", "metadata.json"))
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror or error}") from None
+    except zipfile.BadZipFile:
+        raise _refused(
+            path, "it is no .keras archive; TensorFlow takes such files for HDF5, whose code it runs"
+        ) from None
+    except (ValueError, RecursionError, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        raise _refused(path, f"its configuration cannot be read: {shown(str(error))}") from None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("keras_version"), str):
+        raise _refused(path, "it does not say which Keras wrote it")
+    for described in _objects(config):
+        if why := _runs_code(described):
+            raise _refused(path, why)
+    return str(path)
+
+
+def _refused(path: str | Path, why: str) -> ArtifactError:
+    return ArtifactError(f"{path} is not loaded: {why}", hint=OWN_RISK)
+
+
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """All that a configuration says to make, however deep."""
+    waiting = [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if "class_name" in value or "module" in value:
+                yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _runs_code(described: dict[str, Any]) -> str | None:
+    """Why making this object would run or import what the file says; None where it does not."""
+    name, module, own = (described.get(key) for key in ("class_name", "module", "registered_name"))
+    if not isinstance(name, str):
+        return f"it describes an object as {shown(described)}"
+    if name in PLAIN_VALUES:
+        return None
+    if name in RUN_OTHERS or name.startswith("__"):
+        return f"its {shown(name)} runs code that comes with it"
+    if not isinstance(module, str) or not _MODULE.fullmatch(module) or own not in (None, name) or name == "function":
+        where = f" of {shown(module)}" if module is not None else ""
+        return f"its {shown(name)}{where} is not Keras's own"
+    return None

@@ -1,0 +1,114 @@
+"""Several runs on one HTML page: their results, times and curves, and what they were asked differently. Reads files alone."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tfspawner.backends.kubernetes.manifests import html_environment
+from tfspawner.base.userfile import named, read_bytes
+from tfspawner.errors import ConfigurationError
+from tfspawner.plan.grid import best
+from tfspawner.record.reading import Note, read_events, read_spec
+from tfspawner.views.plain import age
+
+from .run import charts, compared_run, curves_of, length_s, no_note, timeline, write_html
+
+NOT_COMPARED = {"job", "name", "out", "detach", "args", "tag", "code_sha256"}  # the run's own, or told by its row
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises ConfigurationError for a place where no page may be written: what is no HTML file, or stands there and is none of ours."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigurationError(f"--page {named(path)} does not end in .html", hint="--page compared.html")
+    if os.path.lexists(path):
+        text = read_bytes(path, "--page").lstrip() if path.is_file() else b""
+        if not (text.startswith(b"<!doctype html>") and b" side by side</h1>" in text):
+            raise ConfigurationError(
+                f"--page {named(path)} is there already, and is no page of compare's",
+                hint="name another --page, or remove it",
+            )
+
+
+def write_page(path: Path, folders: Sequence[Path], note: Note = no_note) -> Path:
+    """Writes the page of the runs recorded in folders."""
+    return write_html(path, page(folders, path.parent, note))
+
+
+def page(folders: Sequence[Path], place: Path, note: Note = no_note) -> str:
+    """The page; it needs no network and no other file but for its links to the runs' pages, as from the folder `place`."""
+    names = names_of(folders)
+    curves = dict(zip(names, map(curves_of, folders), strict=True))
+    rows = [{**compared_run(folder, curves[name]), "job": name} for folder, name in zip(folders, names, strict=True)]
+    return html_environment().get_template("compare.html").render(
+        rows=rows, names=names, metrics=list(dict.fromkeys(name for row in rows for name in row["metrics"])), bests=best(rows),
+        links=[os.path.relpath(folder / "report.html", place) if (folder / "report.html").exists() else "" for folder in folders],
+        differing=differing([options_of(read_spec(folder)) for folder in folders]), age=age,
+        charts=charts(curves, merged=False), **times(names, folders, note),
+    )  # fmt: skip
+
+
+def times(names: Sequence[str], folders: Sequence[Path], note: Note = no_note) -> dict[str, Any]:
+    """The phases of each run, all on one scale, and how long that is."""
+    events = [read_events(folder, note) for folder in folders]
+    lengths = [length_s(found) for found in events]
+    longest = max(lengths)
+    rows = []
+    for name, length, found in zip(names, lengths, map(timeline, events), strict=True):
+        if found:
+            scale = length / longest
+            bars = [replace(bar, left=bar.left * scale, width=bar.width * scale) for bar in found[0][1]]
+            rows.append((name, bars))
+    return {"times": rows, "longest": age(longest)}
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """A name for each: its folder's, or the whole path where several have it; one that is named twice is numbered."""
+    same_name = Counter(folder.name for folder in {folder.resolve() for folder in folders})
+    names = [folder.resolve().name for folder in folders]
+    names = [name if same_name[name] == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: at + 1].count(name)})" for at, name in enumerate(names)
+    ]
+
+
+def options_of(spec: Mapping[str, Any]) -> dict[str, str]:
+    """{flag: value} of a job and of its script, as words."""
+    words = {key.replace("_", "-"): told(value) for key, value in spec.items() if key not in NOT_COMPARED}
+    words["code's SHA-256"] = spec.get("code_sha256", "")[:12]
+    return words | {f"-- {name}": value for name, value in arguments(spec.get("args", [])).items()}
+
+
+def told(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def arguments(words: Sequence[str]) -> dict[str, str]:
+    """{flag: values} of a script's arguments; what stands before all flags has its place as a name."""
+    found: dict[str, list[str]] = {}
+    flag = ""
+    for place, word in enumerate(words, 1):
+        if is_flag(word):
+            flag, has_value, value = word.partition("=")
+            found.setdefault(flag, []).extend([value] if has_value else [])
+        else:
+            found.setdefault(flag or f"argument {place}", []).append(word)
+    return {name: " ".join(values) or "given" for name, values in found.items()}
+
+
+def is_flag(word: str) -> bool:
+    """Whether it is no value: -5 and -1e-3 are."""
+    return word.startswith("-") and not word[1:2].isdigit() and word[1:2] not in ("", ".")
+
+
+def differing(options: Sequence[Mapping[str, str]]) -> list[tuple[str, list[tuple[str, bool]]]]:
+    """[(option, [(its value, whether it is another than the first run's)])], of those that are not the same in all."""
+    names = dict.fromkeys(name for found in options for name in found)
+    values = {name: [found.get(name, "") for found in options] for name in names}
+    return [(name, [(value, value != of[0]) for value in of]) for name, of in values.items() if len(set(of)) > 1]

@@ -1,0 +1,139 @@
+"""The plan: everything that launching a job will make, known before anything is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tfspawner import gpu, s3, usage
+from tfspawner.base.userfile import read_bytes
+from tfspawner.errors import ConfigurationError
+
+from .code import Code
+from .secrecy import Known, hidden, known_of
+from .spec import MAX_SECRET_BYTES, JobSpec
+
+MAX_NAME = 63  # a DNS label: the longest pod host name, <job>-<role>-<index>
+CONFIGMAP_BYTES = 1024 * 1024  # etcd's and the API server's bound for a ConfigMap's data
+FAILED_TTL_S = 24 * 3600
+DEFAULT_START_TIMEOUT_S = 600.0
+
+
+def id_of(token: str) -> str:
+    """A job's id, which tells nothing of its token; a token can be told by it to be another job's."""
+    return hashlib.sha256(token.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One job, ready to be launched by a backend."""
+
+    job: str
+    spec: JobSpec
+    code: Code
+    token: str = field(repr=False)
+    files: Mapping[str, bytes]  # what every agent finds beside itself: job.json, and command
+    hidden: Mapping[str, str] = field(default_factory=dict, repr=False)  # variables beside the user's, for the agents
+    known: Known = field(default_factory=lambda: Known({}), repr=False)
+    gpus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # which ones, as the backend's gpus() found
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # of what is as it should be, and may surprise
+    slot: int = 0  # its number among the jobs at once, which share this machine's GPUs out
+
+    @property
+    def id(self) -> str:
+        """Tells this job from every other of its name, former or foreign."""
+        return id_of(self.token)
+
+
+def job_name(spec: JobSpec) -> str:
+    """--name, or the script's own name with a random ending; checked to fit a DNS label in every replica."""
+    longest = max(len(f"-{role}-{count - 1}") for role, count in spec.roles.items())
+    if spec.name:
+        if len(spec.name) + longest > MAX_NAME:
+            raise ConfigurationError(
+                f"name is {spec.name!r}, {len(spec.name)} characters; with {len(spec.replicas)} replicas "
+                f"at most {MAX_NAME - longest} make a host name",
+                hint="give a shorter --name",
+            )
+        return spec.name
+    stem = re.sub(r"[^a-z0-9]+", "-", spec.script.stem.lower()).strip("-")
+    if stem in ("train", "main", "training-script") and spec.script_path.parent.name:
+        stem = re.sub(r"[^a-z0-9]+", "-", spec.script_path.parent.name.lower()).strip("-")
+    stem = stem if stem[:1].isalpha() else f"job-{stem}".rstrip("-")
+    ending = "".join(secrets.choice("bcdfghjkmnpqrstvwxz23456789") for _ in range(5))
+    return f"{stem[:24].rstrip('-')}-{ending}"
+
+
+def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, warnings: tuple[str, ...] = (), *,
+              needs_tf_keras: bool, speaks_of_s3: bool = False, needs_gpus: bool = False,
+              gpus: Mapping[str, tuple[str, ...]] | None = None, nvml: bytes | None = None) -> Plan:  # fmt: skip
+    """Puts together what the agents have to know; does no I/O but for reading the user's command file and pod file."""
+    known = known_of(spec)
+    command = read_bytes(spec.command_file, "the command file") if spec.command_file else None
+    masked, more, told = hidden(spec, known, command)
+    _check_secret(spec, more)
+    config = {
+        "job": job,
+        "roles": spec.roles,
+        "coordinator_address": coordinator_address,
+        "script": spec.script_path.relative_to(spec.folder).as_posix(),
+        "args": list(spec.args),
+        "gpus": spec.gpus,
+        "command_file": spec.command_file is not None,
+        "original_script_path": spec.on == "kubernetes",
+        "code_sha256": code.sha256,
+        "collect": list(spec.collect),
+        "artifacts": spec.artifacts,
+        "start_timeout_s": DEFAULT_START_TIMEOUT_S if spec.start_timeout_s is None else spec.start_timeout_s,
+        "timeout_s": spec.timeout_s,
+        "stall_timeout_s": spec.stall_timeout_s,
+        "restarts": spec.restarts,
+        "restart_on": list(spec.restart_on),
+        "replaces_lost": spec.on == "kubernetes" and spec.restarts > 0,
+        "hold_s": spec.hold_s,
+        "legacy_keras": spec.legacy_keras and len(spec.replicas) > 1,
+        "needs_tf_keras": needs_tf_keras,
+        "secret_names": known.names,  # what the agents mask in the output
+        **masked,
+    }
+    files = {
+        "job.json": json.dumps(config, separators=(",", ":")).encode(),
+        "usage.py": Path(usage.__file__).read_bytes(),
+    }
+    if spec.artifacts or speaks_of_s3:
+        files["s3.py"] = Path(s3.__file__).read_bytes()
+    if speaks_of_s3:
+        for name in ("gfile.py", "sitecustomize.py"):
+            files[name] = Path(s3.__file__).with_name(name).read_bytes()
+    if needs_gpus:
+        files["gpu.py"] = Path(gpu.__file__).read_bytes()
+    if nvml:
+        files["pynvml.zip"] = nvml
+    if command is not None:
+        files["command"] = known.mask_bytes(command)
+    return Plan(job=job, spec=spec, code=code, token=secrets.token_urlsafe(24), files=files, hidden=more, known=known,
+                gpus=gpus or {}, warnings=(*warnings, *told))  # fmt: skip
+
+
+def _check_secret(spec: JobSpec, more: Mapping[str, str]) -> None:
+    if spec.on == "kubernetes" and sum(len(value.encode()) for value in (*spec.env.values(), *more.values())) > MAX_SECRET_BYTES:  # fmt: skip
+        raise ConfigurationError("the variables, with what holds one of them, are more than a Secret holds, 1 MiB")
+
+
+def plan_like(plan: Plan, spec: JobSpec, coordinator_address: str, slot: int = 0) -> Plan:
+    """The plan of another job with the same code and replicas: its name, arguments and token are its own."""
+    job = job_name(spec)
+    config = json.loads(plan.files["job.json"])
+    masked, more, _ = hidden(
+        spec, plan.known, read_bytes(spec.command_file, "the command file") if spec.command_file else None
+    )
+    config.update(job=job, coordinator_address=coordinator_address, **{"args": list(spec.args), **masked})
+    files = {**plan.files, "job.json": json.dumps(config, separators=(",", ":")).encode()}
+    return replace(plan, job=job, spec=spec, token=secrets.token_urlsafe(24), files=files, hidden=more,
+                   warnings=(), notes=(), slot=slot)  # fmt: skip

@@ -1,0 +1,193 @@
+"""Which values are secret, where they stand besides, and what becomes of it: no object but the Secret, and no record, holds one.
+
+A value that stands in the script's arguments or in the command file is put into the Secret with them; code in which one stands
+is uploaded, and is in no object; in the job's own options it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tfspawner.agent import MASK, MASKED_BYTES, Masker
+from tfspawner.base.userfile import named, read_bytes
+from tfspawner.errors import ConfigurationError
+
+from .spec import MAX_ENV_BYTES, JobSpec, flag_of
+from .travelling import reading
+
+HIDDEN = "TFSPAWNER_HIDDEN"  # the variable, in the Secret, of what of job.json and the command file holds a secret
+MOST_SEARCHED_BYTES = 16 * 1024**2  # of the code, in all; more is not searched, and is uploaded
+SHOWN = 2
+NOT_SECRET = (
+    "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION",
+    "S3_ACCESS_KEY", "S3_ENDPOINT",
+)  # fmt: skip
+_PLACE = re.compile(r"(?:(?:s3|root|gs|hdfs|https?)://|\.{0,2}/)[^@?\s]*")
+# A name's word, between _ or its ends. TOKENS count what MAX_TOKENS does, if they are not some service's.
+_SECRET_NAME = re.compile(
+    r"(?:^|[_.-])(?:KEYS?|CREDS?|CREDENTIALS?|AUTH|AUTHORI[SZ]ATION|BEARER|PASS|PRIVATE|COOKIES?|SESSIONS?|(?<=_)PWD|(?:API|AUTH|ACCESS|REFRESH|BEARER|USER|HF|GITHUB)[_.-]?TOKENS"
+    r"|[A-Z0-9]*(?:TOKEN|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|(?:API|ACCESS|PRIVATE|SECRET)KEYS?))(?=[_.-]|[0-9]*$)",
+    re.I,
+)
+# Words and numbers as they stand in any code: efficientnet_v2, EfficientNetB0, imagenet2012, 1e-3. A key is none: its letters and digits alternate.
+_WORD = r"(?:[a-z]{1,20}|[A-Z]{1,20}|(?:[A-Z][a-z]{2,19}){1,4}[A-Z]?)[0-9]{0,4}"
+_NUMBER = r"[+-]?(?:[0-9]{1,20}(?:\.[0-9]{1,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?"
+_PLAIN = re.compile(rf"(?:{_WORD}|{_NUMBER})(?:[ .,:+_-](?:{_WORD}|{_NUMBER})){{0,9}}")
+
+
+def secret_names(env: Mapping[str, str], own_words: str = "") -> list[str]:
+    """All variables but those that errors have to name, paths and URIs among them, and words that the job itself says.
+
+    A URL with a password or a query in it is secret, and so is whatever a name calls a key, a token or the like. Else a value
+    that stands in own_words is public already (KERAS_BACKEND=tensorflow), and so is a path there, whatever its name.
+    """
+
+    def is_public(name: str, value: str) -> bool:
+        if name in NOT_SECRET and "@" not in value:
+            return True
+        is_said = len(value) >= MASKED_BYTES and value in own_words
+        is_place = bool(_PLACE.fullmatch(value))
+        return (is_said and is_place) or ((is_said or is_place) and not _SECRET_NAME.search(name))
+
+    return sorted(name for name, value in env.items() if not is_public(name, value))
+
+
+def is_plain(name: str, value: str) -> bool:
+    """Whether a value is a word or a number that any code may hold, under a name that does not call it a secret."""
+    return not _SECRET_NAME.search(name) and bool(_PLAIN.fullmatch(value))
+
+
+class Known:
+    """The secret values of a job, as the agents' masker knows them.
+
+    `names` are the variables whose values the agents mask in the output. Here a plain word among them is no secret: MODEL=efficientnet.
+    """
+
+    def __init__(self, env: Mapping[str, str], own_words: str = "") -> None:
+        self.names = secret_names(env, own_words)
+        self._values = {name: env[name].encode() for name in self.names if not is_plain(name, env[name])}
+        self._masker = Masker(list(self._values.values()))
+
+    def mask(self, text: str) -> str:
+        return text if self._masker.is_idle else self._masker.mask_text(text)
+
+    def mask_bytes(self, data: bytes) -> bytes:
+        return self._masker.mask(data)
+
+    def holds(self, text: str) -> bool:
+        return not self._masker.is_idle and self._masker.mask_text(text) != text
+
+    def found(self, data: bytes) -> tuple[str, int] | None:
+        """The first variable whose value stands in data, and in which line."""
+        if self._masker.is_idle or not self._masker.quick.search(data):
+            return None
+        place = self._masker.exact.search(data)
+        if not place:
+            return None
+        name = next(name for name, value in self._values.items() if Masker([value]).exact.search(place[0]) or
+                    value in place[0])  # fmt: skip
+        return name, data.count(b"\n", 0, place.start()) + 1
+
+    def found_in(self, files: Iterable[tuple[Path, str]]) -> tuple[list[str], bool]:
+        """("train.py, line 3 holds the value of KEY", …) of the files of the code, and whether all were searched."""
+        files = [] if self._masker.is_idle else list(files)
+        found = [f"the name of {named(self.mask(name))} holds the value of {hit[0]}"
+                 for _, name in files if (hit := self.found(name.encode(errors="surrogateescape")))]  # fmt: skip
+        left = MOST_SEARCHED_BYTES
+        for path, name in files:
+            with reading(name), path.open("rb") as file:
+                data = file.read(left + 1)
+            left -= len(data)
+            if left < 0:
+                return found, False
+            if hit := self.found(data):
+                found.append(f"{named(self.mask(name))}, line {hit[1]} holds the value of {hit[0]}")
+        return found, True
+
+
+def known_of(spec: JobSpec) -> Known:
+    """The job's secrets. Raises ConfigurationError where one stands in an option: those are in names, labels and records."""
+    options = _options(spec)
+    known = Known(spec.env, "\n".join([own_words(), *(text for _, text in options)]) if spec.env else "")
+    for flag, text in options:
+        if hit := known.found(text.encode(errors="replace")):
+            raise ConfigurationError(
+                f"{flag} holds the value of the variable {hit[0]}, which is secret by its name",
+                hint="it would stand in objects and records, which others may read: write something else there",
+            )
+    return known
+
+
+def _options(spec: JobSpec) -> list[tuple[str, str]]:
+    """(flag, text) of all that stands in objects or records as it is given."""
+    fields = {name: value for name, value in asdict(spec).items() if name not in ("env", "env_files", "args")}
+    found = [(flag_of(name), text) for name, value in fields.items() for text in _texts(value)]
+    if spec.pod_file:
+        found.append((f"--pod-file {spec.pod_file}", read_bytes(spec.pod_file, "--pod-file").decode(errors="replace")))
+    return found
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [text for pair in value.items() for text in pair]
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
+    return [str(value)] if isinstance(value, str | Path) else []
+
+
+@cache
+def own_words() -> str:
+    """What tf-spawner itself sends to the replicas."""
+    here = Path(__file__).parents[1]
+    return "\n".join(
+        (here / f"{name}.py").read_text() for name in ("agent", "usage", "s3", "gfile", "sitecustomize", "gpu")
+    )
+
+
+def hidden(spec: JobSpec, known: Known, command: bytes | None) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """(what of job.json is said otherwise, the variables that say it in the Secret, warnings).
+
+    Raises ConfigurationError where it does not fit into a variable.
+    """
+    secret: dict[str, Any] = {}
+    warnings = []
+    masked = [known.mask(arg) for arg in spec.args]
+    if masked != list(spec.args):
+        secret["args"] = list(spec.args)
+        name = next(hit[0] for arg in spec.args if (hit := known.found(arg.encode(errors="surrogateescape"))))
+        warnings.append(f"an argument of the script holds the value of {name}: it travels in the Secret, and is *** in records; "
+                        f'better read it in the script: os.environ["{name}"]')  # fmt: skip
+    if command is not None and (hit := known.found(command)):
+        secret["command"] = command.decode(errors="surrogateescape")
+        warnings.append(f"the command file, line {hit[1]} holds the value of {hit[0]}: it travels in the Secret; "
+                        f'better write "${hit[0]}" there')  # fmt: skip
+    if not secret:
+        return {}, {}, []
+    text = json.dumps(secret, separators=(",", ":"))
+    if len(text) + len(HIDDEN) + 1 > MAX_ENV_BYTES:
+        raise ConfigurationError(
+            f"the arguments or the command file hold a secret, and are {len(text):,} bytes: too much for a Secret's variable",
+            hint="have the script read it from its environment",
+        )
+    return {"args": masked}, {HIDDEN: text}, warnings
+
+
+def is_masked(args: Iterable[str]) -> bool:
+    """Whether a record's arguments lack a secret."""
+    return any(MASK.decode() in arg for arg in args)
+
+
+def told_of_code(found: Sequence[str]) -> list[str]:
+    """One warning for all places of the code in which a secret stands."""
+    if not found:
+        return []
+    more = f" and so in {len(found) - SHOWN} more files" if len(found) > SHOWN else ""
+    return [
+        f"{'; '.join(found[:SHOWN])}{more}: better have it read from the environment; the code is uploaded, and put into no object"
+    ]

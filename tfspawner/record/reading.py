@@ -1,0 +1,336 @@
+"""A run's record as it is read again: checked values, whoever wrote it. What leads out of its folder is refused."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, BinaryIO, Literal, Union, get_args, get_origin, get_type_hints
+
+from tfspawner.backends.listing import MOST_ENTRIES, is_safe, shown
+from tfspawner.base.shapes import (
+    Shape,
+    Wrong,
+    damaged,
+    is_not,
+    json_of,
+    listed,
+    mapped,
+    measure,
+    number,
+    opened,
+    optional,
+    read,
+    read_bytes,
+    reason,
+    record,
+    switch,
+    text,
+    whole,
+)
+from tfspawner.errors import ConfigurationError
+from tfspawner.plan.spec import JobSpec, is_name
+
+SPEC_FILE, REPORT_FILE, SWEEP_FILE, EVENTS_FILE = "spec.json", "report.json", "sweep.json", "events.jsonl"
+ID_FILE, LOGS, BASES_FILE = ".job-id", "logs", ".bases"
+SPEC_BYTES, REPORT_BYTES, SWEEP_BYTES, BASES_BYTES = 16 << 20, 256 << 20, 64 << 20, 16 << 20
+EVENT_BYTES, EVENTS_BYTES, MOST_EVENTS = 1 << 18, 1 << 30, 500_000  # of a line; that are read in all; that are kept
+MOST_REPLICAS, MOST_POINTS, MOST_RESTARTS, MOST_ARGS = 100_000, 10_000, 100_000, 100_000
+LATEST = 1e11  # seconds since 1970: the year 5138
+_REPLICA = re.compile(r"(chief|worker|ps|evaluator)-(0|[1-9]\d{0,5})")
+
+Note = Callable[[str], None]
+Event = dict[str, Any]  # time, event, and what EVENTS says of its kind
+
+
+def is_replica(name: str) -> bool:
+    return bool(_REPLICA.fullmatch(name))
+
+
+def job(value: Any) -> str:
+    if not is_name(value):
+        raise is_not(value, "a job's name")
+    return str(value)
+
+
+def file_path(value: Any) -> str:
+    if not is_safe(value):
+        raise is_not(value, "a path below the replica's folder")
+    return str(value)
+
+
+REPLICA = text(pattern=_REPLICA.pattern, must="a replica's name")
+WORD = text(pattern=r"[a-z][a-z -]{0,39}", must="a word")
+LINE = text(4096, lines=False, must="a text")
+VARIABLE = text(256, pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", must="a variable's name")
+TIME, SECONDS = number(0, LATEST), number(0, LATEST)
+SHA256 = text(pattern="[0-9a-f]{64}", must="a SHA-256")
+ID = text(pattern="[A-Za-z0-9_-]{0,64}", must="a job's id")
+FILE = record({"path": file_path, "size": whole(0, 1 << 62), "sha256": SHA256})
+
+REPORT = record(
+    {
+        "job": job, "result": WORD, "seconds": SECONDS,
+        "replicas": listed(
+            record({"replica": REPLICA, "state": WORD},
+                   {"node": LINE, "message": text(), "exit_code": optional(whole(-(1 << 31), 1 << 32))}),
+            MOST_REPLICAS,
+        ),
+    },
+    {
+        "cause": optional(record({}, {"replica": optional(REPLICA), "message": optional(text()), "hint": optional(text()),
+                                      "tail": optional(listed(text(), 1000))})),
+        "restarts": listed(record({}, {"generation": whole(0, MOST_RESTARTS), "time": TIME, "replica": optional(REPLICA), "message": optional(text())}),
+                           MOST_RESTARTS),
+        "files": mapped(REPLICA, listed(FILE, MOST_ENTRIES), MOST_REPLICAS),
+        "artifacts": optional(LINE), "missing": optional(text()), "whole": listed(REPLICA, MOST_REPLICAS),
+    },
+)  # fmt: skip
+
+EVENTS: dict[str, Shape] = {
+    "phase": record({"phase": WORD}),
+    "replica": record({"replica": REPLICA, "state": WORD}),
+    "pod": record({"replica": REPLICA, "state": WORD}),
+    "usage": record({"replica": REPLICA, "cpu": number(0), "memory": number(0, 1 << 62)},
+                    {"gpus": listed(number(0), 1000), "gpu_memory": number(0, 1 << 62)}),
+}  # fmt: skip
+_HEAD = record({"time": TIME, "event": WORD})
+
+
+# ---- spec.json: the fields of JobSpec, by their own types ---------------------------------------
+
+
+def path(value: Any) -> str:
+    checked: str = LINE(value)
+    if not checked:
+        raise is_not(value, "a path")
+    return checked
+
+
+def _shape_of(name: str, kind: Any) -> Shape:
+    if get_origin(kind) in (UnionType, Union):
+        (inner,) = (one for one in get_args(kind) if one is not type(None))
+        return optional(_shape_of(name, inner))
+    if get_origin(kind) is Literal:
+        return text(pattern="|".join(get_args(kind)), must=f"of {', '.join(get_args(kind))}")
+    if name in ("workers", "ps"):
+        return whole(0, MOST_REPLICAS)
+    if get_origin(kind) is tuple:
+        return listed(text() if name == "args" else LINE, MOST_ARGS)
+    shapes: dict[Any, Shape] = {
+        Path: path, str: LINE, bool: switch, int: whole(-(1 << 31), 1 << 31), float: number(-1e12, 1e12)
+    }  # fmt: skip
+    return shapes.get(kind) or mapped(LINE, text(), 1000)
+
+
+@cache
+def spec_shape() -> Shape:
+    """Of what `described` in job.py writes: absent are fields that have no value."""
+    shapes = {name: _shape_of(name, kind) for name, kind in get_type_hints(JobSpec).items()}
+    shapes["env"] = listed(VARIABLE, 10_000)  # the names
+    return record({"script": shapes.pop("script")}, {**shapes, "job": job, "code_sha256": SHA256})
+
+
+def _always_there() -> list[str]:
+    """The fields that have a value in every job, whether it was asked for or not."""
+    empty: tuple[Any, ...] = (None, (), {}, MISSING)
+    return ["env", *(f.name for f in fields(JobSpec) if f.default not in empty and f.name != "restart_on")]
+
+
+def read_whole(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What a run or a sweep was asked for, and the sweep's record; nothing of it has to be guessed. Raises ConfigurationError."""
+    swept = read_sweep(folder)
+    spec = swept["spec"] if swept else read_spec(folder)
+    if not spec:
+        raise ConfigurationError(
+            f"{folder} has no {SPEC_FILE}: it was fetched, and launched elsewhere",
+            hint="say all anew: tf-spawner run",
+        )
+    place = folder / (SWEEP_FILE if swept else SPEC_FILE)
+    keys = read(place, lambda value: list(value["spec"] if swept else value), SWEEP_BYTES, "")
+    hint = "it is damaged, or of another version: say all anew, by tf-spawner run"
+    lacking = [name for name in _always_there() if name not in spec]
+    if lacking:
+        raise damaged(place, f" does not say: {', '.join(lacking)}", hint)
+    unknown = [key for key in keys if key not in spec]
+    if unknown:
+        raise damaged(place, f" has what no job has: {shown(unknown[0][:64])}", hint)
+    whole_spec = {"restart_on": [], **spec}
+    return whole_spec, swept and {**swept, "spec": whole_spec}
+
+
+def _hint(folder: Path) -> str:
+    name = folder.name if is_name(folder.name) else "JOB"
+    return f"if the job is still there: tf-spawner fetch {name}; else leave this run out, or remove that file"
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """report.json; None where there is none."""
+    found: dict[str, Any] | None = read(folder / REPORT_FILE, REPORT, REPORT_BYTES, _hint(folder))
+    return found
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """spec.json; empty where there is none: a job that was fetched has none."""
+    found: dict[str, Any] | None = read(folder / SPEC_FILE, spec_shape(), SPEC_BYTES, _hint(folder))
+    return found or {}
+
+
+def _point(value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = _POINT(value)
+    if not re.fullmatch(r".+-[1-9]\d{0,8}", found["job"]):
+        raise is_not(found["job"], "a sweep's name and a number").at("job")
+    return found
+
+
+FLAG = text(200, pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", must="a flag's name")
+VALUE = text(lines=False, pattern=".+", must="a value")
+_POINT = record({
+    "job": job, "values": mapped(FLAG, VALUE, 100), "id": ID, "result": WORD, "error": text(), "seconds": SECONDS,
+    "metrics": mapped(LINE, measure, 10_000),
+})  # fmt: skip
+
+
+def _sweep(value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = record(
+        {
+            "sweep": job, "id": ID, "grid": mapped(FLAG, listed(VALUE, MOST_POINTS), 100), "parallel": whole(1, 100),
+            "spec": spec_shape(), "files": mapped(text(4096), SHA256, MOST_ENTRIES), "points": listed(_point, MOST_POINTS),
+        }
+    )(value)  # fmt: skip
+    for at, point in enumerate(found["points"]):
+        if point["job"].rpartition("-")[0] != found["sweep"]:
+            raise is_not(point["job"], f"a job of sweep {found['sweep']}").at("job").at(at).at("points")
+    for job_name, count in Counter(point["job"] for point in found["points"]).items():
+        if count > 1:
+            raise Wrong(f"has {shown(job_name)} twice").at("points")
+    for name, values in found["grid"].items():
+        if not values:
+            raise Wrong("has no values").at(name).at("grid")
+    return found
+
+
+def read_sweep(folder: Path) -> dict[str, Any] | None:
+    """sweep.json; None where there is none."""
+    hint = "sweeps go on from it: give another --name, or move the folder away to begin anew"
+    found: dict[str, Any] | None = read(folder / SWEEP_FILE, _sweep, SWEEP_BYTES, hint)
+    return found
+
+
+def read_bases(folder: Path) -> dict[str, list[int]]:
+    """{replica: [offset of its last pod's first byte, where in the file]}."""
+    offset = whole(0, (1 << 64) - 1)
+    shape = mapped(REPLICA, several(offset, 2), MOST_REPLICAS)
+    hint = "give another --out, or move the run's folder away"
+    found: dict[str, list[int]] | None = read(logs_folder(folder, hint) / BASES_FILE, shape, BASES_BYTES, hint)
+    return found or {}
+
+
+def several(of: Shape, count: int) -> Shape:
+    """A list of that many."""
+
+    def shape(value: Any) -> list[Any]:
+        found: list[Any] = listed(of, count)(value)
+        if len(found) != count:
+            raise is_not(value, f"a list of {count}")
+        return found
+
+    return shape
+
+
+def read_id(folder: Path) -> str | None:
+    """The id of the job whose record this is; None where nothing says so."""
+    data = read_bytes(folder / ID_FILE, 64, "give another --out, or move the run's folder away")
+    return None if data is None else data.decode(errors="replace")
+
+
+def read_events(folder: Path, note: Note = lambda text: None) -> list[Event]:
+    """events.jsonl, line by line; times never run backwards. A damaged line is left out, and that is noted once.
+
+    A last line that is cut off is what a launcher leaves that was killed.
+    """
+    place = folder / EVENTS_FILE
+    found: list[Event] = []
+    wrong: list[str] = []
+    last = 0.0
+    try:
+        file = opened(place)
+        if file is None:
+            return []
+        with file:
+            for count, line in enumerate(_lines(file), 1):
+                try:
+                    event = _event(line)
+                except Wrong as error:
+                    if line.endswith(b"\n"):
+                        wrong.append(f"line {count}: {error}") if not wrong else wrong.append("")
+                    continue
+                last = event["time"] = max(last, event["time"])
+                found.append(event)
+                if len(found) >= MOST_EVENTS:
+                    note(f"warning: {place}: it has more than {MOST_EVENTS:,} events: the first ones are shown")
+                    break
+    except OSError as error:
+        raise damaged(place, f" cannot be read: {reason(error)}", _hint(folder)) from None
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        note(f"warning: {place}, {wrong[0]}{more}: left out")
+    return found
+
+
+def _event(line: bytes) -> Event:
+    if len(line) > EVENT_BYTES:
+        raise Wrong(f"is longer than {EVENT_BYTES:,} bytes")
+    try:
+        value = json_of(line)
+    except Wrong as error:
+        raise Wrong(error.what.replace("line 1, ", "").replace("line 1: ", "")) from None
+    head: Event = _HEAD(value)
+    return {**head, **EVENTS[head["event"]](value)} if head["event"] in EVENTS else head
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines; of one that is too long its beginning and its end."""
+    left = EVENTS_BYTES
+    while left > 0 and (line := file.readline(EVENT_BYTES + 1)):
+        rest = line
+        while len(rest) > EVENT_BYTES and not rest.endswith(b"\n"):
+            left -= len(rest)
+            rest = file.readline(EVENT_BYTES + 1)
+        left -= len(rest)
+        yield line if rest is line else line + b"\n"
+
+
+# ---- logs ---------------------------------------------------------------------------------------
+
+
+def logs_folder(folder: Path, hint: str = "") -> Path:
+    """The folder of a run's logs, which may not be there yet. Raises ConfigurationError for a link, which leads out of the run."""
+    logs = folder / LOGS
+    if logs.is_symlink() or (logs.exists() and not logs.is_dir()):
+        raise damaged(logs, " is no folder of the run", hint or "a run has its own logs: leave it out")
+    return logs
+
+
+def log_file(folder: Path, replica: str) -> Path | None:
+    """A replica's log, if the run has it; a link is none."""
+    path = logs_folder(folder) / f"{replica}.log"
+    return path if is_replica(replica) and path.is_file() and not path.is_symlink() else None
+
+
+def log_files(folder: Path) -> dict[str, Path]:
+    """{replica: its log}, by role and then by number."""
+
+    def order(replica: str) -> tuple[str, int]:
+        role, _, index = replica.rpartition("-")
+        return role, int(index)
+
+    names = sorted((path.stem for path in logs_folder(folder).glob("*.log") if is_replica(path.stem)), key=order)
+    return {name: path for name in names if (path := log_file(folder, name))}

@@ -1,0 +1,228 @@
+"""The run's record: one folder with the job's spec, manifests, logs, files, history and report."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tfspawner.base.shapes import opened
+from tfspawner.base.userfile import named
+from tfspawner.errors import ArtifactError, ConfigurationError
+
+from .reading import BASES_FILE, EVENTS_FILE, ID_FILE, SWEEP_FILE, Note, logs_folder, read_bases, read_id
+
+LOCK_FILE = ".lock"
+OWN_FILES = (LOCK_FILE, f".{ID_FILE}.part")  # a launcher that was killed at its beginning leaves no more
+
+
+class Record:
+    """runs/<job>: spec.json, manifests.yaml, logs/<replica>.log, files/<replica>/…, events.jsonl, report.json.
+
+    It is one job's: what a former job of the same name left there is set aside. Only one process at a time
+    writes into it; a second one raises ConfigurationError, and so does a folder that is no record, or a sweep's for a job.
+    """
+
+    def __init__(self, folder: Path, job_id: str, *, is_sweep: bool = False) -> None:
+        self.folder = folder
+        self.logs = folder / "logs"
+        self.files = folder / "files"
+        self.aside: Path | None = None
+        try:
+            self._lock = self._open_lock(folder)
+            self._is_new = not (folder / ID_FILE).exists()
+            if any(path.name not in OWN_FILES for path in folder.iterdir()):
+                self._refuse_foreign(is_sweep)
+                if read_id(folder) != job_id:
+                    self._set_aside()
+            write_whole(folder / ID_FILE, job_id)
+            logs_folder(folder).mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the run's folder {folder} cannot be made: {error.strerror}", hint="give another --out"
+            ) from None
+        self._open: dict[Path, Any] = {}
+        self._bases_lock = threading.Lock()
+        self._ends: dict[str, int] = {}  # offset behind the last byte that each log has
+        self._bases = read_bases(folder)
+
+    @staticmethod
+    def _open_lock(folder: Path) -> Any:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _open_own(folder / LOCK_FILE, os.O_WRONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise ConfigurationError(
+                f"another tf-spawner is writing into {folder}", hint="wait for it, or give another --out"
+            ) from None
+        return lock
+
+    def _refuse_foreign(self, is_sweep: bool) -> None:
+        """Leaves a folder as it was that is no job's record: it is the user's, or all that a sweep goes on from."""
+        of_sweep = (self.folder / SWEEP_FILE).exists()
+        if (self._is_new and not of_sweep) or (of_sweep and not is_sweep):
+            self._lock.close()
+            (self.folder / LOCK_FILE).unlink(missing_ok=True)
+            what = "the record of a sweep" if of_sweep else "no record of tf-spawner's, and not empty"
+            raise ConfigurationError(
+                f"the folder {named(self.folder)} is {what}", hint="give another --out, or another --name to run"
+            )
+
+    def tell_aside(self, note: Note) -> None:
+        """Says where the record of a former job of this name is now, if there was one."""
+        if self.aside:
+            note(f"the former {self.folder} is now {self.aside}")
+
+    def _set_aside(self) -> None:
+        """Moves the record of a former job of this name to <job>.1, .2, …"""
+        number = next(n for n in itertools.count(1) if not self.folder.with_name(f"{self.folder.name}.{n}").exists())
+        self.aside = self.folder.rename(self.folder.with_name(f"{self.folder.name}.{number}"))
+        self._lock.close()
+        (self.aside / LOCK_FILE).unlink()
+        self._lock = self._open_lock(self.folder)
+        self._is_new = True
+
+    def close(self) -> None:
+        for file in self._open.values():
+            file.close()
+        self._lock.close()
+        (self.folder / LOCK_FILE).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Undoes the making of this record: nothing was launched."""
+        self.close()
+        if self._is_new:
+            shutil.rmtree(self.folder)
+            if self.aside:
+                self.aside.rename(self.folder)
+
+    def log_path(self, replica: str) -> Path:
+        return self.logs / f"{replica}.log"
+
+    def log_end(self, replica: str) -> int:
+        """The offset behind the log's last byte, as its agent counts."""
+        if replica not in self._ends:
+            base, place = self._bases.get(replica, (0, 0))
+            self._ends[replica] = base + max(0, self._log_bytes(replica) - place)
+        return self._ends[replica]
+
+    def _log_bytes(self, replica: str) -> int:
+        path = self.log_path(replica)
+        return path.stat().st_size if path.exists() else 0
+
+    def append_log(self, replica: str, offset: int, data: bytes) -> bytes:
+        """Adds what the log does not have yet of data, which begins at offset; returns just that.
+
+        Another pod that took the replica's place counts from an offset of its own on: a multiple of 2^32.
+        """
+        end = self.log_end(replica)
+        if offset >> 32 > end >> 32:
+            self._begin_log(replica, offset)
+            end = offset
+        if offset > end:
+            raise ArtifactError(f"{replica}'s log: bytes {end} to {offset} are missing")
+        fresh = data[end - offset :]
+        self._append(self.log_path(replica), fresh)
+        self._ends[replica] = end + len(fresh)
+        return fresh
+
+    def _begin_log(self, replica: str, offset: int) -> None:
+        with self._bases_lock:
+            self._bases[replica] = [offset, self._log_bytes(replica)]
+            self.write_json(f"logs/{BASES_FILE}", self._bases)
+
+    def replace_log(self, replica: str, data: bytes) -> None:
+        """Puts a log in place that was had from elsewhere, if it holds more than there is."""
+        if len(data) > self._log_bytes(replica):
+            path = self.log_path(replica)
+            with _writing(path), _open_own(path, os.O_WRONLY | os.O_TRUNC) as file:
+                _write(file, data)
+            self._ends.pop(replica, None)
+
+    def last_lines(self, replica: str, count: int) -> list[str]:
+        """The last lines of a log that are not a progress bar on its way."""
+        from tfspawner.agent import is_progress_bar
+
+        file = opened(self.log_path(replica))
+        if file is None:
+            return []
+        with file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
+            lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+        return [line for line in lines if line.strip() and not is_progress_bar(line)][-count:]
+
+    def event(self, what: str, **facts: Any) -> None:
+        """Adds a line to events.jsonl, with the time."""
+        line = {"time": round(time.time(), 3), "event": what, **{k: v for k, v in facts.items() if v not in (None, "")}}
+        self._append(self.folder / "events.jsonl", json.dumps(line).encode() + b"\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file of the record, whole or not at all."""
+        path = self.folder / name
+        with _writing(path):
+            write_whole(path, text)
+
+    def _append(self, path: Path, data: bytes) -> None:
+        with _writing(path):
+            if path not in self._open:
+                self._open[path] = _appending(path)
+            _write(self._open[path], data)
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        self.write(name, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file of a record, whole or not at all; where a link stands, the file takes its place."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode(errors="replace"))
+    os.replace(part, path)
+
+
+def _open_own(path: Path, how: int) -> Any:
+    """A file of the record, made where there is none; a link is not followed, and a pipe or device not written to."""
+    descriptor = os.open(path, how | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file")
+    return open(descriptor, "wb", buffering=0)
+
+
+def _write(file: Any, data: bytes) -> None:
+    """All of it: where the disk is full, a part may be taken first, and the rest is refused."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _appending(path: Path) -> Any:
+    """The file, to be lengthened; no link is followed. A launcher that was killed may have left half an event: it is ended."""
+    file = _open_own(path, os.O_RDWR | os.O_APPEND)
+    size = os.fstat(file.fileno()).st_size
+    if path.name == EVENTS_FILE and size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+        file.write(b"\n")
+    return file
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be written: {error.strerror}", hint="make room, then: tf-spawner fetch"
+        ) from None

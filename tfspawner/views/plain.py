@@ -1,0 +1,255 @@
+"""What a person sees: the replicas' table and their log lines on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tfspawner.agent import is_progress_bar
+from tfspawner.base.terminal import Flow, add_row, console, plain_table, raw, say, silence, write
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tfspawner.follow.follower import JobState, ReplicaState
+
+LONGEST_LINE = 65536  # a longer one is cut
+LONGEST_AGE_S = 1e9
+PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
+PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth no line
+BEGINNING = ("starting", "running")  # nor are these, once the job ends: it would look like a restart
+STYLES = {
+    "running": "green",
+    "succeeded": "green",
+    "failed": "red",
+    "gone": "red",
+    "stopped": "dim",
+    "pending": "yellow",
+}
+
+
+class Lines:
+    """Cuts each replica's bytes into lines; a bar that redraws itself becomes the line that it ends as.
+
+    What they hold is the script's: terminal.raw() makes the bytes of it again, terminal.harmless() what a person may see.
+    """
+
+    def __init__(self) -> None:
+        self.rest: dict[str, bytes] = {}
+
+    def feed(self, replica: str, data: bytes) -> list[str]:
+        """The lines that end in data; what follows them is kept, up to LONGEST_LINE bytes of it."""
+        *lines, rest = (self.rest.get(replica, b"") + data).split(b"\n")
+        *drawn, rest = rest.split(b"\r")
+        last = next((part for part in reversed(drawn) if part.strip(b"\x08 ")), None)
+        rest = rest if last is None else last + b"\r" + rest  # what was drawn before is drawn over
+        while len(rest) > LONGEST_LINE:
+            lines.append(rest[:LONGEST_LINE])
+            rest = rest[LONGEST_LINE:]
+        self.rest[replica] = rest
+        return [self._last_drawn(line) for line in lines]
+
+    def flush(self, replica: str) -> list[str]:
+        rest = self.rest.pop(replica, b"")
+        return [self._last_drawn(rest)] if rest else []
+
+    @staticmethod
+    def _last_drawn(line: bytes) -> str:
+        drawn = [part for part in line.decode(errors="surrogateescape").split("\r") if part.strip("\x08 ")]
+        return drawn[-1] if drawn else ""
+
+
+def describe_progress(progress: dict[str, Any]) -> tuple[str, str, str]:
+    """Epoch, step and metrics of a replica, as the table's words."""
+    epoch = f"{progress['epoch']}/{progress['epochs']}" if "epoch" in progress else ""
+    step = f"{progress['step']}/{progress['steps'] or '?'}" if "step" in progress else ""
+    metrics = " ".join(f"{name} {value:.4g}" for name, value in list(progress.get("metrics", {}).items())[:3])
+    return epoch, step, metrics
+
+
+def describe_usage(line: ReplicaState) -> tuple[str, str, str]:
+    """Processors, memory and GPUs in use, as the table's words."""
+    if not line.usage or line.state != "running":
+        return "", "", ""
+    told = "not measured" if line.usage.get("gpus_missing") else describe_gpus(line.usage["gpus"])
+    return f"{line.usage['cpu']:.1f}", human_bytes(line.usage["memory"]), told
+
+
+def describe_gpus(gpus: list[dict[str, Any]]) -> str:
+    """Their mean use, the memory in use of all, and how many are out of reach, each where it is known."""
+    uses, memory = ([gpu[key] for gpu in gpus if gpu[key] is not None] for key in ("use", "memory"))
+    words = [f"{sum(uses) / len(uses):.0f}%"] if uses else []
+    words += [human_bytes(sum(memory))] if memory else []
+    errors = Counter(gpu["error"] for gpu in gpus if "error" in gpu)
+    counts = [error if len(gpus) == 1 else f"{count} of {len(gpus)}: {error}" for error, count in errors.items()]
+    return ", ".join(filter(None, [" ".join(words), *counts]))
+
+
+def describe_rate(progress: dict[str, Any]) -> str:
+    """Steps a second; of slow ones, how long one takes."""
+    rate = progress.get("rate")
+    if not rate:
+        return ""
+    return f"{rate:.0f}/s" if rate >= 100 else f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f}s/step"
+
+
+def left(progress: dict[str, Any]) -> str:
+    """How long training still takes, if each epoch takes as long as the last one, or each step as the last ones."""
+    epochs = progress.get("epochs", 1) - progress.get("epoch", 1) + 1
+    if "epoch_s" in progress:
+        return age(epochs * progress["epoch_s"] - (time.time() - progress["epoch_since"]))
+    if progress.get("rate") and progress.get("steps"):
+        return age((epochs * progress["steps"] - progress.get("step", 0)) / progress["rate"])
+    return ""
+
+
+def human_bytes(size: float) -> str:
+    """A number of bytes with a binary unit."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def age(seconds: float) -> str:
+    """A duration in kubectl's manner: 8s, 3m12s, 2h5m."""
+    whole = int(min(max(0.0, seconds), LONGEST_AGE_S))  # of what is no number: 0
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60}s"
+    return f"{whole // 3600}h{whole % 3600 // 60}m"
+
+
+class PlainView:
+    """One line per thing that happens: log lines to stdout with the replica's name, the rest to stderr."""
+
+    needs_stdout = False
+
+    def __init__(self, out: TextIO, err: TextIO, *, logs: bool = True) -> None:
+        self.out, self.err, self.logs = out, err, logs
+        self.lines = Lines()
+        self.states: dict[str, str] = {}
+        self.said_at = time.monotonic()
+        self.collected = 0  # bytes of files
+
+    def show(self, state: JobState) -> None:
+        changed: dict[str, list[ReplicaState]] = {}
+        passing = (*PASSING, *BEGINNING) if state.phase in ("stopping", "ended") else PASSING
+        for line in state.replicas.values():
+            if self.states.get(line.replica) != line.word and line.word not in passing:
+                self.states[line.replica] = line.word
+                changed.setdefault(line.word, []).append(line)
+        for word, lines in changed.items():
+            self.note(_sum_up(word, lines))
+        first = next(iter(state.replicas.values()))
+        if first.progress and time.monotonic() - self.said_at > PROGRESS_EVERY_S:
+            epoch, step, metrics = describe_progress(first.progress)
+            self.note(f"{first.replica}: epoch {epoch or '?'}, step {step or '?'} {metrics}".rstrip())
+
+    def log(self, replica: str, data: bytes) -> None:
+        if self.logs:
+            self.emit(replica, self.lines.feed(replica, data))
+
+    def received(self, size_bytes: int) -> None:
+        self.collected += size_bytes
+
+    def finish(self) -> None:
+        for replica in list(self.lines.rest):
+            self.emit(replica, self.lines.flush(replica))
+
+    def emit(self, replica: str, lines: list[str]) -> None:
+        shown = [line for line in lines if not is_progress_bar(line)]
+        if shown:
+            self.write(replica, shown)
+
+    def write(self, replica: str, lines: list[str]) -> None:
+        """A closed or full stdout ends the showing, and not the job."""
+        self.said_at = time.monotonic()
+        try:
+            write(self.out, "".join(f"{replica} | {line}\n" for line in lines))
+        except OSError as error:
+            if self.needs_stdout:
+                raise
+            self.logs = False
+            silence(self.out)
+            self.note(f"warning: no more output is shown: {error.strerror}")
+
+    def note(self, text: str) -> None:
+        self.said_at = time.monotonic()
+        say(self.err, text + "\n")
+
+
+class FollowView(PlainView):
+    """For `logs`: output alone, of all replicas or of one, which then comes as it is, but for what a terminal would obey."""
+
+    needs_stdout = True
+
+    def __init__(self, out: TextIO, err: TextIO, *, replica: str | None = None, as_json: bool = False) -> None:
+        super().__init__(out, err)
+        self.replica, self.as_json = replica, as_json
+        self.flow = Flow(out)
+
+    def show(self, state: JobState) -> None:
+        pass
+
+    def log(self, replica: str, data: bytes) -> None:
+        if self.replica not in (None, replica):
+            return
+        if self.replica and not self.as_json:
+            self.flow.feed(data)
+        else:
+            super().log(replica, data)
+
+    def finish(self) -> None:
+        super().finish()
+        self.flow.feed(b"", last=True)
+
+    def write(self, replica: str, lines: list[str]) -> None:
+        if not self.as_json:
+            super().write(replica, lines)
+            return
+        told = [{"replica": replica, "line": raw(line).decode(errors="replace")} for line in lines]
+        write(self.out, "".join(json.dumps(line) + "\n" for line in told))
+
+
+def comparison_table(rows: list[dict[str, Any]]) -> Table:
+    """Runs side by side, a row each; a metric that no run has is left out."""
+    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    table = plain_table("run", "result", "time", "replicas", "epochs", *metrics, "arguments")
+    for row in rows:
+        told = [f"{row['metrics'][name]:.4g}" if name in row["metrics"] else "" for name in metrics]
+        cells = (row["run"], row["result"], age(row["seconds"]), str(row["replicas"]), str(row["epochs"] or ""), *told,
+                 " ".join(row["args"]))  # fmt: skip
+        add_row(table, cells)
+    return table
+
+
+def _sum_up(word: str, lines: list[ReplicaState]) -> str:
+    if len(lines) > 4:
+        return f"{len(lines)} replicas: {word}"
+    named = []
+    for line in lines:
+        node = f" on {line.node}" if line.node and word in ("starting", "getting the code") else ""
+        named.append(f"{line.replica}{node}")
+    message = next((f": {line.storing or line.message}" for line in lines if line.storing or line.message), "")
+    return f"{', '.join(named)}: {word}{message}"
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether lines can be redrawn there."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def make_view(*, logs: bool = True) -> PlainView:
+    """A live view where stderr is a terminal, else a plain one."""
+    if not is_terminal(sys.stderr):
+        return PlainView(sys.stdout, sys.stderr, logs=logs)
+    from .live import LiveView
+
+    return LiveView(console(err=True), sys.stdout, logs=logs)

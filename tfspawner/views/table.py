@@ -1,0 +1,231 @@
+"""What is known of jobs as lines that fit a screen: values in, rich's Text out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from rich.cells import cell_len, set_cell_size
+
+from tfspawner.base.terminal import one_line, text_of
+
+from .plain import STYLES, age, describe_gpus, describe_progress, describe_rate, describe_usage, human_bytes, left
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from tfspawner.backends.base import JobSummary
+    from tfspawner.follow.follower import JobState, ReplicaState
+
+REPLICA_COLUMNS = ("replica", "state", "node", "since", "cpu", "memory", "gpu", "epoch", "step", "rate", "left", "metrics")  # fmt: skip
+JOB_COLUMNS = ("job", "on", "state", "replicas", "age", "cpu", "memory", "gpu", "epoch", "step", "rate", "left", "metrics")  # fmt: skip
+GIVEN_UP = (
+    "since",
+    "node",
+    "on",
+    "age",
+    "memory",
+    "cpu",
+    "gpu",
+    "left",
+    "rate",
+    "epoch",
+    "step",
+)  # on a narrow screen, in this order
+MOST_ROWS = 20  # on a page
+LAST_COLUMN = 14  # cells that the last column has at least
+GAP = "  "
+PHASES = {"launched": "starting", "running": "training"}  # others are shown by their names
+Row = dict[str, str | tuple[str, str]]  # column -> text, or text and style
+
+
+def replica_table(state: JobState, width: int | None = None, height: int | None = None) -> Text:
+    """A job's phases and replicas; in so many columns and lines, where there are bounds.
+
+    Of more replicas than fit, how they are in all, and those of interest: failed, behind, not there yet.
+    """
+    lines, now = list(state.replicas.values()), time.time()
+    shown = lines
+    above, below = [heading(state, now)], []
+    room = len(lines) if height is None else max(1, height - 2)
+    if len(lines) > room:
+        above += summary(lines)
+        shown = of_interest(lines, max(1, room - len(above)))
+        below = [text_of(f"… and {len(lines) - len(shown):,} more")]
+    rows = [replica_row(line, now) for line in shown]
+    return joined([*above, *lay_out(REPLICA_COLUMNS, rows, width), *below], width)
+
+
+def replica_cells(state: JobState) -> tuple[list[str], list[tuple[ReplicaState, list[str]]], str]:
+    """The replicas as a page shows them: the columns that say something, rows, and how all are where there are more."""
+    lines, now = list(state.replicas.values()), time.time()
+    shown = of_interest(lines, MOST_ROWS) if len(lines) > MOST_ROWS else lines
+    rows = [{key: one_line(words(row, key)) for key in row} for row in (replica_row(line, now) for line in shown)]
+    columns = [key for key in REPLICA_COLUMNS if any(cells[key] for cells in rows)]
+    found = [(line, [cells[key] for key in columns]) for line, cells in zip(shown, rows, strict=True)]
+    return columns, found, one_line(counted(lines)) if len(lines) > len(shown) else ""
+
+
+def jobs_table(jobs: Sequence[JobSummary], width: int | None = None, height: int | None = None) -> Text:
+    """Jobs in one line each, the newest last; the newest alone, where there are more than fit."""
+    shown = jobs if height is None else jobs[-max(1, height - 2) :]
+    more = [text_of(f"… and {len(jobs) - len(shown):,} older")] if len(shown) < len(jobs) else []
+    return joined([*lay_out(JOB_COLUMNS, [job_row(job, time.time()) for job in shown], width), *more], width)
+
+
+def replica_row(line: ReplicaState, now: float) -> Row:
+    epoch, step, metrics = describe_progress(line.progress)
+    cpu, memory, gpu = describe_usage(line)
+    return {
+        "replica": line.replica, "state": state_of(line), "node": line.node, "since": age(now - line.since) if line.since else "",
+        "cpu": cpu, "memory": memory, "gpu": gpu, "epoch": epoch, "step": step,
+        "rate": describe_rate(line.progress) if line.state == "running" else "", "left": left(line.progress) if line.state == "running" else "",
+        "metrics": one_line(line.message) or metrics,
+    }  # fmt: skip
+
+
+def job_row(job: JobSummary, now: float) -> Row:
+    told, everything = job.told, len(job.replicas)
+    states, usage, progress = told.get("states", {}), told.get("usage") or {}, told.get("progress", {})
+    epoch, step, metrics = describe_progress(progress)
+    gpus = usage.get("gpus", {})
+    behind = f", {len(told['behind'])} behind" if told.get("behind") else ""
+    restarts = f", restart {told['restarts']}" if told.get("restarts") else ""
+    return {
+        "job": job.job, "on": f"{job.on}/{job.namespace}" if job.namespace else job.on,
+        "state": (job.state + behind + restarts, "yellow" if behind else STYLES.get(job.state, "")),
+        "replicas": f"{states.get('running', 0)}/{everything}" if states else str(everything), "age": age(now - job.created),
+        "cpu": f"{usage['cpu']:.1f}" if usage else "", "memory": human_bytes(usage["memory"]) if usage else "",
+        "gpu": describe_gpus([gpus]) if gpus.get("count") else "",
+        "epoch": epoch, "step": step, "rate": describe_rate(progress), "left": left(progress), "metrics": metrics,
+    }  # fmt: skip
+
+
+def state_of(line: ReplicaState) -> tuple[str, str]:
+    """A replica's state as it is shown, and its style."""
+    if line.behind_s and line.state == "running":
+        return f"{age(line.behind_s)} behind", "bold yellow"
+    return line.word, STYLES.get(line.state, "")
+
+
+def of_interest(lines: Sequence[ReplicaState], most: int) -> list[ReplicaState]:
+    return sorted(lines, key=lambda line: interest(line, lines[0]))[:most]
+
+
+def interest(line: ReplicaState, coordinator: ReplicaState) -> int:
+    """What is looked for first has the least: the coordinator, what failed, is behind, says why it waits, waits."""
+    wanted = (line is coordinator, line.state in ("failed", "gone"), line.behind_s, line.message and line.state != "stopped",
+              line.state not in ("running", "succeeded"))  # fmt: skip
+    return next((rank for rank, is_so in enumerate(wanted) if is_so), len(wanted))
+
+
+def heading(state: JobState, now: float) -> Text:
+    """The job's name and result, and its phases with their times; after a restart those since then."""
+    told = phases(state, now)
+    words = [f"{PHASES.get(name, name)} {age(seconds)}" for name, seconds in told]
+    if state.restarts:
+        words.insert(0, f"restart {len(state.restarts)}")
+    if state.times and len(words) > 1:
+        words[-1] += f", {age(state.times.get('ended', now) - min(state.times.values()))} in all"
+    cause = (state.cause or {}) if state.result != "succeeded" else {}
+    why = " ".join(str(cause[key]) for key in ("replica", "message") if cause.get(key))
+    result = ": ".join(filter(None, (state.result, one_line(why))))
+    return text_of((state.job, "bold"), GAP, " · ".join(words) or state.phase, GAP,
+                   (result, STYLES.get(state.result or "", "red")))  # fmt: skip
+
+
+def phases(state: JobState, now: float) -> list[tuple[str, float]]:
+    """(phase, how long it took, or takes so far) in their order, those since the last restart."""
+    since = state.times.get("forming", 0.0) if state.restarts else 0.0
+    times = sorted((at, name) for name, at in state.times.items() if at >= since)
+    ends = [*(at for at, _ in times[1:]), now]
+    return [(name, max(0.0, end - at)) for (at, name), end in zip(times, ends, strict=False) if name != "ended"]
+
+
+def summary(lines: Sequence[ReplicaState]) -> list[Text]:
+    """Many replicas in two or three lines: how many are in which state; who is first and last; least, median, most."""
+    behind = sum(bool(line.behind_s) for line in lines)
+    found = [text_of(counted(lines) + (f"; {behind} behind" if behind else ""))]
+    running = [line for line in lines if line.state == "running"]
+    placed = [line for line in running if "step" in line.progress or "epoch" in line.progress]
+    if placed:
+        last, *_, first = sorted(placed, key=place) if len(placed) > 1 else placed * 2
+        found.append(
+            text_of(f"last {last.replica} at {place_words(last)}, first {first.replica} at {place_words(first)}")
+        )
+    spreads = [
+        spread("rate", [line.progress["rate"] for line in running if "rate" in line.progress], "{:.3g}/s".format),
+        spread("cpu", [line.usage["cpu"] for line in running if line.usage], "{:.1f}".format),
+        spread("memory", [line.usage["memory"] for line in running if line.usage], human_bytes),
+    ]
+    if any(spreads):
+        found.append(text_of("least, median, most: " + " · ".join(filter(None, spreads))))
+    return found
+
+
+def counted(lines: Sequence[ReplicaState]) -> str:
+    counts = Counter(line.word for line in lines)
+    return f"{len(lines):,} replicas: " + ", ".join(f"{count:,} {word}" for word, count in counts.most_common())
+
+
+def spread(name: str, values: Sequence[float], words: Any) -> str:
+    return f"{name} {words(min(values))}, {words(median(values))}, {words(max(values))}" if values else ""
+
+
+def place(line: ReplicaState) -> tuple[int, int]:
+    return line.progress.get("epoch", 0), line.progress.get("step", 0)
+
+
+def place_words(line: ReplicaState) -> str:
+    epoch, step, _ = describe_progress(line.progress)
+    return ", ".join(filter(None, (epoch and f"epoch {epoch}", step and f"step {step}")))
+
+
+# ---- columns ------------------------------------------------------------------------------------
+
+
+def lay_out(columns: Sequence[str], rows: Sequence[Row], width: int | None) -> list[Text]:
+    """The rows under their header. Columns without a word are left out, and what the width has no room for."""
+    rows = [{name: (one_line(words(row, name)), style(row, name)) for name in row} for row in rows]
+    names = [name for name in columns if any(words(row, name) for row in rows)]
+    widths = {name: max(cell_len(name), *(cell_len(words(row, name)) for row in rows)) for name in names}
+    for name in GIVEN_UP:
+        if width is None or needed(widths) <= width:
+            break
+        widths.pop(name, None)
+    header: Row = {name: (name, "bold") for name in names}
+    return [laid_out(row, widths) for row in (header, *rows)] if names else []
+
+
+def needed(widths: Mapping[str, int]) -> int:
+    """The cells that the columns take; the last one may be cut."""
+    *others, last = widths.values()
+    return sum(others) + len(GAP) * len(others) + min(last, LAST_COLUMN)
+
+
+def laid_out(row: Row, widths: Mapping[str, int]) -> Text:
+    line = text_of()
+    for name, cells in widths.items():
+        line.append(set_cell_size(words(row, name), cells) + GAP, style(row, name))
+    return line
+
+
+def words(row: Row, name: str) -> str:
+    value = row.get(name, "")
+    return value if isinstance(value, str) else value[0]
+
+
+def style(row: Row, name: str) -> str:
+    value = row.get(name, "")
+    return "" if isinstance(value, str) else value[1]
+
+
+def joined(lines: Sequence[Text], width: int | None) -> Text:
+    for line in lines:
+        line.rstrip()
+        if width is not None:
+            line.truncate(width, overflow="ellipsis")
+    return text_of("\n").join(lines)
