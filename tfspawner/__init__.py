@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfspawner.errors import SpawnerError
-    from tfspawner.jobs.job import Job, attach, launch, run
+    from tfspawner.jobs.job import Job, attach
     from tfspawner.jobs.models import checked_model
+    from tfspawner.jobs.running import launch, run
     from tfspawner.jobs.sweeps import sweep
     from tfspawner.plan.spec import JobSpec
 
@@ -21,8 +22,8 @@ _HOMES = {
     "SpawnerError": "errors",
     "attach": "jobs.job",
     "checked_model": "jobs.models",
-    "launch": "jobs.job",
-    "run": "jobs.job",
+    "launch": "jobs.running",
+    "run": "jobs.running",
     "sweep": "jobs.sweeps",
 }
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tfspawner.follow.homecoming import Outcome
-
+from typing import Any
 
 LOGIN = re.compile(r"(?<=://)[^/\s]*@")  # user:password@ of a URI, or a token in that place
 SIGNATURE = re.compile(
@@ -36,7 +32,7 @@ class SpawnerError(Exception):
     """Something went wrong that the user can act on: what, to what, with which value; the hint is the next step."""
 
     exit_code = 1
-    outcome: Outcome | None = None  # of a run that came as far as its record
+    outcome: Any = None  # the Outcome of a run that came as far as its record
     missing: ArtifactError | None = None  # what of that run is still there and could not come
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:

@@ -26,7 +26,8 @@ from physics import CLASSES, CORRECTIONS, select
 from places import fetched, found, is_local, written
 from selected import Writer, facts_of
 
-from tfspawner.data.filesystems import File, filesystem_of
+from tfspawner.data.files import File
+from tfspawner.data.filesystems import filesystem_of
 from tfspawner.errors import ConfigurationError, DataError
 
 NAMES = {"qcd": 0, "ttbar": 1, "wlnu": 2, "wjets": 2}

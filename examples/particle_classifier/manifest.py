@@ -18,7 +18,8 @@ from pathlib import Path
 
 from console import errors_told
 
-from tfspawner.data.filesystems import File, filesystem_of
+from tfspawner.data.files import File
+from tfspawner.data.filesystems import filesystem_of
 from tfspawner.data.reading import CHUNK_BYTES, read_chunks
 from tfspawner.data.sharding import Part
 from tfspawner.errors import ConfigurationError

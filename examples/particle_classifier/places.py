@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tfspawner.data.copying import copy_all, plan
-from tfspawner.data.filesystems import File, LocalFiles, filesystem_of, has_pattern, local_path
+from tfspawner.data.files import File, has_pattern
+from tfspawner.data.filesystems import LocalFiles, filesystem_of, local_path
 from tfspawner.errors import ConfigurationError, DataError
 
 

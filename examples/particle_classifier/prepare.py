@@ -33,7 +33,8 @@ from scaling import TRAIN_SHARE, Ranges, below, chance, part_of
 from selected import facts_of, read_selected
 from shards import FORMS, write_shards
 
-from tfspawner.data.filesystems import File, local_path
+from tfspawner.data.files import File
+from tfspawner.data.filesystems import local_path
 from tfspawner.errors import ConfigurationError, DataError
 
 PART_EVENTS = 2048

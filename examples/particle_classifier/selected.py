@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from physics import CLASSES, HIGH_LEVEL, ROWS, WIDTH, Selected
 from ragged import Ragged, starts
 
-from tfspawner.data.filesystems import File
+from tfspawner.data.files import File
 from tfspawner.data.tables import Table
 from tfspawner.errors import DataError
 

@@ -176,7 +176,7 @@ def launched(cluster_place, gate_code):
 
 def test_one_backend_lists_a_later_job_of_the_same_name_and_reaches_it(cluster_place, launched, wait_until):
     """As `top` does, which looks again and again."""
-    from tfspawner.backends.base import backend_for
+    from tfspawner.backends.choice import backend_for
     from tfspawner.jobs.job import summaries
 
     backend = backend_for("kubernetes", kubeconfig=cluster_place.folder / "kubeconfig")

@@ -102,7 +102,7 @@ def test_a_run_whose_job_is_deleted_leaves_one_that_copies_its_id(cluster_place,
 
 def test_a_job_that_is_looked_at_again_and_again_is_ours_once_it_is_there(cluster_place, launched):
     """As `top` does, which sees a rival first, while it is alone."""
-    from tfspawner.backends.base import backend_for
+    from tfspawner.backends.choice import backend_for
     from tfspawner.jobs.job import summaries
 
     rival(cluster_place, "chief", "0" * 16)

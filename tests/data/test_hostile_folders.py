@@ -6,7 +6,8 @@ import pytest
 
 from tfspawner.data.cache import Cache
 from tfspawner.data.copying import copy_all, plan
-from tfspawner.data.filesystems import File, LocalFiles, list_files
+from tfspawner.data.files import File
+from tfspawner.data.filesystems import LocalFiles, list_files
 from tfspawner.errors import ConfigurationError, DataError
 
 ANOTHER_USER = 12345

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tfspawner.data.filesystems import SCHEMES, File, list_files
+from tfspawner.data.files import File
+from tfspawner.data.filesystems import SCHEMES, list_files
 from tfspawner.data.reading import read_exactly, read_records
 from tfspawner.data.records import frame
 from tfspawner.data.sharding import divide

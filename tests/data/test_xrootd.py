@@ -20,7 +20,8 @@ RECORDS = [bytes([number % 256]) * (number * 97 % 5000) for number in range(600)
 HEAD = """
 import json, os, sys, time
 from tfspawner.data import list_files
-from tfspawner.data.filesystems import File, filesystem_of
+from tfspawner.data.filesystems import filesystem_of
+from tfspawner.data.files import File
 from tfspawner.data.reading import read_records
 from tfspawner.data.sharding import divide
 from tfspawner.errors import SpawnerError

@@ -12,7 +12,7 @@ from mutating import ODD_TEXTS, changed, damaged
 
 from tfspawner.backends.kubernetes.manifests import render, to_yaml
 from tfspawner.errors import ConfigurationError
-from tfspawner.jobs.job import prepare, read_script
+from tfspawner.jobs.prepare import prepare, read_script
 from tfspawner.plan.envfile import read_env_file
 from tfspawner.plan.spec import JobSpec
 from tfspawner.plan.travelling import Travelling

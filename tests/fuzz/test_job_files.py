@@ -18,7 +18,8 @@ from mutating import ODD_TEXTS, damaged, odd
 from tfspawner.backends.kubernetes.manifests import redacted, render, to_yaml
 from tfspawner.cli.main import main as cli
 from tfspawner.errors import ConfigurationError
-from tfspawner.jobs.job import described, prepare
+from tfspawner.jobs.prepare import prepare
+from tfspawner.jobs.running import described
 from tfspawner.plan import options
 from tfspawner.plan.grid import Sweep
 from tfspawner.plan.options import make_spec

@@ -19,7 +19,7 @@ from tfspawner.backends.base import Observation
 from tfspawner.backends.client import AgentClient
 from tfspawner.errors import AgentUnreachable
 from tfspawner.follow.follower import Follower
-from tfspawner.jobs.job import Silent
+from tfspawner.follow.state import Silent
 from tfspawner.plan.code import Code
 
 

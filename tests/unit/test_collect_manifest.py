@@ -94,7 +94,7 @@ def test_an_empty_folder_of_a_bad_name_is_told_and_not_made(hostile, tmp_path):
 
 @pytest.mark.parametrize("kind", ["files", "folders"])
 def test_more_files_or_folders_than_can_be_told_a_bound_are_refused(hostile, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr("tfspawner.backends.listing.MOST_ENTRIES", 10)
+    monkeypatch.setattr("tfspawner.base.names.MOST_ENTRIES", 10)
     hostile.manifest["folders"] = [str(number) for number in range(11)]
     if kind == "files":
         hostile.files, hostile.manifest["folders"] = {str(number): b"" for number in range(11)}, []

@@ -11,9 +11,9 @@ from hostile import END, everything_below, frame, nothing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfspawner.base.words import human_bytes
 from tfspawner.errors import ArtifactError
 from tfspawner.follow.collect import collect, collect_one
-from tfspawner.views.plain import human_bytes
 
 pytestmark = pytest.mark.usefixtures("impatient")
 

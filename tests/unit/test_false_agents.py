@@ -29,7 +29,8 @@ from tfspawner.errors import ArtifactError, BadAnswer, ClusterError
 from tfspawner.follow import follower as follow
 from tfspawner.follow import listening
 from tfspawner.follow.homecoming import bring_home
-from tfspawner.jobs.job import Job, Silent, summaries
+from tfspawner.follow.state import Silent
+from tfspawner.jobs.job import Job, summaries
 from tfspawner.jobs.tensorboard import MOST_MISSES, EventFiles
 from tfspawner.views.plain import PlainView
 
@@ -448,7 +449,7 @@ def test_list_and_top_show_the_other_jobs_and_name_the_one_whose_coordinator_ans
     false.lie = lambda kind, replica, wanted: (200, {}, b"[]")
     true.jobs = lambda: [dataclasses.replace(job, job="good") for job in FalseAgent.jobs(true)]
     monkeypatch.setattr(
-        "tfspawner.backends.base.backend_for", lambda name, **_: {"local": false, "kubernetes": true}[name]
+        "tfspawner.backends.choice.backend_for", lambda name, **_: {"local": false, "kubernetes": true}[name]
     )
     for command in ("list", "top"):
         done = CliRunner().invoke(cli, [command])

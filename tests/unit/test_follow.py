@@ -9,7 +9,7 @@ import pytest
 
 from tfspawner.backends.base import Observation
 from tfspawner.follow.follower import Follower
-from tfspawner.jobs.job import Silent
+from tfspawner.follow.state import Silent
 
 
 @pytest.fixture

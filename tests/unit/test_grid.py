@@ -17,8 +17,10 @@ import tfspawner
 from tfspawner.backends.local import backend as local
 from tfspawner.cli.main import main as cli
 from tfspawner.errors import ConfigurationError
-from tfspawner.jobs import job as jobs
-from tfspawner.jobs.sweeps import Point, points_of, prepare
+from tfspawner.follow.sweep import Point
+from tfspawner.jobs.prepare import prepare as prepare_job
+from tfspawner.jobs.running import described
+from tfspawner.jobs.sweeps import points_of, prepare
 from tfspawner.pages.sweep import axis, page, write_page
 from tfspawner.plan.grid import Sweep, best, grid_word, parse_grid, ranked
 from tfspawner.plan.options import make_spec, recorded_sweep, sweep_words
@@ -244,8 +246,8 @@ def test_rerun_of_a_sweep_is_the_same_grid_and_its_page_tells_the_command(folder
 
 
 def test_a_record_keeps_what_is_switched_off(folder):
-    _, plan = jobs.prepare(JobSpec(script="code/train.py", workers=0, chief=True, legacy_keras=False))
-    stored = json.loads(json.dumps(jobs.described(plan), default=str))
+    _, plan = prepare_job(JobSpec(script="code/train.py", workers=0, chief=True, legacy_keras=False))
+    stored = json.loads(json.dumps(described(plan), default=str))
     assert (stored["workers"], stored["legacy_keras"]) == (0, False)
 
 

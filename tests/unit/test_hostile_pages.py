@@ -15,8 +15,8 @@ import pytest
 
 from tfspawner.base.shapes import DamagedFile
 from tfspawner.errors import JobFailed
-from tfspawner.follow.follower import JobState, ReplicaState
-from tfspawner.jobs.job import Outcome
+from tfspawner.follow.outcome import Outcome
+from tfspawner.follow.state import JobState, ReplicaState
 from tfspawner.pages.comparison import page as compared_page
 from tfspawner.pages.run import page
 from tfspawner.pages.sweep import page as sweep_page

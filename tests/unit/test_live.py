@@ -13,7 +13,7 @@ from test_gang import report, running_gang
 
 from tfspawner.agent import Log, Pace, Trail
 from tfspawner.backends.base import JobSummary
-from tfspawner.follow.follower import JobState, ReplicaState
+from tfspawner.follow.state import JobState, ReplicaState
 from tfspawner.views.live import Pane
 from tfspawner.views.table import jobs_table, phases, replica_table
 
@@ -320,7 +320,8 @@ def test_the_trail_of_a_long_training_stays_small():
 
 
 def test_a_terminal_without_cursor_gets_plain_lines(monkeypatch):
-    from tfspawner.views.plain import PlainView, make_view
+    from tfspawner.views.choice import make_view
+    from tfspawner.views.plain import PlainView
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setitem(os.environ, "TERM", "dumb")

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from tfspawner.errors import ConfigurationError, JobFailed
-from tfspawner.follow.follower import JobState, ReplicaState
-from tfspawner.jobs.job import Outcome
+from tfspawner.follow.outcome import Outcome
+from tfspawner.follow.state import JobState, ReplicaState
 from tfspawner.views.notebook import NotebookView
 
 HOSTILE = "</pre><script>alert(1)</script>"
@@ -34,7 +34,7 @@ def state(count: int = 2, **of_each) -> JobState:
 
 @pytest.mark.parametrize("module", [[], ["-m", "IPython"]], ids=["Python", "IPython on a terminal"])
 def test_outside_a_kernel_nothing_is_shown(module):
-    asked = "from tfspawner.jobs.job import in_kernel; print(in_kernel())"
+    asked = "from tfspawner.views.choice import in_kernel; print(in_kernel())"
     done = subprocess.run([sys.executable, *module, "-c", asked], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n"
 

@@ -11,7 +11,8 @@ from false_agent import REPLICAS, FalseAgent, honest
 
 from tfspawner.errors import NotTheAgent
 from tfspawner.follow import follower as follow
-from tfspawner.jobs.job import Job, Silent
+from tfspawner.follow.state import Silent
+from tfspawner.jobs.job import Job
 
 
 @pytest.fixture

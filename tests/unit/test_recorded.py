@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tfspawner.errors import ConfigurationError
-from tfspawner.jobs.job import described
+from tfspawner.jobs.running import described
 from tfspawner.plan.options import make_spec, recorded_options
 from tfspawner.plan.spec import JobSpec
 from tfspawner.record.reading import read_whole

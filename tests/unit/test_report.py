@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tfspawner.backends.kubernetes.manifests import templates_dir
+from tfspawner.base.templating import templates_dir
+from tfspawner.base.words import age
 from tfspawner.cli.main import main as cli
 from tfspawner.errors import NotFoundError
 from tfspawner.pages.comparison import arguments, names_of
@@ -33,7 +34,6 @@ from tfspawner.pages.run import (
     write_page,
 )
 from tfspawner.plan.options import make_spec, recorded_options, words_of
-from tfspawner.views.plain import age
 
 VERBOSE_2 = "Epoch 1/2\n22/22 - 2s - loss: 1.96 - accuracy: 0.38 - 2s/epoch\nEpoch 2/2\n22/22 - 0s - loss: 0.79 - accuracy: 0.81\n"
 BARS = (

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfspawner.errors import ConfigurationError
-from tfspawner.jobs.job import read_script
+from tfspawner.jobs.prepare import read_script
 from tfspawner.plan.script.findings import Finding, findings
 from tfspawner.plan.spec import JobSpec
 

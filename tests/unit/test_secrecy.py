@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from tfspawner.backends.kubernetes.manifests import render, travels_in_configmap
 from tfspawner.cli.main import main as cli
 from tfspawner.errors import ConfigurationError
-from tfspawner.jobs.job import described, prepare
+from tfspawner.jobs.prepare import prepare
+from tfspawner.jobs.running import described
 from tfspawner.jobs.sweeps import prepare as prepare_sweep
 from tfspawner.plan.grid import Sweep
 from tfspawner.plan.options import make_spec, recorded_options

@@ -6,10 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from tfspawner.agent import Masker
-from tfspawner.backends.kubernetes.manifests import render, templates_dir, travels_in_configmap
+from tfspawner.backends.kubernetes.manifests import render, travels_in_configmap
+from tfspawner.base.templating import templates_dir
 from tfspawner.cli.main import main as cli
 from tfspawner.errors import ConfigurationError
-from tfspawner.jobs.job import prepare
+from tfspawner.jobs.prepare import prepare
 from tfspawner.jobs.sweeps import prepare as prepare_sweep
 from tfspawner.plan.grid import Sweep
 from tfspawner.plan.options import make_spec

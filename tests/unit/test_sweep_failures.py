@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from tfspawner.errors import ArtifactError, Interrupted, JobFailed, SpawnerError
-from tfspawner.jobs import job as jobs
+from tfspawner.follow.sweep import SilentSweep
 from tfspawner.jobs import sweeps as sweeping
-from tfspawner.jobs.sweeps import Silent, run_sweep
+from tfspawner.jobs.sweeps import run_sweep
 from tfspawner.plan.grid import Sweep
 from tfspawner.plan.spec import JobSpec
 
@@ -23,7 +23,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
     def carry_out(does, view=None, parallel=2):
-        monkeypatch.setattr(jobs, "carry_out", lambda backend, plan, view: does(plan.job, view))
+        monkeypatch.setattr(sweeping, "carry_out", lambda backend, plan, view: does(plan.job, view))
         spec = JobSpec(script=tmp_path / "code/train.py", name="swp", out=tmp_path / "runs")
         return run_sweep(Sweep(spec=spec, grid={"lr": ["1", "2", "3", "4"]}, parallel=parallel), view)
 
@@ -71,7 +71,7 @@ def test_a_point_whose_record_cannot_be_read_fails_alone(ask, monkeypatch):
 
 
 def test_a_view_that_fails_ends_no_point(ask):
-    class Broken(Silent):
+    class Broken(SilentSweep):
         def show(self, point):
             if point.result in sweeping.ENDED:
                 raise ValueError("no such style")

@@ -22,7 +22,7 @@ from terminal import Unread
 
 import tfspawner
 from tfspawner.base.terminal import Flow, add_row, harmless, plain_table, print_json, raw, take_warnings, text_of, write
-from tfspawner.follow.follower import JobState, ReplicaState
+from tfspawner.follow.state import JobState, ReplicaState
 from tfspawner.views.plain import FollowView, Lines, PlainView
 
 PROJECT = Path(tfspawner.__file__).parent

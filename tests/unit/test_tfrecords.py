@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfspawner.data.filesystems import File
+from tfspawner.data.files import File
 from tfspawner.data.reading import is_gzipped, read_records
 from tfspawner.data.records import boundaries, frame
 from tfspawner.data.sharding import Part, divide, shuffled, worker_from

@@ -16,7 +16,7 @@ from tfspawner import agent
 from tfspawner.agent import Agent, Job, Log
 from tfspawner.errors import NotFoundError
 from tfspawner.follow.follower import Follower
-from tfspawner.jobs.job import Silent
+from tfspawner.follow.state import Silent
 
 PROJECT = Path(agent.__file__).parent
 # Where a thread is begun otherwise than by the agent's begin() or the follower's _raising(), and what becomes of its errors.

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tfspawner.errors import AgentUnreachable, ClusterError, Interrupted, TimedOut
-from tfspawner.jobs import job
+from tfspawner.follow.state import Silent
+from tfspawner.jobs import running
 
 
 class Place:
@@ -43,9 +44,9 @@ def test_whatever_ends_the_upload_removes_the_job_or_names_it(monkeypatch, by, e
     place = Place(by, undeleted)
     spec = SimpleNamespace(replicas=["worker-0"], start_timeout_s=0.001, restarts=0)
     plan = SimpleNamespace(job="big", id="7", spec=spec, notes=(), warnings=(), code=SimpleNamespace(size_bytes=9))
-    monkeypatch.setattr(job, "prepare", lambda spec: (place, plan))
+    monkeypatch.setattr(running, "prepare", lambda spec: (place, plan))
     with pytest.raises(ends) as told:
-        job.launch(spec)
+        running.launch(spec)
     assert place.deleted == [("big", "7")]
     assert ("job big is still there" in (told.value.hint or "")) == (undeleted is not None)
     assert "big" in told.value.message or ends is not Interrupted
@@ -64,10 +65,10 @@ def test_a_lone_replica_whose_code_nobody_would_send_again_is_told_of_before_the
     plan = SimpleNamespace(
         job="big", id="7", spec=spec, notes=(), warnings=(), code=SimpleNamespace(size_bytes=3 << 20)
     )
-    monkeypatch.setattr(job, "prepare", lambda spec: (place, plan))
+    monkeypatch.setattr(running, "prepare", lambda spec: (place, plan))
     notes: list[str] = []
     with pytest.raises(TimedOut):
-        job.launch(spec, type("Shown", (job.Silent,), {"note": staticmethod(notes.append)})())
+        running.launch(spec, type("Shown", (Silent,), {"note": staticmethod(notes.append)})())
     told = [note for note in notes if note.startswith("warning: the code (3.0 MiB) is kept nowhere in the cluster")]
     assert bool(told) == warned
     assert all("worker-0" in note and "--restarts 1" in note and "--detach" in note for note in told)

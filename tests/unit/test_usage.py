@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "nvml"))
 
 from replay import device, loader, mig
 
-from tfspawner.follow.follower import ReplicaState
+from tfspawner.follow.state import ReplicaState
 from tfspawner.usage import Gpus, Usage, packed_nvml
 from tfspawner.views.table import replica_row
 

@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from tfspawner.base.names import LONGEST_PATH, MOST_ENTRIES, is_safe, shown
 from tfspawner.errors import ArtifactError
 
-MOST_ENTRIES = 1_000_000
-DEEPEST = 64
-LONGEST_PART = 255  # bytes, Linux's and macOS's bound (NAME_MAX)
-LONGEST_PATH = 4095  # bytes, Linux's bound (PATH_MAX), without the NUL
 NOT_AN_AGENT = "something else may have taken the agent's place: do not trust what this replica sends"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -102,25 +99,3 @@ def _file(entry: Any, replica: str, hashed: bool) -> dict[str, Any]:
     ):
         raise ArtifactError(f"{replica} describes its file {shown(name)} wrongly", hint=NOT_AN_AGENT)
     return {"path": name, "size": size, "sha256": digest if hashed else ""}
-
-
-def is_safe(name: object, longest: int = LONGEST_PATH) -> bool:
-    """Whether a file may have this name: a plain relative path, without what a terminal would obey."""
-    if not isinstance(name, str) or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
-        return False
-    try:
-        sizes = [len(part.encode()) for part in name.split("/")]
-    except UnicodeEncodeError:
-        return False
-    if len(sizes) > DEEPEST or sum(sizes) + len(sizes) - 1 > longest or max(sizes) > LONGEST_PART:
-        return False
-    return not any(part in ("", ".", "..") for part in name.split("/"))
-
-
-def shown(value: object) -> str:
-    """What an agent sent, fit for a message."""
-    try:
-        text = repr(value) if isinstance(value, str) and value.isprintable() else ascii(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 100 else f"{text[:100]}…"

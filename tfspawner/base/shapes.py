@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tfspawner.backends.listing import shown
 from tfspawner.errors import ConfigurationError
+
+from .names import shown
 
 Shape = Callable[[Any], Any]  # gives the value as it may be used, or raises Wrong
 

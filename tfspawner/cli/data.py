@@ -75,7 +75,7 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
     if output == "json":
         keys = ("uri", "size", "records", "schema", "error") if records else ("uri", "size")
         return print_json([{key: asdict(shard)[key] for key in keys} for shard in shards])
-    from tfspawner.views.plain import human_bytes
+    from tfspawner.base.words import human_bytes
 
     for shard in shards:
         count = f"  {shard.records:>9,} record{'s' * (shard.records != 1)}" if records else ""
@@ -142,7 +142,7 @@ def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, don
     if output == "json":
         print_json({"shards": [asdict(shard) for shard in shards], "wrong": wrong, "shares": shares})
     else:
-        from tfspawner.views.plain import human_bytes
+        from tfspawner.base.words import human_bytes
 
         for words in wrong:
             echo(f"wrong: {_shown(words)}")
@@ -223,10 +223,10 @@ def convert_(
     \b
     tf-spawner data convert s3://bucket/parquet/ train/ --shards 16
     """
+    from tfspawner.base.words import human_bytes
     from tfspawner.data.convert import Options, convert, destination_of, parse_shapes
     from tfspawner.data.dataset import filled
     from tfspawner.data.encoding import Encoding
-    from tfspawner.views.plain import human_bytes
 
     *sources, destination = uris
     if not sources:
@@ -337,9 +337,9 @@ def cp(uris: tuple[str, ...], overwrite: bool, output: str) -> None:
     \b
     tf-spawner data cp root://eospublic.cern.ch//eos/opendata/x.root data/
     """
+    from tfspawner.base.words import human_bytes
     from tfspawner.data.copying import copy_all, is_folder, plan
     from tfspawner.data.filesystems import list_files
-    from tfspawner.views.plain import human_bytes
 
     *sources, destination = uris
     if not sources:

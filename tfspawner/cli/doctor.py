@@ -140,8 +140,8 @@ def _queues(backend: KubernetesBackend) -> Iterator[Told]:
 
 def data(uris: Iterable[str]) -> Iterator[Finding]:
     """Whether each URI's files can be listed and read."""
+    from tfspawner.base.words import human_bytes
     from tfspawner.data.filesystems import filesystem_of, list_files
-    from tfspawner.views.plain import human_bytes
 
     for uri in uris:
         try:

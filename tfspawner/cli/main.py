@@ -46,8 +46,9 @@ from .flags import DURATION, PATH, JobCommand, job_options, output_option, run_o
 
 if TYPE_CHECKING:
     from tfspawner.backends.base import Backend, JobSummary
-    from tfspawner.follow.follower import JobState, View
-    from tfspawner.jobs.job import Job, Outcome
+    from tfspawner.follow.outcome import Outcome
+    from tfspawner.follow.state import JobState, View
+    from tfspawner.jobs.job import Job
     from tfspawner.plan.grid import Sweep
     from tfspawner.plan.spec import JobSpec
 
@@ -206,7 +207,7 @@ def complete_job(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     import logging
     import threading
 
-    from tfspawner.backends.base import backend_for
+    from tfspawner.backends.choice import backend_for
 
     logging.disable()
     told: list[str] = []
@@ -319,11 +320,11 @@ def _run_sweep(asked: Sweep, output: str) -> None:
 
 
 def _run_job(spec: JobSpec, output: str) -> None:
-    from tfspawner.jobs import job as jobs
-    from tfspawner.views.plain import make_view
+    from tfspawner.jobs.running import launch, run
+    from tfspawner.views.choice import make_view
 
     if spec.detach:
-        launched = jobs.launch(spec, _notes())
+        launched = launch(spec, _notes())
         if output == "json":
             print_json({"job": launched.name, "on": spec.on, "replicas": list(launched.replicas)})
         else:
@@ -335,7 +336,7 @@ def _run_job(spec: JobSpec, output: str) -> None:
         return
     view = make_view(logs=output == "text")
     try:
-        outcome = jobs.run(spec, view)
+        outcome = run(spec, view)
     except SpawnerError as error:
         if output == "json":
             told = _outcome_json(error.outcome) if error.outcome else {"result": "error"}
@@ -361,7 +362,7 @@ def render(ctx: click.Context, /, output: str, **options: Any) -> None:
     asked = _asked(ctx, options)
     from tfspawner.backends.kubernetes.manifests import redacted, to_yaml
     from tfspawner.backends.kubernetes.manifests import render as render_plan
-    from tfspawner.jobs.job import prepare
+    from tfspawner.jobs.prepare import prepare
     from tfspawner.plan.grid import Sweep, shown
     from tfspawner.plan.plan import job_name
 
@@ -399,7 +400,7 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
     tf-spawner check train.py -w 4 --on kubernetes --data s3://bucket/train/
     """
     asked = _asked(ctx, options)
-    from tfspawner.jobs.job import prepare
+    from tfspawner.jobs.prepare import prepare
     from tfspawner.plan.grid import Sweep
 
     spec, points = _base(asked), len(asked.points) if isinstance(asked, Sweep) else None
@@ -427,8 +428,8 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
 
 def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:
     """Lists the data; what of them fits the workers badly."""
+    from tfspawner.base.words import human_bytes
     from tfspawner.data.filesystems import list_files
-    from tfspawner.views.plain import human_bytes
 
     files = list_files(uris)
     workers = spec.workers + spec.has_chief
@@ -455,7 +456,7 @@ def list_jobs(tag: str | None, verbose: bool, output: str, **target: Any) -> Non
     """
     import time
 
-    from tfspawner.views.plain import age
+    from tfspawner.base.words import age
 
     found, left_out = _summaries(**target, verbose=verbose)
     summaries = [s for s in found if tag in (None, s.tag)]
@@ -515,7 +516,7 @@ def _watch_job(job: Job, output: str) -> None:
     if output == "json":
         print_json(_state_json(job.status()))
         return
-    from tfspawner.views.plain import is_terminal
+    from tfspawner.views.choice import is_terminal
 
     if not is_terminal(sys.stdout):
         _print_table(job.status())
@@ -535,7 +536,7 @@ def _watch_job(job: Job, output: str) -> None:
 def _watch_jobs(target: dict[str, Any], output: str) -> None:
     """Prints the running jobs; on a terminal again and again, by the same connections."""
     from tfspawner.jobs.job import running
-    from tfspawner.views.plain import is_terminal
+    from tfspawner.views.choice import is_terminal
 
     look = partial(_ask, _backends(**target), running, wanted=any(target.values()))
     if output == "text" and is_terminal(sys.stdout):
@@ -581,7 +582,7 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
         shown = ", ".join(attached.replicas[:10]) + (", …" if len(attached.replicas) > 10 else "")
         raise ConfigurationError(f"job {job} has no replica {replica!r}", hint=f"it has: {shown}")
     if follow:
-        from tfspawner.jobs.job import raise_for
+        from tfspawner.follow.outcome import raise_for
         from tfspawner.views.plain import FollowView
 
         try:
@@ -630,8 +631,8 @@ def attach(job: str, logs: bool, **target: Any) -> None:
     \b
     tf-spawner attach digits-7xk2p
     """
-    from tfspawner.jobs.job import raise_for
-    from tfspawner.views.plain import make_view
+    from tfspawner.follow.outcome import raise_for
+    from tfspawner.views.choice import make_view
 
     view = make_view(logs=logs)
     try:
@@ -676,7 +677,7 @@ def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
     \b
     tf-spawner wait digits-7xk2p --timeout 2h && tf-spawner fetch digits-7xk2p
     """
-    from tfspawner.jobs.job import raise_for, raise_for_artifacts
+    from tfspawner.follow.outcome import raise_for, raise_for_artifacts
 
     state = _attach(job, target).wait(timeout_s=timeout_s)
     if output == "json":
@@ -897,7 +898,7 @@ def init(folder: Path) -> None:
     \b
     tf-spawner init first; tf-spawner run -f first/job.yaml
     """
-    from tfspawner.backends.kubernetes.manifests import templates_dir
+    from tfspawner.base.templating import templates_dir
 
     new = {folder / name: templates_dir() / "init" / name for name in ("train.py", "job.yaml")}
     there = [path for path in new if path.exists()]
@@ -1021,7 +1022,7 @@ def _tell_left_out(left_out: list[str], verbose: bool) -> None:
 
 
 def _backends(on: str | None, **target: Any) -> list[Backend]:
-    from tfspawner.backends.base import backend_for
+    from tfspawner.backends.choice import backend_for
 
     return [backend_for(name, **target) for name in ("local", "kubernetes") if on in (None, name)]
 
@@ -1049,7 +1050,7 @@ def _note(text: str) -> None:
 
 def _notes() -> View:
     """Shows notes alone."""
-    from tfspawner.jobs.job import Silent
+    from tfspawner.follow.state import Silent
 
     class Notes(Silent):
         def note(self, text: str) -> None:
@@ -1068,8 +1069,8 @@ def _print_outcome(outcome: Outcome, output: str) -> None:
     if output == "json":
         print_json(_outcome_json(outcome))
         return
+    from tfspawner.base.words import age
     from tfspawner.record.causes import explained
-    from tfspawner.views.plain import age
 
     cause = explained(outcome.cause or {})
     why = (
@@ -1093,7 +1094,7 @@ def _print_outcome(outcome: Outcome, output: str) -> None:
 
 
 def _print_files(outcome: Outcome) -> None:
-    from tfspawner.views.plain import human_bytes
+    from tfspawner.base.words import human_bytes
 
     found = [(outcome.folder / "files" / r.replica / f["path"], f["size"]) for r in outcome.collected for f in r.files]
     total = human_bytes(sum(size for _, size in found))

@@ -22,7 +22,7 @@ import google_crc32c
 from tfspawner.base.folders import own_folder
 from tfspawner.errors import ConfigurationError
 
-from .filesystems import File
+from .files import File
 from .reading import read_exactly
 
 BLOCK_BYTES = 4 << 20

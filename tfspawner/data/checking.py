@@ -15,7 +15,8 @@ from tfspawner.errors import ConfigurationError, DataError
 
 from .encoding import MARK, runs_in
 from .example import LONGEST_NAME, MOST_NAMES, kind_of, named, read_example
-from .filesystems import File, LocalFiles, filesystem_of, local_path
+from .files import File
+from .filesystems import LocalFiles, filesystem_of, local_path
 from .reading import CHUNK_BYTES, is_gzipped, read_records
 from .sharding import Part, divide
 from .tables import Table, form_of

@@ -14,7 +14,7 @@ from tfspawner.errors import ConfigurationError, DataError
 
 from .dataset import Passes, checked, filled, unsharded
 from .example import kind_of
-from .filesystems import File
+from .files import File
 from .reading import WINDOW_BYTES
 from .sharding import Part, divide, shuffled
 from .tables import read_columns, rows_of

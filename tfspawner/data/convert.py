@@ -28,7 +28,8 @@ from tfspawner.errors import ConfigurationError, DataError
 
 from .encoding import Encoder, Encoding, Loss, read_record
 from .example import Array, write_example
-from .filesystems import File, LocalFiles, filesystem_of, has_pattern, local_path
+from .files import File, has_pattern
+from .filesystems import LocalFiles, filesystem_of, local_path
 from .reading import CHUNK_BYTES, is_gzipped, read_records
 from .records import OVERHEAD, frame
 from .sharding import Part, divide

@@ -14,11 +14,12 @@ from typing import Any
 
 import google_crc32c
 
-from tfspawner.backends.listing import is_safe, shown
 from tfspawner.base.folders import own_file
+from tfspawner.base.names import is_safe, shown
 from tfspawner.errors import ConfigurationError, DataError
 
-from .filesystems import File, LocalFiles, filesystem_of, has_pattern, local_path
+from .files import File, has_pattern
+from .filesystems import LocalFiles, filesystem_of, local_path
 from .reading import CHUNK_BYTES, read_chunks
 from .sharding import Part
 

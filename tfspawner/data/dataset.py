@@ -13,7 +13,8 @@ from tfspawner.errors import ConfigurationError, DataError
 
 from .cache import Cache
 from .encoding import encodings_of, expand, stored_features
-from .filesystems import File, LocalFiles, filesystem_of, incomplete, list_files, local_path
+from .files import File
+from .filesystems import LocalFiles, filesystem_of, incomplete, list_files, local_path
 from .reading import CHUNK_BYTES, WINDOW_BYTES, first_record, read_records
 from .records import HEADER, OVERHEAD, boundaries, is_header
 from .sharding import Part, divide, shuffled, worker_from

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfspawner.backends.listing import shown
+from tfspawner.base.names import shown
 from tfspawner.errors import ConfigurationError, DataError
 
 from .example import Array, kind_of, named, names_of, read_example

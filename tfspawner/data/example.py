@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfspawner.backends.listing import shown
+from tfspawner.base.names import shown
 
 KINDS = {1: "bytes", 2: "float32", 3: "int64"}
 LONGEST_NAME, MOST_NAMES = 100, 20  # in a message

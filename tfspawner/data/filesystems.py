@@ -12,64 +12,20 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from tfspawner import s3
 from tfspawner.base.userfile import A_FOLDER, ABSENT, kind_of, named, wrong_path
 from tfspawner.errors import ConfigurationError, DataError
 
+from .files import File, FileSystem, Listing, has_pattern, is_hidden
+
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 6.0
 COPY_BYTES = 1 << 20
-HIDDEN = ("_", ".")  # Spark's _SUCCESS and the like are no data
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class File:
-    """One file, as a listing gives it; `version` is another one when the file has changed, and empty where no place tells."""
-
-    uri: str
-    size: int
-    version: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """What a URI stands for: files, and what stands among them and is none."""
-
-    files: list[File]
-    wrong: list[str] = field(default_factory=list)  # pipes, links that lead nowhere
-    folders: int = 0
-    hidden: int = 0  # files of a folder whose names begin with _ or .
-
-    @property
-    def others(self) -> str:
-        """The folders and the hidden files in words."""
-        counts = (self.folders, "folder"), (self.hidden, "hidden file")
-        return " and ".join(f"{count:,} {what}{'s' * (count != 1)}" for count, what in counts if count)
-
-
-class FileSystem(Protocol):
-    """What is needed of a place where data lie. All methods raise DataError, and may be called from many threads."""
-
-    def look(self, uri: str) -> Listing:
-        """The file of that URI, or the files that its pattern fits, or those of the folder that it names.
-
-        A name that holds a pattern's characters is a file's or a folder's own where that is there.
-        """
-
-    def list(self, uri: str) -> list[File]:
-        """The files alone."""
-
-    def read(self, uri: str, offset: int, size: int) -> bytes:
-        """size bytes from offset on; fewer where the file ends. Raises OSError for what may pass."""
-
-    def put(self, path: str, uri: str) -> None:
-        """Puts a local file there, under its name only when it is whole; the file itself may be moved."""
 
 
 def filesystem_of(uri: str) -> FileSystem:
@@ -148,15 +104,6 @@ def incomplete(files: Iterable[File], uris: str | Iterable[str]) -> list[str]:
         for (first, count, last), found in sets.items()
         if (number := next((n for n in range(int(count)) if n not in found), None)) is not None
     ]
-
-
-def has_pattern(path: str) -> bool:
-    return bool(re.search(r"[*?\[]", path))
-
-
-def is_hidden(name: str, pattern: str = "") -> bool:
-    """Whether a file is left out of a folder, or of what a pattern fits: one that begins as the name does asks for it."""
-    return name.startswith(HIDDEN) and pattern[:1] != name[:1]
 
 
 class LocalFiles:

@@ -12,7 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from tfspawner.errors import DataError
 
-from .filesystems import File, FileSystem, filesystem_of
+from .files import File, FileSystem
+from .filesystems import filesystem_of
 from .records import GZIP_MAGIC, HEADER, OVERHEAD, Cutter, boundaries, is_header, masked_crc
 from .sharding import Part
 

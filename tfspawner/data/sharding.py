@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from tfspawner.errors import ConfigurationError
 
-from .filesystems import File
+from .files import File
 
 SNAP = 0.02  # of a worker's share: a file is not split for less
 

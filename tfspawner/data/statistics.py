@@ -15,7 +15,7 @@ from tfspawner.errors import DataError
 
 from .encoding import encodings_of, longest_run, read_record
 from .example import Array, kind_of
-from .filesystems import File
+from .files import File
 from .reading import CHUNK_BYTES, first_record, read_records
 from .sharding import Part
 from .tables import Numbers, form_of, read_columns, rows_of

@@ -16,7 +16,8 @@ from tfspawner.errors import ConfigurationError, DataError
 
 from .encoding import Loss
 from .example import LONGEST_NAME, Array, kind_of, named, names_of
-from .filesystems import File, LocalFiles, filesystem_of, local_path
+from .files import File
+from .filesystems import LocalFiles, filesystem_of, local_path
 from .reading import read_exactly
 from .sharding import Part
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from tfspawner.errors import ConfigurationError, DataError
 
-from .filesystems import File, Listing, has_pattern, is_hidden
+from .files import File, Listing, has_pattern, is_hidden
 
 HELPERS = 4
 REQUESTS_AT_ONCE = 16  # in one helper

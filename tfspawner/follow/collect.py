@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from tfspawner.backends.client import Holder
-from tfspawner.backends.listing import LONGEST_PATH, Manifest, checked, shown
+from tfspawner.backends.listing import Manifest, checked
+from tfspawner.base.names import LONGEST_PATH, shown
 from tfspawner.base.threads import each
+from tfspawner.base.words import human_bytes
 from tfspawner.errors import AgentUnreachable, ArtifactError
-from tfspawner.views.plain import human_bytes
 
 from .landing import PARTS, Landing, Room
 

@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, cast
+from dataclasses import replace
+from typing import Any, cast
 
 from tfspawner.agent import FINISHED, LOST, STARTING, TERMINATED
 from tfspawner.backends.answers import Gang
@@ -23,15 +23,14 @@ from tfspawner.plan.plan import DEFAULT_START_TIMEOUT_S
 from tfspawner.record.writing import Record
 
 from .listening import Listener
+from .state import NO_POD, JobState, ReplicaState, Result, View
 
 ENDED = ("succeeded", "failed", "gone")  # a pod's or process's states in which no agent can answer
 PARALLEL = 16
 LOST_PATIENCE_S = 6.0  # so long the coordinator has to find out by itself that a replica is lost
-NO_POD = "its pod is gone"
 REASON_S = 3.0  # so long the backend may take to say why a replica was lost
 SILENCE_S = 10.0  # on top of the stream's own time-out
 ANSWERS_S = 15.0  # so long the backend has to answer, and the coordinator not: it may have come back just now
-Result = Literal["succeeded", "failed", "timeout", "interrupted"]
 USAGE_OF, USAGE_EVERY_S = 16, 2.0  # so many replicas' processors and memory are recorded, so often at first
 ANSWER_WITHIN_S = 30.0  # for which an agent may be silent before its files are given up
 NO_AGENT_HINT = "something else may have taken the agent's place: trust nothing that comes from there"
@@ -40,70 +39,6 @@ BUSY_S = 5.0  # and one for which the coordinator has no room
 FALSE_S, FALSE_ANSWERS = 5.0, 4  # an agent is called gone after this many answers without a proof, over this long
 LAST_OUTPUT_S = 90.0  # so long the last output may take once the gang has ended
 AGENT_GRACE_S = 3.0  # what the backend sees counts so long after, if the agents have not told it better
-
-
-@dataclass(slots=True, kw_only=True)
-class ReplicaState:
-    """One line of the table."""
-
-    replica: str
-    state: str = "pending"
-    node: str = ""
-    since: float = 0.0
-    message: str = ""
-    progress: dict[str, Any] = field(default_factory=dict)
-    usage: dict[str, Any] = field(default_factory=dict)  # cpu: processors, memory: bytes, gpus: as Gpu.sample()
-    exit_code: int | None = None
-    behind_s: float = 0.0  # so much later than half of the others it comes to where it is
-    unkept: dict[str, Any] = field(default_factory=dict)  # of its output: how many bytes there was no room for, and why
-    storing: str = ""  # where it puts its files just now
-    stored: dict[str, Any] | None = None  # with --artifacts: uri, files, size, failure
-
-    @property
-    def word(self) -> str:
-        """Its state as it is shown: one that has ended may still put its files into a bucket."""
-        return "storing" if self.storing else self.state
-
-    @property
-    def role(self) -> str:
-        return self.replica.rsplit("-", 1)[0]
-
-
-@dataclass(slots=True, kw_only=True)
-class JobState:
-    """What is known of a job now; `result` once it has ended."""
-
-    job: str
-    replicas: dict[str, ReplicaState]
-    phase: str = "pending"
-    result: Result | None = None
-    cause: dict[str, Any] | None = None  # replica, message, hint, exit_code, tail
-    times: dict[str, float] = field(default_factory=dict)
-    gone: set[str] = field(default_factory=set)  # replicas whose pod or process has ended
-    restarts: list[dict[str, Any]] = field(default_factory=list)  # generation, time, and its cause: replica, message
-
-    @property
-    def without_pods(self) -> str:
-        """What is to be told of pods that went after the job's end; "" if none did."""
-        gone = [line.replica for line in self.replicas.values() if line.message == NO_POD]
-        if not gone:
-            return ""
-        return "its pods are gone" if len(gone) == len(self.replicas) else f"the pods of {shortened(gone)} are gone"
-
-
-def shortened(replicas: list[str]) -> str:
-    """The first of them by name, and how many more there are."""
-    return ", ".join(replicas[:5]) + (f" and {len(replicas) - 5} more" if len(replicas) > 5 else "")
-
-
-class View(Protocol):
-    """Who is shown what happens."""
-
-    def show(self, state: JobState) -> None: ...
-    def log(self, replica: str, data: bytes) -> None: ...
-    def received(self, size_bytes: int) -> None: ...
-    def note(self, text: str) -> None: ...
-    def finish(self) -> None: ...
 
 
 class FalseAnswers:

@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any, Literal, NoReturn, get_args
 
 from tfspawner.agent import FINISHED, LOST, SHORT_HOLD_S, STARTING
 from tfspawner.backends.base import Backend, Left
 from tfspawner.backends.client import AgentClient, Holder
-from tfspawner.backends.listing import shown
+from tfspawner.base.names import shown
 from tfspawner.base.shapes import DamagedFile
 from tfspawner.base.threads import each
 from tfspawner.errors import (
@@ -32,18 +31,10 @@ from tfspawner.record.reading import read_events, read_report
 from tfspawner.record.writing import Record
 
 from .collect import Collected, collect
-from .follower import (
-    PARALLEL,
-    Follower,
-    JobState,
-    ReplicaState,
-    Result,
-    View,
-    complete_logs,
-    reachable_agents,
-    shortened,
-)
+from .follower import PARALLEL, Follower, complete_logs, reachable_agents
 from .landing import Landing
+from .outcome import Outcome
+from .state import JobState, ReplicaState, Result, View, shortened
 
 DELETE_TIMEOUT_S = 120.0
 STOP_WITHIN_S = 30.0  # in which a job that was told to stop has to end
@@ -52,28 +43,6 @@ SCRIPTS_END_S = 45.0
 UNKNOWN = "it cannot be known whether the script has ended"
 HEAR_WITHIN_S = 5.0  # in which an agent whose process runs has to take the order to stop
 SEE_WITHIN_S = 5.0  # in which the backend has to see that a silent replica has ended
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a job ended and what came back."""
-
-    job: str
-    result: str  # succeeded, failed, timeout, interrupted
-    folder: Path
-    cause: Mapping[str, Any] | None
-    collected: list[Collected] = field(default_factory=list)
-    seconds: float = 0.0
-    artifacts: str | None = None  # the URI of the folder that --artifacts filled
-    earlier: frozenset[str] = frozenset()  # replicas that do not answer now, and whose files an earlier fetch brought
-    whole: frozenset[str] = frozenset()  # those whose files are here as they were when the replica had ended
-
-    def file(self, name: str) -> Path:
-        """The path of a collected file, from the first replica that has it. Raises ArtifactError."""
-        for replica in self.collected:
-            if any(file["path"] == name for file in replica.files):
-                return self.folder / "files" / replica.replica / name
-        raise ArtifactError(f"no replica of job {self.job} left a file {name!r}", hint=f"see {self.folder / 'files'}")
 
 
 def bring_home(
@@ -540,3 +509,16 @@ class Homecoming:
         return Interrupted(
             f"interrupted; files of job {job} are missing here; the job keeps them for {held_for}", hint=on
         )
+
+
+def release_agents(backend: Backend, state: JobState) -> None:
+    """All of it is here: its agents may end."""
+    with suppress(AgentUnreachable):  # it has ended already
+        backend.agent(state.job, next(iter(state.replicas))).release()
+    mark_fetched(backend, state)
+
+
+def mark_fetched(backend: Backend, state: JobState) -> None:
+    """Of agents that were killed, nobody misses the files any more."""
+    for left in left_of(backend, state.job, state.replicas).values():
+        left.mark_fetched()

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tfspawner.base.words import human_bytes
 from tfspawner.errors import ArtifactError
-from tfspawner.views.plain import human_bytes
 
 PARTS = ".parts"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY

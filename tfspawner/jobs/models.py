@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tfspawner.backends.listing import shown
+from tfspawner.base.names import shown
 from tfspawner.errors import ArtifactError, ConfigurationError
 
 MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}

@@ -3,87 +3,45 @@
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import threading
 import time
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tfspawner.agent import STARTING
-from tfspawner.backends.base import Backend, JobSummary, backend_for
+from tfspawner.backends.base import Backend, JobSummary
+from tfspawner.backends.choice import backend_for
 from tfspawner.base.userfile import brief_line, named
 from tfspawner.errors import ArtifactError, ConfigurationError, Interrupted, JobFailed, NotFoundError, SpawnerError
-from tfspawner.follow.follower import JobState, ReplicaState
 from tfspawner.follow.homecoming import DELETE_TIMEOUT_S, seen_running
+from tfspawner.follow.outcome import Outcome
+from tfspawner.follow.state import JobState, Silent
+from tfspawner.follow.sweep import ENDED, Point, SilentSweep, SweepOutcome, SweepView
 from tfspawner.pages.run import compared
-from tfspawner.pages.sweep import PAGE_FILE, write_page
+from tfspawner.pages.sweep import write_page
 from tfspawner.plan.code import digests
-from tfspawner.plan.grid import Sweep, Values, best, differences, ranked, shown
+from tfspawner.plan.grid import Sweep, best, differences, ranked
 from tfspawner.plan.plan import Plan, job_name, plan_like
 from tfspawner.plan.spec import JobSpec
 from tfspawner.record.reading import SWEEP_FILE, read_events, read_id, read_report, read_sweep
 from tfspawner.record.writing import Record
-from tfspawner.views.plain import age
 
-from . import job as jobs
+from .job import Job
+from .prepare import prepare as prepare_job
+from .running import carry_out, described, take_over, tell
 
-ENDED = ("succeeded", "failed", "timeout", "interrupted", "incomplete")
 STORED = ("job", "values", "id", "result", "error", "seconds", "metrics")  # of a point, in sweep.json
 SHOWN_FAILURES = 3
 
 
-@dataclass(slots=True, kw_only=True)
-class Point:
-    """A point of a sweep and how far its job is; `result` is one of ENDED once nothing more comes."""
-
-    job: str
-    values: Values
-    id: str = ""  # of the job that was launched for it last
-    result: str = "waiting"
-    error: str = ""
-    seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
-    since: float = 0.0
-    replica: ReplicaState | None = None  # the first one, while it runs
-
-    @property
-    def title(self) -> str:
-        return f"{self.job} ({shown(self.values)})"
-
-
-class SweepView(Protocol):
-    """Who is shown what happens to the points; several threads call it."""
-
-    def begin(self, name: str, points: Sequence[Point], parallel: int) -> None: ...
-    def show(self, point: Point) -> None: ...
-    def note(self, text: str) -> None: ...
-    def finish(self) -> None: ...
-
-
-class Silent:
-    """The view of a program that only wants the outcome."""
-
-    def begin(self, name: str, points: Sequence[Point], parallel: int) -> None:
-        pass
-
-    def show(self, point: Point) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-
-class PointView(jobs.Silent):
+class PointView(Silent):
     """Shows a point's job to the sweep's view; where the sweep is to stop, it ends the job as Ctrl-C does. Logs are in the record."""
 
     def __init__(self, point: Point, view: SweepView, stop: threading.Event) -> None:
@@ -106,37 +64,6 @@ class PointView(jobs.Silent):
             self.view.note(f"{self.point.job}: {text}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepOutcome:
-    """How a sweep ended: for each point its job, values, result, seconds, last metrics, folder and error; the best first."""
-
-    name: str
-    result: str  # succeeded, failed, interrupted
-    folder: Path
-    seconds: float
-    points: list[dict[str, Any]]
-    best: dict[str, str]  # metric -> the job that has its best last value
-    error: SpawnerError | None = None
-
-    @property
-    def page(self) -> Path:
-        return self.folder / PAGE_FILE
-
-    @property
-    def told(self) -> str:
-        """How many points ended in which way, and when."""
-        counts = Counter(row["result"] for row in self.points)
-        return f"{', '.join(f'{count} {word}' for word, count in counts.items())} in {age(self.seconds)}"
-
-    def as_json(self) -> dict[str, Any]:
-        error = {"error": self.error.message, "hint": self.error.hint} if self.error else {}
-        points = [
-            {**row, "metrics": {name: _finite(value) for name, value in row["metrics"].items()}} for row in self.points
-        ]
-        return {"sweep": self.name, "result": self.result, "folder": str(self.folder), "page": str(self.page),
-                "seconds": round(self.seconds, 3), "points": points, "best": self.best, **error}  # fmt: skip
-
-
 def sweep(
     spec: JobSpec, grid: Mapping[str, Sequence[Any]], *, parallel: int = 1, view: SweepView | None = None
 ) -> SweepOutcome:
@@ -153,9 +80,9 @@ def sweep(
 
 def run_sweep(asked: Sweep, view: SweepView | None = None) -> SweepOutcome:
     """`sweep`, of what a command line asks for."""
-    view = view or Silent()
+    view = view or SilentSweep()
     planned = prepare(asked)
-    jobs.tell(planned.plan, view)
+    tell(planned.plan, view)
     record = Record(planned.folder, planned.id, is_sweep=True)
     record.logs.rmdir()  # each point has its own
     record.tell_aside(view.note)
@@ -196,16 +123,16 @@ def prepare(asked: Sweep) -> Planned:
     points, count = points_of(asked, name, former.get("points", []))
     specs = [asked.job(name, point.job, point.values) for point in points[:count]]
     job_name(max(specs, key=lambda one: len(one.name or "")))  # which refuses a name that is too long
-    _, plan = jobs.prepare(_widest(specs, name), at_once=min(asked.parallel, count))
+    _, plan = prepare_job(_widest(specs, name), at_once=min(asked.parallel, count))
     _refuse_secrets(asked, plan)
-    described = {
-        **json.loads(json.dumps(jobs.described(plan), default=str)),
+    recorded_spec = {
+        **json.loads(json.dumps(described(plan), default=str)),
         "args": list(map(plan.known.mask, spec.args)),
         "tag": spec.tag,
     }
     record: dict[str, Any] = {
         "sweep": name, "id": former.get("id") or secrets.token_hex(8), "grid": asked.grid, "parallel": asked.parallel,
-        "spec": described, "files": {plan.known.mask(file): digest for file, digest in _files(asked).items()},
+        "spec": recorded_spec, "files": {plan.known.mask(file): digest for file, digest in _files(asked).items()},
     }  # fmt: skip
     changed = differences(former, record) if former else []
     if changed and any(is_done(spec.out, point) for point in points):
@@ -270,11 +197,6 @@ def is_done(out: Path, point: Point) -> bool:
     """Whether the point has succeeded, and all its files are here."""
     report = report_of(out, point)
     return report.get("result") == "succeeded" and not report.get("missing")
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None
 
 
 def _is_there(backend: Backend, point: Point) -> bool:
@@ -375,7 +297,7 @@ class _Run:
         left = self.there[point.job]
         if not is_done(self.spec.out, point) and left.state != "incomplete":
             try:
-                jobs.Job(point.job, backend, tuple(left.replicas)).fetch(self.spec.out, release=False)
+                Job(point.job, backend, tuple(left.replicas)).fetch(self.spec.out, release=False)
             except ArtifactError as error:
                 if seen_running(backend, point.job, list(left.replicas)):
                     raise
@@ -402,7 +324,7 @@ class _Run:
         left = self.there[point.job]
         if left.state in ("incomplete", "damaged") or not _is_there(backend, point):
             return False
-        state = jobs.Job(point.job, backend, tuple(left.replicas)).status()
+        state = Job(point.job, backend, tuple(left.replicas)).status()
         is_silent = state.phase == "pending" and left.state == "running"  # which its follower will judge
         return is_silent or not (_is_starting(state.phase) or left.replicas[0] in state.gone)
 
@@ -495,21 +417,21 @@ class _Run:
             hint=f"this is a bug in tf-spawner: report it with {self.record.folder / name}; tf-spawner delete {point.job} removes what is left",
         )
 
-    def _run_job(self, point: Point, slot: int, view: PointView) -> jobs.Outcome:
+    def _run_job(self, point: Point, slot: int, view: PointView) -> Outcome:
         """Takes over the job that is there, or launches one; never both, for a job's name is there once."""
         spec, backend = self.specs[point.job], self._backend()
         plan = plan_like(self.planned.plan, spec, backend.coordinator_address(spec, point.job), slot)
         if point.job in self.there:
             if self._goes_on(backend, point):
                 view.note("its job is there from before, and is followed to its end")
-                return jobs.take_over(backend, plan, point.id, view)
+                return take_over(backend, plan, point.id, view)
             view.note("its job is there from before, and cannot succeed: it is removed, and run again")
             self._remove(backend, point)
         if self.stop.is_set():
             raise Interrupted("interrupted before it was launched")
         point.id = plan.id
         self.save()
-        return jobs.carry_out(backend, plan, view)
+        return carry_out(backend, plan, view)
 
     # -- what came of it
 

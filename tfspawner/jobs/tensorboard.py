@@ -24,6 +24,7 @@ from tfspawner.backends.answers import Order
 from tfspawner.backends.client import AgentClient
 from tfspawner.backends.listing import checked
 from tfspawner.backends.local.backend import HOST, is_free
+from tfspawner.base.words import human_bytes
 from tfspawner.errors import (
     AgentUnreachable,
     ArtifactError,
@@ -35,7 +36,6 @@ from tfspawner.errors import (
 from tfspawner.follow.collect import FILES_AT_ONCE
 from tfspawner.follow.landing import Landing, Room
 from tfspawner.record.reading import read_id
-from tfspawner.views.plain import human_bytes
 
 from .job import Job
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tfspawner.backends.kubernetes.manifests import html_environment
+from tfspawner.base.templating import html_environment
 from tfspawner.base.userfile import named, read_bytes
+from tfspawner.base.words import age
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.grid import best
 from tfspawner.record.reading import Note, read_events, read_spec
-from tfspawner.views.plain import age
 
 from .run import charts, compared_run, curves_of, length_s, no_note, timeline, write_html
 

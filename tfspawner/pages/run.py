@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tfspawner.agent import ANSI, parse_progress
-from tfspawner.backends.kubernetes.manifests import html_environment
+from tfspawner.base.templating import html_environment
+from tfspawner.base.words import age, human_bytes
 from tfspawner.errors import ConfigurationError, NotFoundError
 from tfspawner.plan.options import words_of
 from tfspawner.record.reading import Note, log_file, log_files, read_events, read_spec, read_sweep
@@ -29,7 +30,6 @@ from tfspawner.record.slowest import (
     used,
 )
 from tfspawner.record.writing import write_whole
-from tfspawner.views.plain import age, human_bytes
 
 LARGEST, CLOSEST = 1e300, 1e-300  # what is larger has no place in a chart, nor what is closer together one of its own
 LOG_BYTES = 64 << 20  # of a longer log, its last bytes are read

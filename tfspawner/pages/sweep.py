@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfspawner.backends.kubernetes.manifests import html_environment
+from tfspawner.base.templating import html_environment
 from tfspawner.base.terminal import harmless
+from tfspawner.base.words import age
 from tfspawner.errors import NotFoundError
 from tfspawner.plan.grid import Values, best, main_metrics, numbers, ranked, shown
 from tfspawner.plan.options import sweep_words
 from tfspawner.record.reading import read_sweep
-from tfspawner.views.plain import age
 
 from .run import (  # fmt: skip
     LEFT,

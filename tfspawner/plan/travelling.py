@@ -11,9 +11,9 @@ from fnmatch import translate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfspawner.base.names import ID_FILE
 from tfspawner.base.userfile import brief, brief_line, named, read_bytes
 from tfspawner.errors import ConfigurationError
-from tfspawner.record.reading import ID_FILE
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec

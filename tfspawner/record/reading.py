@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, BinaryIO, Literal, Union, get_args, get_origin, get_type_hints
 
-from tfspawner.backends.listing import MOST_ENTRIES, is_safe, shown
+from tfspawner.base.names import ID_FILE, MOST_ENTRIES, is_safe, shown
 from tfspawner.base.shapes import (
     Shape,
     Wrong,
@@ -36,7 +36,7 @@ from tfspawner.errors import ConfigurationError
 from tfspawner.plan.spec import JobSpec, is_name
 
 SPEC_FILE, REPORT_FILE, SWEEP_FILE, EVENTS_FILE = "spec.json", "report.json", "sweep.json", "events.jsonl"
-ID_FILE, LOGS, BASES_FILE = ".job-id", "logs", ".bases"
+LOGS, BASES_FILE = "logs", ".bases"
 SPEC_BYTES, REPORT_BYTES, SWEEP_BYTES, BASES_BYTES = 16 << 20, 256 << 20, 64 << 20, 16 << 20
 EVENT_BYTES, EVENTS_BYTES, MOST_EVENTS = 1 << 18, 1 << 30, 500_000  # of a line; that are read in all; that are kept
 MOST_REPLICAS, MOST_POINTS, MOST_RESTARTS, MOST_ARGS = 100_000, 10_000, 100_000, 100_000

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tfspawner.base.names import ID_FILE
 from tfspawner.base.shapes import opened
 from tfspawner.base.userfile import named
 from tfspawner.errors import ArtifactError, ConfigurationError
 
-from .reading import BASES_FILE, EVENTS_FILE, ID_FILE, SWEEP_FILE, Note, logs_folder, read_bases, read_id
+from .reading import BASES_FILE, EVENTS_FILE, SWEEP_FILE, Note, logs_folder, read_bases, read_id
 
 LOCK_FILE = ".lock"
 OWN_FILES = (LOCK_FILE, f".{ID_FILE}.part")  # a launcher that was killed at its beginning leaves no more

@@ -14,10 +14,11 @@ from rich.console import Console
 
 from tfspawner.backends.base import JobSummary
 from tfspawner.base.terminal import harmless, silence, text_of
+from tfspawner.base.words import human_bytes
 from tfspawner.errors import ClusterError
-from tfspawner.follow.follower import JobState
+from tfspawner.follow.state import JobState
 
-from .plain import PlainView, human_bytes
+from .plain import PlainView
 from .table import jobs_table, replica_table
 
 if TYPE_CHECKING:

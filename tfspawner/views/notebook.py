@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from tfspawner.backends.kubernetes.manifests import html_environment
+from tfspawner.base.templating import html_environment
 from tfspawner.base.terminal import harmless
+from tfspawner.base.words import age, human_bytes
 from tfspawner.errors import Interrupted, SpawnerError
-from tfspawner.follow.follower import JobState, View
-from tfspawner.jobs.job import Outcome, raise_for
+from tfspawner.follow.outcome import Outcome, raise_for
+from tfspawner.follow.state import JobState, View
 from tfspawner.pages.run import Learning, charts
 
-from .plain import LONGEST_LINE, PlainView, age, human_bytes
+from .plain import LONGEST_LINE, PlainView
 from .table import replica_cells
 
 REFRESH_S = 1.0

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tfspawner.agent import is_progress_bar
-from tfspawner.base.terminal import Flow, add_row, console, plain_table, raw, say, silence, write
+from tfspawner.base.terminal import Flow, add_row, plain_table, raw, say, silence, write
+from tfspawner.base.words import age, human_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tfspawner.follow.follower import JobState, ReplicaState
+    from tfspawner.follow.state import JobState, ReplicaState
 
 LONGEST_LINE = 65536  # a longer one is cut
-LONGEST_AGE_S = 1e9
 PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
 PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth no line
 BEGINNING = ("starting", "running")  # nor are these, once the job ends: it would look like a restart
@@ -95,35 +93,6 @@ def describe_rate(progress: dict[str, Any]) -> str:
     if not rate:
         return ""
     return f"{rate:.0f}/s" if rate >= 100 else f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f}s/step"
-
-
-def left(progress: dict[str, Any]) -> str:
-    """How long training still takes, if each epoch takes as long as the last one, or each step as the last ones."""
-    epochs = progress.get("epochs", 1) - progress.get("epoch", 1) + 1
-    if "epoch_s" in progress:
-        return age(epochs * progress["epoch_s"] - (time.time() - progress["epoch_since"]))
-    if progress.get("rate") and progress.get("steps"):
-        return age((epochs * progress["steps"] - progress.get("step", 0)) / progress["rate"])
-    return ""
-
-
-def human_bytes(size: float) -> str:
-    """A number of bytes with a binary unit."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
-def age(seconds: float) -> str:
-    """A duration in kubectl's manner: 8s, 3m12s, 2h5m."""
-    whole = int(min(max(0.0, seconds), LONGEST_AGE_S))  # of what is no number: 0
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60}s"
-    return f"{whole // 3600}h{whole % 3600 // 60}m"
 
 
 class PlainView:
@@ -239,17 +208,3 @@ def _sum_up(word: str, lines: list[ReplicaState]) -> str:
         named.append(f"{line.replica}{node}")
     message = next((f": {line.storing or line.message}" for line in lines if line.storing or line.message), "")
     return f"{', '.join(named)}: {word}{message}"
-
-
-def is_terminal(stream: TextIO) -> bool:
-    """Whether lines can be redrawn there."""
-    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-
-
-def make_view(*, logs: bool = True) -> PlainView:
-    """A live view where stderr is a terminal, else a plain one."""
-    if not is_terminal(sys.stderr):
-        return PlainView(sys.stdout, sys.stderr, logs=logs)
-    from .live import LiveView
-
-    return LiveView(console(err=True), sys.stdout, logs=logs)

@@ -10,16 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tfspawner.base.terminal import add_row, console, plain_table, say, show, text_of
-from tfspawner.jobs.sweeps import ENDED, Point
+from tfspawner.base.words import age, left
+from tfspawner.follow.sweep import ENDED, Point
 from tfspawner.plan.grid import main_metrics
 
-from .plain import PROGRESS_EVERY_S, STYLES, age, describe_progress, left
+from .plain import PROGRESS_EVERY_S, STYLES, describe_progress
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-    from tfspawner.jobs.sweeps import SweepOutcome
+    from tfspawner.follow.sweep import SweepOutcome
 
 STARTED = ("running", *ENDED)  # the states that are worth a line
 TABLE_ROWS = 20  # points that are shown while it runs

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len, set_cell_size
 
 from tfspawner.base.terminal import one_line, text_of
+from tfspawner.base.words import age, human_bytes, left
 
-from .plain import STYLES, age, describe_gpus, describe_progress, describe_rate, describe_usage, human_bytes, left
+from .plain import STYLES, describe_gpus, describe_progress, describe_rate, describe_usage
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from tfspawner.backends.base import JobSummary
-    from tfspawner.follow.follower import JobState, ReplicaState
+    from tfspawner.follow.state import JobState, ReplicaState
 
 REPLICA_COLUMNS = ("replica", "state", "node", "since", "cpu", "memory", "gpu", "epoch", "step", "rate", "left", "metrics")  # fmt: skip
 JOB_COLUMNS = ("job", "on", "state", "replicas", "age", "cpu", "memory", "gpu", "epoch", "step", "rate", "left", "metrics")  # fmt: skip

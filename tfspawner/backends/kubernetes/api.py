@@ -14,8 +14,8 @@ from typing import Any
 
 import urllib3
 
-from tfspawner.backends.listing import shown
 from tfspawner.base.fields import mapping, mappings, text
+from tfspawner.base.names import shown
 from tfspawner.base.retrying import patient
 from tfspawner.base.userfile import LOADER, brief_line, load_yaml, named, read_text
 from tfspawner.errors import ClusterError, ConfigurationError, NotFoundError

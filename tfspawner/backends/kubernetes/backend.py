@@ -17,8 +17,8 @@ from tfspawner import agent
 from tfspawner.agent import AGENT_MARK
 from tfspawner.backends.base import JobSummary, Observation
 from tfspawner.backends.client import AgentClient
-from tfspawner.backends.listing import shown
 from tfspawner.base.fields import mapping, mappings, text
+from tfspawner.base.names import shown
 from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from tfspawner.plan.plan import id_of
 from tfspawner.plan.spec import JobSpec, is_name

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tfspawner.backends.listing import shown
 from tfspawner.base.fields import mapping, text
+from tfspawner.base.names import shown
 from tfspawner.errors import ClusterError, NotFoundError
 
 from .api import Api, Conflict

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tfspawner.backends.base import JobSummary
-from tfspawner.backends.listing import shown
 from tfspawner.base.fields import count, mapping, mappings, text, texts
+from tfspawner.base.names import shown
 from tfspawner.plan.spec import ROLES, is_name
 
 from .manifests import ID, JOB_LABEL, ROLE_LABEL

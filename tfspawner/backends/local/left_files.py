@@ -14,7 +14,8 @@ from typing import IO, Any
 
 from tfspawner import agent
 from tfspawner.backends.answers import Part, Report
-from tfspawner.backends.listing import MOST_ENTRIES, Listing, gathered
+from tfspawner.backends.listing import Listing, gathered
+from tfspawner.base.names import MOST_ENTRIES
 
 MOST_BYTES = 1 << 30  # of the code, unpacked
 FETCHED = "fetched"  # an empty file that says so, in the replica's folder

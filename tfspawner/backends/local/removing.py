@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tfspawner.base.names import ID_FILE
 from tfspawner.errors import ClusterError
-from tfspawner.record.reading import ID_FILE
 
 LAST = ("job.json", "meta.json", ID_FILE)  # by which a job is found again, if the removing is cut short
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW

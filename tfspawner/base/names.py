@@ -1,0 +1,32 @@
+"""Names of files that came from outside: which may be used here, and how any value is shown in a message."""
+
+from __future__ import annotations
+
+ID_FILE = ".job-id"  # in the folder of a run, and of a local job: whose it is
+
+MOST_ENTRIES = 1_000_000
+DEEPEST = 64
+LONGEST_PART = 255  # bytes, Linux's and macOS's bound (NAME_MAX)
+LONGEST_PATH = 4095  # bytes, Linux's bound (PATH_MAX), without the NUL
+
+
+def is_safe(name: object, longest: int = LONGEST_PATH) -> bool:
+    """Whether a file may have this name: a plain relative path, without what a terminal would obey."""
+    if not isinstance(name, str) or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
+        return False
+    try:
+        sizes = [len(part.encode()) for part in name.split("/")]
+    except UnicodeEncodeError:
+        return False
+    if len(sizes) > DEEPEST or sum(sizes) + len(sizes) - 1 > longest or max(sizes) > LONGEST_PART:
+        return False
+    return not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def shown(value: object) -> str:
+    """What an agent sent, fit for a message."""
+    try:
+        text = repr(value) if isinstance(value, str) and value.isprintable() else ascii(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}…"

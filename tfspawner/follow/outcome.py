@@ -1,0 +1,85 @@
+"""How a job ended: what came of it, and what is raised for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfspawner.errors import (
+    ArtifactError,
+    ClusterError,
+    JobFailed,
+    SpawnerError,
+    TimedOut,
+)
+from tfspawner.record.causes import explained
+from tfspawner.record.writing import Record
+
+from .collect import Collected
+from .state import JobState
+
+LAST_LINES = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a job ended and what came back."""
+
+    job: str
+    result: str  # succeeded, failed, timeout, interrupted
+    folder: Path
+    cause: Mapping[str, Any] | None
+    collected: list[Collected] = field(default_factory=list)
+    seconds: float = 0.0
+    artifacts: str | None = None  # the URI of the folder that --artifacts filled
+    earlier: frozenset[str] = frozenset()  # replicas that do not answer now, and whose files an earlier fetch brought
+    whole: frozenset[str] = frozenset()  # those whose files are here as they were when the replica had ended
+
+    def file(self, name: str) -> Path:
+        """The path of a collected file, from the first replica that has it. Raises ArtifactError."""
+        for replica in self.collected:
+            if any(file["path"] == name for file in replica.files):
+                return self.folder / "files" / replica.replica / name
+        raise ArtifactError(f"no replica of job {self.job} left a file {name!r}", hint=f"see {self.folder / 'files'}")
+
+
+def raise_for(state: JobState, record: Record | None) -> None:
+    """Raises what a job's end means: nothing, JobFailed or TimedOut."""
+    if state.result == "succeeded":
+        return
+    cause = explained(state.cause or {})
+    replica, message = cause.get("replica"), cause.get("message") or "failed"
+    stands = cause.get("stands") or []
+    kept = record.last_lines(replica, LAST_LINES) if record and replica and not state.replicas[replica].unkept else []
+    lines = stands or kept or cause.get("tail") or []
+    text = f"{replica} {message}" if replica else message
+    error: SpawnerError
+    if state.result == "timeout":
+        longer = "raise --start-timeout" if "did not start" in message else "raise --timeout"
+        error = TimedOut(text, hint=cause.get("hint") or longer)
+    elif cause.get("never_ran"):
+        error = ClusterError(text, hint=cause.get("hint"))
+    else:
+        error = JobFailed(text, hint=cause.get("hint") or _restart_hint(cause))
+        error.about = f"{replica} stood at, innermost first:" if stands else f"{replica}'s last lines:"
+        error.lines = [f"{replica} | {line}" for line in lines[:LAST_LINES]]
+    raise error
+
+
+def _restart_hint(cause: Mapping[str, Any]) -> str | None:
+    """The next step where nothing is wrong with the script itself; with restarts, they are over."""
+    again = "--restarts 1 starts all again from the last checkpoint"
+    if cause.get("kind") == "stalled":
+        return f"where each replica stood is at the end of its log; {again}"
+    return again if cause.get("kind") == "lost" else None
+
+
+def raise_for_artifacts(state: JobState, where: str) -> None:
+    """Raises ArtifactError where a replica's files did not come into the bucket that --artifacts names."""
+    for line in state.replicas.values():
+        failure = line.stored["failure"] if line.stored else "its agent was lost meanwhile" if line.storing else None
+        if failure:
+            uri = line.stored["uri"] if line.stored else line.storing
+            raise ArtifactError(f"{line.replica} could not put all into {uri}: {failure}", hint=where)

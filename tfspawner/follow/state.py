@@ -1,0 +1,92 @@
+"""A job as it stands: its replicas, its phase, and who is shown it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+NO_POD = "its pod is gone"
+Result = Literal["succeeded", "failed", "timeout", "interrupted"]
+
+
+@dataclass(slots=True, kw_only=True)
+class ReplicaState:
+    """One line of the table."""
+
+    replica: str
+    state: str = "pending"
+    node: str = ""
+    since: float = 0.0
+    message: str = ""
+    progress: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)  # cpu: processors, memory: bytes, gpus: as Gpu.sample()
+    exit_code: int | None = None
+    behind_s: float = 0.0  # so much later than half of the others it comes to where it is
+    unkept: dict[str, Any] = field(default_factory=dict)  # of its output: how many bytes there was no room for, and why
+    storing: str = ""  # where it puts its files just now
+    stored: dict[str, Any] | None = None  # with --artifacts: uri, files, size, failure
+
+    @property
+    def word(self) -> str:
+        """Its state as it is shown: one that has ended may still put its files into a bucket."""
+        return "storing" if self.storing else self.state
+
+    @property
+    def role(self) -> str:
+        return self.replica.rsplit("-", 1)[0]
+
+
+@dataclass(slots=True, kw_only=True)
+class JobState:
+    """What is known of a job now; `result` once it has ended."""
+
+    job: str
+    replicas: dict[str, ReplicaState]
+    phase: str = "pending"
+    result: Result | None = None
+    cause: dict[str, Any] | None = None  # replica, message, hint, exit_code, tail
+    times: dict[str, float] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)  # replicas whose pod or process has ended
+    restarts: list[dict[str, Any]] = field(default_factory=list)  # generation, time, and its cause: replica, message
+
+    @property
+    def without_pods(self) -> str:
+        """What is to be told of pods that went after the job's end; "" if none did."""
+        gone = [line.replica for line in self.replicas.values() if line.message == NO_POD]
+        if not gone:
+            return ""
+        return "its pods are gone" if len(gone) == len(self.replicas) else f"the pods of {shortened(gone)} are gone"
+
+
+def shortened(replicas: list[str]) -> str:
+    """The first of them by name, and how many more there are."""
+    return ", ".join(replicas[:5]) + (f" and {len(replicas) - 5} more" if len(replicas) > 5 else "")
+
+
+class View(Protocol):
+    """Who is shown what happens."""
+
+    def show(self, state: JobState) -> None: ...
+    def log(self, replica: str, data: bytes) -> None: ...
+    def received(self, size_bytes: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def finish(self) -> None: ...
+
+
+class Silent:
+    """The view of a program that only wants the outcome."""
+
+    def show(self, state: JobState) -> None:
+        pass
+
+    def log(self, replica: str, data: bytes) -> None:
+        pass
+
+    def received(self, size_bytes: int) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass

@@ -1,0 +1,99 @@
+"""A sweep as it stands: its points, who is shown them, and how it ended."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from tfspawner.base.words import age
+from tfspawner.errors import SpawnerError
+from tfspawner.pages.sweep import PAGE_FILE
+from tfspawner.plan.grid import Values, shown
+
+from .state import ReplicaState
+
+ENDED = ("succeeded", "failed", "timeout", "interrupted", "incomplete")
+
+
+@dataclass(slots=True, kw_only=True)
+class Point:
+    """A point of a sweep and how far its job is; `result` is one of ENDED once nothing more comes."""
+
+    job: str
+    values: Values
+    id: str = ""  # of the job that was launched for it last
+    result: str = "waiting"
+    error: str = ""
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    since: float = 0.0
+    replica: ReplicaState | None = None  # the first one, while it runs
+
+    @property
+    def title(self) -> str:
+        return f"{self.job} ({shown(self.values)})"
+
+
+class SweepView(Protocol):
+    """Who is shown what happens to the points; several threads call it."""
+
+    def begin(self, name: str, points: Sequence[Point], parallel: int) -> None: ...
+    def show(self, point: Point) -> None: ...
+    def note(self, text: str) -> None: ...
+    def finish(self) -> None: ...
+
+
+class SilentSweep:
+    """The view of a program that only wants the outcome."""
+
+    def begin(self, name: str, points: Sequence[Point], parallel: int) -> None:
+        pass
+
+    def show(self, point: Point) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepOutcome:
+    """How a sweep ended: for each point its job, values, result, seconds, last metrics, folder and error; the best first."""
+
+    name: str
+    result: str  # succeeded, failed, interrupted
+    folder: Path
+    seconds: float
+    points: list[dict[str, Any]]
+    best: dict[str, str]  # metric -> the job that has its best last value
+    error: SpawnerError | None = None
+
+    @property
+    def page(self) -> Path:
+        return self.folder / PAGE_FILE
+
+    @property
+    def told(self) -> str:
+        """How many points ended in which way, and when."""
+        counts = Counter(row["result"] for row in self.points)
+        return f"{', '.join(f'{count} {word}' for word, count in counts.items())} in {age(self.seconds)}"
+
+    def as_json(self) -> dict[str, Any]:
+        error = {"error": self.error.message, "hint": self.error.hint} if self.error else {}
+        points = [
+            {**row, "metrics": {name: _finite(value) for name, value in row["metrics"].items()}} for row in self.points
+        ]
+        return {"sweep": self.name, "result": self.result, "folder": str(self.folder), "page": str(self.page),
+                "seconds": round(self.seconds, 3), "points": points, "best": self.best, **error}  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,92 @@
+"""From a spec to a plan: all that can be known and refused before anything is created."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tfspawner.backends.base import Backend
+from tfspawner.backends.choice import backend_for
+from tfspawner.base.userfile import MOST_BYTES, TooLarge, named, read_bytes
+from tfspawner.errors import (
+    ConfigurationError,
+)
+from tfspawner.plan import tf_keras as keras
+from tfspawner.plan.code import mentions, pack
+from tfspawner.plan.plan import Plan, job_name, make_plan
+from tfspawner.plan.script.findings import Finding, findings
+from tfspawner.plan.secrecy import known_of, told_of_code
+from tfspawner.plan.spec import JobSpec
+from tfspawner.usage import packed_nvml
+
+
+def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Backend, Plan]:
+    """All that can be known and refused before anything is created, for so many jobs at once."""
+    warnings = read_script(spec)
+    name = job_name(spec)
+    backend = backend_for(spec.on, namespace=spec.namespace, context=spec.context, kubeconfig=spec.kubeconfig)
+    warnings += backend.check(spec) if check else []
+    needed = keras.needs_tf_keras(spec)
+    wheels: tuple[Path, ...] = ()
+    if needed:
+        wheels, more = backend.provide_tf_keras(spec)
+        warnings += more
+    gpus, more = backend.gpus(spec, at_once) if check and spec.gpus else ({}, [])
+    warnings += more
+    known = known_of(spec)
+    code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels, env_files=spec.env_files, known=known,
+                script=spec.script_path.relative_to(spec.folder).as_posix())  # fmt: skip
+    plan = make_plan(
+        spec,
+        name,
+        backend.coordinator_address(spec, name),
+        code,
+        needs_tf_keras=needed,
+        speaks_of_s3=_speaks_of_s3(spec),
+        needs_gpus=_needs_gpus(spec),
+        gpus=gpus,
+        nvml=packed_nvml() if spec.gpus and spec.on == "kubernetes" else None,
+    )
+    warnings += [*plan.warnings, *told_of_code(code.secrets), *(backend.preflight(plan) if check else [])]
+    return backend, replace(plan, warnings=tuple(warnings), notes=(code.left_out,) if code.left_out else ())
+
+
+def read_script(spec: JobSpec) -> list[str]:
+    """What of the script will not work, as warnings; raises ConfigurationError for what is no Python."""
+    try:
+        text = read_bytes(spec.script, "the script")
+    except TooLarge:
+        return [f"{spec.script.name} has more than {MOST_BYTES:,} bytes, and was not read for what will not work"]
+    folders = {path.parent.name for path in spec.script_path.parent.glob("*/*.py")}
+    found = findings(
+        text, spec.script.name, workers=spec.workers + spec.has_chief, gpus=spec.gpus,
+        image=spec.image, legacy_keras=keras.gets_legacy_keras(spec), on=spec.on, restarts=spec.restarts,
+        local_modules=frozenset({path.stem for path in spec.script_path.parent.glob("*.py")} | folders),
+        mounts=tuple(volume.split(":")[1] for volume in spec.volumes if ":" in volume), collect=spec.collect,
+    )  # fmt: skip
+    wrong = next((finding for finding in found if finding.is_error), None)
+    if wrong and not spec.command_file:  # which may run it by other means
+        raise ConfigurationError(f"{named(spec.script)} {wrong.message}", hint=wrong.hint)
+    return [f"{_place(spec, finding)}: {finding.message}; {finding.hint}" for finding in found]
+
+
+def _place(spec: JobSpec, finding: Finding) -> str:
+    return f"{spec.script.name}, line {finding.line}" if finding.line else spec.script.name
+
+
+def _speaks_of_s3(spec: JobSpec) -> bool:
+    """Whether s3:// stands in the code, the arguments or the variables, so that TensorFlow is given it."""
+    return any("s3://" in word for word in (*spec.args, *spec.env.values())) or bool(
+        mentions(spec.folder, "s3://", out=spec.out)
+    )
+
+
+def _needs_gpus(spec: JobSpec) -> bool:
+    """Whether each replica's TensorFlow must see a GPU.
+
+    A command file may prepare another environment for it, and beside JAX or PyTorch it may be there for the data alone.
+    """
+    if not spec.gpus or spec.command_file:
+        return False
+    tensorflow, *others = (mentions(spec.folder, word, out=spec.out) for word in ("tensorflow", "jax", "torch"))
+    return bool(tensorflow) and not any(others)
