@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 from lying_server import lying_server
 
-from tfspawner.cli.main import main as cli
+from tfspawner.cli import main as cli
 from tfspawner.data.filesystems import list_files
 from tfspawner.errors import ConfigurationError, DataError
 

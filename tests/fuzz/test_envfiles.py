@@ -11,11 +11,11 @@ import yaml
 from mutating import ODD_TEXTS, changed, damaged
 
 from tfspawner.backends.kubernetes.manifests import render, to_yaml
+from tfspawner.cli.envfile import read_env_file
 from tfspawner.errors import ConfigurationError
 from tfspawner.jobs.prepare import prepare, read_script
-from tfspawner.plan.envfile import read_env_file
+from tfspawner.jobs.travelling import Travelling
 from tfspawner.plan.spec import JobSpec
-from tfspawner.plan.travelling import Travelling
 
 MOST_S = 2.0
 POD = {

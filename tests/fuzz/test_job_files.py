@@ -16,13 +16,13 @@ import pytest
 from mutating import ODD_TEXTS, damaged, odd
 
 from tfspawner.backends.kubernetes.manifests import redacted, render, to_yaml
-from tfspawner.cli.main import main as cli
+from tfspawner.cli import main as cli
+from tfspawner.cli import options
+from tfspawner.cli.options import make_spec
 from tfspawner.errors import ConfigurationError
 from tfspawner.jobs.prepare import prepare
 from tfspawner.jobs.running import described
-from tfspawner.plan import options
 from tfspawner.plan.grid import Sweep
-from tfspawner.plan.options import make_spec
 from tfspawner.plan.plan import job_name
 
 MOST_S = 2.0

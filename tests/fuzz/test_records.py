@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from mutating import changed, damaged
 
 from tfspawner.backends.local.backend import LocalBackend
-from tfspawner.cli.main import main as cli
+from tfspawner.cli import main as cli
 from tfspawner.errors import NotFoundError, SpawnerError
 from tfspawner.jobs import sweeps as sweeping
 from tfspawner.jobs import tensorboard

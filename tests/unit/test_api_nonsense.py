@@ -6,11 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from tfspawner import checked_model
-from tfspawner.cli.main import main as cli
+from tfspawner.cli import main as cli
+from tfspawner.cli.options import make_spec, recorded_options
 from tfspawner.errors import ConfigurationError
 from tfspawner.pages.comparison import refuse_foreign
 from tfspawner.plan.grid import Sweep
-from tfspawner.plan.options import make_spec, recorded_options
 from tfspawner.plan.spec import JobSpec
 
 

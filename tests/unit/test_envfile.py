@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfspawner.cli.envfile import read_env_file
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan.envfile import read_env_file
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import tfspawner
 from tfspawner.backends.local import backend as local
-from tfspawner.cli.main import main as cli
+from tfspawner.cli import main as cli
+from tfspawner.cli.options import make_spec, recorded_sweep
 from tfspawner.errors import ConfigurationError
 from tfspawner.follow.sweep import Point
 from tfspawner.jobs.prepare import prepare as prepare_job
@@ -23,9 +24,9 @@ from tfspawner.jobs.running import described
 from tfspawner.jobs.sweeps import points_of, prepare
 from tfspawner.pages.sweep import axis, page, write_page
 from tfspawner.plan.grid import Sweep, best, grid_word, parse_grid, ranked
-from tfspawner.plan.options import make_spec, recorded_sweep, sweep_words
 from tfspawner.plan.plan import plan_like
 from tfspawner.plan.spec import JobSpec
+from tfspawner.plan.words import sweep_words
 from tfspawner.views.sweep import live_table
 
 SVG = re.compile(r"<svg.*?</svg>", re.S)

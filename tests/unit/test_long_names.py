@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfspawner.cli.main import main as cli
+from tfspawner.cli import main as cli
 
 WORDS = (
     "report", "status", "logs", "fetch", "wait", "top", "attach", "delete", "compare", "rerun", "tensorboard", "init", "run", "run -f",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tfspawner.cli.options import duration, make_spec
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan.options import duration, make_spec
 
 
 @pytest.fixture

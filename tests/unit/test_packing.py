@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan.code import mentions, pack
+from tfspawner.jobs.packing import mentions, pack
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_files_that_mention_a_word_are_found(folder):
 READERS = """
 import sys
 from pathlib import Path
-from tfspawner.plan.code import digests, mentions, pack
+from tfspawner.jobs.packing import digests, mentions, pack
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.secrecy import Known
 folder = Path(sys.argv[1])
@@ -265,11 +265,11 @@ def test_a_file_that_becomes_shorter_or_vanishes_while_it_is_packed_is_told(fold
             os.truncate(folder / "data/x.bin", 100)
         return status
 
-    monkeypatch.setattr("tfspawner.plan.code.os.fstat", shrinking)
+    monkeypatch.setattr("tfspawner.jobs.packing.os.fstat", shrinking)
     with pytest.raises(ConfigurationError, match=r"data/x\.bin, in the folder that travels, became shorter"):
         packed(folder)
     monkeypatch.undo()
-    monkeypatch.setattr("tfspawner.plan.code._size", lambda file: (folder / "lib/a.py").unlink(missing_ok=True) or 0)
+    monkeypatch.setattr("tfspawner.jobs.packing._size", lambda file: (folder / "lib/a.py").unlink(missing_ok=True) or 0)
     with pytest.raises(ConfigurationError, match=r"lib/a\.py, .* No such file or directory"):
         packed(folder)
 

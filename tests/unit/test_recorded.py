@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tfspawner.cli.options import make_spec, recorded_options
 from tfspawner.errors import ConfigurationError
 from tfspawner.jobs.running import described
-from tfspawner.plan.options import make_spec, recorded_options
 from tfspawner.plan.spec import JobSpec
 from tfspawner.record.reading import read_whole
 

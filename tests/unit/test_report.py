@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from tfspawner.base.templating import templates_dir
 from tfspawner.base.words import age
-from tfspawner.cli.main import main as cli
+from tfspawner.cli import main as cli
+from tfspawner.cli.options import make_spec, recorded_options
 from tfspawner.errors import NotFoundError
 from tfspawner.pages.comparison import arguments, names_of
 from tfspawner.pages.comparison import page as compared_page
@@ -33,7 +34,7 @@ from tfspawner.pages.run import (
     write_html,
     write_page,
 )
-from tfspawner.plan.options import make_spec, recorded_options, words_of
+from tfspawner.plan.words import words_of
 
 VERBOSE_2 = "Epoch 1/2\n22/22 - 2s - loss: 1.96 - accuracy: 0.38 - 2s/epoch\nEpoch 2/2\n22/22 - 0s - loss: 0.79 - accuracy: 0.81\n"
 BARS = (

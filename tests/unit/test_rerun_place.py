@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tfspawner.cli.main import main as cli
+from tfspawner.cli import main as cli
 
 
 @pytest.mark.parametrize("given", ["runs/old", "old", None])

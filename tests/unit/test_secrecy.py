@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from tfspawner.backends.kubernetes.manifests import render, travels_in_configmap
-from tfspawner.cli.main import main as cli
+from tfspawner.cli import main as cli
+from tfspawner.cli.options import make_spec, recorded_options
 from tfspawner.errors import ConfigurationError
 from tfspawner.jobs.prepare import prepare
 from tfspawner.jobs.running import described
 from tfspawner.jobs.sweeps import prepare as prepare_sweep
 from tfspawner.plan.grid import Sweep
-from tfspawner.plan.options import make_spec, recorded_options
 from tfspawner.plan.plan import Plan, plan_like
 from tfspawner.plan.secrecy import HIDDEN
 from tfspawner.plan.spec import JobSpec
@@ -87,7 +87,7 @@ def test_code_without_a_secret_travels_in_the_configmap(folder):
 
 
 def test_code_that_is_too_much_to_search_is_uploaded(folder, monkeypatch):
-    monkeypatch.setattr("tfspawner.plan.secrecy.MOST_SEARCHED_BYTES", 5)
+    monkeypatch.setattr("tfspawner.jobs.packing.MOST_SEARCHED_BYTES", 5)
     assert not travels_in_configmap(planned(folder))
 
 

@@ -8,12 +8,12 @@ from click.testing import CliRunner
 from tfspawner.agent import Masker
 from tfspawner.backends.kubernetes.manifests import render, travels_in_configmap
 from tfspawner.base.templating import templates_dir
-from tfspawner.cli.main import main as cli
+from tfspawner.cli import main as cli
+from tfspawner.cli.options import make_spec
 from tfspawner.errors import ConfigurationError
 from tfspawner.jobs.prepare import prepare
 from tfspawner.jobs.sweeps import prepare as prepare_sweep
 from tfspawner.plan.grid import Sweep
-from tfspawner.plan.options import make_spec
 from tfspawner.plan.spec import JobSpec
 
 SECRET = "s3cr3t-abc7xyz9"

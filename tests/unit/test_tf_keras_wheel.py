@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tfspawner.plan import tf_keras as keras
-from tfspawner.plan.tf_keras import WHEELS, wheel, wheel_for
+from tfspawner.backends import tf_keras as keras
+from tfspawner.backends.tf_keras import WHEELS, wheel, wheel_for
 
 
 @pytest.fixture

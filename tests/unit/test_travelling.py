@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan.travelling import Travelling, left_out
+from tfspawner.jobs.travelling import Travelling, left_out
 
 KEYS = (
     ".env", ".env.local", "prod.env", "tls.pem", "server.key", "id_rsa", "id_ed25519", "id_work", "id_rsa.bak", ".netrc", ".pgpass",
@@ -131,7 +131,7 @@ def test_the_next_step_fits_what_is_wrong_with_a_pattern(tmp_path, line, hint, r
 
 
 def test_a_folder_with_more_files_than_travel_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfspawner.plan.travelling.MOST_FILES", 5)
+    monkeypatch.setattr("tfspawner.jobs.travelling.MOST_FILES", 5)
     write(tmp_path, *(f"{number}/x" for number in range(6)))
     with pytest.raises(ConfigurationError, match="holds more than 5 files"):
         travelling(tmp_path)

@@ -66,7 +66,7 @@ def test_a_home_that_is_not_there_is_named():
 
 
 def test_a_pipe_that_a_shell_makes_is_read_to_its_end(tmp_path):
-    program = "import sys; from pathlib import Path; from tfspawner.plan.envfile import read_env_file; print(read_env_file(Path(sys.argv[1])))"
+    program = "import sys; from pathlib import Path; from tfspawner.cli.envfile import read_env_file; print(read_env_file(Path(sys.argv[1])))"
     script = f"{sys.executable} -c '{program}' <(echo A=1; sleep 0.3; echo B=2)"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "{'A': '1', 'B': '2'}\n"

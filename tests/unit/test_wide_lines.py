@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfspawner.plan.travelling import Travelling
+from tfspawner.jobs.travelling import Travelling
 
 MORE_KEYS = (
     ".env-prod", ".env_prod", ".env (1)", ".env copy", "prod.env.local", ".envrc.local", "hf_token", "token", ".token", ".vault_pass", ".Renviron",

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from tfspawner.backends.kubernetes.backend import KubernetesBackend
 from tfspawner.backends.kubernetes.capacity import GPU, allocatable, gpus_offered, used_by_node
+from tfspawner.backends.tf_keras import installed_tensorflow
 from tfspawner.base.fields import mapping, mappings, text, texts
 from tfspawner.errors import ConfigurationError, SpawnerError, without_secrets
-from tfspawner.plan.tf_keras import installed_tensorflow
 from tfspawner.usage import NO_NVML, Gpus
 from tfspawner.usage import text as nvml_text
 

@@ -17,7 +17,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg] # not generic before 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from tfspawner.plan.options import duration
+        from .options import duration
 
         try:
             return duration(value)

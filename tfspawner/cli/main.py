@@ -270,8 +270,9 @@ def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> 
     tf-spawner rerun digits-7xk2p -w 4 -- --epochs 20
     """
     from tfspawner.pages.run import run_folder
-    from tfspawner.plan.options import recorded_options, recorded_sweep
     from tfspawner.record.reading import read_whole
+
+    from .options import recorded_options, recorded_sweep
 
     folder = run_folder(recorded, options["out"] or Path("runs"))
     stored, swept = read_whole(folder)
@@ -957,7 +958,7 @@ def completion(shell: str | None, install: bool, uninstall: bool) -> None:
 
 
 def _asked(ctx: click.Context, options: dict[str, Any], recorded: dict[str, Any] | None = None) -> JobSpec | Sweep:
-    from tfspawner.plan.options import make_spec
+    from .options import make_spec
 
     args = (*options.pop("args"), *ctx.meta.get("script_args", ()))
     asked, notes = make_spec(options, args, recorded)

@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfspawner.data.files import File
     from tfspawner.gfile import register
 
     from .columnar import parquet
     from .dataset import tfrecords
+    from .files import File
     from .filesystems import list_files
 
 __all__ = ["File", "list_files", "parquet", "register", "tfrecords"]

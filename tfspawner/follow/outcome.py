@@ -7,13 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfspawner.errors import (
-    ArtifactError,
-    ClusterError,
-    JobFailed,
-    SpawnerError,
-    TimedOut,
-)
+from tfspawner.errors import ArtifactError, ClusterError, JobFailed, SpawnerError, TimedOut
 from tfspawner.record.causes import explained
 from tfspawner.record.writing import Record
 

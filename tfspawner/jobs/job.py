@@ -14,14 +14,7 @@ from tfspawner.agent import STARTING
 from tfspawner.backends.base import Backend, JobSummary
 from tfspawner.backends.choice import backend_of
 from tfspawner.base.threads import each
-from tfspawner.errors import (
-    AgentUnreachable,
-    ArtifactError,
-    BadAnswer,
-    ClusterError,
-    Interrupted,
-    SpawnerError,
-)
+from tfspawner.errors import AgentUnreachable, ArtifactError, BadAnswer, ClusterError, Interrupted, SpawnerError
 from tfspawner.follow.follower import PARALLEL, Follower
 from tfspawner.follow.homecoming import (
     DELETE_TIMEOUT_S,

@@ -8,16 +8,14 @@ from pathlib import Path
 from tfspawner.backends.base import Backend
 from tfspawner.backends.choice import backend_for
 from tfspawner.base.userfile import MOST_BYTES, TooLarge, named, read_bytes
-from tfspawner.errors import (
-    ConfigurationError,
-)
-from tfspawner.plan import tf_keras as keras
-from tfspawner.plan.code import mentions, pack
+from tfspawner.errors import ConfigurationError
 from tfspawner.plan.plan import Plan, job_name, make_plan
 from tfspawner.plan.script.findings import Finding, findings
 from tfspawner.plan.secrecy import known_of, told_of_code
 from tfspawner.plan.spec import JobSpec
 from tfspawner.usage import packed_nvml
+
+from .packing import mentions, pack
 
 
 def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Backend, Plan]:
@@ -26,7 +24,7 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
     name = job_name(spec)
     backend = backend_for(spec.on, namespace=spec.namespace, context=spec.context, kubeconfig=spec.kubeconfig)
     warnings += backend.check(spec) if check else []
-    needed = keras.needs_tf_keras(spec)
+    needed = needs_tf_keras(spec)
     wheels: tuple[Path, ...] = ()
     if needed:
         wheels, more = backend.provide_tf_keras(spec)
@@ -60,7 +58,7 @@ def read_script(spec: JobSpec) -> list[str]:
     folders = {path.parent.name for path in spec.script_path.parent.glob("*/*.py")}
     found = findings(
         text, spec.script.name, workers=spec.workers + spec.has_chief, gpus=spec.gpus,
-        image=spec.image, legacy_keras=keras.gets_legacy_keras(spec), on=spec.on, restarts=spec.restarts,
+        image=spec.image, legacy_keras=gets_legacy_keras(spec), on=spec.on, restarts=spec.restarts,
         local_modules=frozenset({path.stem for path in spec.script_path.parent.glob("*.py")} | folders),
         mounts=tuple(volume.split(":")[1] for volume in spec.volumes if ":" in volume), collect=spec.collect,
     )  # fmt: skip
@@ -90,3 +88,13 @@ def _needs_gpus(spec: JobSpec) -> bool:
         return False
     tensorflow, *others = (mentions(spec.folder, word, out=spec.out) for word in ("tensorflow", "jax", "torch"))
     return bool(tensorflow) and not any(others)
+
+
+def needs_tf_keras(spec: JobSpec) -> bool:
+    """Whether the job trains with Keras on several replicas, so that tf-keras must be there."""
+    return gets_legacy_keras(spec) and bool(mentions(spec.folder, "keras", out=spec.out))
+
+
+def gets_legacy_keras(spec: JobSpec) -> bool:
+    """Whether the replicas run with TF_USE_LEGACY_KERAS=1."""
+    return spec.legacy_keras and len(spec.replicas) > 1 and spec.env.get("TF_USE_LEGACY_KERAS", "1") == "1"

@@ -8,19 +8,9 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from tfspawner.backends.base import Backend
-from tfspawner.errors import (
-    AgentUnreachable,
-    Interrupted,
-    SpawnerError,
-    TimedOut,
-)
+from tfspawner.errors import AgentUnreachable, Interrupted, SpawnerError, TimedOut
 from tfspawner.follow.follower import Follower
-from tfspawner.follow.homecoming import (
-    DELETE_TIMEOUT_S,
-    Homecoming,
-    release_agents,
-    still_there,
-)
+from tfspawner.follow.homecoming import DELETE_TIMEOUT_S, Homecoming, release_agents, still_there
 from tfspawner.follow.outcome import Outcome, raise_for, raise_for_artifacts
 from tfspawner.follow.state import JobState, Silent, View
 from tfspawner.plan.code import Code

@@ -26,7 +26,6 @@ from tfspawner.follow.state import JobState, Silent
 from tfspawner.follow.sweep import ENDED, Point, SilentSweep, SweepOutcome, SweepView
 from tfspawner.pages.run import compared
 from tfspawner.pages.sweep import write_page
-from tfspawner.plan.code import digests
 from tfspawner.plan.grid import Sweep, best, differences, ranked
 from tfspawner.plan.plan import Plan, job_name, plan_like
 from tfspawner.plan.spec import JobSpec
@@ -34,6 +33,7 @@ from tfspawner.record.reading import SWEEP_FILE, read_events, read_id, read_repo
 from tfspawner.record.writing import Record
 
 from .job import Job
+from .packing import digests
 from .prepare import prepare as prepare_job
 from .running import carry_out, described, take_over, tell
 

@@ -15,7 +15,7 @@ from tfspawner.agent import ANSI, parse_progress
 from tfspawner.base.templating import html_environment
 from tfspawner.base.words import age, human_bytes
 from tfspawner.errors import ConfigurationError, NotFoundError
-from tfspawner.plan.options import words_of
+from tfspawner.plan.words import words_of
 from tfspawner.record.reading import Note, log_file, log_files, read_events, read_spec, read_sweep
 from tfspawner.record.reading import read_report as read_report_of
 from tfspawner.record.slowest import (

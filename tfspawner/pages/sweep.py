@@ -13,22 +13,10 @@ from tfspawner.base.terminal import harmless
 from tfspawner.base.words import age
 from tfspawner.errors import NotFoundError
 from tfspawner.plan.grid import Values, best, main_metrics, numbers, ranked, shown
-from tfspawner.plan.options import sweep_words
+from tfspawner.plan.words import sweep_words
 from tfspawner.record.reading import read_sweep
 
-from .run import (  # fmt: skip
-    LEFT,
-    MOST_CURVES,
-    WIDTH,
-    Chart,
-    Curve,
-    Dot,
-    curves_of,
-    draw,
-    has_place,
-    heights,
-    write_html,
-)
+from .run import LEFT, MOST_CURVES, WIDTH, Chart, Curve, Dot, curves_of, draw, has_place, heights, write_html
 
 PAGE_FILE = "sweep.html"
 MOST_FAINT = 200  # curves behind those that have a colour

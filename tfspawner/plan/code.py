@@ -1,28 +1,11 @@
-"""The script's folder as an archive that travels to the replicas."""
+"""The code that travels: a sealed archive, read from any place side by side."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import io
 import os
-import tarfile
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, cast
-
-from tfspawner.base.userfile import named
-from tfspawner.errors import ConfigurationError
-
-from .secrecy import Known
-from .travelling import IGNORE_FILE, Travelling, left_out, reading
-
-UNASKED_LIMIT_BYTES = 512 * 1024**2
-MOST_MODULE_BYTES = 16 * 1024**2  # a larger .py is data, and is not searched for words
-WHEELS = ".tfspawner"  # the archive's folder for wheels; the agent unpacks them
+from typing import IO, Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,106 +47,3 @@ class _Reader(io.RawIOBase):
         buffer[: len(data)] = data
         self.place += len(data)
         return len(data)
-
-
-def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = (), env_files: Iterable[Path] = (),
-         known: Known | None = None, script: str | None = None) -> Code:  # fmt: skip
-    """Packs the folder, without what .tfspawnerignore names, the env-files, and what looks like a key.
-
-    `out` is left out where it lies inside: it holds former runs, which are left out anywhere. A folder that was not `asked` for by
-    name (it is just where the script lies) may not be over 512 MiB. Without `script`, its name in the folder, nothing could run.
-    Raises ConfigurationError.
-    """
-    travelling = Travelling(folder, out, env_files)
-    files = list(travelling.files())
-    if script is not None and all(name != script for _, name in files):
-        travelling.refuse_without(script)
-    total = sum(map(_size, files))
-    if total > UNASKED_LIMIT_BYTES and not asked:
-        raise ConfigurationError(
-            f"the script's folder {folder} holds {total / 1024**3:.1f} GiB, all of which would travel",
-            hint=f"name what is not code in {folder / IGNORE_FILE}, or name the folder itself: --workdir {folder}",
-        )
-    secrets, is_searched = known.found_in(files) if known else ([], True)
-    files += [(wheel, f"{WHEELS}/{wheel.name}") for wheel in wheels]
-    with _writing():
-        archive = tempfile.TemporaryFile(prefix="tf-spawner-")
-        _write(archive, files)
-        archive.seek(0)
-        digest = hashlib.file_digest(archive, "sha256").hexdigest()
-    return Code(archive=archive, sha256=digest, size_bytes=os.fstat(archive.fileno()).st_size, file_count=len(files),
-                left_out=left_out(travelling.keys, travelling.env_names), secrets=tuple(secrets), is_searched=is_searched)  # fmt: skip
-
-
-def digests(folder: Path, *, out: Path, env_files: Iterable[Path] = ()) -> dict[str, str]:
-    """The SHA-256 of every file that pack() would take."""
-    found = {}
-    for path, name in Travelling(folder, out, env_files).files():
-        with reading(name), path.open("rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-def mentions(folder: Path, word: str, *, out: Path) -> list[Path]:
-    """The folder's Python files that contain the word."""
-    found = []
-    for path, name in Travelling(folder, out).files():
-        with reading(name):
-            if (
-                path.suffix == ".py"
-                and path.stat().st_size <= MOST_MODULE_BYTES
-                and word in path.read_text(errors="replace")
-            ):
-                found.append(path)
-    return found
-
-
-def _size(file: tuple[Path, str]) -> int:
-    with reading(file[1]):
-        return os.stat(file[0]).st_size
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    """Tells of a folder for temporary files that is full, or is none."""
-    try:
-        yield
-    except OSError as error:
-        place = os.environ.get("TMPDIR") or tempfile.gettempdir()
-        raise ConfigurationError(
-            f"the archive of the script's folder cannot be written to {named(place)}: {error.strerror or error}",
-            hint="set TMPDIR to a folder with more room",
-        ) from None
-
-
-class _Source:
-    """A file as it is packed: what goes wrong in reading it is told by its name."""
-
-    def __init__(self, file: IO[bytes], name: str, size: int) -> None:
-        self.file, self.name, self.left = file, name, size
-
-    def read(self, size: int) -> bytes:
-        with reading(self.name):
-            data = self.file.read(size)
-        self.left -= len(data)
-        if len(data) < size and self.left > 0:
-            raise ConfigurationError(
-                f"{named(self.name)}, in the folder that travels, became shorter while it was read",
-                hint=f"start again when nothing writes to it, or name it in {IGNORE_FILE}",
-            )
-        return data
-
-
-def _write(raw: IO[bytes], files: list[tuple[Path, str]]) -> None:
-    with (
-        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
-        for path, name in files:
-            with reading(name):
-                source = open(path, "rb")
-            with source:
-                info = tarfile.TarInfo(name)
-                status = os.fstat(source.fileno())
-                info.size, info.mode = status.st_size, 0o755 if status.st_mode & 0o100 else 0o644
-                archive.addfile(info, cast(IO[bytes], _Source(source, name, info.size)))

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tfspawner.agent import MASK, MASKED_BYTES, Masker
-from tfspawner.base.userfile import named, read_bytes
+from tfspawner.base.userfile import read_bytes
 from tfspawner.errors import ConfigurationError
 
 from .spec import MAX_ENV_BYTES, JobSpec, flag_of
-from .travelling import reading
 
 HIDDEN = "TFSPAWNER_HIDDEN"  # the variable, in the Secret, of what of job.json and the command file holds a secret
-MOST_SEARCHED_BYTES = 16 * 1024**2  # of the code, in all; more is not searched, and is uploaded
 SHOWN = 2
 NOT_SECRET = (
     "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION",
@@ -74,6 +72,11 @@ class Known:
         self._values = {name: env[name].encode() for name in self.names if not is_plain(name, env[name])}
         self._masker = Masker(list(self._values.values()))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no secret at all."""
+        return self._masker.is_idle
+
     def mask(self, text: str) -> str:
         return text if self._masker.is_idle else self._masker.mask_text(text)
 
@@ -85,7 +88,7 @@ class Known:
 
     def found(self, data: bytes) -> tuple[str, int] | None:
         """The first variable whose value stands in data, and in which line."""
-        if self._masker.is_idle or not self._masker.quick.search(data):
+        if self.is_idle or not self._masker.quick.search(data):
             return None
         place = self._masker.exact.search(data)
         if not place:
@@ -93,22 +96,6 @@ class Known:
         name = next(name for name, value in self._values.items() if Masker([value]).exact.search(place[0]) or
                     value in place[0])  # fmt: skip
         return name, data.count(b"\n", 0, place.start()) + 1
-
-    def found_in(self, files: Iterable[tuple[Path, str]]) -> tuple[list[str], bool]:
-        """("train.py, line 3 holds the value of KEY", …) of the files of the code, and whether all were searched."""
-        files = [] if self._masker.is_idle else list(files)
-        found = [f"the name of {named(self.mask(name))} holds the value of {hit[0]}"
-                 for _, name in files if (hit := self.found(name.encode(errors="surrogateescape")))]  # fmt: skip
-        left = MOST_SEARCHED_BYTES
-        for path, name in files:
-            with reading(name), path.open("rb") as file:
-                data = file.read(left + 1)
-            left -= len(data)
-            if left < 0:
-                return found, False
-            if hit := self.found(data):
-                found.append(f"{named(self.mask(name))}, line {hit[1]} holds the value of {hit[0]}")
-        return found, True
 
 
 def known_of(spec: JobSpec) -> Known:

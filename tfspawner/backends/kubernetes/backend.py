@@ -17,12 +17,12 @@ from tfspawner import agent
 from tfspawner.agent import AGENT_MARK
 from tfspawner.backends.base import JobSummary, Observation
 from tfspawner.backends.client import AgentClient
+from tfspawner.backends.tf_keras import wheel_for
 from tfspawner.base.fields import mapping, mappings, text
 from tfspawner.base.names import shown
 from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from tfspawner.plan.plan import id_of
 from tfspawner.plan.spec import JobSpec, is_name
-from tfspawner.plan.tf_keras import wheel_for
 
 from .api import Api, Conflict
 from .capacity import GPU_PRODUCT, as_label, fits, gpus_offered, labels_of, quota_shortfalls, requests_of

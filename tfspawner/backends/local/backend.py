@@ -28,12 +28,12 @@ from tfspawner import agent
 from tfspawner.backends.base import JobSummary, Observation
 from tfspawner.backends.client import AgentClient
 from tfspawner.backends.kubernetes.capacity import is_product
+from tfspawner.backends.tf_keras import installed_tensorflow, wheel
 from tfspawner.base.names import ID_FILE
 from tfspawner.base.retrying import patient
 from tfspawner.base.shapes import DamagedFile
 from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from tfspawner.plan.spec import JobSpec, is_name
-from tfspawner.plan.tf_keras import installed_tensorflow, wheel
 from tfspawner.record.reading import read_id
 from tfspawner.usage import NO_NVML, Gpus
 

@@ -15,8 +15,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .code import mentions
-from .spec import DEFAULT_IMAGE, JobSpec
+from tfspawner.plan.spec import DEFAULT_IMAGE
 
 # tf-keras's last version for each minor version of TensorFlow's, and its wheel's SHA-256. A new one gets in as CONTRIBUTING.md
 # says: by a commit that somebody else reads, too.
@@ -30,16 +29,6 @@ WHEELS = {
     "2.21": ("2.21.0", "f858bf3d97f892304e7fbcf5eb0942ed91674e27204f940a85de8c93cf07fe62"),
 }
 _STOCK_IMAGE = re.compile(r"(?:.*/)?tensorflow/tensorflow(?::(\d+\.\d+)\S*|:latest\S*|:nightly\S*)?")
-
-
-def needs_tf_keras(spec: JobSpec) -> bool:
-    """Whether the job trains with Keras on several replicas, so that tf-keras must be there."""
-    return gets_legacy_keras(spec) and bool(mentions(spec.folder, "keras", out=spec.out))
-
-
-def gets_legacy_keras(spec: JobSpec) -> bool:
-    """Whether the replicas run with TF_USE_LEGACY_KERAS=1."""
-    return spec.legacy_keras and len(spec.replicas) > 1 and spec.env.get("TF_USE_LEGACY_KERAS", "1") == "1"
 
 
 def wheel_for(image: str | None) -> Path | None:
