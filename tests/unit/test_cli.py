@@ -11,7 +11,7 @@ import pytest
 from terminal import Unread
 
 from tfspawner import __version__
-from tfspawner.cli.main import place_words, placed
+from tfspawner.cli.hints import place_words, placed
 
 
 @pytest.fixture

@@ -1,0 +1,145 @@
+"""Prints outcomes, states and errors."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tfspawner.base.terminal import (
+    console,
+    echo,
+    print_json,
+    show,
+)
+from tfspawner.errors import (
+    ArtifactError,
+    JobFailed,
+    SpawnerError,
+)
+
+from .hints import placed
+
+if TYPE_CHECKING:
+    from tfspawner.backends.base import JobSummary
+    from tfspawner.follow.outcome import Outcome
+    from tfspawner.follow.state import JobState, View
+
+
+def fail(error: SpawnerError, words: str = "") -> int:
+    """Prints the error, what the failed replica said last, where all of it is, and the next step."""
+    if isinstance(error, JobFailed) and error.lines:
+        echo(f"\n{error.about}", err=True)
+        for line in error.lines:
+            echo(f"  {line}", err=True)
+        echo(err=True)
+    if error.outcome:
+        echo(f"logs:  {error.outcome.folder / 'logs'}", err=True)
+        if any(replica.files for replica in error.outcome.collected):
+            print_files(error.outcome)
+        echo(f"page:  {error.outcome.folder / 'report.html'}", err=True)
+    echo("error: ", fg="red", bold=True, nl=False, err=True)
+    echo(error.message, err=True)
+    if error.hint:
+        echo("hint: ", fg="yellow", nl=False, err=True)
+        echo(placed(error.hint, words), err=True)
+    if error.missing:
+        _tell_missing(error.missing, words)
+    return error.exit_code
+
+
+def _tell_missing(missing: ArtifactError, words: str) -> None:
+    """Beside a failure, that not all that the job left is here: what exit code 5 says where there is no failure."""
+    echo("error: ", fg="red", bold=True, nl=False, err=True)
+    echo(f"besides, exit code {missing.exit_code}: not all files are here: {missing.message}", err=True)
+    echo("hint: ", fg="yellow", nl=False, err=True)
+    echo(placed(missing.hint or "", words), err=True)
+
+
+def print_table(state: JobState) -> None:
+    from tfspawner.views.table import replica_table
+
+    width = console().width if sys.stdout.isatty() else None
+    show(replica_table(state, width), soft_wrap=True)
+
+
+def note(text: str) -> None:
+    echo(text, err=True)
+
+
+def notes() -> View:
+    """Shows notes alone."""
+    from tfspawner.follow.state import Silent
+
+    class Notes(Silent):
+        def note(self, text: str) -> None:
+            echo(text, err=True)
+
+    return Notes()
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    files = {replica.replica: [file["path"] for file in replica.files] for replica in outcome.collected}
+    return {"job": outcome.job, "result": outcome.result, "folder": str(outcome.folder), "files": files,
+            "seconds": round(outcome.seconds, 3), "artifacts": outcome.artifacts}  # fmt: skip
+
+
+def print_outcome(outcome: Outcome, output: str) -> None:
+    if output == "json":
+        print_json(outcome_json(outcome))
+        return
+    from tfspawner.base.words import age
+    from tfspawner.record.causes import explained
+
+    cause = explained(outcome.cause or {})
+    why = (
+        f": {cause.get('replica') or ''} {cause['message']}"
+        if outcome.result != "succeeded" and cause.get("message")
+        else ""
+    )
+    took = age(outcome.seconds) if outcome.seconds else ""
+    if outcome.result == "running":
+        told = f"{outcome.job} still runs{took and f' ({took})'}; files so far:"
+    elif outcome.result == "interrupted":
+        told = f"{outcome.job}: interrupted{took and f' after {took}'}"
+    else:
+        told = f"{outcome.job}: {outcome.result}{took and f' in {took}'}{why}"
+    echo(f"\n{told}", err=True)
+    echo(f"logs:  {outcome.folder / 'logs'}", err=True)
+    print_files(outcome)
+    if outcome.artifacts:
+        echo(f"       {outcome.artifacts}", err=True)
+    echo(f"page:  {outcome.folder / 'report.html'}", err=True)
+
+
+def print_files(outcome: Outcome) -> None:
+    from tfspawner.base.words import human_bytes
+
+    found = [(outcome.folder / "files" / r.replica / f["path"], f["size"]) for r in outcome.collected for f in r.files]
+    total = human_bytes(sum(size for _, size in found))
+    if not found:
+        echo("files: none; what scripts write to $TFSPAWNER_OUTPUT comes back", err=True)
+    elif len(found) > 6:
+        echo(f"files: {outcome.folder / 'files'} ({len(found)} files, {total})", err=True)
+    else:
+        echo("files: " + "\n       ".join(f"{path}  {human_bytes(size)}" for path, size in found), err=True)
+
+
+def state_words(state: JobState) -> str:
+    if not state.result:
+        return state.phase
+    if state.result == "succeeded":
+        return f"succeeded; {state.without_pods}" if state.without_pods else state.result
+    cause = state.cause or {}
+    message = " ".join(str(cause[key]) for key in ("replica", "message") if cause.get(key))
+    return f"{state.result}: {message}" if message else state.result
+
+
+def state_json(state: JobState) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    replicas = [asdict(line) for line in state.replicas.values()]
+    return asdict(state) | {"replicas": replicas, "gone": sorted(state.gone)}
+
+
+def summary_json(summary: JobSummary) -> dict[str, Any]:
+    return {key: getattr(summary, key) for key in ("job", "on", "namespace", "tag", "state", "roles", "created")}

@@ -1,0 +1,238 @@
+"""run, rerun, check and render."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tfspawner.base.terminal import (
+    echo,
+    print_json,
+    show_table,
+)
+from tfspawner.errors import (
+    ConfigurationError,
+    SpawnerError,
+)
+
+from .flags import JobCommand, job_options, output_option, run_options
+from .hints import place_words, placed
+from .printing import (
+    notes,
+    outcome_json,
+    print_outcome,
+)
+from .target import (
+    asked_of,
+    base_of,
+    complete_run,
+)
+
+if TYPE_CHECKING:
+    from tfspawner.plan.grid import Sweep
+    from tfspawner.plan.spec import JobSpec
+
+
+@click.command(cls=JobCommand)
+@run_options
+@click.option("--detach", is_flag=True, default=None, help="Return as soon as the job is launched.")
+@output_option
+@click.pass_context
+def run(ctx: click.Context, /, output: str, **options: Any) -> None:
+    """Run SCRIPT on N workers, show logs, bring the model back.
+
+    What the replicas write to $TFSPAWNER_OUTPUT comes back to runs/JOB/files.
+
+    \b
+    tf-spawner run train.py -w 4 -- --epochs 10
+    """
+    _run(asked_of(ctx, options), output)
+
+
+@click.command(cls=JobCommand)
+@click.argument("recorded", metavar="RUN", shell_complete=complete_run)
+@job_options
+@output_option
+@click.pass_context
+def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> None:
+    """Run again what RUN's record tells of, with changes by flags.
+
+    RUN is of runs/, or a folder. Give the values of variables again.
+
+    \b
+    tf-spawner rerun digits-7xk2p -w 4 -- --epochs 20
+    """
+    from tfspawner.pages.run import run_folder
+    from tfspawner.record.reading import read_whole
+
+    from .options import recorded_options, recorded_sweep
+
+    folder = run_folder(recorded, options["out"] or Path("runs"))
+    stored, swept = read_whole(folder)
+    place = folder if folder.name not in ("", "..") else folder.resolve()
+    former = recorded_sweep(swept) if swept else recorded_options(stored)
+    former["out"] = place.parent  # whatever the record says
+    try:
+        asked = asked_of(ctx, options, former)
+    except ConfigurationError as error:
+        message = error.message if len(error.message) <= 500 else f"{error.message[:500]}…"
+        raise ConfigurationError(f"what {folder} records, with what is given: {message}", hint=error.hint) from None
+    missing = [name for name in stored.get("env", []) if name not in base_of(asked).env]
+    if missing:
+        raise ConfigurationError(
+            f"{recorded} had the variables {', '.join(missing)}, whose values no record has",
+            hint="give --env-file, or --env",
+        )
+    _run(asked, output)
+
+
+def _run(asked: JobSpec | Sweep, output: str) -> None:
+    from tfspawner.plan.grid import Sweep
+
+    if isinstance(asked, Sweep):
+        _run_sweep(asked, output)
+    else:
+        _run_job(asked, output)
+
+
+def _run_sweep(asked: Sweep, output: str) -> None:
+    from tfspawner.jobs.sweeps import run_sweep
+    from tfspawner.views.sweep import make_sweep_view, result_table
+
+    view = make_sweep_view()
+    try:
+        outcome = run_sweep(asked, view)
+    finally:
+        view.finish()
+    if output == "json":
+        print_json(outcome.as_json())
+    else:
+        show_table(result_table(outcome))
+        echo(f"\nsweep {outcome.name}: {outcome.told}\npage:  {outcome.page}", err=True)
+    if outcome.error:
+        raise outcome.error
+
+
+def _run_job(spec: JobSpec, output: str) -> None:
+    from tfspawner.jobs.running import launch, run
+    from tfspawner.views.choice import make_view
+
+    if spec.detach:
+        launched = launch(spec, notes())
+        if output == "json":
+            print_json({"job": launched.name, "on": spec.on, "replicas": list(launched.replicas)})
+        else:
+            echo(launched.name)
+            next_steps = (
+                f"follow it: tf-spawner logs -f {launched.name}\nbring it home: tf-spawner fetch {launched.name}"
+            )
+            echo(placed(next_steps, place_words(sys.argv[1:])), err=True)
+        return
+    view = make_view(logs=output == "text")
+    try:
+        outcome = run(spec, view)
+    except SpawnerError as error:
+        if output == "json":
+            told = outcome_json(error.outcome) if error.outcome else {"result": "error"}
+            missing = {"missing": error.missing.message} if error.missing else {}
+            print_json({**told, "error": error.message, "hint": error.hint, **missing})
+        raise
+    finally:
+        view.finish()
+    print_outcome(outcome, output)
+
+
+@click.command(cls=JobCommand)
+@run_options
+@output_option
+@click.pass_context
+def render(ctx: click.Context, /, output: str, **options: Any) -> None:
+    """Print the manifests that run would create, without secrets.
+
+    \b
+    tf-spawner render train.py -w 4 | kubectl diff -f -
+    """
+    options["on"] = "kubernetes"
+    asked = asked_of(ctx, options)
+    from tfspawner.backends.kubernetes.manifests import redacted, to_yaml
+    from tfspawner.backends.kubernetes.manifests import render as render_plan
+    from tfspawner.jobs.prepare import prepare
+    from tfspawner.plan.grid import Sweep, shown
+    from tfspawner.plan.plan import job_name
+
+    if isinstance(asked, Sweep):
+        name, values = job_name(asked.spec), asked.points[0]
+        echo(f"point 1 of {len(asked.points)}: {shown(values)}", err=True)
+        asked = asked.job(name, f"{name}-1", values)
+    _, plan = prepare(asked, check=False)
+    for note in plan.notes:
+        echo(f"note: {note}", err=True)
+    manifests = redacted(render_plan(plan))
+    if output == "json":
+        print_json({"apiVersion": "v1", "kind": "List", "items": manifests})
+    else:
+        echo(to_yaml(manifests), nl=False)
+
+
+@click.command(cls=JobCommand)
+@run_options
+@click.option(
+    "--data",
+    "uris",
+    multiple=True,
+    metavar="URI",
+    help="Training data: are there files for all workers?",
+)
+@output_option
+@click.pass_context
+def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: Any) -> None:
+    """Say what would go wrong with run, without creating anything.
+
+    It reads the script, and asks the cluster by a dry run.
+
+    \b
+    tf-spawner check train.py -w 4 --on kubernetes --data s3://bucket/train/
+    """
+    asked = asked_of(ctx, options)
+    from tfspawner.jobs.prepare import prepare
+    from tfspawner.plan.grid import Sweep
+
+    spec, points = base_of(asked), len(asked.points) if isinstance(asked, Sweep) else None
+    if isinstance(asked, Sweep):
+        from tfspawner.jobs.sweeps import prepare as prepare_sweep
+
+        plan = prepare_sweep(asked).plan
+    else:
+        _, plan = prepare(asked)
+    warnings = [*plan.warnings, *(_check_data(uris, spec) if uris else [])]
+    if output == "json":
+        print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings,
+                     **({"points": points} if points else {})})  # fmt: skip
+        return
+    for note in plan.notes:
+        echo(f"note: {note}", err=True)
+    for warning in warnings:
+        echo("warning: ", fg="yellow", nl=False, err=True)
+        echo(warning, err=True)
+    counted = {0: "nothing is in the way", 1: "1 warning"}.get(len(warnings), f"{len(warnings)} warnings")
+    where = "this machine" if spec.on == "local" else "Kubernetes"
+    each = f" for each of {points} points" if points else ""
+    echo(f"{len(spec.replicas)} replicas on {where}{each}: {counted}")
+
+
+def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:
+    """Lists the data; what of them fits the workers badly."""
+    from tfspawner.base.words import human_bytes
+    from tfspawner.data.filesystems import list_files
+
+    files = list_files(uris)
+    workers = spec.workers + spec.has_chief
+    echo(f"data: {len(files)} files, {human_bytes(sum(file.size for file in files))}", err=True)
+    if len(files) < workers:
+        return [f"{len(files)} files for {workers} workers: TensorFlow's own sharding by files needs one for each; "
+                "tfspawner.data and tf-spawner data convert --shards divide them"]  # fmt: skip
+    empty = [file.uri for file in files if not file.size]
+    return [f"{len(empty)} of the files are empty, such as {empty[0]}"] if empty else []

@@ -1,0 +1,154 @@
+"""What a command line is about: the job, the backends, the runs' folder; and their shell completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tfspawner.base.terminal import (
+    echo,
+    one_line,
+)
+from tfspawner.errors import (
+    ConfigurationError,
+    NotFoundError,
+    SpawnerError,
+)
+
+from .flags import PATH
+
+if TYPE_CHECKING:
+    from tfspawner.backends.base import Backend, JobSummary
+    from tfspawner.jobs.job import Job
+    from tfspawner.plan.grid import Sweep
+    from tfspawner.plan.spec import JobSpec
+
+
+COMPLETE_WITHIN_S = 2.0
+
+
+def complete_job(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Shell completion for job names: those that are told in COMPLETE_WITHIN_S, without a word of what is amiss."""
+    import logging
+    import threading
+
+    from tfspawner.backends.choice import backend_for
+
+    logging.disable()
+    told: list[str] = []
+
+    def ask(on: str | None, **place: Any) -> None:
+        for where in ("local", "kubernetes") if on is None else (on,):
+            with suppress(SpawnerError):
+                told.extend(s.job for s in backend_for(where, **(place if where == "kubernetes" else {})).jobs())
+
+    asking = threading.Thread(target=ask, kwargs=target_of(ctx.params), daemon=True)
+    asking.start()
+    asking.join(COMPLETE_WITHIN_S)
+    return [name for name in told if name.startswith(incomplete)]
+
+
+def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Shell completion for recorded runs."""
+    out = Path(ctx.params.get("out") or "runs")
+    try:
+        names = sorted(path.parent.name for path in out.glob("*/spec.json"))
+    except OSError:
+        return []
+    return [name for name in names if name.startswith(incomplete) and name.isprintable()]
+
+
+JOB = click.argument("job", shell_complete=complete_job)
+OUT = click.option("--out", type=PATH, default=Path("runs"), show_default=True, help="Where runs are recorded.")
+
+
+def asked_of(ctx: click.Context, options: dict[str, Any], recorded: dict[str, Any] | None = None) -> JobSpec | Sweep:
+    from .options import make_spec
+
+    args = (*options.pop("args"), *ctx.meta.get("script_args", ()))
+    asked, notes = make_spec(options, args, recorded)
+    for note in notes:
+        echo(note, err=True)
+    return asked
+
+
+def base_of(asked: JobSpec | Sweep) -> JobSpec:
+    """The job, or what all jobs of a sweep have in common."""
+    from tfspawner.plan.grid import Sweep
+
+    return asked.spec if isinstance(asked, Sweep) else asked
+
+
+def target_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: params.get(key) for key in ("on", "namespace", "context", "kubeconfig")}
+
+
+def find_job(job: str, target: dict[str, Any]) -> Job:
+    from tfspawner.base.userfile import named, wrong_path
+    from tfspawner.jobs.job import attach
+
+    if reason := wrong_path(job):
+        raise NotFoundError(f"there is no job {named(job)}: {reason}", hint="tf-spawner list")
+    try:
+        return attach(job, **target)
+    except NotFoundError as error:
+        if error.hint == "tf-spawner list" and Path("runs", job, "sweep.json").exists():
+            error.hint = (
+                f"{job} is a sweep, whose jobs are {job}-1 and so on: tf-spawner list; all: tf-spawner delete -t {job}"
+            )
+        elif error.hint == "tf-spawner list" and Path("runs", job).is_dir():
+            error.hint = f"an earlier run's record: {Path('runs', job)}"
+        raise
+
+
+def summaries_of(on: str | None, *, verbose: bool = False, **target: Any) -> tuple[list[JobSummary], list[str]]:
+    """The jobs there, and what is left out; without --on, a cluster that cannot be asked is only mentioned."""
+    from tfspawner.jobs.job import summaries
+
+    left_out: list[str] = []
+
+    def look(backend: Backend) -> list[JobSummary]:
+        found = summaries(backend)
+        left_out.extend(backend.left_out(thorough=verbose))
+        return found
+
+    found, warning = ask_backends(backends_of(on, **target), look, bool(on or any(target.values())))
+    if warning:
+        echo(f"warning: {warning}", err=True)
+    return found, left_out
+
+
+def tell_left_out(left_out: list[str], verbose: bool) -> None:
+    """What is there and is no job's: each with its reason, or how many there are."""
+    if verbose:
+        for told in left_out:
+            echo(f"left out: {one_line(told)}", err=True)
+    elif left_out:
+        echo(f"{len(left_out)} object{'s' * (len(left_out) > 1)} left out: tf-spawner list -v", err=True)
+
+
+def backends_of(on: str | None, **target: Any) -> list[Backend]:
+    from tfspawner.backends.choice import backend_for
+
+    return [backend_for(name, **target) for name in ("local", "kubernetes") if on in (None, name)]
+
+
+def ask_backends(
+    backends: list[Backend], what: Callable[[Backend], list[JobSummary]], wanted: bool
+) -> tuple[list[JobSummary], str]:
+    """What all backends say; and what is wrong with that, such as that a cluster that was not asked for cannot answer."""
+    found: list[JobSummary] = []
+    unseen = ""
+    for backend in backends:
+        try:
+            found += what(backend)
+        except SpawnerError as error:
+            if wanted or backend.name == "local":
+                raise
+            if not isinstance(error, ConfigurationError):  # no kubeconfig: there is no cluster to ask
+                unseen = f"the cluster's jobs are not shown: {error.message}"
+    return found, "; ".join(filter(None, [unseen, *(summary.warning for summary in found)]))

@@ -1,0 +1,265 @@
+"""list, status, top, logs, attach and wait."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tfspawner.base.terminal import (
+    console,
+    echo,
+    print_json,
+)
+from tfspawner.errors import (
+    ConfigurationError,
+    Interrupted,
+    JobFailed,
+    NotFoundError,
+)
+
+from .flags import DURATION, output_option, target_options
+from .hints import place_words, placed
+from .printing import (
+    print_table,
+    state_json,
+    state_words,
+    summary_json,
+)
+from .target import (
+    JOB,
+    ask_backends,
+    backends_of,
+    complete_job,
+    find_job,
+    summaries_of,
+    tell_left_out,
+)
+
+if TYPE_CHECKING:
+    from tfspawner.jobs.job import Job
+
+
+@click.command("list")
+@target_options
+@click.option("-t", "--tag", help="Only jobs with this tag.")
+@click.option("-v", "--verbose", is_flag=True, help="Name what looks like a job's and is not, and why.")
+@output_option
+def list_jobs(tag: str | None, verbose: bool, output: str, **target: Any) -> None:
+    """List the jobs on this machine and in the namespace.
+
+    Labels alone make no job: a part of one is known by its owner.
+
+    \b
+    tf-spawner list -t nightly
+    """
+    import time
+
+    from tfspawner.base.words import age
+
+    found, left_out = summaries_of(**target, verbose=verbose)
+    summaries = [s for s in found if tag in (None, s.tag)]
+    tell_left_out(left_out, verbose)
+    if output == "json":
+        print_json([summary_json(s) for s in summaries])
+        return
+    rows = [("JOB", "ON", "STATE", "REPLICAS", "TAG", "AGE")]
+    for s in summaries:
+        replicas = ", ".join(f"{count} {role}" for role, count in s.roles.items())
+        where = f"{s.on}/{s.namespace}" if s.namespace else s.on
+        rows.append((s.job, where, s.state, replicas, s.tag, age(time.time() - s.created)))
+    if len(rows) == 1:
+        echo("no jobs", err=True)
+        return
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@click.command()
+@JOB
+@target_options
+@output_option
+def status(job: str, output: str, **target: Any) -> None:
+    """Show a job's replicas: state, node, and what Keras tells.
+
+    \b
+    tf-spawner status digits-7xk2p -o json
+    """
+    state = find_job(job, target).status()
+    if output == "json":
+        print_json(state_json(state))
+        return
+    print_table(state)
+
+
+@click.command()
+@click.argument("job", required=False, shell_complete=complete_job)
+@target_options
+@output_option
+def top(job: str | None, output: str, **target: Any) -> None:
+    """Watch running jobs, or the replicas of one, without output.
+
+    Ctrl-C leaves them running. Off a terminal, and as JSON, it looks once.
+
+    \b
+    tf-spawner top digits-7xk2p
+    """
+    if job:
+        _watch_job(find_job(job, target), output)
+    else:
+        _watch_jobs(target, output)
+
+
+def _watch_job(job: Job, output: str) -> None:
+    if output == "json":
+        print_json(state_json(job.status()))
+        return
+    from tfspawner.views.choice import is_terminal
+
+    if not is_terminal(sys.stdout):
+        print_table(job.status())
+        return
+    from tfspawner.views.live import LiveView
+
+    view = LiveView(console(), sys.stdout, logs=False, stays=True)
+    try:
+        state = job.wait(view, logs=False)
+    except KeyboardInterrupt:
+        return
+    finally:
+        view.finish()
+    echo(f"{job.name}: {state_words(state)}", err=True)
+
+
+def _watch_jobs(target: dict[str, Any], output: str) -> None:
+    """Prints the running jobs; on a terminal again and again, by the same connections."""
+    from tfspawner.jobs.job import running
+    from tfspawner.views.choice import is_terminal
+
+    look = partial(ask_backends, backends_of(**target), running, wanted=any(target.values()))
+    if output == "text" and is_terminal(sys.stdout):
+        from tfspawner.views.live import watch_jobs
+
+        with suppress(KeyboardInterrupt):
+            watch_jobs(console(), look)
+        return
+    jobs, warning = look()
+    if warning:
+        echo(f"warning: {warning}", err=True)
+    if output == "json":
+        print_json([summary_json(job) | job.told for job in jobs])
+    elif jobs:
+        from tfspawner.views.table import jobs_table
+
+        echo(jobs_table(jobs).plain)
+    else:
+        echo("no running jobs", err=True)
+
+
+@click.command()
+@JOB
+@target_options
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
+@click.option("--replica", metavar="ROLE-INDEX", help="Only this replica's, as they are.")
+@output_option
+def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any) -> None:
+    """Print the replicas' output so far, or as it comes.
+
+    \b
+    tf-spawner logs -f digits-7xk2p --replica worker-1
+    """
+    attached = find_job(job, target)
+    if replica and replica not in attached.replicas:
+        shown = ", ".join(attached.replicas[:10]) + (", …" if len(attached.replicas) > 10 else "")
+        raise ConfigurationError(f"job {job} has no replica {replica!r}", hint=f"it has: {shown}")
+    if follow:
+        from tfspawner.follow.outcome import raise_for
+        from tfspawner.views.plain import FollowView
+
+        try:
+            state = attached.wait(FollowView(sys.stdout, sys.stderr, replica=replica, as_json=output == "json"))
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the job goes on", hint=f"tf-spawner logs -f {job}") from None
+        try:
+            raise_for(state, None)
+        except JobFailed as error:
+            error.lines = []  # they were just shown
+            raise
+        return
+    if output == "json":
+        texts = {name: data.decode(errors="replace") for name, data in attached.logs(replica).items()}
+        print_json(texts)
+        found = bool(texts)
+    else:
+        found = _print_logs(attached, replica)
+    if not found:
+        raise NotFoundError(
+            f"the pods of job {job} are gone, and their logs with them",
+            hint=f"if it was followed or fetched: runs/{job}/logs",
+        )
+
+
+def _print_logs(job: Job, replica: str | None) -> bool:
+    """Prints one replica's log, or one after the other, as they come; whether there was any."""
+    from tfspawner.views.plain import FollowView
+
+    view, found = FollowView(sys.stdout, sys.stderr, replica=replica), False
+    for name in [replica] if replica else job.replicas:
+        for piece in job.log(name):
+            view.log(name, piece)
+            found = True
+    view.finish()
+    return found
+
+
+@click.command()
+@JOB
+@target_options
+@click.option("--logs/--no-logs", default=True, help="Show the replicas' output above the table.")
+def attach(job: str, logs: bool, **target: Any) -> None:
+    """Watch a running job from anywhere; Ctrl-C leaves it running.
+
+    \b
+    tf-spawner attach digits-7xk2p
+    """
+    from tfspawner.follow.outcome import raise_for
+    from tfspawner.views.choice import make_view
+
+    view = make_view(logs=logs)
+    try:
+        state = find_job(job, target).wait(view)
+    except KeyboardInterrupt:
+        raise Interrupted(f"job {job} goes on", hint=f"tf-spawner attach {job}, or tf-spawner delete {job}") from None
+    finally:
+        view.finish()
+    raise_for(state, None)
+    ended = f"{job}: {state_words(state)}; bring it home: tf-spawner fetch {job}"
+    echo(placed(ended, place_words(sys.argv[1:])), err=True)
+
+
+@click.command()
+@JOB
+@target_options
+@click.option("--timeout", "timeout_s", type=DURATION, help="Wait no longer, and exit with 124.")
+@output_option
+def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
+    """Wait for a job to end.
+
+    Exits with 0 if it succeeded, and with 125 if it failed.
+
+    \b
+    tf-spawner wait digits-7xk2p --timeout 2h && tf-spawner fetch digits-7xk2p
+    """
+    from tfspawner.follow.outcome import raise_for, raise_for_artifacts
+
+    state = find_job(job, target).wait(timeout_s=timeout_s)
+    if output == "json":
+        print_json(state_json(state))
+    raise_for(state, None)
+    raise_for_artifacts(state, f"the job still holds them: tf-spawner fetch {job}")
+    if output == "text":
+        echo(f"{job}: {state_words(state)}")
