@@ -25,7 +25,7 @@ def make_fixed_plan(tmp_path):
         archive.flush()
         code = Code(archive=archive, sha256="0" * 64, size_bytes=archive.tell(), file_count=1)
         backend = KubernetesBackend(namespace=None, context=None, kubeconfig=None)
-        plan = make_plan(spec, job, backend.coordinator_address(spec, job), code, needs_tf_keras=False)
+        plan = make_plan(spec, job, backend.reserve(spec, job), code, needs_tf_keras=False)
         return Plan(job=job, spec=spec, code=code, token="the-token", files=plan.files)
 
     return make

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tfspawner.backends.gpu_types import GPU_PRODUCT, is_product
 from tfspawner.backends.kubernetes.capacity import (
     GPU,
-    GPU_PRODUCT,
     fits,
     gpus_offered,
-    is_product,
     labels_of,
     quota_shortfalls,
     requests_of,

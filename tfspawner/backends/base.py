@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tfspawner.plan.spec import JobSpec
 
@@ -63,13 +63,24 @@ class Left(Holder, Protocol):
     def mark_fetched(self) -> None: ...
 
 
+@runtime_checkable
+class KeepsFiles(Protocol):
+    """A backend on which a replica's files outlive its agent: on this machine, and not in pods."""
+
+    def left(self, job: str, replica: str) -> Left | None:
+        """What still gives the files of a replica whose agent was killed; None where there are none."""
+
+
 class Backend(Protocol):
     """The verbs of a backend."""
 
     name: str
 
-    def coordinator_address(self, spec: JobSpec, job: str) -> str:
-        """Where the coordinator's agent will listen, "host:port": all that the other replicas have to know."""
+    def reserve(self, spec: JobSpec, job: str) -> str:
+        """Takes the place where the coordinator's agent will listen, and says it as "host:port".
+
+        It is all that the other replicas have to know. Raises ClusterError where there is none.
+        """
 
     def check(self, spec: JobSpec) -> list[str]:
         """Raises what would stop a launch, before anything is created; returns warnings."""
@@ -109,9 +120,6 @@ class Backend(Protocol):
 
     def last_output(self, job: str, replica: str) -> bytes | None:
         """The replica's output as far as the backend itself has it, for when the agent is gone."""
-
-    def left(self, job: str, replica: str) -> Left | None:
-        """What still gives the files of a replica whose agent was killed; None where its end took them along."""
 
     def delete(
         self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None

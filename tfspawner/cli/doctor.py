@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from tfspawner.backends.kubernetes.backend import KubernetesBackend
-from tfspawner.backends.kubernetes.capacity import GPU, allocatable, gpus_offered, used_by_node
+from tfspawner.backends.kubernetes.capacity import GPU, allocatable, gpus_offered, is_ready, used_by_node
 from tfspawner.backends.tf_keras import installed_tensorflow
-from tfspawner.base.fields import mapping, mappings, text, texts
+from tfspawner.base.fields import mappings, text, texts
 from tfspawner.errors import ConfigurationError, SpawnerError, without_secrets
 from tfspawner.usage import NO_NVML, Gpus
 from tfspawner.usage import text as nvml_text
@@ -86,7 +86,7 @@ Told = tuple[Literal["ok", "note", "problem"], str, str]
 
 
 def _rights(backend: KubernetesBackend) -> Iterator[Told]:
-    backend.check_rights()
+    backend.rights.check()
     yield "ok", "you may do all that tf-spawner needs", ""
 
 
@@ -97,7 +97,7 @@ def _pod_security(backend: KubernetesBackend) -> Iterator[Told]:
 
 
 def _nodes(backend: KubernetesBackend) -> Iterator[Told]:
-    nodes = [node for node in backend.api.list("/api/v1/nodes") if _is_ready(node)]
+    nodes = [node for node in backend.api.list("/api/v1/nodes") if is_ready(node)]
     if not nodes:
         yield "problem", "no node is ready", "kubectl get nodes"
         return
@@ -110,11 +110,6 @@ def _nodes(backend: KubernetesBackend) -> Iterator[Told]:
         yield "ok", f"GPUs: {offered}", ""
     else:
         yield "note", f"no node offers {GPU}: --gpus would wait for ever", ""
-
-
-def _is_ready(node: dict[str, Any]) -> bool:
-    ready = [text(c, "status") for c in mappings(node, "status", "conditions") if text(c, "type") == "Ready"]
-    return ready == ["True"] and not mapping(node, "spec").get("unschedulable")
 
 
 def _free(nodes: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any, Literal, NoReturn, get_args
 
 from tfspawner.agent import FINISHED, LOST, SHORT_HOLD_S, STARTING
-from tfspawner.backends.base import Backend, Left
+from tfspawner.backends.base import Backend, KeepsFiles, Left
 from tfspawner.backends.client import AgentClient, Holder
 from tfspawner.base.names import shown
 from tfspawner.base.shapes import DamagedFile
@@ -111,6 +111,8 @@ def _holders(backend: Backend, state: JobState, agents: Mapping[str, AgentClient
 
 def left_of(backend: Backend, job: str, replicas: Iterable[str]) -> dict[str, Left]:
     """The files of those of the replicas whose agents are gone, and did not take them along."""
+    if not isinstance(backend, KeepsFiles):
+        return {}
     return {replica: left for replica in replicas if (left := backend.left(job, replica))}
 
 

@@ -37,7 +37,7 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
     plan = make_plan(
         spec,
         name,
-        backend.coordinator_address(spec, name),
+        backend.reserve(spec, name),
         code,
         needs_tf_keras=needed,
         speaks_of_s3=_speaks_of_s3(spec),

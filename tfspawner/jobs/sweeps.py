@@ -420,7 +420,7 @@ class _Run:
     def _run_job(self, point: Point, slot: int, view: PointView) -> Outcome:
         """Takes over the job that is there, or launches one; never both, for a job's name is there once."""
         spec, backend = self.specs[point.job], self._backend()
-        plan = plan_like(self.planned.plan, spec, backend.coordinator_address(spec, point.job), slot)
+        plan = plan_like(self.planned.plan, spec, backend.reserve(spec, point.job), slot)
         if point.job in self.there:
             if self._goes_on(backend, point):
                 view.note("its job is there from before, and is followed to its end")

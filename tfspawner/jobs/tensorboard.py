@@ -23,7 +23,7 @@ from tfspawner.agent import die_with_agent
 from tfspawner.backends.answers import Order
 from tfspawner.backends.client import AgentClient
 from tfspawner.backends.listing import checked
-from tfspawner.backends.local.backend import HOST, is_free
+from tfspawner.backends.local.ports import HOST, is_free
 from tfspawner.base.words import human_bytes
 from tfspawner.errors import (
     AgentUnreachable,

@@ -11,25 +11,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfspawner import agent
 from tfspawner.agent import AGENT_MARK
 from tfspawner.backends.base import JobSummary, Observation
 from tfspawner.backends.client import AgentClient
+from tfspawner.backends.gpu_types import GPU_PRODUCT, as_label
 from tfspawner.backends.tf_keras import wheel_for
-from tfspawner.base.fields import mapping, mappings, text
+from tfspawner.base.fields import mapping, text
 from tfspawner.base.names import shown
 from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from tfspawner.plan.plan import id_of
 from tfspawner.plan.spec import JobSpec, is_name
 
 from .api import Api, Conflict
-from .capacity import GPU_PRODUCT, as_label, fits, gpus_offered, labels_of, quota_shortfalls, requests_of
+from .capacity import fits, gpus_offered, labels_of, quota_shortfalls, requests_of
 from .leaving import Leaving, delete_object
-from .manifests import ID, JOB_LABEL, MANAGED_BY, ROLE_LABEL, Manifest, render, role_manifest, travels_in_configmap
+from .manifests import ID, JOB_LABEL, MANAGED_BY, ROLE_LABEL, Manifest, render, travels_in_configmap
 from .news import News
 from .objects import Launched, LeftOut, ReplicaPod, RoleJob, claimants, is_secret_of, owner_uids, read_jobs, read_pod
+from .rights import Rights
 
 if TYPE_CHECKING:
     from tfspawner.plan.plan import Plan
@@ -60,7 +62,6 @@ class KubernetesBackend:
         self._target = (kubeconfig, context, namespace)
         self.known: dict[str, Launched] = {}  # name -> the job that is meant by it here
         self.tokens: dict[str, str] = {}  # by the uid of a job's first Job, as all below: a name may be another's later
-        self.rules: list[Mapping[str, Any]] = []  # what this user may do here
         self.pods: dict[str, dict[str, str]] = {}  # -> replica -> pod
         self.listed_at: dict[str, float] = {}  # when a job's pods were looked up
         self.starting: set[str] = set()  # jobs of many replicas that were launched here and are not yet watched
@@ -71,44 +72,27 @@ class KubernetesBackend:
         """Made when it is first asked for: what a job would be can be said without a cluster."""
         return Api.from_kubeconfig(*self._target)
 
+    @cached_property
+    def rights(self) -> Rights:
+        """What this user may do here."""
+        return Rights(self.api)
+
     @property
     def namespace(self) -> str:
         return self.api.namespace
 
-    def coordinator_address(self, spec: JobSpec, job: str) -> str:
+    def reserve(self, spec: JobSpec, job: str) -> str:
         """The Service's name, behind which there is the coordinator's pod alone."""
         return f"{job}:{agent.PORT}"
 
     def check(self, spec: JobSpec) -> list[str]:
-        self.check_rights()
+        self.rights.check()
         return []
-
-    def check_rights(self) -> None:
-        """One request: what may this user do here? It also shows that the API server answers. Raises ClusterError."""
-        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
-                  "spec": {"namespace": self.namespace}}  # fmt: skip
-        told = self.api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)
-        self.rules = mappings(told, "status", "resourceRules")
-        if mapping(told, "status").get("incomplete"):
-            return  # the authorizer cannot list its rules: the requests themselves will tell
-        missing = [
-            f"{verb} {resource}"
-            for group, resource, verb in _needed_rules(role_manifest(None))
-            if not self._may(group, resource, verb)
-        ]
-        if missing:
-            raise ClusterError(
-                f"you may not {', '.join(missing)} in namespace {self.namespace}",
-                hint=f"have the Role applied and bound that allows it: tf-spawner rbac -n {self.namespace}",
-            )
-
-    def _may(self, group: str, resource: str, verb: str) -> bool:
-        return any(_allows(rule, group, resource, verb) for rule in self.rules)
 
     @cached_property
     def room(self) -> tuple[list[Manifest], list[Manifest]] | None:
         """The cluster's nodes, and the pods that take room on them; None where this user may not see them."""
-        if not self._may("", "nodes", "list"):
+        if not self.rights.allow("", "nodes", "list"):
             return None
         try:
             nodes = self.api.list("/api/v1/nodes")
@@ -135,15 +119,17 @@ class KubernetesBackend:
     def preflight(self, plan: Plan) -> list[str]:
         """What this user's rights allow to ask: a dry run of each role's pod, the quotas, and room on the nodes."""
         warnings, pods = [], []
-        if not any(self._may("", *right) for right in PREFLIGHT_RIGHTS):
+        if not any(self.rights.allow("", *right) for right in PREFLIGHT_RIGHTS):
             return []
         for manifest in render(plan)[: len(plan.spec.roles)]:
             template = manifest["spec"]["template"]
             admitted = (
-                self._dry_run(template, manifest["metadata"]["name"]) if self._may("", "pods", "create") else None
+                self._dry_run(template, manifest["metadata"]["name"])
+                if self.rights.allow("", "pods", "create")
+                else None
             )
             pods.append(((admitted or template)["spec"], manifest["spec"]["completions"]))
-        if self._may("", "resourcequotas", "list"):
+        if self.rights.allow("", "resourcequotas", "list"):
             quotas = self.api.list(f"/api/v1/namespaces/{self.namespace}/resourcequotas")
             warnings += quota_shortfalls(quotas, [(requests_of(spec), count) for spec, count in pods])
         if self.room and not plan.spec.queue:
@@ -311,9 +297,6 @@ class KubernetesBackend:
         except ClusterError:
             return None
         return b"".join(line for line in log.splitlines(keepends=True) if not line.startswith(AGENT_MARK))
-
-    def left(self, job: str, replica: str) -> None:
-        """A pod's files end with it."""
 
     def delete(
         self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
@@ -508,24 +491,3 @@ def _is_same(there: Manifest, manifest: Manifest) -> bool:
     """Whether an object is the one that was to be created: by the job's id, or by its owner's uid."""
     ids = [text(m, "metadata", "annotations", ID) for m in (there, manifest)]
     return (ids[0] == ids[1] != "") or bool(owner_uids(there) & owner_uids(manifest))
-
-
-def _needed_rules(role: str) -> Iterator[tuple[str, str, str]]:
-    import yaml
-
-    for rule in yaml.safe_load(role)["rules"]:
-        for resource in rule["resources"]:
-            for verb in rule["verbs"]:
-                yield rule["apiGroups"][0], resource, verb
-
-
-def _allows(rule: Mapping[str, Any], group: str, resource: str, verb: str) -> bool:
-    def matches(key: str, value: str) -> bool:
-        return any(word in ("*", value) for word in rule.get(key) or [])
-
-    return (
-        matches("apiGroups", group)
-        and matches("resources", resource)
-        and matches("verbs", verb)
-        and not rule.get("resourceNames")
-    )

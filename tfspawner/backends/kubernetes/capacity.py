@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tfspawner.backends.gpu_types import GPU_PRODUCT, is_product
 from tfspawner.base.fields import mapping, mappings, names, text, texts
 from tfspawner.plan.spec import quantity
 
 Manifest = dict[str, Any]
 ENDED = ("Succeeded", "Failed")
 GPU = "nvidia.com/gpu"
-GPU_PRODUCT = "nvidia.com/gpu.product"  # set on nodes by NVIDIA's GPU feature discovery
 # Where a node's labels name its GPUs. AKS's own, kubernetes.azure.com/accelerator, says no more than "nvidia".
 PRODUCT_LABELS = (
     GPU_PRODUCT, "cloud.google.com/gke-accelerator", "k8s.amazonaws.com/accelerator",
@@ -138,10 +137,13 @@ def _refusal(node: Manifest, pod_spec: Mapping[str, Any]) -> str | None:
             _tolerates(toleration, taint) for toleration in mappings(pod_spec, "tolerations")
         ):
             return f"tainted {text(taint, 'key')}:{text(taint, 'effect')}, to be tolerated by --toleration"
-    return None if _is_ready(node) else "not ready"
+    return None if is_ready(node) else "not ready"
 
 
-def _is_ready(node: Object) -> bool:
+def is_ready(node: Object) -> bool:
+    """Whether the node takes new pods: its kubelet says so, and nobody has cordoned it."""
+    if mapping(node, "spec").get("unschedulable"):
+        return False
     conditions = mappings(node, "status", "conditions")
     return all(text(condition, "status") == "True" for condition in conditions if text(condition, "type") == "Ready")
 
@@ -168,17 +170,6 @@ def _room(node: Manifest, used: Mapping[str, float], requests: Mapping[str, floa
 # ---- GPUs and their products ---------------------------------------------------------------------
 
 
-def is_product(asked: str | None, product: str) -> bool:
-    """Whether a product has all the words that are asked for: "a100" fits NVIDIA-A100-SXM4-40GB, and A10 does not.
-
-    A part of a GPU, or a GPU that several pods share, is meant only where that is asked for.
-    """
-    if asked is None:
-        return True
-    words, wanted = (set(re.findall(r"[a-z0-9]+", text.lower())) for text in (product, asked))
-    return wanted <= words and not {"mig", "shared"} & (words - wanted)
-
-
 def product_of(node: Manifest) -> tuple[str, str] | None:
     """The label that names the node's GPUs, and its value."""
     labels = texts(node, "metadata", "labels")
@@ -193,11 +184,6 @@ def labels_of(asked: str, nodes: Iterable[Manifest]) -> dict[str, tuple[str, ...
         if label and _offers(node) and is_product(asked, product):
             found.setdefault(label, set()).add(product)
     return {label: tuple(sorted(products)) for label, products in found.items()}
-
-
-def as_label(asked: str) -> dict[str, tuple[str, ...]]:
-    """A product as it is given, as the value that GPU feature discovery makes of it."""
-    return {GPU_PRODUCT: (asked.replace(" ", "-"),)}
 
 
 def require_nodes(pod_spec: Manifest, labels: Mapping[str, tuple[str, ...]]) -> None:
@@ -239,7 +225,7 @@ def gpus_offered(nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> str:
     sums: dict[tuple[str, str], list[float]] = {}
     for node in nodes:
         count, spec = _offers(node), mapping(node, "spec")
-        if not count or not _is_ready(node) or spec.get("unschedulable"):
+        if not count or not is_ready(node):
             continue
         taints = [
             f"{text(taint, 'key')}:{text(taint, 'effect')}"

@@ -20,6 +20,7 @@ from jinja2.loaders import split_template_path
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tfspawner import agent
+from tfspawner.backends.gpu_types import as_label
 from tfspawner.base.fields import text, texts
 from tfspawner.base.templating import templates_dir
 from tfspawner.base.userfile import LOADER, brief, brief_line, load_yaml, no_json, read_bytes
@@ -28,7 +29,7 @@ from tfspawner.plan.egress import destinations
 from tfspawner.plan.plan import CONFIGMAP_BYTES, Plan
 from tfspawner.plan.spec import DEFAULT_IMAGE, DEFAULT_PORT
 
-from .capacity import GPU, as_label, require_nodes
+from .capacity import GPU, require_nodes
 from .podfile import read_pod
 
 MANAGED_BY = "app.kubernetes.io/managed-by"

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
-import random
-import select
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
 from importlib.util import find_spec
-from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import urllib3
 
 from tfspawner import agent
 from tfspawner.backends.base import JobSummary, Observation
 from tfspawner.backends.client import AgentClient
-from tfspawner.backends.kubernetes.capacity import is_product
+from tfspawner.backends.gpu_types import is_product
 from tfspawner.backends.tf_keras import installed_tensorflow, wheel
-from tfspawner.base.names import ID_FILE
 from tfspawner.base.retrying import patient
 from tfspawner.base.shapes import DamagedFile
 from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
@@ -37,21 +30,17 @@ from tfspawner.plan.spec import JobSpec, is_name
 from tfspawner.record.reading import read_id
 from tfspawner.usage import NO_NVML, Gpus
 
+from .launching import FULL_BYTES, VISIBLE, address, name_in_use, start_replica, unwritable, write_job, write_json
 from .left_files import LeftFiles
+from .ports import HOST, free_ports
+from .processes import read_number, started, strays
 from .removing import remove_folder
 from .state import is_agent_of, last_words, read_exit, read_log, read_meta, read_pids, read_roles, read_token
 
 if TYPE_CHECKING:
     from tfspawner.plan.plan import Plan
 
-HOST = "127.0.0.1"
-KEEPER = Path(__file__).with_name("keeper.py")
-NUMBER_WITHIN_S = 10.0  # so long a keeper may take to tell its agent's number
-FULL_BYTES = 1 << 16  # who has less room cannot write anything any more
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-OUTPUT = "TFSPAWNER_OUTPUT"  # the variable by which a job's processes are told from others'
 TENSORFLOW_BYTES = 600 << 20  # what a process has once it has imported TensorFlow 2.21
-PORTS = range(20000, 32000)  # below Linux's ephemeral ports: no outgoing connection takes one between look and use
 
 
 def state_folder() -> Path:
@@ -83,8 +72,8 @@ class LocalBackend:
         self.known: dict[str, str] = {}  # name -> the id of the job that is meant by it here
         self.made: dict[str, tuple[str, int]] = {}  # name -> the id of what was launched here; its folder, held open
 
-    def coordinator_address(self, spec: JobSpec, job: str) -> str:
-        """All agents' sockets are bound here, and are inherited at launch."""
+    def reserve(self, spec: JobSpec, job: str) -> str:
+        """Binds all agents' sockets, which they inherit at launch."""
         for replica in spec.replicas:
             try:
                 self.listeners[replica] = socket.create_server((HOST, 0))
@@ -93,11 +82,11 @@ class LocalBackend:
                     f"{replica} gets no socket on this machine: {error.strerror}",
                     hint="fewer replicas, or: ulimit -n 4096",
                 ) from None
-        return _address(self.listeners[spec.replicas[0]])
+        return address(self.listeners[spec.replicas[0]])
 
     def check(self, spec: JobSpec) -> list[str]:
         if spec.name and (self.folder / spec.name).exists():
-            raise _name_in_use(spec.name)
+            raise name_in_use(spec.name)
         return []
 
     def gpus(self, spec: JobSpec, jobs: int = 1) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
@@ -144,31 +133,32 @@ class LocalBackend:
 
     def launch(self, plan: Plan) -> None:
         folder = self.folder / plan.job
-        ports = _free_ports(len(plan.spec.replicas), plan.spec.port)
+        ports = free_ports(len(plan.spec.replicas), plan.spec.port)
         try:
             folder.mkdir(parents=True, mode=0o700)
         except FileExistsError:
-            raise _name_in_use(plan.job) from None
+            raise name_in_use(plan.job) from None
         except OSError as error:
-            raise _unwritable(plan, folder, error) from None
+            raise unwritable(plan, folder, error) from None
         self.known[plan.job] = plan.id
         self.made[plan.job] = (plan.id, os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
         try:
-            self._write(plan, folder)
+            write_job(plan, folder, self.listeners)
             pids: dict[str, list[int]] = {}
-            _write_json(folder / "pids.json", pids)
+            write_json(folder / "pids.json", pids)
             numbers = {}
             for replica, port in zip(plan.spec.replicas, ports, strict=True):
-                above, numbers[replica] = self._start(plan, folder, replica, port)
-                pids[replica] = [above, _started(above)] * 2  # which passes signals on
-                _write_json(folder / "pids.json", pids)
+                process, numbers[replica] = start_replica(plan, folder, replica, port, self.listeners.pop(replica))
+                self.processes.append(process)
+                pids[replica] = [process.pid, started(process.pid)] * 2  # which passes signals on
+                write_json(folder / "pids.json", pids)
             for replica, number in numbers.items():
-                pid = _read_number(number) or pids[replica][0]
-                pids[replica][:2] = pid, _started(pid)
-            _write_json(folder / "pids.json", pids)
+                pid = read_number(number) or pids[replica][0]
+                pids[replica][:2] = pid, started(pid)
+            write_json(folder / "pids.json", pids)
             self.launched[plan.job] = self._agents(plan.job)
         except BaseException as error:
-            failure = _unwritable(plan, folder, error) if isinstance(error, OSError) else error
+            failure = unwritable(plan, folder, error) if isinstance(error, OSError) else error
             self.delete(plan.job, 10, plan.id)
             raise failure from None
 
@@ -293,7 +283,7 @@ class LocalBackend:
             return None
 
         def writes() -> bool:
-            return bool(self._living(job, self._pids(job).get(replica, [])[2:]) or any(_strays(root)))
+            return bool(self._living(job, self._pids(job).get(replica, [])[2:]) or any(strays(root)))
 
         return LeftFiles(replica, root, folder / "code.tar.gz", writes)
 
@@ -327,7 +317,7 @@ class LocalBackend:
             if time.monotonic() > deadline:
                 raise ClusterError(f"processes of job {job} did not end within {timeout_s:g} s")
             time.sleep(0.02)
-        for pid in _strays(self.folder / job):
+        for pid in strays(self.folder / job):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         remove_folder(self.folder / job)
@@ -352,51 +342,6 @@ class LocalBackend:
 
     # -- files and processes
 
-    def _write(self, plan: Plan, folder: Path) -> None:
-        (folder / ID_FILE).write_text(plan.id)
-        for name, data in plan.files.items():
-            (folder / name).write_bytes(data)
-        with open(folder / "code.tar.gz", "wb") as archive:
-            shutil.copyfileobj(plan.code.open(), archive)
-        descriptor = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(plan.token)
-        agents = {replica: _address(listener) for replica, listener in self.listeners.items()}
-        _write_json(
-            folder / "meta.json",
-            {"id": plan.id, "created": time.time(), "tag": plan.spec.tag or "", "agents": agents},
-        )
-
-    def _start(self, plan: Plan, folder: Path, replica: str, port: int) -> tuple[int, int]:
-        """Starts a replica's keeper, and with it its agent; its number, and a file in which the agent's comes."""
-        role, _, index = replica.rpartition("-")
-        root = folder / replica
-        root.mkdir()
-        listener = self.listeners.pop(replica)
-        env = {
-            **os.environ,
-            **plan.spec.env,
-            **plan.hidden,
-            OUTPUT: str(root / "output"),
-        }
-        if plan.spec.gpus:
-            env[VISIBLE] = _share(plan, replica)
-            env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, by which the numbers count
-        command = [sys.executable, agent.__file__, "--config", str(folder), "--role", role, "--index", index,
-                   "--root", str(root), "--host", HOST, "--port", str(port), "--fd", str(listener.fileno())]  # fmt: skip
-        number, told = os.pipe()
-        token, given = os.pipe()
-        os.write(given, plan.token.encode())
-        os.close(given)
-        command = [sys.executable, "-I", "-S", str(KEEPER), str(told), *command, "--token-fd", str(token)]
-        with listener, open(root / "agent.log", "wb") as output, open(told, "wb"), open(token, "rb"):
-            process = subprocess.Popen(
-                command, env=env, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output,
-                pass_fds=[listener.fileno(), told, token], start_new_session=True,
-            )  # fmt: skip
-        self.processes.append(process)
-        return process.pid, number
-
     def _pids(self, job: str) -> dict[str, list[int]]:
         """Of a damaged file none: `delete` then finds the processes by their environment."""
         if job in self.launched:
@@ -417,7 +362,7 @@ class LocalBackend:
             process.poll()
         pairs = zip(noted[::2], noted[1::2], strict=True)
         return [
-            pid for pid, at in pairs if _started(pid) == at != 0 and is_agent_of(self.folder / job, pid, may_wait=True)
+            pid for pid, at in pairs if started(pid) == at != 0 and is_agent_of(self.folder / job, pid, may_wait=True)
         ]
 
     def _state(self, job: str, replica: str) -> tuple[str, str]:
@@ -452,23 +397,6 @@ class LocalBackend:
         )
 
 
-def _read_number(file: int) -> int:
-    """A process's number, as soon as it comes; 0 where none does."""
-    with open(file, "rb", buffering=0) as source:
-        waiting = select.poll()
-        waiting.register(source, select.POLLIN)
-        return int(source.read(20) or 0) if waiting.poll(NUMBER_WITHIN_S * 1000) else 0
-
-
-def _started(pid: int) -> int:
-    """When a process started, in the kernel's ticks since boot; 0 where there is none (or a zombie)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
-    except OSError:
-        return 0 if Path("/proc/self").exists() else int(_exists(pid))
-    return 0 if fields[0] in "ZX" else int(fields[19])
-
-
 def is_folder(path: Path) -> bool:
     """Whether a folder lies there itself: through a link nothing is looked at, and nothing removed."""
     return path.is_dir() and not path.is_symlink()
@@ -480,77 +408,6 @@ def _is_empty(folder: Path) -> bool:
     return False
 
 
-def _exists(pid: int) -> bool:
-    """For systems without /proc, where a reused process number is not told apart."""
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
-
-
-def _strays(folder: Path) -> Iterator[int]:
-    """Processes of scripts of the job, or of one replica, that outlived their agents, and agents that were not noted in time.
-
-    Scripts are known by a variable; agents, whose environment nobody may read, by their command line.
-    """
-    mark = f"{OUTPUT}={folder}/".encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if is_agent_of(folder, int(process.name)) or any(
-                variable.startswith(mark) for variable in (process / "environ").read_bytes().split(b"\0")
-            ):
-                yield int(process.name)
-
-
-def _address(listener: socket.socket) -> str:
-    return agent.address(*listener.getsockname()[:2])
-
-
-def _name_in_use(job: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"the name {job!r} is in use by another job on this machine",
-        hint=f"choose another --name, or remove that job: tf-spawner delete {job} --on local",
-    )
-
-
-def _unwritable(plan: Plan, folder: Path, error: OSError) -> ClusterError:
-    """The job's folder cannot be made or filled. Called before what is there of it is removed."""
-    if error.errno not in agent.NO_ROOM:
-        return ClusterError(
-            f"job {plan.job} cannot be started in {folder}: {error.strerror}",
-            hint="set XDG_STATE_HOME to a folder of yours",
-        )
-    needed = plan.code.size_bytes + sum(map(len, plan.files.values()))
-    return ClusterError(
-        f"the state folder is full: job {plan.job} takes at least {needed:,} bytes there, and "
-        f"{shutil.disk_usage(next(p for p in folder.parents if p.exists())).free:,} are free at {folder.parent}",
-        hint="make room, or set XDG_STATE_HOME to a folder on another disk",
-    )
-
-
-def _free_ports(count: int, first: int | None) -> list[int]:
-    if first is not None:
-        ports = list(range(first, first + count))
-        taken = [port for port in ports if not is_free(port)]
-        if taken:
-            raise ConfigurationError(f"port {taken[0]} is taken on this machine", hint="give another --port, or none")
-        return ports
-    found: list[int] = []
-    for port in islice(_port_order(), len(PORTS)):
-        if len(found) == count:
-            return found
-        if is_free(port):
-            found.append(port)
-    raise ClusterError(f"{count} free ports are needed on this machine, and there are {len(found)}")
-
-
-@cache
-def _port_order() -> Iterator[int]:
-    """This process's own order: a port comes again after all others, for TensorFlow opens it only some seconds later."""
-    return cycle(random.sample(PORTS, len(PORTS)))
-
-
 def _free_memory() -> int | None:
     """Bytes that new processes can have; None where the system does not tell."""
     try:
@@ -560,28 +417,3 @@ def _free_memory() -> int | None:
     except OSError:
         pass
     return None
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
-
-
-def _share(plan: Plan, replica: str) -> str:
-    """A replica's own GPUs, in CUDA_VISIBLE_DEVICES's words; -1 are none."""
-    replicas = plan.spec.gpu_replicas
-    if replica not in replicas:
-        return "-1"
-    first = (plan.slot * len(replicas) + replicas.index(replica)) * plan.spec.gpus
-    return ",".join(plan.gpus[VISIBLE][first : first + plan.spec.gpus])
-
-
-def _write_json(path: Path, value: Any) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value))
-    part.replace(path)

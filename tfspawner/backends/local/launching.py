@@ -1,0 +1,117 @@
+"""Makes a local job's folder and starts its replicas."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfspawner import agent
+from tfspawner.base.names import ID_FILE
+from tfspawner.errors import ClusterError, ConfigurationError
+
+from .ports import HOST
+from .processes import OUTPUT
+
+if TYPE_CHECKING:
+    from tfspawner.plan.plan import Plan
+
+KEEPER = Path(__file__).with_name("keeper.py")
+FULL_BYTES = 1 << 16  # who has less room cannot write anything any more
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def address(listener: socket.socket) -> str:
+    return agent.address(*listener.getsockname()[:2])
+
+
+def name_in_use(job: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the name {job!r} is in use by another job on this machine",
+        hint=f"choose another --name, or remove that job: tf-spawner delete {job} --on local",
+    )
+
+
+def unwritable(plan: Plan, folder: Path, error: OSError) -> ClusterError:
+    """The job's folder cannot be made or filled. Called before what is there of it is removed."""
+    if error.errno not in agent.NO_ROOM:
+        return ClusterError(
+            f"job {plan.job} cannot be started in {folder}: {error.strerror}",
+            hint="set XDG_STATE_HOME to a folder of yours",
+        )
+    needed = plan.code.size_bytes + sum(map(len, plan.files.values()))
+    return ClusterError(
+        f"the state folder is full: job {plan.job} takes at least {needed:,} bytes there, and "
+        f"{shutil.disk_usage(next(p for p in folder.parents if p.exists())).free:,} are free at {folder.parent}",
+        hint="make room, or set XDG_STATE_HOME to a folder on another disk",
+    )
+
+
+def share(plan: Plan, replica: str) -> str:
+    """A replica's own GPUs, in CUDA_VISIBLE_DEVICES's words; -1 are none."""
+    replicas = plan.spec.gpu_replicas
+    if replica not in replicas:
+        return "-1"
+    first = (plan.slot * len(replicas) + replicas.index(replica)) * plan.spec.gpus
+    return ",".join(plan.gpus[VISIBLE][first : first + plan.spec.gpus])
+
+
+def write_json(path: Path, value: Any) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value))
+    part.replace(path)
+
+
+def write_job(plan: Plan, folder: Path, listeners: Mapping[str, socket.socket]) -> None:
+    """Puts into the job's folder what its agents read there."""
+    (folder / ID_FILE).write_text(plan.id)
+    for name, data in plan.files.items():
+        (folder / name).write_bytes(data)
+    with open(folder / "code.tar.gz", "wb") as archive:
+        shutil.copyfileobj(plan.code.open(), archive)
+    descriptor = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(plan.token)
+    agents = {replica: address(listener) for replica, listener in listeners.items()}
+    write_json(
+        folder / "meta.json",
+        {"id": plan.id, "created": time.time(), "tag": plan.spec.tag or "", "agents": agents},
+    )
+
+
+def start_replica(
+    plan: Plan, folder: Path, replica: str, port: int, listener: socket.socket
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Starts a replica's keeper, and with it its agent: the keeper's process, and a file in which the agent's number comes."""
+    role, _, index = replica.rpartition("-")
+    root = folder / replica
+    root.mkdir()
+    env = {
+        **os.environ,
+        **plan.spec.env,
+        **plan.hidden,
+        OUTPUT: str(root / "output"),
+    }
+    if plan.spec.gpus:
+        env[VISIBLE] = share(plan, replica)
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, by which the numbers count
+    command = [sys.executable, agent.__file__, "--config", str(folder), "--role", role, "--index", index,
+               "--root", str(root), "--host", HOST, "--port", str(port), "--fd", str(listener.fileno())]  # fmt: skip
+    number, told = os.pipe()
+    token, given = os.pipe()
+    os.write(given, plan.token.encode())
+    os.close(given)
+    command = [sys.executable, "-I", "-S", str(KEEPER), str(told), *command, "--token-fd", str(token)]
+    with listener, open(root / "agent.log", "wb") as output, open(told, "wb"), open(token, "rb"):
+        process = subprocess.Popen(
+            command, env=env, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output,
+            pass_fds=[listener.fileno(), told, token], start_new_session=True,
+        )  # fmt: skip
+    return process, number
