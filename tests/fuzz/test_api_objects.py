@@ -13,7 +13,8 @@ from tfspawner.backends.kubernetes.capacity import fits, gpus_offered, labels_of
 from tfspawner.backends.kubernetes.news import News
 from tfspawner.backends.kubernetes.objects import LeftOut, ReplicaPod, read_job, read_jobs, read_pod
 from tfspawner.backends.kubernetes.pods import explain_failed_create, observe, observe_event
-from tfspawner.cli.doctor import _free, _is_ready
+from tfspawner.backends.kubernetes.capacity import is_ready
+from tfspawner.cli.doctor import _free
 
 # As a real API server gave them (Kubernetes 1.36), shortened: a job, its pods, a warning, a node, a quota.
 REAL = json.loads(Path(__file__).with_name("objects.json").read_text())
@@ -98,7 +99,7 @@ def test_changed_nodes_pods_and_quotas_are_counted_or_left_out(fuzz):
         assert isinstance(gpus_offered(nodes, pods), str)
         assert isinstance(labels_of("A100", nodes), dict)
         assert all(isinstance(text, str) for text in quota_shortfalls(quotas, [(requests_of(PODS[0]["spec"]), 3)]))
-        free = _free([node for node in nodes if _is_ready(node)], pods)
+        free = _free([node for node in nodes if is_ready(node)], pods)
         assert all(math.isfinite(value) for value in free.values())
         pod_spec = changed(PODS[0]["spec"], rng)
         told = fits(NODES, PODS, pod_spec if isinstance(pod_spec, dict) else {}, 1)
