@@ -9,11 +9,17 @@ from pathlib import Path
 
 from mutating import changed, odd
 
-from tfspawner.backends.kubernetes.capacity import fits, gpus_offered, labels_of, quota_shortfalls, requests_of
+from tfspawner.backends.kubernetes.capacity import (
+    fits,
+    gpus_offered,
+    is_ready,
+    labels_of,
+    quota_shortfalls,
+    requests_of,
+)
 from tfspawner.backends.kubernetes.news import News
 from tfspawner.backends.kubernetes.objects import LeftOut, ReplicaPod, read_job, read_jobs, read_pod
 from tfspawner.backends.kubernetes.pods import explain_failed_create, observe, observe_event
-from tfspawner.backends.kubernetes.capacity import is_ready
 from tfspawner.cli.doctor import _free
 
 # As a real API server gave them (Kubernetes 1.36), shortened: a job, its pods, a warning, a node, a quota.

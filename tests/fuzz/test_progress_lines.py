@@ -16,8 +16,9 @@ from tfspawner import agent
 from tfspawner.agent import LONGEST_PROGRESS, Log, Pace, Trail, classify, is_progress_bar, parse_progress
 from tfspawner.base.terminal import harmless
 from tfspawner.base.words import left
-from tfspawner.pages.run import Learning, charts
+from tfspawner.pages.charts import charts
 from tfspawner.record.causes import cause_of, exception_in, explained
+from tfspawner.record.learning import Learning
 from tfspawner.record.slowest import pace, took
 from tfspawner.views.plain import Lines, describe_progress, describe_rate
 

@@ -23,7 +23,9 @@ from tfspawner.errors import NotFoundError, SpawnerError
 from tfspawner.jobs import sweeps as sweeping
 from tfspawner.jobs import tensorboard
 from tfspawner.jobs.job import attach
-from tfspawner.pages.run import page, timeline, usage_charts
+from tfspawner.pages.charts import usage_charts
+from tfspawner.pages.run import page
+from tfspawner.pages.timeline import timeline
 from tfspawner.plan.grid import Sweep
 from tfspawner.plan.spec import JobSpec
 from tfspawner.record import reading as recorded

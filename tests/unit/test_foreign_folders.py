@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tfspawner.errors import ConfigurationError
-from tfspawner.jobs.sweeps import prepare
+from tfspawner.jobs.sweep_plan import prepare
 from tfspawner.plan.grid import Sweep
 from tfspawner.plan.spec import JobSpec
 from tfspawner.record.reading import read_sweep

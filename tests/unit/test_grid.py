@@ -21,7 +21,7 @@ from tfspawner.errors import ConfigurationError
 from tfspawner.follow.sweep import Point
 from tfspawner.jobs.prepare import prepare as prepare_job
 from tfspawner.jobs.running import described
-from tfspawner.jobs.sweeps import points_of, prepare
+from tfspawner.jobs.sweep_plan import points_of, prepare
 from tfspawner.pages.sweep import axis, page, write_page
 from tfspawner.plan.grid import Sweep, best, grid_word, parse_grid, ranked
 from tfspawner.plan.plan import plan_like

@@ -17,24 +17,13 @@ from tfspawner.base.words import age
 from tfspawner.cli import main as cli
 from tfspawner.cli.options import make_spec, recorded_options
 from tfspawner.errors import NotFoundError
+from tfspawner.pages.charts import HEIGHT, MOST_CURVES, charts, draw, heights, in_order, last_of, ticks
 from tfspawner.pages.comparison import arguments, names_of
 from tfspawner.pages.comparison import page as compared_page
-from tfspawner.pages.run import (
-    HEIGHT,
-    MOST_CURVES,
-    charts,
-    draw,
-    heights,
-    in_order,
-    last_of,
-    learned,
-    page,
-    ticks,
-    timeline,
-    write_html,
-    write_page,
-)
+from tfspawner.pages.run import page, write_html, write_page
+from tfspawner.pages.timeline import timeline
 from tfspawner.plan.words import words_of
+from tfspawner.record.learning import learned
 
 VERBOSE_2 = "Epoch 1/2\n22/22 - 2s - loss: 1.96 - accuracy: 0.38 - 2s/epoch\nEpoch 2/2\n22/22 - 0s - loss: 0.79 - accuracy: 0.81\n"
 BARS = (

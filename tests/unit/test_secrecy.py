@@ -16,7 +16,7 @@ from tfspawner.cli.options import make_spec, recorded_options
 from tfspawner.errors import ConfigurationError
 from tfspawner.jobs.prepare import prepare
 from tfspawner.jobs.running import described
-from tfspawner.jobs.sweeps import prepare as prepare_sweep
+from tfspawner.jobs.sweep_plan import prepare as prepare_sweep
 from tfspawner.plan.grid import Sweep
 from tfspawner.plan.plan import Plan, plan_like
 from tfspawner.plan.secrecy import HIDDEN

@@ -12,7 +12,7 @@ from tfspawner.cli import main as cli
 from tfspawner.cli.options import make_spec
 from tfspawner.errors import ConfigurationError
 from tfspawner.jobs.prepare import prepare
-from tfspawner.jobs.sweeps import prepare as prepare_sweep
+from tfspawner.jobs.sweep_plan import prepare as prepare_sweep
 from tfspawner.plan.grid import Sweep
 from tfspawner.plan.spec import JobSpec
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfspawner.pages.run import read_log
+from tfspawner.record.learning import read_log
 from tfspawner.record.slowest import Took, pace, slowest_in_training, slowest_to_start, took, trained, used
 
 

@@ -67,12 +67,13 @@ def report(run: str, out: Path) -> None:
     \b
     tf-spawner report digits-7xk2p
     """
-    from tfspawner.pages.run import run_folder, write_page
+    from tfspawner.pages.run import write_page
     from tfspawner.pages.sweep import write_page as write_sweep_page
+    from tfspawner.record.folder import RunFolder, run_folder
 
     folder = run_folder(run, out)
     try:
-        echo(write_sweep_page(folder) if (folder / "sweep.json").exists() else write_page(folder, note))
+        echo(write_sweep_page(folder) if RunFolder(folder).sweep.exists() else write_page(folder, note))
     except OSError as error:
         raise ConfigurationError(f"the page in {folder} cannot be written: {error.strerror}") from None
 
@@ -90,7 +91,8 @@ def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) ->
     \b
     tf-spawner compare digits-7xk2p digits-9fw3c
     """
-    from tfspawner.pages.run import compared, run_folder, runs_of
+    from tfspawner.pages.run import compared, runs_of
+    from tfspawner.record.folder import run_folder
 
     if page:
         from tfspawner.pages.comparison import refuse_foreign

@@ -130,8 +130,5 @@ def cli() -> None:
     """
 
 
-# ---- words to values, values to words ------------------------------------------------------------
-
-
 for command in chain(*COMMANDS.values()):
     cli.add_command(command)

@@ -65,7 +65,7 @@ def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> 
     \b
     tf-spawner rerun digits-7xk2p -w 4 -- --epochs 20
     """
-    from tfspawner.pages.run import run_folder
+    from tfspawner.record.folder import run_folder
     from tfspawner.record.reading import read_whole
 
     from .options import recorded_options, recorded_sweep
@@ -202,7 +202,7 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
 
     spec, points = base_of(asked), len(asked.points) if isinstance(asked, Sweep) else None
     if isinstance(asked, Sweep):
-        from tfspawner.jobs.sweeps import prepare as prepare_sweep
+        from tfspawner.jobs.sweep_plan import prepare as prepare_sweep
 
         plan = prepare_sweep(asked).plan
     else:

@@ -90,13 +90,14 @@ def target_of(params: Mapping[str, Any]) -> dict[str, Any]:
 def find_job(job: str, target: dict[str, Any]) -> Job:
     from tfspawner.base.userfile import named, wrong_path
     from tfspawner.jobs.job import attach
+    from tfspawner.record.folder import RunFolder
 
     if reason := wrong_path(job):
         raise NotFoundError(f"there is no job {named(job)}: {reason}", hint="tf-spawner list")
     try:
         return attach(job, **target)
     except NotFoundError as error:
-        if error.hint == "tf-spawner list" and Path("runs", job, "sweep.json").exists():
+        if error.hint == "tf-spawner list" and RunFolder(Path("runs", job)).sweep.exists():
             error.hint = (
                 f"{job} is a sweep, whose jobs are {job}-1 and so on: tf-spawner list; all: tf-spawner delete -t {job}"
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 from tfspawner.errors import ArtifactError, ClusterError, JobFailed, SpawnerError, TimedOut
 from tfspawner.record.causes import explained
+from tfspawner.record.folder import RunFolder
 from tfspawner.record.writing import Record
 
 from .collect import Collected
@@ -35,8 +36,10 @@ class Outcome:
         """The path of a collected file, from the first replica that has it. Raises ArtifactError."""
         for replica in self.collected:
             if any(file["path"] == name for file in replica.files):
-                return self.folder / "files" / replica.replica / name
-        raise ArtifactError(f"no replica of job {self.job} left a file {name!r}", hint=f"see {self.folder / 'files'}")
+                return RunFolder(self.folder).files / replica.replica / name
+        raise ArtifactError(
+            f"no replica of job {self.job} left a file {name!r}", hint=f"see {RunFolder(self.folder).files}"
+        )
 
 
 def raise_for(state: JobState, record: Record | None) -> None:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from tfspawner.base.words import age
 from tfspawner.errors import SpawnerError
-from tfspawner.pages.sweep import PAGE_FILE
 from tfspawner.plan.grid import Values, shown
+from tfspawner.record.folder import RunFolder
 
 from .state import ReplicaState
 
@@ -77,7 +77,7 @@ class SweepOutcome:
 
     @property
     def page(self) -> Path:
-        return self.folder / PAGE_FILE
+        return RunFolder(self.folder).sweep_page
 
     @property
     def told(self) -> str:

@@ -16,6 +16,7 @@ from tfspawner.follow.state import JobState, Silent, View
 from tfspawner.plan.code import Code
 from tfspawner.plan.plan import Plan
 from tfspawner.plan.spec import JobSpec
+from tfspawner.record.folder import MANIFESTS_FILE, SPEC_FILE
 from tfspawner.record.writing import Record
 from tfspawner.views.choice import in_kernel
 
@@ -76,8 +77,8 @@ def take_over(backend: Backend, plan: Plan, id: str, view: View) -> Outcome:
         home = Homecoming(backend, plan.job, id, plan.spec.replicas, record, view)
         with home.guarded():
             record.event("taken over")
-            if not (record.folder / "spec.json").exists():
-                record.write_json("spec.json", described(plan))
+            if not record.run.spec.exists():
+                record.write_json(SPEC_FILE, described(plan))
             state = _follow(home, plan, plan.code if backend.must_upload(plan) else None)
             outcome = _bring_home(home, plan, state)
         return _judged(home, state, outcome)
@@ -180,11 +181,11 @@ def described(plan: Plan) -> dict[str, Any]:
 
 
 def _describe(plan: Plan, record: Record) -> None:
-    record.write_json("spec.json", described(plan))
+    record.write_json(SPEC_FILE, described(plan))
     if plan.spec.on == "kubernetes":
         from tfspawner.backends.kubernetes.manifests import redacted, render, to_yaml
 
-        record.write("manifests.yaml", to_yaml(redacted(render(plan))))
+        record.write(MANIFESTS_FILE, to_yaml(redacted(render(plan))))
 
 
 def _upload_or_remove(backend: Backend, plan: Plan) -> None:

@@ -35,6 +35,7 @@ from tfspawner.errors import (
 )
 from tfspawner.follow.collect import FILES_AT_ONCE
 from tfspawner.follow.landing import Landing, Room
+from tfspawner.record.folder import RunFolder, find_run
 from tfspawner.record.reading import read_id
 
 from .job import Job
@@ -246,9 +247,10 @@ class Followed:
 
     def gone(self) -> str:
         """Takes the rest from the run's record, if the job was followed or fetched here."""
-        if (self.record / "files").is_dir() and read_id(self.record) == self.id:
-            self.files.take(self.record / "files")
-            return f"has ended; the rest is from {self.record / 'files'}"
+        files = RunFolder(self.record).files
+        if files.is_dir() and read_id(self.record) == self.id:
+            self.files.take(files)
+            return f"has ended; the rest is from {files}"
         return "is gone; its last events may not be here" if self.has_files else "is gone"
 
 
@@ -277,12 +279,12 @@ def place(
     named: str, logs: Path, attach: Callable[[str], Job], out: Path, note: Note, every_s: float
 ) -> Followed | None:
     """Begins to bring a job's event files below logs; where there is no such job, puts a run's files there."""
-    run = next((path for path in (Path(named), out / named) if (path / "files").is_dir()), None)
-    target = logs / (run.resolve() if run else Path(named)).name
+    run = find_run(named, out, with_files=True)
+    target = logs / (run.path.resolve() if run else Path(named)).name
     if target.is_symlink() or target.exists():
         raise ConfigurationError(f"two of these are called {target.name}", hint="show them one after the other")
     try:
-        if run == Path(named):
+        if run and run.path == Path(named):
             raise NotFoundError(f"{named} is a run's folder")
         job = attach(named)
         job.check_whole()
@@ -293,15 +295,13 @@ def place(
             note(f"warning: whether job {named} runs is not known: {error.message}")
     else:
         return Followed(job, lambda: attach(named), out / named, EventFiles(target), note, every_s)
-    if (run / "files").is_symlink():
-        raise ConfigurationError(
-            f"{run / 'files'} is a link, and leads out of the run", hint="name the run's own folder"
-        )
-    found = [path for path in (run / "files").rglob(EVENTS) if is_own(path)]
+    if run.files.is_symlink():
+        raise ConfigurationError(f"{run.files} is a link, and leads out of the run", hint="name the run's own folder")
+    found = [path for path in run.files.rglob(EVENTS) if is_own(path)]
     if not found:
-        raise NotFoundError(f"run {run} has no event files", hint=f"see what it has: {run / 'files'}")
-    target.symlink_to((run / "files").resolve())
-    note(f"{run}: {counted([path.stat().st_size for path in found])}")
+        raise NotFoundError(f"run {run.path} has no event files", hint=f"see what it has: {run.files}")
+    target.symlink_to(run.files.resolve())
+    note(f"{run.path}: {counted([path.stat().st_size for path in found])}")
     return None
 
 

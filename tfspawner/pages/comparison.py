@@ -14,9 +14,12 @@ from tfspawner.base.userfile import named, read_bytes
 from tfspawner.base.words import age
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.grid import best
+from tfspawner.record.folder import RunFolder
 from tfspawner.record.reading import Note, read_events, read_spec
 
-from .run import charts, compared_run, curves_of, length_s, no_note, timeline, write_html
+from .charts import charts
+from .run import compared_run, curves_of, no_note, write_html
+from .timeline import length_s, timeline
 
 NOT_COMPARED = {"job", "name", "out", "detach", "args", "tag", "code_sha256"}  # the run's own, or told by its row
 
@@ -46,7 +49,7 @@ def page(folders: Sequence[Path], place: Path, note: Note = no_note) -> str:
     rows = [{**compared_run(folder, curves[name]), "job": name} for folder, name in zip(folders, names, strict=True)]
     return html_environment().get_template("compare.html").render(
         rows=rows, names=names, metrics=list(dict.fromkeys(name for row in rows for name in row["metrics"])), bests=best(rows),
-        links=[os.path.relpath(folder / "report.html", place) if (folder / "report.html").exists() else "" for folder in folders],
+        links=[os.path.relpath(RunFolder(folder).page, place) if RunFolder(folder).page.exists() else "" for folder in folders],
         differing=differing([options_of(read_spec(folder)) for folder in folders]), age=age,
         charts=charts(curves, merged=False), **times(names, folders, note),
     )  # fmt: skip

@@ -14,11 +14,13 @@ from tfspawner.base.words import age
 from tfspawner.errors import NotFoundError
 from tfspawner.plan.grid import Values, best, main_metrics, numbers, ranked, shown
 from tfspawner.plan.words import sweep_words
+from tfspawner.record.folder import RunFolder
+from tfspawner.record.learning import Curve
 from tfspawner.record.reading import read_sweep
 
-from .run import LEFT, MOST_CURVES, WIDTH, Chart, Curve, Dot, curves_of, draw, has_place, heights, write_html
+from .charts import LEFT, MOST_CURVES, WIDTH, Chart, Dot, draw, has_place, heights
+from .run import curves_of, write_html
 
-PAGE_FILE = "sweep.html"
 MOST_FAINT = 200  # curves behind those that have a colour
 MOST_CHARTS = 6  # of curves
 MOST_METRICS = 2  # that are shown over a flag's values
@@ -28,7 +30,7 @@ LABEL_WIDTH, LABEL_LETTERS = 56, 14  # of a tick's text, in SVG units; of a long
 
 def write_page(folder: Path) -> Path:
     """Writes sweep.html into a sweep's folder."""
-    return write_html(folder / PAGE_FILE, page(folder))
+    return write_html(RunFolder(folder).sweep_page, page(folder))
 
 
 def page(folder: Path) -> str:

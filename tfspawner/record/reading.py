@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, BinaryIO, Literal, Union, get_args, get_origin, get_type_hints
 
-from tfspawner.base.names import ID_FILE, MOST_ENTRIES, is_safe, shown
+from tfspawner.base.names import MOST_ENTRIES, is_safe, shown
 from tfspawner.base.shapes import (
     Shape,
     Wrong,
@@ -35,8 +35,8 @@ from tfspawner.base.shapes import (
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.spec import JobSpec, is_name
 
-SPEC_FILE, REPORT_FILE, SWEEP_FILE, EVENTS_FILE = "spec.json", "report.json", "sweep.json", "events.jsonl"
-LOGS, BASES_FILE = "logs", ".bases"
+from .folder import SPEC_FILE, RunFolder
+
 SPEC_BYTES, REPORT_BYTES, SWEEP_BYTES, BASES_BYTES = 16 << 20, 256 << 20, 64 << 20, 16 << 20
 EVENT_BYTES, EVENTS_BYTES, MOST_EVENTS = 1 << 18, 1 << 30, 500_000  # of a line; that are read in all; that are kept
 MOST_REPLICAS, MOST_POINTS, MOST_RESTARTS, MOST_ARGS = 100_000, 10_000, 100_000, 100_000
@@ -150,7 +150,7 @@ def read_whole(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
             f"{folder} has no {SPEC_FILE}: it was fetched, and launched elsewhere",
             hint="say all anew: tf-spawner run",
         )
-    place = folder / (SWEEP_FILE if swept else SPEC_FILE)
+    place = RunFolder(folder).sweep if swept else RunFolder(folder).spec
     keys = read(place, lambda value: list(value["spec"] if swept else value), SWEEP_BYTES, "")
     hint = "it is damaged, or of another version: say all anew, by tf-spawner run"
     lacking = [name for name in _always_there() if name not in spec]
@@ -173,13 +173,13 @@ def _hint(folder: Path) -> str:
 
 def read_report(folder: Path) -> dict[str, Any] | None:
     """report.json; None where there is none."""
-    found: dict[str, Any] | None = read(folder / REPORT_FILE, REPORT, REPORT_BYTES, _hint(folder))
+    found: dict[str, Any] | None = read(RunFolder(folder).report, REPORT, REPORT_BYTES, _hint(folder))
     return found
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
     """spec.json; empty where there is none: a job that was fetched has none."""
-    found: dict[str, Any] | None = read(folder / SPEC_FILE, spec_shape(), SPEC_BYTES, _hint(folder))
+    found: dict[str, Any] | None = read(RunFolder(folder).spec, spec_shape(), SPEC_BYTES, _hint(folder))
     return found or {}
 
 
@@ -220,7 +220,7 @@ def _sweep(value: Any) -> dict[str, Any]:
 def read_sweep(folder: Path) -> dict[str, Any] | None:
     """sweep.json; None where there is none."""
     hint = "sweeps go on from it: give another --name, or move the folder away to begin anew"
-    found: dict[str, Any] | None = read(folder / SWEEP_FILE, _sweep, SWEEP_BYTES, hint)
+    found: dict[str, Any] | None = read(RunFolder(folder).sweep, _sweep, SWEEP_BYTES, hint)
     return found
 
 
@@ -229,7 +229,7 @@ def read_bases(folder: Path) -> dict[str, list[int]]:
     offset = whole(0, (1 << 64) - 1)
     shape = mapped(REPLICA, several(offset, 2), MOST_REPLICAS)
     hint = "give another --out, or move the run's folder away"
-    found: dict[str, list[int]] | None = read(logs_folder(folder, hint) / BASES_FILE, shape, BASES_BYTES, hint)
+    found: dict[str, list[int]] | None = read(_checked_logs(folder, hint).bases, shape, BASES_BYTES, hint)
     return found or {}
 
 
@@ -247,7 +247,7 @@ def several(of: Shape, count: int) -> Shape:
 
 def read_id(folder: Path) -> str | None:
     """The id of the job whose record this is; None where nothing says so."""
-    data = read_bytes(folder / ID_FILE, 64, "give another --out, or move the run's folder away")
+    data = read_bytes(RunFolder(folder).id, 64, "give another --out, or move the run's folder away")
     return None if data is None else data.decode(errors="replace")
 
 
@@ -256,7 +256,7 @@ def read_events(folder: Path, note: Note = lambda text: None) -> list[Event]:
 
     A last line that is cut off is what a launcher leaves that was killed.
     """
-    place = folder / EVENTS_FILE
+    place = RunFolder(folder).events
     found: list[Event] = []
     wrong: list[str] = []
     last = 0.0
@@ -311,9 +311,15 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 # ---- logs ---------------------------------------------------------------------------------------
 
 
+def _checked_logs(folder: Path, hint: str = "") -> RunFolder:
+    run = RunFolder(folder)
+    logs_folder(folder, hint)
+    return run
+
+
 def logs_folder(folder: Path, hint: str = "") -> Path:
     """The folder of a run's logs, which may not be there yet. Raises ConfigurationError for a link, which leads out of the run."""
-    logs = folder / LOGS
+    logs = RunFolder(folder).logs
     if logs.is_symlink() or (logs.exists() and not logs.is_dir()):
         raise damaged(logs, " is no folder of the run", hint or "a run has its own logs: leave it out")
     return logs
@@ -321,7 +327,7 @@ def logs_folder(folder: Path, hint: str = "") -> Path:
 
 def log_file(folder: Path, replica: str) -> Path | None:
     """A replica's log, if the run has it; a link is none."""
-    path = logs_folder(folder) / f"{replica}.log"
+    path = _checked_logs(folder).log(replica)
     return path if is_replica(replica) and path.is_file() and not path.is_symlink() else None
 
 

@@ -21,9 +21,9 @@ from tfspawner.base.shapes import opened
 from tfspawner.base.userfile import named
 from tfspawner.errors import ArtifactError, ConfigurationError
 
-from .reading import BASES_FILE, EVENTS_FILE, SWEEP_FILE, Note, logs_folder, read_bases, read_id
+from .folder import BASES_FILE, EVENTS_FILE, LOCK_FILE, RunFolder
+from .reading import Note, logs_folder, read_bases, read_id
 
-LOCK_FILE = ".lock"
 OWN_FILES = (LOCK_FILE, f".{ID_FILE}.part")  # a launcher that was killed at its beginning leaves no more
 
 
@@ -36,17 +36,17 @@ class Record:
 
     def __init__(self, folder: Path, job_id: str, *, is_sweep: bool = False) -> None:
         self.folder = folder
-        self.logs = folder / "logs"
-        self.files = folder / "files"
+        self.run = RunFolder(folder)
+        self.logs, self.files = self.run.logs, self.run.files
         self.aside: Path | None = None
         try:
             self._lock = self._open_lock(folder)
-            self._is_new = not (folder / ID_FILE).exists()
+            self._is_new = not self.run.id.exists()
             if any(path.name not in OWN_FILES for path in folder.iterdir()):
                 self._refuse_foreign(is_sweep)
                 if read_id(folder) != job_id:
                     self._set_aside()
-            write_whole(folder / ID_FILE, job_id)
+            write_whole(self.run.id, job_id)
             logs_folder(folder).mkdir(exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
@@ -60,7 +60,7 @@ class Record:
     @staticmethod
     def _open_lock(folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _open_own(folder / LOCK_FILE, os.O_WRONLY)
+        lock = _open_own(RunFolder(folder).lock, os.O_WRONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -72,10 +72,10 @@ class Record:
 
     def _refuse_foreign(self, is_sweep: bool) -> None:
         """Leaves a folder as it was that is no job's record: it is the user's, or all that a sweep goes on from."""
-        of_sweep = (self.folder / SWEEP_FILE).exists()
+        of_sweep = self.run.sweep.exists()
         if (self._is_new and not of_sweep) or (of_sweep and not is_sweep):
             self._lock.close()
-            (self.folder / LOCK_FILE).unlink(missing_ok=True)
+            self.run.lock.unlink(missing_ok=True)
             what = "the record of a sweep" if of_sweep else "no record of tf-spawner's, and not empty"
             raise ConfigurationError(
                 f"the folder {named(self.folder)} is {what}", hint="give another --out, or another --name to run"
@@ -99,7 +99,7 @@ class Record:
         for file in self._open.values():
             file.close()
         self._lock.close()
-        (self.folder / LOCK_FILE).unlink(missing_ok=True)
+        self.run.lock.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Undoes the making of this record: nothing was launched."""
@@ -110,7 +110,7 @@ class Record:
                 self.aside.rename(self.folder)
 
     def log_path(self, replica: str) -> Path:
-        return self.logs / f"{replica}.log"
+        return self.run.log(replica)
 
     def log_end(self, replica: str) -> int:
         """The offset behind the log's last byte, as its agent counts."""
@@ -167,7 +167,7 @@ class Record:
     def event(self, what: str, **facts: Any) -> None:
         """Adds a line to events.jsonl, with the time."""
         line = {"time": round(time.time(), 3), "event": what, **{k: v for k, v in facts.items() if v not in (None, "")}}
-        self._append(self.folder / "events.jsonl", json.dumps(line).encode() + b"\n")
+        self._append(self.run.events, json.dumps(line).encode() + b"\n")
 
     def write(self, name: str, text: str) -> None:
         """Writes a file of the record, whole or not at all."""

@@ -17,7 +17,9 @@ from tfspawner.base.words import age, human_bytes
 from tfspawner.errors import Interrupted, SpawnerError
 from tfspawner.follow.outcome import Outcome, raise_for
 from tfspawner.follow.state import JobState, View
-from tfspawner.pages.run import Learning, charts
+from tfspawner.pages.charts import charts
+from tfspawner.record.folder import RunFolder
+from tfspawner.record.learning import Learning
 
 from .plain import LONGEST_LINE, PlainView
 from .table import replica_cells
@@ -176,7 +178,7 @@ def _told(error: BaseException) -> dict[str, Any]:
 
 def _came(outcome: Outcome) -> dict[str, Any]:
     """What came back, and where it is. A page below the notebook's folder can be opened from there."""
-    page = outcome.folder / "report.html"
+    page = RunFolder(outcome.folder).page
     files = [(harmless(f"{found.replica}/{file['path']}"), human_bytes(file["size"]))
              for found in outcome.collected for file in found.files]  # fmt: skip
     return {

@@ -1,0 +1,62 @@
+"""When each replica was in which state, as bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from tfspawner.base.words import age
+
+from .charts import (
+    COLOURED,
+    GANG,
+)
+
+MOST_ROWS, MOST_BARS = 48, 2000  # replicas in the timeline, and bars of each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A stretch of time in one state, in per cent of the run's."""
+
+    state: str
+    left: float
+    width: float
+    told: str
+
+
+def length_s(events: list[dict[str, Any]]) -> float:
+    return events[-1]["time"] - events[0]["time"] if events else 0.0
+
+
+def timeline(events: list[dict[str, Any]]) -> list[tuple[str, list[Bar]]]:
+    """(replica, its bars), first the gang's phases."""
+    if not length_s(events):
+        return []
+    rows: dict[str, list[tuple[float, str]]] = {GANG: []}
+    told = set()
+    for event in events:
+        if event["event"] == "phase":
+            rows[GANG].append((event["time"], event["phase"]))
+        elif event["event"] == "replica":
+            told.add(event["replica"])
+            rows.setdefault(event["replica"], []).append((event["time"], event["state"]))
+        elif event["event"] == "pod" and event["replica"] not in told:  # its agent tells better what it does
+            state = "starting" if event["state"] == "running" else event["state"]
+            rows.setdefault(event["replica"], []).append((event["time"], state))
+    shown = list(rows.items())[: MOST_ROWS + 1]
+    began, ended = events[0]["time"], events[-1]["time"]
+    return [(name, list(bars(changes[:MOST_BARS], began, ended))) for name, changes in shown if changes]
+
+
+def bars(changes: Iterable[tuple[float, str]], began: float, ended: float) -> Iterator[Bar]:
+    """The stretches between the changes of a state, the last one to the end."""
+    whole = ended - began
+    for (since, state), (until, _) in pairwise([*changes, (ended, "")]):
+        yield Bar(
+            state=state if state in COLOURED else "",
+            left=100 * (since - began) / whole, width=100 * (until - since) / whole,
+            told=f"{state}: {age(until - since)}, from {since - began:.1f} s",
+        )  # fmt: skip
