@@ -149,7 +149,7 @@ def test_a_gang_that_has_ended_is_not_waited_for_when_nothing_more_comes(false, 
 
 @pytest.mark.parametrize("data", [b"X", b"X: y\r\n"])
 def test_a_head_that_trickles_is_broken_off(false, monkeypatch, data):
-    monkeypatch.setattr("tfspawner.base.retrying.HEAD_S", 0.2)
+    monkeypatch.setattr("tfspawner.base.patience.HEAD_S", 0.2)
 
     def answer(handler: BaseHTTPRequestHandler, *_: Any) -> None:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\n")

@@ -9,30 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfspawner.base.terminal import (
-    echo,
-    print_json,
-    show_table,
-)
-from tfspawner.errors import (
-    ConfigurationError,
-    NotFoundError,
-)
+from tfspawner.base.terminal import echo, print_json, show_table
+from tfspawner.errors import ConfigurationError, NotFoundError
 
 from .flags import DURATION, PATH, output_option, target_options
-from .printing import (
-    note,
-    notes,
-    print_outcome,
-)
-from .target import (
-    JOB,
-    OUT,
-    complete_job,
-    complete_run,
-    find_job,
-    summaries_of,
-)
+from .printing import note, notes, print_outcome
+from .target import JOB, OUT, complete_job, complete_run, find_job, summaries_of
 
 if TYPE_CHECKING:
     from tfspawner.jobs.job import Job

@@ -12,25 +12,13 @@ from typing import NoReturn
 import click
 
 from tfspawner import __version__
-from tfspawner.base.terminal import (
-    echo,
-    open_streams,
-    show_error,
-    silence,
-    take_warnings,
-)
-from tfspawner.errors import (
-    ConfigurationError,
-    Interrupted,
-    SpawnerError,
-)
+from tfspawner.base.terminal import echo, open_streams, show_error, silence, take_warnings
+from tfspawner.errors import ConfigurationError, Interrupted, SpawnerError
 
 from .bringing_home import compare, delete, fetch, report, tensorboard
 from .data import data
 from .hints import place_words
-from .printing import (
-    fail,
-)
+from .printing import fail
 from .running import check, render, rerun, run
 from .setup import completion, doctor, init, rbac
 from .watching import attach, list_jobs, logs, status, top, wait

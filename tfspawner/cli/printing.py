@@ -5,17 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tfspawner.base.terminal import (
-    console,
-    echo,
-    print_json,
-    show,
-)
-from tfspawner.errors import (
-    ArtifactError,
-    JobFailed,
-    SpawnerError,
-)
+from tfspawner.base.terminal import console, echo, print_json, show
+from tfspawner.errors import ArtifactError, JobFailed, SpawnerError
 
 from .hints import placed
 

@@ -8,28 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfspawner.base.terminal import (
-    echo,
-    print_json,
-    show_table,
-)
-from tfspawner.errors import (
-    ConfigurationError,
-    SpawnerError,
-)
+from tfspawner.base.terminal import echo, print_json, show_table
+from tfspawner.errors import ConfigurationError, SpawnerError
 
 from .flags import JobCommand, job_options, output_option, run_options
 from .hints import place_words, placed
-from .printing import (
-    notes,
-    outcome_json,
-    print_outcome,
-)
-from .target import (
-    asked_of,
-    base_of,
-    complete_run,
-)
+from .printing import notes, outcome_json, print_outcome
+from .target import asked_of, base_of, complete_run
 
 if TYPE_CHECKING:
     from tfspawner.plan.grid import Sweep

@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfspawner.base.terminal import (
-    echo,
-    print_json,
-)
-from tfspawner.errors import (
-    ClusterError,
-    ConfigurationError,
-)
+from tfspawner.base.terminal import echo, print_json
+from tfspawner.errors import ClusterError, ConfigurationError
 
 from .flags import PATH, output_option, target_options
 

@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfspawner.base.terminal import (
-    echo,
-    one_line,
-)
-from tfspawner.errors import (
-    ConfigurationError,
-    NotFoundError,
-    SpawnerError,
-)
+from tfspawner.base.terminal import echo, one_line
+from tfspawner.errors import ConfigurationError, NotFoundError, SpawnerError
 
 from .flags import PATH
 

@@ -9,35 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfspawner.base.terminal import (
-    console,
-    echo,
-    print_json,
-)
-from tfspawner.errors import (
-    ConfigurationError,
-    Interrupted,
-    JobFailed,
-    NotFoundError,
-)
+from tfspawner.base.terminal import console, echo, print_json
+from tfspawner.errors import ConfigurationError, Interrupted, JobFailed, NotFoundError
 
 from .flags import DURATION, output_option, target_options
 from .hints import place_words, placed
-from .printing import (
-    print_table,
-    state_json,
-    state_words,
-    summary_json,
-)
-from .target import (
-    JOB,
-    ask_backends,
-    backends_of,
-    complete_job,
-    find_job,
-    summaries_of,
-    tell_left_out,
-)
+from .printing import print_table, state_json, state_words, summary_json
+from .target import JOB, ask_backends, backends_of, complete_job, find_job, summaries_of, tell_left_out
 
 if TYPE_CHECKING:
     from tfspawner.jobs.job import Job

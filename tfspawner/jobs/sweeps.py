@@ -30,13 +30,7 @@ from tfspawner.record.writing import Record
 
 from .job import Job
 from .running import carry_out, take_over, tell
-from .sweep_plan import (
-    STORED,
-    Planned,
-    is_done,
-    prepare,
-    report_of,
-)
+from .sweep_plan import STORED, Planned, is_done, prepare, report_of
 
 SHOWN_FAILURES = 3
 

@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfspawner.record.learning import (
-    Curve,
-)
+from tfspawner.record.learning import Curve
 
 LARGEST, CLOSEST = 1e300, 1e-300  # what is larger has no place in a chart, nor what is closer together one of its own
 MOST_CURVES = 8  # that have a colour in a chart

@@ -13,11 +13,7 @@ from tfspawner.base.words import age, human_bytes
 from tfspawner.errors import NotFoundError
 from tfspawner.plan.words import words_of
 from tfspawner.record.folder import RunFolder
-from tfspawner.record.learning import (
-    Curve,
-    learned,
-    read_log,
-)
+from tfspawner.record.learning import Curve, learned, read_log
 from tfspawner.record.reading import Note, log_file, log_files, read_events, read_spec, read_sweep
 from tfspawner.record.reading import read_report as read_report_of
 from tfspawner.record.slowest import (
@@ -32,10 +28,7 @@ from tfspawner.record.slowest import (
 )
 from tfspawner.record.writing import write_whole
 
-from .charts import (
-    charts,
-    usage_charts,
-)
+from .charts import charts, usage_charts
 from .timeline import length_s, timeline
 
 

@@ -9,10 +9,7 @@ from typing import Any
 
 from tfspawner.base.words import age
 
-from .charts import (
-    COLOURED,
-    GANG,
-)
+from .charts import COLOURED, GANG
 
 MOST_ROWS, MOST_BARS = 48, 2000  # replicas in the timeline, and bars of each
 

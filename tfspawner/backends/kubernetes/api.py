@@ -16,7 +16,7 @@ import urllib3
 
 from tfspawner.base.fields import mapping, mappings, text
 from tfspawner.base.names import shown
-from tfspawner.base.retrying import patient
+from tfspawner.base.patience import patient
 from tfspawner.base.userfile import LOADER, brief_line, load_yaml, named, read_text
 from tfspawner.errors import ClusterError, ConfigurationError, NotFoundError
 from tfspawner.plan.spec import is_namespace

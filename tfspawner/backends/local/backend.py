@@ -23,7 +23,7 @@ from tfspawner.backends.base import JobSummary, Observation
 from tfspawner.backends.client import AgentClient
 from tfspawner.backends.gpu_types import is_product
 from tfspawner.backends.tf_keras import installed_tensorflow, wheel
-from tfspawner.base.retrying import patient
+from tfspawner.base.patience import patient
 from tfspawner.base.shapes import DamagedFile
 from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from tfspawner.plan.spec import JobSpec, is_name
