@@ -217,13 +217,21 @@ def log_head(headers: Mapping[str, str]) -> tuple[bool, int]:
 # ---- parts of them ------------------------------------------------------------------------------
 
 _SUMS: dict[str, Callable[[Any], Any]] = {
-    "cpu": number, "memory": whole_number,
-    "gpus": lambda gpus: fields(gpus, {"count": whole_number, "use": or_none(number), "memory": or_none(whole_number)},
-                                ("count", "use", "memory")),
-}  # fmt: skip
+    "cpu": number,
+    "memory": whole_number,
+    "gpus": lambda gpus: fields(
+        gpus,
+        {"count": whole_number, "use": or_none(number), "memory": or_none(whole_number)},
+        ("count", "use", "memory"),
+    ),
+}
 _RESTART: dict[str, Callable[[Any], Any]] = {
-    "replica": text, "message": text, "kind": or_none(text), "generation": whole_number, "time": number,
-}  # fmt: skip
+    "replica": text,
+    "message": text,
+    "kind": or_none(text),
+    "generation": whole_number,
+    "time": number,
+}
 
 
 def _by_name(value: Any, names: Collection[str], check: Callable[[Any], Any]) -> dict[str, Any]:
@@ -243,8 +251,9 @@ def _times(value: Any) -> dict[str, Any]:
     return _by_name(value, ("began", *PHASES), number)
 
 
-def _of_a_replica(value: Any, checks: Mapping[str, Callable[[Any], Any]], needed: tuple[str, ...],
-                  replicas: Collection[str]) -> dict[str, Any]:  # fmt: skip
+def _of_a_replica(
+    value: Any, checks: Mapping[str, Callable[[Any], Any]], needed: tuple[str, ...], replicas: Collection[str]
+) -> dict[str, Any]:
     found = fields(value, checks, needed)
     _known(found["replica"], replicas)
     return found

@@ -166,8 +166,9 @@ class AgentClient:
         with self._request("PUT", "/code", code.open(), {"Content-Length": size}, timeout_s=60) as reply:
             self._read(reply, 60, LONGEST_SMALL)
 
-    def stream(self, offsets: Mapping[str, int] | None, replicas: Collection[str],
-               idle_s: float = STREAM_IDLE_S) -> Iterator[tuple[answers.Output | answers.Gang, Body]]:  # fmt: skip
+    def stream(
+        self, offsets: Mapping[str, int] | None, replicas: Collection[str], idle_s: float = STREAM_IDLE_S
+    ) -> Iterator[tuple[answers.Output | answers.Gang, Body]]:
         """Frames with every replica's output from its offset on, and the gang's news, until the job's end.
 
         Without offsets the news alone. Raises AgentBusy where it has too many streams.
@@ -223,16 +224,29 @@ class AgentClient:
                 raise AgentUnreachable(f"{self.replica}'s agent sent no whole answer in {timeout_s:g} s")
             yield piece
 
-    def _request(self, method: str, path: str, body: bytes | IO[bytes] | None = None,
-                 headers: Mapping[str, str] | None = None, *, timeout_s: float) -> urllib3.BaseHTTPResponse:  # fmt: skip
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | IO[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float,
+    ) -> urllib3.BaseHTTPResponse:
         key = Key(self.token)
         request = key.request(self.replica, method, path)
         try:
             reply = self.pool.request(
-                method, self.url + path, body=body, preload_content=False, decode_content=False, retries=False, redirect=False,
+                method,
+                self.url + path,
+                body=body,
+                preload_content=False,
+                decode_content=False,
+                retries=False,
+                redirect=False,
                 headers={**self.headers(), PROOF_HEADER: request, **(headers or {})},
                 timeout=urllib3.Timeout(connect=5, read=timeout_s),
-            )  # fmt: skip
+            )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise AgentUnreachable(f"{self.replica}'s agent does not answer: {answers.cleaned(str(error))}") from None
         if reply.status != 200:
@@ -262,8 +276,16 @@ class Body:
     frame that has begun takes longer. A head may be `longest` bytes long, and tell of so many replicas.
     """
 
-    def __init__(self, reply: urllib3.BaseHTTPResponse, replica: str, *, longest: int = LONGEST_HEAD, replicas: int = 0,
-                 window_s: float | None = None, whole_s: float = math.inf) -> None:  # fmt: skip
+    def __init__(
+        self,
+        reply: urllib3.BaseHTTPResponse,
+        replica: str,
+        *,
+        longest: int = LONGEST_HEAD,
+        replicas: int = 0,
+        window_s: float | None = None,
+        whole_s: float = math.inf,
+    ) -> None:
         self.reply, self.replica, self.longest, self.replicas = reply, replica, longest, replicas
         self.window_s, self.whole_s = window_s, whole_s
         self.left, self._buffer = 0, b""

@@ -18,8 +18,17 @@ def templates_dir() -> Path:
 
 # classes that a state, or a result, has in the pages' style
 PAGE_STATES = (
-    "pending", "running", "succeeded", "failed", "stopped", "stopping", "ended", "timeout", "interrupted", "incomplete",
-)  # fmt: skip
+    "pending",
+    "running",
+    "succeeded",
+    "failed",
+    "stopped",
+    "stopping",
+    "ended",
+    "timeout",
+    "interrupted",
+    "incomplete",
+)
 # control characters, those that turn the text's direction, and halves of characters
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -109,8 +109,16 @@ class Job:
                 yield kept
 
     def _follower(self, view: View, *, logs: bool = True) -> Follower:
-        return Follower(self.backend, self.name, list(self.replicas), None, view, start_timeout_s=None,
-                        launched=self.launched, logs=logs)  # fmt: skip
+        return Follower(
+            self.backend,
+            self.name,
+            list(self.replicas),
+            None,
+            view,
+            start_timeout_s=None,
+            launched=self.launched,
+            logs=logs,
+        )
 
     def wait(self, view: View | None = None, timeout_s: float | None = None, *, logs: bool = True) -> JobState:
         """Returns when the job has ended; it keeps its files. Raises TimedOut after timeout_s.
@@ -201,8 +209,14 @@ class Job:
         self.backend.delete(self.name, timeout_s, note=note)
 
 
-def attach(name: str, *, on: str | None = None, namespace: str | None = None, context: str | None = None,
-           kubeconfig: Path | None = None) -> Job:  # fmt: skip
+def attach(
+    name: str,
+    *,
+    on: str | None = None,
+    namespace: str | None = None,
+    context: str | None = None,
+    kubeconfig: Path | None = None,
+) -> Job:
     """The job of that name, on this machine or else on the cluster. Raises NotFoundError."""
     backend = backend_of(name, on, namespace=namespace, context=context, kubeconfig=kubeconfig)
     found = backend.find(name)

@@ -22,9 +22,17 @@ MOST_CONFIG_BYTES = 64 << 20
 OWN_RISK = "if you trust the run and its data, load it by Keras itself"
 # Classes of Keras that run, import or unpickle what their configuration names.
 RUN_OTHERS = {
-    "Lambda", "TFSMLayer", "TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty",
-    "TorchModuleWrapper", "JaxLayer", "FlaxLayer",
-}  # fmt: skip
+    "Lambda",
+    "TFSMLayer",
+    "TFOpLambda",
+    "SlicingOpLambda",
+    "ClassMethod",
+    "InstanceMethod",
+    "InstanceProperty",
+    "TorchModuleWrapper",
+    "JaxLayer",
+    "FlaxLayer",
+}
 PLAIN_VALUES = {"__tensor__", "__numpy__", "__bytes__", "__tuple__", "__ellipsis__", "__slice__", "__keras_tensor__"}
 _PARTS = (
     "layers|models|engine|initializers|regularizers|constraints|activations|losses|metrics|optimizers|dtype_policies"

@@ -25,8 +25,16 @@ MOST_SEARCHED_BYTES = 16 * 1024**2  # for secrets, in all; code with more is not
 WHEELS = ".tfspawner"  # the archive's folder for wheels; the agent unpacks them
 
 
-def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = (), env_files: Iterable[Path] = (),
-         known: Known | None = None, script: str | None = None) -> Code:  # fmt: skip
+def pack(
+    folder: Path,
+    *,
+    out: Path,
+    asked: bool,
+    wheels: tuple[Path, ...] = (),
+    env_files: Iterable[Path] = (),
+    known: Known | None = None,
+    script: str | None = None,
+) -> Code:
     """Packs the folder, without what .tfspawnerignore names, the env-files, and what looks like a key.
 
     `out` is left out where it lies inside: it holds former runs, which are left out anywhere. A folder that was not `asked` for by
@@ -50,8 +58,15 @@ def pack(folder: Path, *, out: Path, asked: bool, wheels: tuple[Path, ...] = (),
         _write(archive, files)
         archive.seek(0)
         digest = hashlib.file_digest(archive, "sha256").hexdigest()
-    return Code(archive=archive, sha256=digest, size_bytes=os.fstat(archive.fileno()).st_size, file_count=len(files),
-                left_out=left_out(travelling.keys, travelling.env_names), secrets=tuple(secrets), is_searched=is_searched)  # fmt: skip
+    return Code(
+        archive=archive,
+        sha256=digest,
+        size_bytes=os.fstat(archive.fileno()).st_size,
+        file_count=len(files),
+        left_out=left_out(travelling.keys, travelling.env_names),
+        secrets=tuple(secrets),
+        is_searched=is_searched,
+    )
 
 
 def _secrets_in(files: list[tuple[Path, str]], known: Known) -> tuple[list[str], bool]:

@@ -32,8 +32,15 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
     gpus, more = backend.gpus(spec, at_once) if check and spec.gpus else ({}, [])
     warnings += more
     known = known_of(spec)
-    code = pack(spec.folder, out=spec.out, asked=spec.workdir is not None, wheels=wheels, env_files=spec.env_files, known=known,
-                script=spec.script_path.relative_to(spec.folder).as_posix())  # fmt: skip
+    code = pack(
+        spec.folder,
+        out=spec.out,
+        asked=spec.workdir is not None,
+        wheels=wheels,
+        env_files=spec.env_files,
+        known=known,
+        script=spec.script_path.relative_to(spec.folder).as_posix(),
+    )
     plan = make_plan(
         spec,
         name,
@@ -57,11 +64,18 @@ def read_script(spec: JobSpec) -> list[str]:
         return [f"{spec.script.name} has more than {MOST_BYTES:,} bytes, and was not read for what will not work"]
     folders = {path.parent.name for path in spec.script_path.parent.glob("*/*.py")}
     found = findings(
-        text, spec.script.name, workers=spec.workers + spec.has_chief, gpus=spec.gpus,
-        image=spec.image, legacy_keras=gets_legacy_keras(spec), on=spec.on, restarts=spec.restarts,
+        text,
+        spec.script.name,
+        workers=spec.workers + spec.has_chief,
+        gpus=spec.gpus,
+        image=spec.image,
+        legacy_keras=gets_legacy_keras(spec),
+        on=spec.on,
+        restarts=spec.restarts,
         local_modules=frozenset({path.stem for path in spec.script_path.parent.glob("*.py")} | folders),
-        mounts=tuple(volume.split(":")[1] for volume in spec.volumes if ":" in volume), collect=spec.collect,
-    )  # fmt: skip
+        mounts=tuple(volume.split(":")[1] for volume in spec.volumes if ":" in volume),
+        collect=spec.collect,
+    )
     wrong = next((finding for finding in found if finding.is_error), None)
     if wrong and not spec.command_file:  # which may run it by other means
         raise ConfigurationError(f"{named(spec.script)} {wrong.message}", hint=wrong.hint)

@@ -155,9 +155,15 @@ def _judged(home: Homecoming, state: JobState, outcome: Outcome) -> Outcome:
 
 def _follow(home: Homecoming, plan: Plan, upload: Code | None, launched: float | None = None) -> JobState:
     follower = Follower(
-        home.backend, plan.job, plan.spec.replicas, home.record, home.view,
-        start_timeout_s=plan.spec.start_timeout_s, upload=upload, launched=launched,
-    )  # fmt: skip
+        home.backend,
+        plan.job,
+        plan.spec.replicas,
+        home.record,
+        home.view,
+        start_timeout_s=plan.spec.start_timeout_s,
+        upload=upload,
+        launched=launched,
+    )
     home.state = follower.state
     return follower.follow()
 
@@ -168,8 +174,10 @@ def _give_back(backend: Backend, plan: Plan, state: JobState, record: Record, vi
     backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
     pause_s = random.uniform(0.5, 1.5) * min(LONGEST_PAUSE_S, plan.spec.start_timeout_s or DEFAULT_PAUSE_S)
     record.event("given back", placed=placed, pause_s=round(pause_s, 1), message=(state.cause or {}).get("message"))
-    view.note(f"there is room for {placed} of {len(state.replicas)} replicas: all given back; "
-              f"try {number} of {plan.spec.start_tries} in {pause_s:.0f} s")  # fmt: skip
+    view.note(
+        f"there is room for {placed} of {len(state.replicas)} replicas: all given back; "
+        f"try {number} of {plan.spec.start_tries} in {pause_s:.0f} s"
+    )
     time.sleep(pause_s)
 
 

@@ -61,9 +61,13 @@ def prepare(asked: Sweep) -> Planned:
         "tag": spec.tag,
     }
     record: dict[str, Any] = {
-        "sweep": name, "id": former.get("id") or secrets.token_hex(8), "grid": asked.grid, "parallel": asked.parallel,
-        "spec": recorded_spec, "files": {plan.known.mask(file): digest for file, digest in _files(asked).items()},
-    }  # fmt: skip
+        "sweep": name,
+        "id": former.get("id") or secrets.token_hex(8),
+        "grid": asked.grid,
+        "parallel": asked.parallel,
+        "spec": recorded_spec,
+        "files": {plan.known.mask(file): digest for file, digest in _files(asked).items()},
+    }
     changed = differences(former, record) if former else []
     if changed and any(is_done(spec.out, point) for point in points):
         more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -71,8 +75,16 @@ def prepare(asked: Sweep) -> Planned:
             f"sweep {name} was begun otherwise, and its results would be mixed: {'; '.join(changed[:3])}{more}",
             hint="give another --name; a file that is no code belongs into .tfspawnerignore",
         )
-    return Planned(name=name, id=record["id"], folder=folder, points=points, specs=specs, plan=plan, record=record,
-                   is_other=bool(changed))  # fmt: skip
+    return Planned(
+        name=name,
+        id=record["id"],
+        folder=folder,
+        points=points,
+        specs=specs,
+        plan=plan,
+        record=record,
+        is_other=bool(changed),
+    )
 
 
 def points_of(asked: Sweep, name: str, former: Sequence[Mapping[str, Any]]) -> tuple[list[Point], int]:

@@ -156,8 +156,10 @@ class _Run:
                 if left and self.planned.is_other:
                     self._remove(backend, point)
             elif left:
-                self.view.note(f"warning: {point.title} is no point of this grid, and its job is still there: "
-                               f"tf-spawner delete {point.job}")  # fmt: skip
+                self.view.note(
+                    f"warning: {point.title} is no point of this grid, and its job is still there: "
+                    f"tf-spawner delete {point.job}"
+                )
         return todo
 
     def _remove(self, backend: Backend, point: Point) -> None:
@@ -213,8 +215,10 @@ class _Run:
         except KeyboardInterrupt:
             self.stop.set()
         running = [point.job for point in self.points if point.since and point.result not in ENDED]
-        self.view.note(f"\ninterrupted: stopping {', '.join(running) or 'nothing'}; what they have comes back "
-                       "(Ctrl-C again leaves what is there)")  # fmt: skip
+        self.view.note(
+            f"\ninterrupted: stopping {', '.join(running) or 'nothing'}; what they have comes back "
+            "(Ctrl-C again leaves what is there)"
+        )
         try:
             _await(begun)
         except KeyboardInterrupt:
@@ -308,8 +312,15 @@ class _Run:
         interrupted = interrupted and any(row["result"] in ("waiting", "interrupted") for row in rows)
         error = self._interrupted(rows) if interrupted else self._failed(rows) if self.errors else None
         result = "interrupted" if interrupted else "failed" if error else "succeeded"
-        return SweepOutcome(name=self.planned.name, result=result, folder=self.record.folder, points=rows, best=best(rows),
-                            seconds=time.monotonic() - self.began, error=error)  # fmt: skip
+        return SweepOutcome(
+            name=self.planned.name,
+            result=result,
+            folder=self.record.folder,
+            points=rows,
+            best=best(rows),
+            seconds=time.monotonic() - self.began,
+            error=error,
+        )
 
     def _row(self, point: Point) -> dict[str, Any]:
         row = {name: getattr(point, name) for name in STORED if name != "id"}

@@ -151,8 +151,9 @@ class EventFiles:
 class Followed:
     """A job whose event files come until it ends, in a thread of their own."""
 
-    def __init__(self, job: Job, attach: Callable[[], Job], record: Path, files: EventFiles, note: Note,
-                 every_s: float) -> None:  # fmt: skip
+    def __init__(
+        self, job: Job, attach: Callable[[], Job], record: Path, files: EventFiles, note: Note, every_s: float
+    ) -> None:
         self.name, self.job, self.attach, self.record, self.files = job.name, job, attach, record, files
         self.id = job.backend.find(job.name).id
         self.every_s = every_s
@@ -257,8 +258,16 @@ class Followed:
 # ---- jobs and runs, and the program that shows them ----------------------------------------------
 
 
-def serve(named: tuple[str, ...], attach: Callable[[str], Job], out: Path, note: Note, tell: Note, *,
-          port: int | None, every_s: float) -> None:  # fmt: skip
+def serve(
+    named: tuple[str, ...],
+    attach: Callable[[str], Job],
+    out: Path,
+    note: Note,
+    tell: Note,
+    *,
+    port: int | None,
+    every_s: float,
+) -> None:
     """Shows jobs, and runs that are recorded, until TensorBoard ends, or Ctrl-C does.
 
     attach finds a job by its name; tell gets the URL. Raises SpawnerError where there is nothing to show, or no TensorBoard.
@@ -351,9 +360,15 @@ def tensorboard(
     with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory(prefix="tf-spawner-tensorboard-") as private:
         flags = Path(private, "flags")
         flags.write_text("".join(f"--{name}={value}\n" for name, value in words.items()))
-        process = subprocess.Popen([*command, f"--flagfile={flags}"], stdin=subprocess.DEVNULL, stdout=output,
-                                   stderr=output, start_new_session=True, preexec_fn=die_with_agent(),
-                                   env={**os.environ, "TMPDIR": private})  # fmt: skip
+        process = subprocess.Popen(
+            [*command, f"--flagfile={flags}"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=die_with_agent(),
+            env={**os.environ, "TMPDIR": private},
+        )
         try:
             deadline = time.monotonic() + START_S
             while not answers(port):

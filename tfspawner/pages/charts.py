@@ -86,9 +86,11 @@ def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
         at, replica = event["time"] - events[0]["time"], event["replica"]
         gpus = event.get("gpus")
         for title, value in (
-            ("processors", event["cpu"]), ("memory", event["memory"]),
-            ("GPU use, %", sum(gpus) / len(gpus) if gpus else None), ("GPU memory", event.get("gpu_memory")),
-        ):  # fmt: skip
+            ("processors", event["cpu"]),
+            ("memory", event["memory"]),
+            ("GPU use, %", sum(gpus) / len(gpus) if gpus else None),
+            ("GPU memory", event.get("gpu_memory")),
+        ):
             if value is not None and (replica in curves[title] or len(curves[title]) < MOST_CURVES + MOST_FAINT):
                 curves[title].setdefault(replica, {})[at] = value
     ordered = {title: {name: of[name] for name in sorted(of, key=in_order)} for title, of in curves.items()}
@@ -132,15 +134,25 @@ def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, from_z
 
     def line(label: str, curve: Curve) -> Line:
         colour = colours[label.removeprefix("val_")]
-        path = " ".join("M" + " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in part) + "h0"
-                        for part in stretches(curve))  # fmt: skip
-        return Line(label=label, path=path, last=last_of(curve), colour=colour, dashed=label.startswith("val_"),
-                    faint=colour >= MOST_CURVES)  # fmt: skip
+        path = " ".join(
+            "M" + " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in part) + "h0"
+            for part in stretches(curve)
+        )
+        return Line(
+            label=label,
+            path=path,
+            last=last_of(curve),
+            colour=colour,
+            dashed=label.startswith("val_"),
+            faint=colour >= MOST_CURVES,
+        )
 
     return Chart(
-        title=title, lines=[line(label, curve) for label, curve in curves.items()], y_ticks=y_ticks,
+        title=title,
+        lines=[line(label, curve) for label, curve in curves.items()],
+        y_ticks=y_ticks,
         x_ticks=[(x(place), f"{place:g}") for place in ticks(first, last, whole=whole)],
-    )  # fmt: skip
+    )
 
 
 def has_place(value: float) -> bool:

@@ -47,12 +47,24 @@ def page(folders: Sequence[Path], place: Path, note: Note = no_note) -> str:
     names = names_of(folders)
     curves = dict(zip(names, map(curves_of, folders), strict=True))
     rows = [{**compared_run(folder, curves[name]), "job": name} for folder, name in zip(folders, names, strict=True)]
-    return html_environment().get_template("compare.html").render(
-        rows=rows, names=names, metrics=list(dict.fromkeys(name for row in rows for name in row["metrics"])), bests=best(rows),
-        links=[os.path.relpath(RunFolder(folder).page, place) if RunFolder(folder).page.exists() else "" for folder in folders],
-        differing=differing([options_of(read_spec(folder)) for folder in folders]), age=age,
-        charts=charts(curves, merged=False), **times(names, folders, note),
-    )  # fmt: skip
+    return (
+        html_environment()
+        .get_template("compare.html")
+        .render(
+            rows=rows,
+            names=names,
+            metrics=list(dict.fromkeys(name for row in rows for name in row["metrics"])),
+            bests=best(rows),
+            links=[
+                os.path.relpath(RunFolder(folder).page, place) if RunFolder(folder).page.exists() else ""
+                for folder in folders
+            ],
+            differing=differing([options_of(read_spec(folder)) for folder in folders]),
+            age=age,
+            charts=charts(curves, merged=False),
+            **times(names, folders, note),
+        )
+    )
 
 
 def times(names: Sequence[str], folders: Sequence[Path], note: Note = no_note) -> dict[str, Any]:

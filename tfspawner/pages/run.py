@@ -56,15 +56,32 @@ def page(folder: Path, note: Note = no_note) -> str:
     paces = {replica: found for replica, log in logs.items() if (found := pace(log.took))}
     slowest = [told for told in (slowest_to_start(events), slowest_in_training(paces, trained(events))) if told]
     files = [(replica, file) for replica, found in report.get("files", {}).items() for file in found]
-    return html_environment().get_template("report.html").render(
-        report=report, cause=report.get("cause") or {}, command=command_of(spec), spec=spec,
-        began=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(events[0]["time"])) if events else "",
-        took=age(report["seconds"]), rows=rows, length=age(length_s(events)),
-        charts=charts({replica: log.curves for replica, log in logs.items()}), slowest=slowest,
-        measured=measured(events, paces), usage=usage_charts(events), files=[(replica, f["path"], human_bytes(f["size"]), f["sha256"]) for replica, f in files],
-        total=human_bytes(sum(f["size"] for _, f in files)), restarts=[{**restart, "at": age(restart["time"] - events[0]["time"]) if events and "time" in restart else ""} for restart in report.get("restarts", [])],
-        logs=logs, states=sorted({bar.state for _, bars in rows for bar in bars}),
-    )  # fmt: skip
+    return (
+        html_environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            cause=report.get("cause") or {},
+            command=command_of(spec),
+            spec=spec,
+            began=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(events[0]["time"])) if events else "",
+            took=age(report["seconds"]),
+            rows=rows,
+            length=age(length_s(events)),
+            charts=charts({replica: log.curves for replica, log in logs.items()}),
+            slowest=slowest,
+            measured=measured(events, paces),
+            usage=usage_charts(events),
+            files=[(replica, f["path"], human_bytes(f["size"]), f["sha256"]) for replica, f in files],
+            total=human_bytes(sum(f["size"] for _, f in files)),
+            restarts=[
+                {**restart, "at": age(restart["time"] - events[0]["time"]) if events and "time" in restart else ""}
+                for restart in report.get("restarts", [])
+            ],
+            logs=logs,
+            states=sorted({bar.state for _, bars in rows for bar in bars}),
+        )
+    )
 
 
 def measured(events: list[dict[str, Any]], paces: Mapping[str, Took]) -> dict[str, dict[str, str]]:
@@ -97,11 +114,16 @@ def compared(folders: Sequence[Path]) -> list[dict[str, Any]]:
 def compared_run(folder: Path, curves: Mapping[str, Curve]) -> dict[str, Any]:
     report, spec = read_report(folder), read_spec(folder)
     return {
-        "run": str(folder), "result": report["result"], "seconds": report["seconds"], "replicas": len(report["replicas"]),
-        "on": spec.get("on"), "args": spec.get("args", []), "restarts": len(report.get("restarts", [])),
+        "run": str(folder),
+        "result": report["result"],
+        "seconds": report["seconds"],
+        "replicas": len(report["replicas"]),
+        "on": spec.get("on"),
+        "args": spec.get("args", []),
+        "restarts": len(report.get("restarts", [])),
         "epochs": max((max(curve) for curve in curves.values()), default=None),
         "metrics": {name: curve[max(curve)] for name, curve in curves.items()},
-    }  # fmt: skip
+    }
 
 
 def curves_of(run: Path) -> dict[str, Curve]:

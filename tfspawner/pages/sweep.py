@@ -46,18 +46,33 @@ def page(folder: Path) -> str:
     curves = {row["job"]: curves_of(folder.parent / row["job"]) for row in rows if row["metrics"]}
     bests = best(rows)
     metrics = main_metrics(rows)
-    return html_environment().get_template("sweep.html").render(
-        name=record["sweep"], rows=rows, bests=bests, spec=record["spec"], parallel=record["parallel"],
-        flags=list(dict.fromkeys(flag for row in rows for flag in row["values"])),
-        metrics=list(dict.fromkeys([*metrics, *(name for row in rows for name in row["metrics"])])),
-        done=sum(row["result"] == "succeeded" for row in rows), failed=sum(bool(row["error"]) for row in rows),
-        pages={row["job"] for row in rows if (folder.parent / row["job"] / "report.html").exists()},
-        curves=curve_charts(rows, curves, metrics), over={
-            flag: found for flag in record["grid"] if (found := flag_charts(flag, rows, bests, metrics[:MOST_METRICS]))
-        },
-        command=shlex.join(["tf-spawner", "run", *sweep_words(record)]),
-        drawn=MOST_CURVES + MOST_FAINT, age=age, shown=shown, total=age(sum(row["seconds"] for row in rows)),
-    )  # fmt: skip
+    return (
+        html_environment()
+        .get_template("sweep.html")
+        .render(
+            name=record["sweep"],
+            rows=rows,
+            bests=bests,
+            spec=record["spec"],
+            parallel=record["parallel"],
+            flags=list(dict.fromkeys(flag for row in rows for flag in row["values"])),
+            metrics=list(dict.fromkeys([*metrics, *(name for row in rows for name in row["metrics"])])),
+            done=sum(row["result"] == "succeeded" for row in rows),
+            failed=sum(bool(row["error"]) for row in rows),
+            pages={row["job"] for row in rows if (folder.parent / row["job"] / "report.html").exists()},
+            curves=curve_charts(rows, curves, metrics),
+            over={
+                flag: found
+                for flag in record["grid"]
+                if (found := flag_charts(flag, rows, bests, metrics[:MOST_METRICS]))
+            },
+            command=shlex.join(["tf-spawner", "run", *sweep_words(record)]),
+            drawn=MOST_CURVES + MOST_FAINT,
+            age=age,
+            shown=shown,
+            total=age(sum(row["seconds"] for row in rows)),
+        )
+    )
 
 
 def in_grid(values: Values, grid: Mapping[str, Sequence[str]]) -> bool:
@@ -94,10 +109,14 @@ def flag_charts(
         margin = (max(reached) - min(reached)) / 12
         y, y_ticks = heights([min(reached) - margin, max(reached) + margin])
         dots = [
-            Dot(x=x(row["values"][flag]), y=y(row["metrics"][metric]), is_best=bests.get(metric) == row["job"],
-                told=f"{row['job']}, {shown(row['values'])}: {row['metrics'][metric]:.4g}")
+            Dot(
+                x=x(row["values"][flag]),
+                y=y(row["metrics"][metric]),
+                is_best=bests.get(metric) == row["job"],
+                told=f"{row['job']}, {shown(row['values'])}: {row['metrics'][metric]:.4g}",
+            )
             for row in known
-        ]  # fmt: skip
+        ]
         dots.sort(key=lambda dot: dot.is_best)  # the best lies on top
         charts.append(Chart(title=f"{metric} over {flag}{how}", lines=[], x_ticks=x_ticks, y_ticks=y_ticks, dots=dots))
     return charts

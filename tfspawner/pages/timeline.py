@@ -54,6 +54,7 @@ def bars(changes: Iterable[tuple[float, str]], began: float, ended: float) -> It
     for (since, state), (until, _) in pairwise([*changes, (ended, "")]):
         yield Bar(
             state=state if state in COLOURED else "",
-            left=100 * (since - began) / whole, width=100 * (until - since) / whole,
+            left=100 * (since - began) / whole,
+            width=100 * (until - since) / whole,
             told=f"{state}: {age(until - since)}, from {since - began:.1f} s",
-        )  # fmt: skip
+        )

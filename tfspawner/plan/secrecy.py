@@ -23,9 +23,14 @@ from .spec import MAX_ENV_BYTES, JobSpec, flag_of
 HIDDEN = "TFSPAWNER_HIDDEN"  # the variable, in the Secret, of what of job.json and the command file holds a secret
 SHOWN = 2
 NOT_SECRET = (
-    "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION",
-    "S3_ACCESS_KEY", "S3_ENDPOINT",
-)  # fmt: skip
+    "AWS_ACCESS_KEY_ID",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "S3_ACCESS_KEY",
+    "S3_ENDPOINT",
+)
 _PLACE = re.compile(r"(?:(?:s3|root|gs|hdfs|https?)://|\.{0,2}/)[^@?\s]*")
 # A name's word, between _ or its ends. TOKENS count what MAX_TOKENS does, if they are not some service's.
 _SECRET_NAME = re.compile(
@@ -93,8 +98,9 @@ class Known:
         place = self._masker.exact.search(data)
         if not place:
             return None
-        name = next(name for name, value in self._values.items() if Masker([value]).exact.search(place[0]) or
-                    value in place[0])  # fmt: skip
+        name = next(
+            name for name, value in self._values.items() if Masker([value]).exact.search(place[0]) or value in place[0]
+        )
         return name, data.count(b"\n", 0, place.start()) + 1
 
 
@@ -148,12 +154,16 @@ def hidden(spec: JobSpec, known: Known, command: bytes | None) -> tuple[dict[str
     if masked != list(spec.args):
         secret["args"] = list(spec.args)
         name = next(hit[0] for arg in spec.args if (hit := known.found(arg.encode(errors="surrogateescape"))))
-        warnings.append(f"an argument of the script holds the value of {name}: it travels in the Secret, and is *** in records; "
-                        f'better read it in the script: os.environ["{name}"]')  # fmt: skip
+        warnings.append(
+            f"an argument of the script holds the value of {name}: it travels in the Secret, and is *** in records; "
+            f'better read it in the script: os.environ["{name}"]'
+        )
     if command is not None and (hit := known.found(command)):
         secret["command"] = command.decode(errors="surrogateescape")
-        warnings.append(f"the command file, line {hit[1]} holds the value of {hit[0]}: it travels in the Secret; "
-                        f'better write "${hit[0]}" there')  # fmt: skip
+        warnings.append(
+            f"the command file, line {hit[1]} holds the value of {hit[0]}: it travels in the Secret; "
+            f'better write "${hit[0]}" there'
+        )
     if not secret:
         return {}, {}, []
     text = json.dumps(secret, separators=(",", ":"))

@@ -49,7 +49,11 @@ CAUSES = (
         "TensorFlow reads paths and gs:// by itself, and s3:// where s3:// stands in the script, its arguments or "
         "variables; for others: tfspawner.data, or tf-spawner data cp",
     ),
-    _cause("data-corrupt", r"DataLossError|^\S*DataError: .* is (damaged|cut off)", "find all such files: tf-spawner data check URI"),
+    _cause(
+        "data-corrupt",
+        r"DataLossError|^\S*DataError: .* is (damaged|cut off)",
+        "find all such files: tf-spawner data check URI",
+    ),
     _cause(
         "data-empty",
         r"Unexpected result of `?train_function`? \(Empty [Ll]ogs\)|[Ii]nput ran out of data|Expected input data to be non-empty",
@@ -86,7 +90,9 @@ CAUSES = (
         r"TBNotInstalledError",
         "TensorFlow 2.21 does not bring along what tf.summary needs: install tensorboard where the replicas run",
     ),
-    _cause("syntax", r"^[ \t]*(Syntax|Indentation|Tab)Error: ", "the script is no Python that the replicas' Python reads"),
+    _cause(
+        "syntax", r"^[ \t]*(Syntax|Indentation|Tab)Error: ", "the script is no Python that the replicas' Python reads"
+    ),
     _cause(
         "module-missing",
         r"^ModuleNotFoundError: No module named",
@@ -107,9 +113,13 @@ CAUSES = (
         r"NotFoundError: |^FileNotFoundError: ",
         "replicas have the script's folder (--workdir) and what --volume mounts; other places need a URI",
     ),
-    _cause("permission", r"^PermissionError: |Errno 13|PermissionDeniedError", "replicas run as user 1000, not as root; $TFSPAWNER_OUTPUT is theirs"),
+    _cause(
+        "permission",
+        r"^PermissionError: |Errno 13|PermissionDeniedError",
+        "replicas run as user 1000, not as root; $TFSPAWNER_OUTPUT is theirs",
+    ),
     _cause("shapes", r"InvalidArgumentError: |Matrix size-incompatible|Incompatible shapes", ""),
-)  # fmt: skip
+)
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?([A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning))(?:: ?(.*))?$")
 _NODES = re.compile(r"\{\{function_node [^{}]*\}\} ?| \[Op:\w+\] name: $")  # TensorFlow's own bookkeeping
 TAIL = 65536  # characters of the last lines that are looked at

@@ -74,30 +74,57 @@ FILE = record({"path": file_path, "size": whole(0, 1 << 62), "sha256": SHA256})
 
 REPORT = record(
     {
-        "job": job, "result": WORD, "seconds": SECONDS,
+        "job": job,
+        "result": WORD,
+        "seconds": SECONDS,
         "replicas": listed(
-            record({"replica": REPLICA, "state": WORD},
-                   {"node": LINE, "message": text(), "exit_code": optional(whole(-(1 << 31), 1 << 32))}),
+            record(
+                {"replica": REPLICA, "state": WORD},
+                {"node": LINE, "message": text(), "exit_code": optional(whole(-(1 << 31), 1 << 32))},
+            ),
             MOST_REPLICAS,
         ),
     },
     {
-        "cause": optional(record({}, {"replica": optional(REPLICA), "message": optional(text()), "hint": optional(text()),
-                                      "tail": optional(listed(text(), 1000))})),
-        "restarts": listed(record({}, {"generation": whole(0, MOST_RESTARTS), "time": TIME, "replica": optional(REPLICA), "message": optional(text())}),
-                           MOST_RESTARTS),
+        "cause": optional(
+            record(
+                {},
+                {
+                    "replica": optional(REPLICA),
+                    "message": optional(text()),
+                    "hint": optional(text()),
+                    "tail": optional(listed(text(), 1000)),
+                },
+            )
+        ),
+        "restarts": listed(
+            record(
+                {},
+                {
+                    "generation": whole(0, MOST_RESTARTS),
+                    "time": TIME,
+                    "replica": optional(REPLICA),
+                    "message": optional(text()),
+                },
+            ),
+            MOST_RESTARTS,
+        ),
         "files": mapped(REPLICA, listed(FILE, MOST_ENTRIES), MOST_REPLICAS),
-        "artifacts": optional(LINE), "missing": optional(text()), "whole": listed(REPLICA, MOST_REPLICAS),
+        "artifacts": optional(LINE),
+        "missing": optional(text()),
+        "whole": listed(REPLICA, MOST_REPLICAS),
     },
-)  # fmt: skip
+)
 
 EVENTS: dict[str, Shape] = {
     "phase": record({"phase": WORD}),
     "replica": record({"replica": REPLICA, "state": WORD}),
     "pod": record({"replica": REPLICA, "state": WORD}),
-    "usage": record({"replica": REPLICA, "cpu": number(0), "memory": number(0, 1 << 62)},
-                    {"gpus": listed(number(0), 1000), "gpu_memory": number(0, 1 << 62)}),
-}  # fmt: skip
+    "usage": record(
+        {"replica": REPLICA, "cpu": number(0), "memory": number(0, 1 << 62)},
+        {"gpus": listed(number(0), 1000), "gpu_memory": number(0, 1 << 62)},
+    ),
+}
 _HEAD = record({"time": TIME, "event": WORD})
 
 
@@ -122,8 +149,12 @@ def _shape_of(name: str, kind: Any) -> Shape:
     if get_origin(kind) is tuple:
         return listed(text() if name == "args" else LINE, MOST_ARGS)
     shapes: dict[Any, Shape] = {
-        Path: path, str: LINE, bool: switch, int: whole(-(1 << 31), 1 << 31), float: number(-1e12, 1e12)
-    }  # fmt: skip
+        Path: path,
+        str: LINE,
+        bool: switch,
+        int: whole(-(1 << 31), 1 << 31),
+        float: number(-1e12, 1e12),
+    }
     return shapes.get(kind) or mapped(LINE, text(), 1000)
 
 
@@ -192,19 +223,31 @@ def _point(value: Any) -> dict[str, Any]:
 
 FLAG = text(200, pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", must="a flag's name")
 VALUE = text(lines=False, pattern=".+", must="a value")
-_POINT = record({
-    "job": job, "values": mapped(FLAG, VALUE, 100), "id": ID, "result": WORD, "error": text(), "seconds": SECONDS,
-    "metrics": mapped(LINE, measure, 10_000),
-})  # fmt: skip
+_POINT = record(
+    {
+        "job": job,
+        "values": mapped(FLAG, VALUE, 100),
+        "id": ID,
+        "result": WORD,
+        "error": text(),
+        "seconds": SECONDS,
+        "metrics": mapped(LINE, measure, 10_000),
+    }
+)
 
 
 def _sweep(value: Any) -> dict[str, Any]:
     found: dict[str, Any] = record(
         {
-            "sweep": job, "id": ID, "grid": mapped(FLAG, listed(VALUE, MOST_POINTS), 100), "parallel": whole(1, 100),
-            "spec": spec_shape(), "files": mapped(text(4096), SHA256, MOST_ENTRIES), "points": listed(_point, MOST_POINTS),
+            "sweep": job,
+            "id": ID,
+            "grid": mapped(FLAG, listed(VALUE, MOST_POINTS), 100),
+            "parallel": whole(1, 100),
+            "spec": spec_shape(),
+            "files": mapped(text(4096), SHA256, MOST_ENTRIES),
+            "points": listed(_point, MOST_POINTS),
         }
-    )(value)  # fmt: skip
+    )(value)
     for at, point in enumerate(found["points"]):
         if point["job"].rpartition("-")[0] != found["sweep"]:
             raise is_not(point["job"], f"a job of sweep {found['sweep']}").at("job").at(at).at("points")

@@ -126,8 +126,10 @@ def slowest_in_training(paces: Mapping[str, Took], wholes: Mapping[str, Took]) -
         why = "; under a strategy that mirrors the model each waits for the slowest" if by_epochs is trainers else ""
         return f"In training: all {len(trainers)} took the same {span}, {seconds_words(mean)}{why}."
     more = 100 * (most.seconds / least.seconds - 1)
-    return (f"In training: {slow} took {seconds_words(most.seconds)} {span}, {more:.0f} % longer than the fastest, "
-            f"{fast} ({seconds_words(least.seconds)}).")  # fmt: skip
+    return (
+        f"In training: {slow} took {seconds_words(most.seconds)} {span}, {more:.0f} % longer than the fastest, "
+        f"{fast} ({seconds_words(least.seconds)})."
+    )
 
 
 def seconds_words(seconds: float) -> str:

@@ -95,8 +95,9 @@ class Api:
                 found[setting["key"]] = setting["value"]
         return found
 
-    def request(self, method: str, path: str, body: Any = None, content_type: str = "application/json",
-                kind: str = "") -> Any:  # fmt: skip
+    def request(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json", kind: str = ""
+    ) -> Any:
         """One request and its JSON reply; a busy server is asked again, within bounds.
 
         The reply must be an object of this kind, or after a POST of the kind that was sent; "List" stands for any list.
@@ -233,9 +234,15 @@ class Api:
     def _send(self, method: str, path: str, data: bytes | None, headers: Mapping[str, str], read_s: float) -> Any:
         try:
             return self.pool.request(
-                method, self.host + path, body=data, headers={**self.headers(), **headers}, preload_content=False,
-                retries=False, redirect=False, timeout=urllib3.Timeout(connect=10, read=read_s),
-            )  # fmt: skip
+                method,
+                self.host + path,
+                body=data,
+                headers={**self.headers(), **headers},
+                preload_content=False,
+                retries=False,
+                redirect=False,
+                timeout=urllib3.Timeout(connect=10, read=read_s),
+            )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unreachable(error) from None
 

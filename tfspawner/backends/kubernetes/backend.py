@@ -139,8 +139,12 @@ class KubernetesBackend:
 
     def _dry_run(self, template: Manifest, name: str) -> Manifest | None:
         """The pod as the API server would take it, with the LimitRange's defaults. Raises ClusterError."""
-        pod = {"apiVersion": "v1", "kind": "Pod", **template,
-               "metadata": {**template["metadata"], "generateName": f"{name}-"}}  # fmt: skip
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            **template,
+            "metadata": {**template["metadata"], "generateName": f"{name}-"},
+        }
         try:
             admitted: Manifest = self.api.request("POST", f"/api/v1/namespaces/{self.namespace}/pods?dryRun=All", pod)
         except NotFoundError:
@@ -159,8 +163,12 @@ class KubernetesBackend:
         created: list[Manifest] = []
         try:
             owner = self._create_owner(plan, manifests[0])
-            reference = {"apiVersion": "batch/v1", "kind": "Job", "name": owner["metadata"]["name"],
-                         "uid": owner["metadata"]["uid"]}  # fmt: skip
+            reference = {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "name": owner["metadata"]["name"],
+                "uid": owner["metadata"]["uid"],
+            }
             created.append(owner)
             self._know(plan, created)
             for manifest in manifests[1:]:

@@ -16,9 +16,13 @@ ENDED = ("Succeeded", "Failed")
 GPU = "nvidia.com/gpu"
 # Where a node's labels name its GPUs. AKS's own, kubernetes.azure.com/accelerator, says no more than "nvidia".
 PRODUCT_LABELS = (
-    GPU_PRODUCT, "cloud.google.com/gke-accelerator", "k8s.amazonaws.com/accelerator",
-    "karpenter.k8s.aws/instance-gpu-name", "eks.amazonaws.com/instance-gpu-name", "karpenter.azure.com/sku-gpu-name",
-)  # fmt: skip
+    GPU_PRODUCT,
+    "cloud.google.com/gke-accelerator",
+    "k8s.amazonaws.com/accelerator",
+    "karpenter.k8s.aws/instance-gpu-name",
+    "eks.amazonaws.com/instance-gpu-name",
+    "karpenter.azure.com/sku-gpu-name",
+)
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 MOST_ROOM = 1_000_000  # pods on one node: more than any has
 Object = Mapping[str, Any]
@@ -77,8 +81,10 @@ def quota_shortfalls(quotas: Iterable[Manifest], pods: Iterable[tuple[dict[str, 
             bound = _read(hard)
             left = math.inf if bound is None else bound - (_read(used.get(key)) or 0.0)
             if wanted.get(name, 0.0) > left:
-                found.append(f"quota {text(quota, 'metadata', 'name')} leaves {_amount(name, left)} of {hard} {key}, "
-                             f"and the job asks for {_amount(name, wanted[name])}")  # fmt: skip
+                found.append(
+                    f"quota {text(quota, 'metadata', 'name')} leaves {_amount(name, left)} of {hard} {key}, "
+                    f"and the job asks for {_amount(name, wanted[name])}"
+                )
     return found
 
 
@@ -209,8 +215,12 @@ def _matches(term: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     def holds(expression: Mapping[str, Any]) -> bool:
         key, given = text(expression, "key"), expression.get("values")
         values = names(given) if isinstance(given, list) else []
-        return {"In": labels.get(key) in values, "NotIn": labels.get(key) not in values,
-                "Exists": key in labels, "DoesNotExist": key not in labels}.get(text(expression, "operator"), True)  # fmt: skip
+        return {
+            "In": labels.get(key) in values,
+            "NotIn": labels.get(key) not in values,
+            "Exists": key in labels,
+            "DoesNotExist": key not in labels,
+        }.get(text(expression, "operator"), True)
 
     return all(map(holds, mappings(term, "matchExpressions")))
 

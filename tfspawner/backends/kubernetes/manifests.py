@@ -231,14 +231,27 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
     pairs = [_volume(text, number) for number, text in enumerate(spec.volumes)]
     resources = {"cpu": spec.cpu, "memory": spec.memory, GPU: spec.gpus if role != "ps" else 0}
     manifest = _manifest(
-        environment, "job.yaml", **common, role=role, count=spec.roles[role], image=spec.image or DEFAULT_IMAGE,
-        gpus=resources[GPU], resources={key: str(value) for key, value in resources.items() if value},
-        restarts=spec.restarts, exits_of_lost=agent.EXITS_OF_LOST, id=plan.id, pod_labels=_pod_labels(plan), node_selector=dict(spec.node_selector),
-        tolerations=[_toleration(text) for text in spec.tolerations], service_account=spec.service_account,
+        environment,
+        "job.yaml",
+        **common,
+        role=role,
+        count=spec.roles[role],
+        image=spec.image or DEFAULT_IMAGE,
+        gpus=resources[GPU],
+        resources={key: str(value) for key, value in resources.items() if value},
+        restarts=spec.restarts,
+        exits_of_lost=agent.EXITS_OF_LOST,
+        id=plan.id,
+        pod_labels=_pod_labels(plan),
+        node_selector=dict(spec.node_selector),
+        tolerations=[_toleration(text) for text in spec.tolerations],
+        service_account=spec.service_account,
         image_pull_secrets=[{"name": name} for name in spec.image_pull_secrets],
-        ttl_s=DEFAULT_TTL_S if spec.ttl_s is None else spec.ttl_s, active_deadline_s=_active_deadline_s(plan),
-        volumes=[volume for volume, _ in pairs], volume_mounts=[mount for _, mount in pairs],
-    )  # fmt: skip
+        ttl_s=DEFAULT_TTL_S if spec.ttl_s is None else spec.ttl_s,
+        active_deadline_s=_active_deadline_s(plan),
+        volumes=[volume for volume, _ in pairs],
+        volume_mounts=[mount for _, mount in pairs],
+    )
     metadata = manifest["metadata"]
     ours = {**common["labels"], ROLE_LABEL: role}
     if not (

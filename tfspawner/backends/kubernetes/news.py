@@ -124,8 +124,9 @@ class News:
                 replica=None, state="pending", message=words, hint=hint, fatal=True, patience_s=patience_s
             )
             return
-        yield Observation(replica=self.replicas[uid], state="starting", message=message[:300], fatal=True,
-                          patience_s=patience_s)  # fmt: skip
+        yield Observation(
+            replica=self.replicas[uid], state="starting", message=message[:300], fatal=True, patience_s=patience_s
+        )
 
     def _keep_event(self, uid: str, event: Mapping[str, Any]) -> None:
         """Keeps an event until its object is known: most are of others, and the oldest of them are forgotten."""

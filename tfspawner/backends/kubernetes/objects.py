@@ -93,8 +93,16 @@ class Launched:
 
     def summary(self, namespace: str) -> JobSummary:
         first = self.first
-        return JobSummary(job=first.job, on="kubernetes", namespace=namespace, tag=first.tag, created=first.created,
-                          roles={role.role: role.completions for role in self.roles}, state=self._state(), id=first.id)  # fmt: skip
+        return JobSummary(
+            job=first.job,
+            on="kubernetes",
+            namespace=namespace,
+            tag=first.tag,
+            created=first.created,
+            roles={role.role: role.completions for role in self.roles},
+            state=self._state(),
+            id=first.id,
+        )
 
     def _state(self) -> str:
         if any(role.condition and role.condition[0] == "Failed" for role in self.roles):
@@ -138,12 +146,22 @@ def read_job(manifest: object) -> RoleJob | LeftOut:
     if why:
         return LeftOut(kind="Job", name=shown_name(manifest), why=why)
     return RoleJob(
-        uid=uid, name=name, job=job, id=id, role=role, tag=labels.get(TAG_LABEL, ""), completions=completions or 0,
-        owner="".join(owners), created=created or 0.0, condition=job_condition(manifest),
-        succeeded=count(manifest, "status", "succeeded") or 0, ready=count(manifest, "status", "ready") or 0,
-        is_suspended=mapping(manifest, "spec").get("suspend") is True, is_queued=QUEUE_LABEL in labels,
+        uid=uid,
+        name=name,
+        job=job,
+        id=id,
+        role=role,
+        tag=labels.get(TAG_LABEL, ""),
+        completions=completions or 0,
+        owner="".join(owners),
+        created=created or 0.0,
+        condition=job_condition(manifest),
+        succeeded=count(manifest, "status", "succeeded") or 0,
+        ready=count(manifest, "status", "ready") or 0,
+        is_suspended=mapping(manifest, "spec").get("suspend") is True,
+        is_queued=QUEUE_LABEL in labels,
         replaces=bool(count(manifest, "spec", "backoffLimitPerIndex")),
-    )  # fmt: skip
+    )
 
 
 def read_jobs(manifests: Iterable[object]) -> tuple[list[Launched], list[LeftOut]]:

@@ -9,16 +9,29 @@ from tfspawner.base.userfile import LOADER, load_yaml, named, no_json, read_text
 from tfspawner.errors import ConfigurationError
 
 # {} is a mapping of anything, [{}] a list of mappings; what is not named here is the API server's to check.
-_CONTAINER: dict[str, Any] = {"env": [{}], "envFrom": [{}], "volumeMounts": [{}], "ports": [{}], "resources": {"limits": {}, "requests": {}}}  # fmt: skip
+_CONTAINER: dict[str, Any] = {
+    "env": [{}],
+    "envFrom": [{}],
+    "volumeMounts": [{}],
+    "ports": [{}],
+    "resources": {"limits": {}, "requests": {}},
+}
 _TERM: dict[str, Any] = {"matchExpressions": [{"values": []}], "matchFields": [{}]}
 SHAPE: dict[str, Any] = {
     "metadata": {"labels": {}, "annotations": {}},
     "spec": {
-        "containers": [_CONTAINER], "initContainers": [_CONTAINER], "volumes": [{}], "tolerations": [{}], "imagePullSecrets": [{}],
-        "nodeSelector": {}, "securityContext": {},
-        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [_TERM]}}},
+        "containers": [_CONTAINER],
+        "initContainers": [_CONTAINER],
+        "volumes": [{}],
+        "tolerations": [{}],
+        "imagePullSecrets": [{}],
+        "nodeSelector": {},
+        "securityContext": {},
+        "affinity": {
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [_TERM]}}
+        },
     },
-}  # fmt: skip
+}
 
 
 def read_pod(path: Path) -> dict[str, Any]:

@@ -123,10 +123,12 @@ def _failed_init(replica: str, node: str, status: Object, spec: Object) -> Obser
         code = count(found, "state", "terminated", "exitCode")
         if code:
             return Observation(
-                replica=replica, state="failed", node=node,
+                replica=replica,
+                state="failed",
+                node=node,
                 message=f"did not start: its init container {name} ended with exit code {code}",
                 hint="check --pod-file's initContainers",
-            )  # fmt: skip
+            )
         if text(waiting, "reason") in (*_PULL, *_CREATE):
             told = _waiting(replica, node, waiting, _image(spec, "initContainers", name))
             return replace(told, message=f"{told.message} (init container {name})")
@@ -163,15 +165,24 @@ def _waiting(replica: str, node: str, waiting: Object, image: str) -> Observatio
     if reason in _PULL:
         never = reason in ("InvalidImageName", "ErrImageNeverPull")
         return Observation(
-            replica=replica, state="starting", node=node, fatal=True,
+            replica=replica,
+            state="starting",
+            node=node,
+            fatal=True,
             patience_s=0.0 if never else START_PATIENCE_S,
             message=f"cannot pull its image {image}: {_short(message) or reason}",
             hint="check the image's name, and --image-pull-secret for a private registry",
-        )  # fmt: skip
+        )
     if reason in _CREATE:
-        return Observation(replica=replica, state="starting", node=node, fatal=True, patience_s=START_PATIENCE_S / 2,
-                           message=f"cannot start: {_short(message) or reason}",
-                           hint="check the names in --pod-file and --template-dir")  # fmt: skip
+        return Observation(
+            replica=replica,
+            state="starting",
+            node=node,
+            fatal=True,
+            patience_s=START_PATIENCE_S / 2,
+            message=f"cannot start: {_short(message) or reason}",
+            hint="check the names in --pod-file and --template-dir",
+        )
     return Observation(
         replica=replica, state="starting", node=node, message="" if reason == "ContainerCreating" else reason
     )
@@ -191,10 +202,13 @@ def _unschedulable(replica: str, condition: Object, spec: Object) -> Observation
     message = re.split(r" preemption:|[,.] no new claims", text(condition, "message"))[0].rstrip(". ")
     message = message.replace("not found. not found", "not found")  # as the scheduler says of a claim
     return Observation(
-        replica=replica, state="pending", fatal=True, patience_s=UNSCHEDULABLE_PATIENCE_S,
+        replica=replica,
+        state="pending",
+        fatal=True,
+        patience_s=UNSCHEDULABLE_PATIENCE_S,
         message=f"cannot be scheduled: {message}" + (f" (it asks for {asks})" if asks else ""),
         hint=next(hint for words, hint in _SCHEDULING if words in message),
-    )  # fmt: skip
+    )
 
 
 def _limits(spec: Object) -> dict[str, str]:

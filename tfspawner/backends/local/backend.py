@@ -112,8 +112,10 @@ class LocalBackend:
         free, needed = _free_memory(), TENSORFLOW_BYTES * len(plan.spec.replicas)
         if free is None or free >= needed:
             return []
-        return [f"{len(plan.spec.replicas)} replicas with TensorFlow take {needed / 1024**3:.1f} GiB before they hold "
-                f"any data, and {free / 1024**3:.1f} GiB are free here"]  # fmt: skip
+        return [
+            f"{len(plan.spec.replicas)} replicas with TensorFlow take {needed / 1024**3:.1f} GiB before they hold "
+            f"any data, and {free / 1024**3:.1f} GiB are free here"
+        ]
 
     def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
         if not find_spec("tensorflow") or find_spec("tf_keras"):
@@ -185,9 +187,18 @@ class LocalBackend:
                 created, is_bare = folder.stat().st_mtime, _is_empty(folder)
             except FileNotFoundError:
                 raise missing from None
-            return JobSummary(job=job, on="local", namespace="", tag="", roles={}, created=created, id=id,
-                              state="damaged" if wrong else "incomplete", warning=wrong and f"job {job} is damaged: {wrong}",
-                              is_bare=is_bare)  # fmt: skip
+            return JobSummary(
+                job=job,
+                on="local",
+                namespace="",
+                tag="",
+                roles={},
+                created=created,
+                id=id,
+                state="damaged" if wrong else "incomplete",
+                warning=wrong and f"job {job} is damaged: {wrong}",
+                is_bare=is_bare,
+            )
         states = {self._state(job, replica)[0] for replica in self._pids(job)}
         state = "running" if "running" in states else "succeeded" if states == {"succeeded"} else "failed"
         return JobSummary(
@@ -212,8 +223,11 @@ class LocalBackend:
     def left_out(self, *, thorough: bool = False) -> list[str]:
         places = [self.folder / name for name in self._names()]
         no_folder = "it is a link, or no folder, and so no job's"
-        return [f"{place}: {no_folder if is_name(place.name) else 'no job can have this name'}" for place in places
-                if not is_name(place.name) or not is_folder(place)]  # fmt: skip
+        return [
+            f"{place}: {no_folder if is_name(place.name) else 'no job can have this name'}"
+            for place in places
+            if not is_name(place.name) or not is_folder(place)
+        ]
 
     def _names(self) -> list[str]:
         """What lies in the state folder. Raises ClusterError."""

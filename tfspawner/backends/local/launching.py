@@ -102,8 +102,24 @@ def start_replica(
     if plan.spec.gpus:
         env[VISIBLE] = share(plan, replica)
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, by which the numbers count
-    command = [sys.executable, agent.__file__, "--config", str(folder), "--role", role, "--index", index,
-               "--root", str(root), "--host", HOST, "--port", str(port), "--fd", str(listener.fileno())]  # fmt: skip
+    command = [
+        sys.executable,
+        agent.__file__,
+        "--config",
+        str(folder),
+        "--role",
+        role,
+        "--index",
+        index,
+        "--root",
+        str(root),
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--fd",
+        str(listener.fileno()),
+    ]
     number, told = os.pipe()
     token, given = os.pipe()
     os.write(given, plan.token.encode())
@@ -111,7 +127,13 @@ def start_replica(
     command = [sys.executable, "-I", "-S", str(KEEPER), str(told), *command, "--token-fd", str(token)]
     with listener, open(root / "agent.log", "wb") as output, open(told, "wb"), open(token, "rb"):
         process = subprocess.Popen(
-            command, env=env, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output,
-            pass_fds=[listener.fileno(), told, token], start_new_session=True,
-        )  # fmt: skip
+            command,
+            env=env,
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+            pass_fds=[listener.fileno(), told, token],
+            start_new_session=True,
+        )
     return process, number

@@ -40,9 +40,17 @@ def findings(
     of files that are brought back from anywhere.
     """
     job = Job(
-        workers=workers, gpus=gpus, image=image, legacy_keras=legacy_keras, on=on, s3_plugin=s3_plugin,
-        restarts=restarts, local_modules=local_modules, mounts=mounts, collect=collect,
-    )  # fmt: skip
+        workers=workers,
+        gpus=gpus,
+        image=image,
+        legacy_keras=legacy_keras,
+        on=on,
+        s3_plugin=s3_plugin,
+        restarts=restarts,
+        local_modules=local_modules,
+        mounts=mounts,
+        collect=collect,
+    )
     if _is_notebook(source):
         return [_notebook(filename)]
     try:
@@ -98,9 +106,12 @@ def _not_text(error: UnicodeError) -> Finding:
         before = error.object[: error.start]
         line = before.count("\n" if isinstance(before, str) else b"\n") + 1  # type: ignore[arg-type]  # of its own kind
     return Finding(
-        kind="syntax", line=line, hint="save the file anew as UTF-8", is_error=True,
+        kind="syntax",
+        line=line,
+        hint="save the file anew as UTF-8",
+        is_error=True,
         message=f"is not valid text, in UTF-8 or the coding that it names: {error}",
-    )  # fmt: skip
+    )
 
 
 def _syntax_error(error: SyntaxError, text: str) -> Finding:
@@ -113,9 +124,12 @@ def _syntax_error(error: SyntaxError, text: str) -> Finding:
     elif re.match(r"print\s+[^(=\s]", faulty):
         hint = "that is Python 2; 2to3 or a print() with parentheses makes it Python 3"
     return Finding(
-        kind="syntax", line=error.lineno, message=f"is not valid Python: {error.msg}{where}", hint=hint,
+        kind="syntax",
+        line=error.lineno,
+        message=f"is not valid Python: {error.msg}{where}",
+        hint=hint,
         is_error=True,
-    )  # fmt: skip
+    )
 
 
 def _is_notebook(source: str | bytes) -> bool:
@@ -129,6 +143,8 @@ def _is_notebook(source: str | bytes) -> bool:
 
 def _notebook(filename: str) -> Finding:
     return Finding(
-        kind="notebook", line=None, message=f"{filename} is a notebook, not a script",
+        kind="notebook",
+        line=None,
+        message=f"{filename} is a notebook, not a script",
         hint=f"jupyter nbconvert --to script {filename}",
-    )  # fmt: skip
+    )

@@ -22,8 +22,9 @@ _CHIEF_NAME = re.compile(
 )
 _INDEX_NAME = re.compile(
     r"_*((task|worker|replica|process|node|machine|host|my|hvd|global|world)_?(index|idx|rank|id)|rank|worker_number)"
-    r"|TFSPAWNER_INDEX", re.I
-)  # fmt: skip
+    r"|TFSPAWNER_INDEX",
+    re.I,
+)
 _REPLICA_WORD = re.compile(r"index|idx|rank|chief|master|role|task|worker|replica|host|is_main", re.I)
 _ROLE_NAME = re.compile(r"_*(task_?type|my_role|role|job_name)|TFSPAWNER_ROLE", re.I)
 

@@ -47,9 +47,11 @@ def _tensorflow_io(script: Script, job: Job) -> Iterator[Finding]:
     for found in script.imports:
         if found.name.partition(".")[0] == "tensorflow_io" and not found.where.guarded and has_new_tensorflow(job):
             yield warn(
-                "tensorflow-io", found, "tensorflow_io is abandoned, and does not load in TensorFlow 2.17 and newer",
+                "tensorflow-io",
+                found,
+                "tensorflow_io is abandoned, and does not load in TensorFlow 2.17 and newer",
                 "leave the import out: tf-spawner gives TensorFlow s3:// itself",
-            )  # fmt: skip
+            )
             return
 
 
@@ -64,10 +66,11 @@ def _no_file_system(script: Script, job: Job) -> Iterator[Finding]:
             match = _URI.match(path)
             if match and match[1] in unknown:
                 yield warn(
-                    "no-file-system", call,
+                    "no-file-system",
+                    call,
                     f"TensorFlow itself cannot read {match[1]}://, which {short(call.name)} is given",
                     "read it by tfspawner.data.tfrecords, or copy it first: tf-spawner data cp",
-                )  # fmt: skip
+                )
                 return
 
 
@@ -82,14 +85,18 @@ def _needs_terminal(script: Script, job: Job) -> Iterator[Finding]:
             continue
         if call.name in _ASKS and call.name not in script.functions:
             yield warn(
-                "needs-terminal", call, f"{call.name}() reads from a terminal, and a replica has none",
+                "needs-terminal",
+                call,
+                f"{call.name}() reads from a terminal, and a replica has none",
                 "give the value as an argument of the script, or by --env-file",
-            )  # fmt: skip
+            )
         elif call.name == "matplotlib.pyplot.show" and not script.mentions("^(?i:agg)$|savefig"):
             yield warn(
-                "needs-terminal", call, "plt.show() shows nothing without a display, and with one it waits for a click",
+                "needs-terminal",
+                call,
+                "plt.show() shows nothing without a display, and with one it waits for a click",
                 'save it: plt.savefig(os.environ["TFSPAWNER_OUTPUT"] + "/figure.png")',
-            )  # fmt: skip
+            )
 
 
 def _removed_api(script: Script, job: Job) -> Iterator[Finding]:
@@ -97,9 +104,11 @@ def _removed_api(script: Script, job: Job) -> Iterator[Finding]:
         match = _TENSORFLOW_1.match(call.name)
         if match and call.where.is_certain and has_new_tensorflow(job):
             yield warn(
-                "removed-api", call, f"{short(match[0])} is TensorFlow 1's, and TensorFlow 2 has no such name",
+                "removed-api",
+                call,
+                f"{short(match[0])} is TensorFlow 1's, and TensorFlow 2 has no such name",
                 "write tf.compat.v1 in place of tf there, or name an image with TensorFlow 1",
-            )  # fmt: skip
+            )
             return
 
 
@@ -121,19 +130,22 @@ def _restart(script: Script, job: Job) -> Iterator[Finding]:
         return
     if not script.mentions(_CARRIES_ON):
         yield warn(
-            "no-restore", found[0], "after a restart the training begins anew: the script restores nothing",
+            "no-restore",
+            found[0],
+            "after a restart the training begins anew: the script restores nothing",
             'give fit the callback tf.keras.callbacks.BackupAndRestore(os.environ["TFSPAWNER_CHECKPOINTS"])',
-        )  # fmt: skip
+        )
     for call in [call for call in script.calls if call.method in ("BackupAndRestore", "CheckpointManager")]:
         path = script.text(
             call.argument(*((0, "backup_dir") if call.method == "BackupAndRestore" else (1, "directory")))
         )
         if "$TFSPAWNER_OUTPUT" in path or (UNKNOWN not in path and not is_shared(path, job)):
             yield warn(
-                "restart-path", call,
+                "restart-path",
+                call,
                 f"{call.method} keeps its files in a place that is each worker's own, and gone after a restart",
                 'give it os.environ["TFSPAWNER_CHECKPOINTS"], which all workers share',
-            )  # fmt: skip
+            )
 
 
 def _gpus_hidden(script: Script, job: Job) -> Iterator[Finding]:
@@ -141,9 +153,11 @@ def _gpus_hidden(script: Script, job: Job) -> Iterator[Finding]:
         hides = setting.name == "CUDA_VISIBLE_DEVICES" and script.text(setting.value) in ("", "-1")
         if hides and job.gpus and setting.where.is_certain:
             yield warn(
-                "gpus-hidden", setting.node, "the script hides all GPUs from TensorFlow, and --gpus asks for some",
+                "gpus-hidden",
+                setting.node,
+                "the script hides all GPUs from TensorFlow, and --gpus asks for some",
                 "leave CUDA_VISIBLE_DEVICES alone: tf-spawner gives each replica its own GPUs",
-            )  # fmt: skip
+            )
 
 
 def _cpu_image(script: Script, job: Job) -> Iterator[Finding]:
@@ -151,9 +165,11 @@ def _cpu_image(script: Script, job: Job) -> Iterator[Finding]:
     if job.gpus and match and "gpu" not in (match[1] or ""):
         named = job.image or "the image that is taken without --image"
         yield warn(
-            "cpu-image", None, f"--gpus asks for GPUs, and {named} has TensorFlow for CPUs alone",
+            "cpu-image",
+            None,
+            f"--gpus asks for GPUs, and {named} has TensorFlow for CPUs alone",
             f"--image tensorflow/tensorflow:{match[1] or '2.21.0'}-gpu",
-        )  # fmt: skip
+        )
 
 
 def _home_path(script: Script, job: Job) -> Iterator[Finding]:
@@ -165,9 +181,11 @@ def _home_path(script: Script, job: Job) -> Iterator[Finding]:
         is_used = call.where.is_certain and call.method not in _ONLY_DEFAULTS and saved_path(script, call) is None
         if is_used and _HOME.match(path) and not path.startswith((*job.mounts, *made)):
             yield warn(
-                "home-path", call, f"{path.replace(UNKNOWN, '…')} is on this machine, and not in the pods",
+                "home-path",
+                call,
+                f"{path.replace(UNKNOWN, '…')} is on this machine, and not in the pods",
                 "put the files beside the script, which travel with it, or mount their place: --volume",
-            )  # fmt: skip
+            )
             return
 
 
@@ -178,12 +196,20 @@ def _left_behind(script: Script, job: Job) -> Iterator[Finding]:
         return
     for call, path in own[:1]:
         yield warn(
-            "left-behind", call, f"the model is saved to {path.replace(UNKNOWN, '…')}, which goes with the pod",
+            "left-behind",
+            call,
+            f"the model is saved to {path.replace(UNKNOWN, '…')}, which goes with the pod",
             f"save it to $TFSPAWNER_OUTPUT, or name it: --collect '{path.split(UNKNOWN)[0]}*'",
-        )  # fmt: skip
+        )
 
 
 RULES: list[Rule] = [
-    _tensorflow_io, _no_file_system, _needs_terminal, _removed_api, _old_keras, _restart, _gpus_hidden,
-]  # fmt: skip
+    _tensorflow_io,
+    _no_file_system,
+    _needs_terminal,
+    _removed_api,
+    _old_keras,
+    _restart,
+    _gpus_hidden,
+]
 RULES_ON_KUBERNETES: list[Rule] = [_cpu_image, _home_path, _left_behind]

@@ -41,19 +41,23 @@ def _keras_3(script: Script, job: Job) -> Iterator[Finding]:
         return
     if own_keras(script) and not script.mentions("KERAS_BACKEND"):
         yield warn(
-            "keras-3", fits[0], "the script imports keras itself, which is Keras 3: its model.fit fails under "
-            "MultiWorkerMirroredStrategy with several workers", "import it as: from tensorflow import keras",
-        )  # fmt: skip
+            "keras-3",
+            fits[0],
+            "the script imports keras itself, which is Keras 3: its model.fit fails under "
+            "MultiWorkerMirroredStrategy with several workers",
+            "import it as: from tensorflow import keras",
+        )
     elif (
         is_keras_3(script, job)
         and has_new_tensorflow(job)
         and any(call.name.startswith("tensorflow.keras.") for call in script.calls)
     ):
         yield warn(
-            "keras-3", fits[0], "tf.keras is Keras 3 here, whose model.fit fails under MultiWorkerMirroredStrategy "
-            "with several workers",
+            "keras-3",
+            fits[0],
+            "tf.keras is Keras 3 here, whose model.fit fails under MultiWorkerMirroredStrategy with several workers",
             "leave out --no-legacy-keras and any TF_USE_LEGACY_KERAS=0, so that tf.keras is tf-keras",
-        )  # fmt: skip
+        )
 
 
 def _legacy_keras_late(script: Script, job: Job) -> Iterator[Finding]:
@@ -65,10 +69,12 @@ def _legacy_keras_late(script: Script, job: Job) -> Iterator[Finding]:
         if seen and by_name and event.name == "TF_USE_LEGACY_KERAS" and not isinstance(event, Call | Import):
             if not job.legacy_keras and script.text(event.value) in ("1", "True", "true"):
                 yield warn(
-                    "legacy-keras-late", event.node, "TF_USE_LEGACY_KERAS is set after TensorFlow is imported, which "
+                    "legacy-keras-late",
+                    event.node,
+                    "TF_USE_LEGACY_KERAS is set after TensorFlow is imported, which "
                     "is too late for what is imported from tensorflow.keras",
                     "set it before the first import of tensorflow",
-                )  # fmt: skip
+                )
             return
 
 
@@ -77,10 +83,11 @@ def _no_strategy(script: Script, job: Job) -> Iterator[Finding]:
     if not found or has_helpers(script, job) or script.mentions(_SHARES_WORK) or _one_machine(script):
         return
     yield warn(
-        "no-strategy", found[0],
+        "no-strategy",
+        found[0],
         f"the script has no distribution strategy: {job.workers} workers would each train a model alone",
         "make the model under tf.distribute.MultiWorkerMirroredStrategy().scope(), or ask for one worker: -w 1",
-    )  # fmt: skip
+    )
 
 
 def _one_machine(script: Script) -> Call | None:
@@ -92,10 +99,11 @@ def _one_machine_strategy(script: Script, job: Job) -> Iterator[Finding]:
     call = _one_machine(script)
     if call and not script.mentions(_SHARES_WORK) and not has_helpers(script, job):
         yield warn(
-            "one-machine-strategy", call,
+            "one-machine-strategy",
+            call,
             f"{call.method} is for one machine's devices: {job.workers} workers would each train a model alone",
             "use tf.distribute.MultiWorkerMirroredStrategy",
-        )  # fmt: skip
+        )
 
 
 def _outside_scope(script: Script, job: Job) -> Iterator[Finding]:
@@ -107,9 +115,11 @@ def _outside_scope(script: Script, job: Job) -> Iterator[Finding]:
     if any(call.where.in_scope or not call.where.reached for call in [*made, *fits]):
         return
     yield warn(
-        "outside-scope", made[-1], "the model is made outside strategy.scope(), so the strategy does not reach it",
+        "outside-scope",
+        made[-1],
+        "the model is made outside strategy.scope(), so the strategy does not reach it",
         "make and compile the model inside: with strategy.scope():",
-    )  # fmt: skip
+    )
 
 
 def _strategy_is_passed_on(script: Script) -> bool:
@@ -128,9 +138,11 @@ def _shared_path(script: Script, job: Job) -> Iterator[Finding]:
     for call, path in save_calls(script):
         if call.where.role is None and is_shared(path, job):
             yield warn(
-                "shared-path", call, f"every worker saves to {path}, all of them at once",
-                'save to os.environ["TFSPAWNER_OUTPUT"], which is each worker\'s own; worker 0\'s is the model',
-            )  # fmt: skip
+                "shared-path",
+                call,
+                f"every worker saves to {path}, all of them at once",
+                "save to os.environ[\"TFSPAWNER_OUTPUT\"], which is each worker's own; worker 0's is the model",
+            )
     if not script.mentions("horovod"):  # under a strategy, tf-keras's ModelCheckpoint lets the chief's file stand alone
         return
     for call in [call for call in script.calls if call.method == "ModelCheckpoint" and call.where.role is None]:
@@ -156,11 +168,12 @@ def _chief_saves(script: Script, job: Job) -> Iterator[Finding]:
         ]
         if alone and not any(call.where.role == "others" for call in calls):
             yield warn(
-                "chief-saves", alone[0],
+                "chief-saves",
+                alone[0],
                 f"only the chief calls {alone[0].method}, and under MultiWorkerMirroredStrategy every worker takes "
                 "part in it: the chief would wait and fail, and leave a file that is not whole",
                 'let every worker save, each to os.environ["TFSPAWNER_OUTPUT"]; worker 0\'s is the model',
-            )  # fmt: skip
+            )
 
 
 def _is_collective(script: Script, call: Call) -> bool:
@@ -177,10 +190,12 @@ def _batch_size(script: Script, job: Job) -> Iterator[Finding]:
         batch = _batch_of(script, fit.argument(0, "x"))
         if batch is not None and (size := script.text(batch)).isdigit() and int(size) >= job.workers:
             yield warn(
-                "batch-size", batch, f"the batch size {size} is divided among the {job.workers} workers: "
+                "batch-size",
+                batch,
+                f"the batch size {size} is divided among the {job.workers} workers: "
                 f"each gets {int(size) // job.workers} at a time",
                 "multiply it by strategy.num_replicas_in_sync if each worker is to have that many",
-            )  # fmt: skip
+            )
             return
 
 
@@ -208,10 +223,12 @@ def _strategy_late(script: Script, job: Job) -> Iterator[Finding]:
     for call in calls[:strategy]:
         if _STARTS_CONTEXT.fullmatch(call.name) and not call.where.conditional:
             yield warn(
-                "strategy-late", calls[strategy], f"the strategy is made after {short(call.name)} in line "
+                "strategy-late",
+                calls[strategy],
+                f"the strategy is made after {short(call.name)} in line "
                 f"{call.node.lineno}: collective operations must be configured before TensorFlow does anything",
                 "make the strategy first, right after the imports",
-            )  # fmt: skip
+            )
             return
 
 
@@ -221,9 +238,11 @@ def _chief_trains(script: Script, job: Job) -> Iterator[Finding]:
     exits = [call for call in script.calls if call.name in ("sys.exit", "exit", "quit", "os._exit")]
     leaves = next((call for call in exits if call.where.role == "others"), fit_calls(script)[0])
     yield warn(
-        "chief-trains", leaves, "only the chief comes to the training, and waits there for the other workers",
+        "chief-trains",
+        leaves,
+        "only the chief comes to the training, and waits there for the other workers",
         "let every worker call fit; MultiWorkerMirroredStrategy divides the work",
-    )  # fmt: skip
+    )
 
 
 def _tf_config(script: Script, job: Job) -> Iterator[Finding]:
@@ -232,11 +251,13 @@ def _tf_config(script: Script, job: Job) -> Iterator[Finding]:
         return
     is_removed = settings[0].value is None
     yield warn(
-        "tf-config", settings[0].node,
-        "the script removes TF_CONFIG, without which each worker trains alone" if is_removed else
-        "the script sets TF_CONFIG itself, in place of the addresses that tf-spawner gives",
+        "tf-config",
+        settings[0].node,
+        "the script removes TF_CONFIG, without which each worker trains alone"
+        if is_removed
+        else "the script sets TF_CONFIG itself, in place of the addresses that tf-spawner gives",
         "leave the line out, or only do so where TF_CONFIG is not set",
-    )  # fmt: skip
+    )
 
 
 def _reads_cluster(script: Script) -> bool:
@@ -253,13 +274,25 @@ def _keras_version(script: Script, job: Job) -> Iterator[Finding]:
     for node in ast.walk(script.tree):
         if isinstance(node, ast.Attribute) and script.dotted(node) == "tensorflow.keras.__version__":
             yield warn(
-                "keras-version", node, "tf.keras.__version__ does not exist where tf.keras is tf-keras",
+                "keras-version",
+                node,
+                "tf.keras.__version__ does not exist where tf.keras is tf-keras",
                 "leave the line out, or print tf.__version__",
-            )  # fmt: skip
+            )
             return
 
 
 RULES: list[Rule] = [
-    _keras_3, _legacy_keras_late, _keras_version, _no_strategy, _one_machine_strategy, _outside_scope, _shared_path,
-    _chief_saves, _batch_size, _strategy_late, _chief_trains, _tf_config,
-]  # fmt: skip
+    _keras_3,
+    _legacy_keras_late,
+    _keras_version,
+    _no_strategy,
+    _one_machine_strategy,
+    _outside_scope,
+    _shared_path,
+    _chief_saves,
+    _batch_size,
+    _strategy_late,
+    _chief_trains,
+    _tf_config,
+]
