@@ -66,7 +66,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfspawner.follow.follower.SILENCE_S", 60.0)
+    monkeypatch.setattr("tfspawner.follow.judge.SILENCE_S", 60.0)
     found = Place(Uploaded(tmp_path / "first", "print('hello', flush=True)"))
     yield found
     found.running.process.kill()

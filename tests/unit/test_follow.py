@@ -8,23 +8,24 @@ from typing import Any
 import pytest
 
 from tfspawner.backends.base import Observation
-from tfspawner.follow.follower import Follower
-from tfspawner.follow.state import Silent
+from tfspawner.follow.bookkeeping import Bookkeeper
+from tfspawner.follow.state import JobState, ReplicaState, Silent
 
 
 @pytest.fixture
 def following() -> SimpleNamespace:
-    """A job's follower, fed by hand, and the states of worker-1 in the order in which they were shown."""
-    follower = Follower(None, "job", ["worker-0", "worker-1"], None, Silent(), start_timeout_s=None)
+    """A job's books, kept by hand, and the states of worker-1 in the order in which they were shown."""
+    lines = {replica: ReplicaState(replica=replica) for replica in ("worker-0", "worker-1")}
+    books = Bookkeeper(JobState(job="job", replicas=lines), None, Silent())
     shown: list[str] = []
 
     def look() -> None:
-        state = follower.state.replicas["worker-1"].state
+        state = lines["worker-1"].state
         if [state] != shown[-1:]:
             shown.append(state)
 
     def see(state: str) -> None:
-        follower.observe(Observation(replica="worker-1", state=state, message=f"it is {state}"))
+        books.observe(Observation(replica="worker-1", state=state, message=f"it is {state}"))
         look()
 
     def hear(state: str | None = None, *, phase: str = "running", restarts: int = 0) -> None:
@@ -33,10 +34,10 @@ def following() -> SimpleNamespace:
                                 "restarts_allowed": 1, "replicas": {"worker-1": report} if state else {}}  # fmt: skip
         cause = {"replica": "worker-1", "message": "was lost", "kind": "lost", "time": 1.0}
         told["restarts"] = [{**cause, "generation": n + 1} for n in range(restarts)]
-        follower.hear(told)
+        books.hear(told)
         look()
 
-    return SimpleNamespace(follower=follower, see=see, hear=hear, shown=shown)
+    return SimpleNamespace(books=books, see=see, hear=hear, shown=shown)
 
 
 def test_a_pod_that_is_gone_does_not_run_again_by_an_old_report(following):
@@ -54,7 +55,7 @@ def test_a_restarted_replica_is_shown_as_its_pod_is_until_its_agent_speaks_anew(
     following.hear("failed", phase="stopping")
     following.see("pending")
     following.hear(phase="forming", restarts=1)
-    line = following.follower.state.replicas["worker-1"]
+    line = following.books.state.replicas["worker-1"]
     assert (line.state, line.message, line.progress) == ("pending", "it is pending", {})
     following.see("running")
     following.hear("ready", phase="meeting", restarts=1)

@@ -53,9 +53,12 @@ class JobState:
     def without_pods(self) -> str:
         """What is to be told of pods that went after the job's end; "" if none did."""
         gone = [line.replica for line in self.replicas.values() if line.message == NO_POD]
-        if not gone:
-            return ""
-        return "its pods are gone" if len(gone) == len(self.replicas) else f"the pods of {shortened(gone)} are gone"
+        return which_pods_are_gone(gone, len(self.replicas)) if gone else ""
+
+
+def which_pods_are_gone(replicas: list[str], count: int) -> str:
+    """Of a job of so many replicas."""
+    return "its pods are gone" if len(replicas) == count else f"the pods of {shortened(replicas)} are gone"
 
 
 def shortened(replicas: list[str]) -> str:
