@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ def has(**values: Any) -> Event:
 
 def job(*events: Event, phase: str = "running", heard: bool = True, result: Any = None, cause: Any = None,
         start_timeout_s: float | None = None, changed: float = 1000.0) -> Facts:  # fmt: skip
-    """The facts of a job whose agents told this phase and result, after these events. changed: seconds since the last news."""
+    """The facts of a job after these events, whose agents told this phase and result, and the last news so long ago."""
     lines = {replica: ReplicaState(replica=replica) for replica in REPLICAS}
     state = JobState(job="fit", replicas=lines, phase=phase, result=result, cause=cause)
     facts = Facts(state=state, heard=heard, start_timeout_s=start_timeout_s, changed_at=NOW - changed)
@@ -84,6 +85,12 @@ def summary(verdict: End | Step | None) -> Any:
 
 def failed(replica: str | None, message: str = "") -> tuple[str, str | None, str]:
     return "failed", replica, message
+
+
+SUCCEEDED = ("succeeded", None, None)
+EXIT_1, OOM, EVICTED, NO_IMAGE, LOST_1 = (
+    failed("worker-1", message) for message in ("exit 1", "OOM", "evicted", "no image", LOST)
+)
 
 
 def table(**rows: tuple[Facts, Any]) -> Any:
@@ -118,19 +125,19 @@ def ended(*events: Event, ago: float = 0.0, cause: Any = None, result: Any = "fa
 
 
 @table(
-    ends_with_it=(ended(result="succeeded"), ("succeeded", None, None)),
-    ends_with_the_cause_that_was_told=(ended(cause=lost_by(message="exit 1")), failed("worker-1", "exit 1")),
-    ends_at_once_where_the_lost_replica_is_unknown=(ended(cause=lost_by()), failed("worker-1", LOST)),
+    ends_with_it=(ended(result="succeeded"), SUCCEEDED),
+    ends_with_the_cause_that_was_told=(ended(cause=lost_by(message="exit 1")), EXIT_1),
+    ends_at_once_where_the_lost_replica_is_unknown=(ended(cause=lost_by()), LOST_1),
     ends_at_once_where_the_loss_is_no_replicas=(ended(cause=lost_by(replica=None)), failed(None, LOST)),
     waits_for_the_reason_of_a_loss=(ended(sees("worker-1", "running"), cause=lost_by(), ago=3.0), None),
-    does_not_wait_for_it_long=(ended(sees("worker-1", "running"), cause=lost_by(), ago=3.0 + TICK), failed("worker-1", LOST)),
+    does_not_wait_for_it_long=(ended(sees("worker-1", "running"), cause=lost_by(), ago=3.0 + TICK), LOST_1),
     waits_where_it_was_terminated=(ended(sees("worker-1", "running"), cause=lost_by(message=TERMINATED)), None),
-    does_not_wait_for_other_replicas=(ended(sees("worker-2", "running"), cause=lost_by()), failed("worker-1", LOST)),
-    ends_with_the_reason=(ended(sees("worker-1", "failed", message="OOM"), cause=lost_by()), failed("worker-1", "OOM")),
-    ends_with_where_the_pod_went=(ended(sees("worker-1", "gone", message="evicted"), cause=lost_by()), failed("worker-1", "evicted")),
-    takes_no_reason_from_a_success=(ended(sees("worker-1", "succeeded", message="done"), cause=lost_by()), failed("worker-1", LOST)),
+    does_not_wait_for_other_replicas=(ended(sees("worker-2", "running"), cause=lost_by()), LOST_1),
+    ends_with_the_reason=(ended(sees("worker-1", "failed", message="OOM"), cause=lost_by()), OOM),
+    ends_with_where_the_pod_went=(ended(sees("worker-1", "gone", message="evicted"), cause=lost_by()), EVICTED),
+    takes_no_reason_from_a_success=(ended(sees("worker-1", "succeeded", message="done"), cause=lost_by()), LOST_1),
     takes_no_reason_for_a_known_one=(
-        ended(sees("worker-1", "failed", message="OOM"), cause=lost_by(message="exit 1")), failed("worker-1", "exit 1"),
+        ended(sees("worker-1", "failed", message="OOM"), cause=lost_by(message="exit 1")), EXIT_1,
     ),
 )  # fmt: skip
 def test_once_the_stream_has_ended_the_job(facts, expected):
@@ -159,15 +166,15 @@ def test_a_gang_that_has_ended(facts, expected):
 
 @table(
     waits_for_the_agents=(job(sees(None, "succeeded", ago=3.0)), None),
-    ends_the_job=(job(sees(None, "succeeded", ago=3.0 + TICK)), ("succeeded", None, None)),
+    ends_the_job=(job(sees(None, "succeeded", ago=3.0 + TICK)), SUCCEEDED),
     waits_while_output_comes=(job(sees(None, "succeeded", ago=100.0), changed=3.0), None),
-    ends_the_job_after_the_last_output=(job(sees(None, "succeeded", ago=100.0), changed=3.0 + TICK), ("succeeded", None, None)),
+    ends_the_job_after_the_last_output=(job(sees(None, "succeeded", ago=100.0), changed=3.0 + TICK), SUCCEEDED),
     counts_for_more_than_a_failed_pod=(
-        job(sees("worker-1", "failed"), sees(None, "succeeded", ago=4.0)), ("succeeded", None, None)
+        job(sees("worker-1", "failed"), sees(None, "succeeded", ago=4.0)), SUCCEEDED
     ),
     waits_although_a_pod_has_failed=(job(sees("worker-1", "failed"), sees(None, "succeeded", ago=3.0)), None),
     leaves_the_agents_result=(
-        job(sees(None, "succeeded"), result="failed", cause=lost_by(message="exit 1")), failed("worker-1", "exit 1")
+        job(sees(None, "succeeded"), result="failed", cause=lost_by(message="exit 1")), EXIT_1
     ),
 )  # fmt: skip
 def test_the_word_that_the_job_has_succeeded(facts, expected):
@@ -207,22 +214,22 @@ def stuck(ago: float = 0.0, *, state: str = "pending", fatal: bool = True, patie
 
 
 @table(
-    ends_the_job=(unheard(stuck()), failed("worker-1", "no image")),
+    ends_the_job=(unheard(stuck()), NO_IMAGE),
     may_wait=(unheard(stuck(fatal=False, patience_s=0.0)), None),
     may_wait_although_it_did_so_for_long=(unheard(stuck(500.0, fatal=False, patience_s=20.0)), None),
     has_its_patience=(unheard(stuck(20.0 - TICK, patience_s=20.0)), None),
-    has_no_more_than_its_patience=(unheard(stuck(20.0, patience_s=20.0)), failed("worker-1", "no image")),
+    has_no_more_than_its_patience=(unheard(stuck(20.0, patience_s=20.0)), NO_IMAGE),
     has_the_start_timeout_instead=(unheard(stuck(50.0 - TICK, patience_s=20.0), start_timeout_s=50.0), None),
     has_no_more_than_the_start_timeout=(
-        unheard(stuck(50.0, patience_s=20.0), start_timeout_s=50.0), failed("worker-1", "no image")
+        unheard(stuck(50.0, patience_s=20.0), start_timeout_s=50.0), NO_IMAGE
     ),
-    has_a_shorter_start_timeout=(unheard(stuck(5.0, patience_s=20.0), start_timeout_s=5.0), failed("worker-1", "no image")),
-    without_patience_has_no_start_timeout=(unheard(stuck(0.0), start_timeout_s=50.0), failed("worker-1", "no image")),
+    has_a_shorter_start_timeout=(unheard(stuck(5.0, patience_s=20.0), start_timeout_s=5.0), NO_IMAGE),
+    without_patience_has_no_start_timeout=(unheard(stuck(0.0), start_timeout_s=50.0), NO_IMAGE),
     that_starts_has_no_start_timeout=(
-        unheard(stuck(20.0, state="starting", patience_s=20.0), start_timeout_s=50.0), failed("worker-1", "no image")
+        unheard(stuck(20.0, state="starting", patience_s=20.0), start_timeout_s=50.0), NO_IMAGE
     ),
-    is_judged_while_the_gang_forms=(job(stuck(), phase="forming"), failed("worker-1", "no image")),
-    is_judged_while_the_gang_meets=(job(stuck(), phase="meeting"), failed("worker-1", "no image")),
+    is_judged_while_the_gang_forms=(job(stuck(), phase="forming"), NO_IMAGE),
+    is_judged_while_the_gang_meets=(job(stuck(), phase="meeting"), NO_IMAGE),
     is_the_agents_business_later=(job(stuck(), phase="running"), None),
     ends_the_job_as_a_whole=(unheard(stuck(replica=None)), failed(None, "no image")),
     counts_behind_one_that_may_wait=(
@@ -238,30 +245,31 @@ def late(ago: float, replica: str = "worker-0", **values: Any) -> Event:
     return sees(replica, "pending", ago, **values)
 
 
-DEFAULT_LATE = ("timeout", "worker-0", f"did not start within {DEFAULT_S:g} s: it is pending")
+def too_late(limit_s: float, replica: str = "worker-0", why: str = "it is pending") -> tuple[str, str, str]:
+    return "timeout", replica, f"did not start within {limit_s:g} s: {why}"
 
 
 @table(
     has_the_default=(unheard(late(DEFAULT_S + 3.0)), None),
-    has_no_more_than_the_default=(unheard(late(DEFAULT_S + 3.0 + TICK)), DEFAULT_LATE),
+    has_no_more_than_the_default=(unheard(late(DEFAULT_S + 3.0 + TICK)), too_late(DEFAULT_S)),
     has_the_start_timeout=(unheard(late(53.0), start_timeout_s=50.0), None),
     has_no_more_than_the_start_timeout=(
-        unheard(late(53.0 + TICK), start_timeout_s=50.0), ("timeout", "worker-0", "did not start within 50 s: it is pending")
+        unheard(late(53.0 + TICK), start_timeout_s=50.0), too_late(50)
     ),
     may_have_no_time_at_all=(
-        unheard(late(3.0 + TICK), start_timeout_s=0.0), ("timeout", "worker-0", "did not start within 0 s: it is pending")
+        unheard(late(3.0 + TICK), start_timeout_s=0.0), too_late(0)
     ),
     says_why=(
         unheard(late(100.0, message="no node has 9 GPUs"), start_timeout_s=50.0),
-        ("timeout", "worker-0", "did not start within 50 s: no node has 9 GPUs"),
+        too_late(50, why="no node has 9 GPUs"),
     ),
     is_waited_for_by_another_replica=(
         unheard(late(100.0, "worker-2"), start_timeout_s=50.0),
-        ("timeout", "worker-2", "did not start within 50 s: it is pending"),
+        too_late(50, "worker-2"),
     ),
     counts_before_another_replica=(
         unheard(late(100.0, "worker-2"), late(0.0), start_timeout_s=50.0),
-        ("timeout", "worker-0", "did not start within 50 s: it is pending"),
+        too_late(50),
     ),
     has_its_time_from_the_first_sight_on=(unheard(late(53.0), late(10.0, message="pulls"), start_timeout_s=50.0), None),
     was_heard=(job(late(1000.0), phase="forming", start_timeout_s=50.0), None),
@@ -303,7 +311,7 @@ PODS_GONE = "the job is over; its pods are gone"
         unheard(sees_all("running"), whole("failed"), phase="stopping"), failed(None, "the job is over")
     ),
     by_a_pod_that_has_failed=(
-        job(sees_all("running"), sees("worker-2", "failed", 1.0, message="OOM"), whole("failed")), failed("worker-2", "OOM")
+    ends_the_job_where_its_pod_is_gone=(job(sees("worker-1", "gone", 7.0, message="evicted")), EVICTED),
     ),
     and_its_pods_are_gone=(job(sees_all("gone", 1.0), whole("failed")), failed(None, PODS_GONE)),
     and_it_never_had_pods=(job(whole("failed")), failed(None, PODS_GONE)),
@@ -337,16 +345,16 @@ def test_a_failed_job_does_not_say_that_pods_are_gone_whose_agents_have_reported
 
 @table(
     is_the_agents_business_at_first=(job(sees("worker-1", "failed", 6.0, message="OOM")), None),
-    ends_the_job=(job(sees("worker-1", "failed", 6.0 + TICK, message="OOM")), failed("worker-1", "OOM")),
-    ends_the_job_where_its_pod_is_gone=(job(sees("worker-1", "gone", 6.0 + TICK, message="evicted")), failed("worker-1", "evicted")),
-    ends_the_job_before_it_runs=(unheard(sees("worker-1", "failed", 6.0 + TICK, message="OOM")), failed("worker-1", "OOM")),
+    ends_the_job=(job(sees("worker-1", "failed", 6.0 + TICK, message="OOM")), OOM),
+    ends_the_job_where_its_pod_is_gone=(job(sees("worker-1", "gone", 6.0 + TICK, message="evicted")), EVICTED),
+    ends_the_job_before_it_runs=(unheard(sees("worker-1", "failed", 6.0 + TICK, message="OOM")), OOM),
     is_the_agents_business_while_they_stop=(job(sees("worker-1", "failed", 1000.0), phase="stopping"), None),
     is_no_other_than_the_one_that_is_late=(
-        job(sees("worker-2", "failed", 6.0), sees("worker-1", "failed", 7.0, message="OOM")), failed("worker-1", "OOM")
+        job(sees("worker-2", "failed", 6.0), sees("worker-1", "failed", 7.0, message="OOM")), OOM
     ),
     came_back=(job(sees("worker-1", "failed", 1000.0), sees("worker-1", "running", 1.0)), None),
     was_seen_lost_twice=(
-        job(sees("worker-1", "failed", 7.0), sees("worker-1", "gone", 1.0, message="evicted")), failed("worker-1", "evicted")
+        job(sees("worker-1", "failed", 7.0), sees("worker-1", "gone", 1.0, message="evicted")), EVICTED
     ),
     has_succeeded=(job(sees("worker-1", "succeeded", 1000.0)), None),
 )  # fmt: skip
@@ -373,9 +381,11 @@ SECOND_COORDINATOR_S = DEFAULT_S + 10.0
     is_looked_into_again=(silent(answers(15.0), for_s=100.0), Step.ASK_BACKEND),
     is_lost=(silent(answers(20.0), answers(5.0), for_s=100.0), failed("worker-0", LOST)),
     is_not_lost_by_two_answers_at_once=(silent(answers(14.0), answers(0.0), for_s=100.0), None),
-    is_not_lost_by_answers_before_it_fell_silent=(silent(for_s=20.0), Step.ASK_BACKEND),
+    is_not_lost_by_an_answer_from_before=(silent(answers(12.0), is_silent(12.0), for_s=100.0), Step.ASK_BACKEND),
     is_given_more_time_where_its_pod_waits=(silent(sees("worker-0", "pending"), for_s=SECOND_COORDINATOR_S), None),
-    is_looked_into_where_its_pod_waits=(silent(sees("worker-0", "pending"), for_s=SECOND_COORDINATOR_S + TICK), Step.ASK_BACKEND),
+    is_looked_into_where_its_pod_waits=(
+        silent(sees("worker-0", "pending"), for_s=SECOND_COORDINATOR_S + TICK), Step.ASK_BACKEND
+    ),
     is_given_more_time_where_its_pod_starts=(silent(sees("worker-0", "starting"), for_s=SECOND_COORDINATOR_S), None),
     is_given_the_start_timeout=(silent(sees("worker-0", "pending"), for_s=60.0, start_timeout_s=50.0), None),
     is_given_no_more_than_the_start_timeout=(
@@ -399,6 +409,11 @@ def test_answers_of_the_backend_count_anew_when_the_coordinator_falls_silent_aga
     facts.silent_since = NOW  # and an answer in the same moment is none since
     facts.hear_backend(NOW + TICK)
     assert facts.first_answer_at == NOW + TICK
+
+
+def test_each_answer_of_the_backend_is_a_first_one_while_the_coordinator_is_not_silent():
+    facts = job(answers(30.0), answers(20.0))
+    assert (facts.first_answer_at, facts.last_answer_at) == (NOW - 20.0, NOW - 20.0)
 
 
 def test_a_second_answer_of_the_backend_leaves_the_first():
@@ -426,20 +441,20 @@ def over(state: str, ago: float, **values: Any) -> Event:
     has_failed=(job(over("failed", 3.0 + TICK, message="OOM")), failed("worker-0", "OOM")),
     is_gone=(job(over("gone", 3.0 + TICK, message="evicted")), failed("worker-0", "evicted")),
     ends_the_job_by_a_replica_that_has_failed=(
-        job(over("gone", 4.0), sees("worker-1", "failed", 4.0, message="OOM")), failed("worker-1", "OOM")
+        job(over("gone", 4.0), sees("worker-1", "failed", 4.0, message="OOM")), OOM
     ),
     leaves_the_agents_result=(
-        job(over("succeeded", 3.0 + TICK), phase="ended", result="succeeded", changed=9.0), ("succeeded", None, None)
+        job(over("succeeded", 3.0 + TICK), phase="ended", result="succeeded", changed=9.0), SUCCEEDED
     ),
     leaves_the_agents_cause=(
         job(over("failed", 4.0, message="x"), phase="stopping", result="failed", cause=lost_by(message="exit 1")),
-        failed("worker-1", "exit 1"),
+        EXIT_1,
     ),
     explains_a_loss=(
         job(over("failed", 4.0, message="OOM"), phase="stopping", result="failed", cause=lost_by("worker-0")),
         failed("worker-0", "OOM"),
     ),
-    has_succeeded_with_all_others=(unheard(sees_all("succeeded", 0.0)), ("succeeded", None, None)),
+    has_succeeded_with_all_others=(unheard(sees_all("succeeded", 0.0)), SUCCEEDED),
     has_succeeded_with_all_others_and_was_heard=(job(sees_all("succeeded", 3.0)), None),
     has_succeeded_before_the_others=(
         unheard(sees_all("running", 50.0), over("succeeded", 1.0)), None
@@ -464,18 +479,18 @@ IMPOSTOR = Observation(replica="worker-0", state="failed", message="was lost", h
 
 @table(
     impostor_before_all=(ended(has(impostor=IMPOSTOR), result="succeeded"), failed("worker-0", "was lost")),
-    stream_before_the_backends_success=(ended(sees(None, "succeeded"), cause=lost_by(message="exit 1")), failed("worker-1", "exit 1")),
-    stream_before_the_wait_for_output=(ended(result="succeeded"), ("succeeded", None, None)),
+    stream_before_the_backends_success=(ended(sees(None, "succeeded"), cause=lost_by(message="exit 1")), EXIT_1),
+    stream_before_the_wait_for_output=(ended(result="succeeded"), SUCCEEDED),
     wait_for_output_before_success=(job(sees(None, "succeeded"), phase="ended", changed=91.0), Step.STOP_LISTENING),
     doomed_before_late=(
-        unheard(late(1000.0), stuck(replica="worker-1"), start_timeout_s=50.0), failed("worker-1", "no image")
+        unheard(late(1000.0), stuck(replica="worker-1"), start_timeout_s=50.0), NO_IMAGE
     ),
     late_before_the_whole_job=(
         unheard(late(1000.0), whole("failed"), start_timeout_s=50.0),
-        ("timeout", "worker-0", "did not start within 50 s: it is pending"),
+        too_late(50),
     ),
     whole_job_before_a_lost_replica=(job(sees("worker-1", "failed"), whole("gone")), failed(None, "the job is over")),
-    lost_replica_before_silence=(silent(sees("worker-1", "failed", message="OOM"), for_s=100.0), failed("worker-1", "OOM")),
+    lost_replica_before_silence=(silent(sees("worker-1", "failed", message="OOM"), for_s=100.0), OOM),
     silence_before_an_ended_coordinator=(
         job(over("succeeded", 100.0), is_silent(90.0), answers(80.0), answers(10.0)), failed("worker-0", LOST)
     ),
@@ -500,7 +515,7 @@ def test_an_impostor_leaves_no_agent_in_the_coordinators_place():
     (job(sees("worker-1", "failed", 7.0)), (False, False, False)),
     (job(sees_all("running"), sees("worker-1", "failed", 7.0)), (False, False, False)),
     (unheard(late(1000.0), start_timeout_s=50.0), (False, False, False)),
-], ids=["no room", "no room and pods missing", "no image", "no image and pods missing", "lost", "lost of all", "late"])  # fmt: skip
+], ids=["no room", "no room, pods missing", "no image", "no image, pods missing", "lost", "lost of all", "late"])  # fmt: skip
 def test_the_cause_says_whether_the_script_ever_ran(facts, expected):
     cause = judge(facts, NOW).cause
     assert (cause["never_ran"], cause["no_room"], cause["never_whole"]) == expected
@@ -528,11 +543,21 @@ def test_the_cause_has_the_backends_words():
 @table(
     of_nothing=(unheard(), None),
     of_pods_that_run=(unheard(sees_all("running")), None),
-    of_pods_that_succeeded=(unheard(sees_all("succeeded")), ("succeeded", None, None)),
+    of_pods_that_succeeded=(unheard(sees_all("succeeded")), SUCCEEDED),
+    of_pods_that_ended_in_every_way=(
+        unheard(sees("worker-0", "gone"), sees("worker-1", "failed", message="OOM"), sees("worker-2", "succeeded")),
+        OOM,
+    ),
+    of_the_jobs_failure_with_pods_that_ended_in_every_way=(
+        unheard(
+            sees_all("gone"), sees("worker-1", "failed", message="OOM"), sees("worker-2", "succeeded"), whole("failed")
+        ),
+        OOM,
+    ),
     of_some_pods_that_succeeded=(unheard(sees("worker-0", "succeeded")), None),
     of_a_pod_that_failed=(
         unheard(sees_all("succeeded"), sees("worker-1", "failed", message="OOM")),
-        failed("worker-1", "OOM"),
+        OOM,
     ),
     of_a_pod_that_failed_beside_one_that_runs=(unheard(sees_all("running"), sees("worker-1", "failed")), None),
     of_pods_that_are_gone=(unheard(sees_all("gone")), ("failed", None, None)),
@@ -540,15 +565,15 @@ def test_the_cause_has_the_backends_words():
         unheard(sees_all("gone"), sees("worker-1", "succeeded")),
         ("failed", None, None),
     ),
-    of_the_jobs_success=(unheard(sees(None, "succeeded", 0.0)), ("succeeded", None, None)),
+    of_the_jobs_success=(unheard(sees(None, "succeeded", 0.0)), SUCCEEDED),
     of_the_jobs_success_above_a_failed_pod=(
         unheard(sees_all("failed"), sees(None, "succeeded", 0.0)),
-        ("succeeded", None, None),
+        SUCCEEDED,
     ),
     of_the_jobs_failure=(unheard(whole("failed", 0.0)), failed(None, PODS_GONE)),
     of_the_jobs_failure_by_a_pod=(
         unheard(sees("worker-1", "failed", message="OOM"), whole("failed")),
-        failed("worker-1", "OOM"),
+        OOM,
     ),
     of_the_jobs_failure_beside_one_that_runs=(unheard(sees("worker-1", "running"), whole("failed")), None),
     of_the_jobs_removal=(unheard(whole("gone")), None),
@@ -622,6 +647,11 @@ def test_a_replica_is_gone_whose_pod_or_process_has_ended(state, is_gone):
     assert not facts.has_ended("worker-2")
 
 
+def test_of_a_job_that_was_just_launched_nothing_is_known():
+    facts = Facts(state=JobState(job="fit", replicas={"worker-0": ReplicaState(replica="worker-0")}), changed_at=NOW)
+    assert (facts.heard, facts.silent_since, facts.first_answer_at, facts.last_answer_at) == (False, None, -inf, -inf)
+
+
 def test_the_first_sight_of_a_replica_is_kept():
     assert unheard(late(9.0), late(5.0, "worker-1")).first_seen_at == NOW - 9.0
 
@@ -667,6 +697,7 @@ def test_judging_changes_no_fact():
     ((0.0, 50.0, 100.0), [False] * 3),
     ((0.0, 0.0, 0.0, 0.0, 5.0), [False] * 4 + [True]),
     ((100.0, 101.0, 102.0, 105.0, 106.0), [False] * 3 + [True] * 2),
+    ((100.0, 101.0, 102.0, 105.0 - TICK), [False] * 4),
 ])  # fmt: skip
 def test_answers_without_a_proof_are_enough_after_four_of_them_and_five_seconds(times, expected):
     false_answers = FalseAnswers()

@@ -72,8 +72,8 @@ def busy(
 ) -> tuple[dict[str, ArtifactError], set[str]]:  # fmt: skip
     """Waits until ends_by for replicas of a job with a result that still write files, or still put them into a bucket.
 
-    Returns an error for each that has not ended by then, and those whose agents have ended meanwhile. The gang's own end
-    does not tell: the gang waits for its replicas only for a time, and may have lost its coordinator.
+    Returns an error for each that has not ended by then, and those whose agents have ended meanwhile. The gang's own
+    end does not tell: the gang waits for its replicas only for a time, and may have lost its coordinator.
     """
     asked = [holder for r, holder in holders.items() if state.result and not _has_ended(state, state.replicas[r])]
     is_shown, gone, pause_s = False, set[str](), 0.3

@@ -1,4 +1,4 @@
-"""Keeps a job's state, its facts and its record up to date: with what the backend sees, and what the coordinator tells."""
+"""Keeps a job's state, facts and record up to date with what the backend sees and what the coordinator tells."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .state import Result
 
 
 def came_earlier(record: Record, silent: list[str]) -> tuple[list[Collected], set[str]]:
-    """The files of silent replicas that the last report lists and that are still here; and the replicas that had ended."""
+    """The files of silent replicas that the last report lists and that are still here; and which replicas had ended."""
     try:
         report = (read_report(record.folder) if silent else None) or {}
     except DamagedFile:

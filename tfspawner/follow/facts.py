@@ -25,8 +25,8 @@ class Facts:
     """The facts that a job is judged by. The follower keeps them, and judge() reads them."""
 
     state: JobState
+    changed_at: float  # when output came, or the gang's phase changed, last
     start_timeout_s: float | None = None  # None: the default, and each observation's own patience
-    changed_at: float = -math.inf  # when output came, or the gang's phase changed, last
 
     # What the backend has seen.
     platform: dict[str, Observation] = field(default_factory=dict)  # the last of each replica

@@ -1,4 +1,4 @@
-"""Follows a job to its end: reads the backend's watch and the coordinator's stream, and asks the judge after each round."""
+"""Follows a job to its end: reads the backend's watch and the coordinator's stream, and asks the judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job's way home: its logs, files and report come into the run's record before anything of it is released or removed."""
+"""A job's way home: logs, files and report come into the run's record before the job is released or removed."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Homecoming:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """In this context Ctrl-C ends the job and raises Interrupted once it is home; an error leaves the job, and says so."""
+        """Here Ctrl-C ends the job and raises Interrupted once it is home; an error also says that the job is left."""
         try:
             yield
         except KeyboardInterrupt:

@@ -1,10 +1,11 @@
 """Whether a job has ended that its agents do not end, and how. Pure: the facts and the time in, a verdict out.
 
-What the agents tell comes first: what the backend alone knows counts only after a moment in which they can tell it better.
+What the agents tell comes first: what the backend has seen counts only when they have had a moment to tell it better.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -53,16 +54,15 @@ class Step(Enum):
 
 
 class FalseAnswers:
-    """Counts answers without a proof that follow each other: something on the way may have given one in the agent's place."""
+    """Counts answers in a row without a proof: something on the way may have given one in the agent's place."""
 
     def __init__(self) -> None:
-        self.count, self.since = 0, 0.0
+        self.count, self.since = 0, math.inf
 
     def are_enough(self, now: float) -> bool:
         """Counts one more; whether it is clear that the agent is gone."""
-        if not self.count:
-            self.since = now
         self.count += 1
+        self.since = min(self.since, now)
         return self.count >= FALSE_ANSWERS and now - self.since >= FALSE_S
 
 
@@ -223,7 +223,7 @@ def _failed(facts: Facts, seen: Observation, result: Result = "failed", gone: fr
 
 
 def _failed_job(facts: Facts, job: Observation) -> End:
-    """The whole job has failed: by a replica that is seen to have failed, or else as far as it is known without the pods."""
+    """The whole job has failed: by a replica that is seen to have failed, or else as the backend tells of the job."""
     failed = _first_failed(facts)
     if failed:
         return _failed(facts, failed)
