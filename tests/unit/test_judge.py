@@ -311,7 +311,7 @@ PODS_GONE = "the job is over; its pods are gone"
         unheard(sees_all("running"), whole("failed"), phase="stopping"), failed(None, "the job is over")
     ),
     by_a_pod_that_has_failed=(
-    ends_the_job_where_its_pod_is_gone=(job(sees("worker-1", "gone", 7.0, message="evicted")), EVICTED),
+        job(sees_all("running"), sees("worker-1", "failed", 1.0, message="OOM"), whole("failed")), OOM
     ),
     and_its_pods_are_gone=(job(sees_all("gone", 1.0), whole("failed")), failed(None, PODS_GONE)),
     and_it_never_had_pods=(job(whole("failed")), failed(None, PODS_GONE)),
@@ -346,7 +346,7 @@ def test_a_failed_job_does_not_say_that_pods_are_gone_whose_agents_have_reported
 @table(
     is_the_agents_business_at_first=(job(sees("worker-1", "failed", 6.0, message="OOM")), None),
     ends_the_job=(job(sees("worker-1", "failed", 6.0 + TICK, message="OOM")), OOM),
-    ends_the_job_where_its_pod_is_gone=(job(sees("worker-1", "gone", 6.0 + TICK, message="evicted")), EVICTED),
+    ends_the_job_where_its_pod_is_gone=(job(sees("worker-1", "gone", 7.0, message="evicted")), EVICTED),
     ends_the_job_before_it_runs=(unheard(sees("worker-1", "failed", 6.0 + TICK, message="OOM")), OOM),
     is_the_agents_business_while_they_stop=(job(sees("worker-1", "failed", 1000.0), phase="stopping"), None),
     is_no_other_than_the_one_that_is_late=(
@@ -515,7 +515,7 @@ def test_an_impostor_leaves_no_agent_in_the_coordinators_place():
     (job(sees("worker-1", "failed", 7.0)), (False, False, False)),
     (job(sees_all("running"), sees("worker-1", "failed", 7.0)), (False, False, False)),
     (unheard(late(1000.0), start_timeout_s=50.0), (False, False, False)),
-], ids=["no room", "no room, pods missing", "no image", "no image, pods missing", "lost", "lost of all", "late"])  # fmt: skip
+], ids=["no room", "no room, no pods", "no image", "no image, no pods", "lost", "lost of all", "late"])  # fmt: skip
 def test_the_cause_says_whether_the_script_ever_ran(facts, expected):
     cause = judge(facts, NOW).cause
     assert (cause["never_ran"], cause["no_room"], cause["never_whole"]) == expected
@@ -617,9 +617,8 @@ def test_what_kept_a_replica_from_starting_is_forgotten_unless_it_is_lost(state,
     (20.0, REPLICAS[1:], True), (20.0, REPLICAS[2:], False), (0.0, REPLICAS[1:], False),
 ])  # fmt: skip
 def test_a_refusal_is_forgotten_once_all_pods_are_there(patience_s, others, is_forgotten):
-    facts = unheard(
-        stuck(replica=None, patience_s=patience_s), *[sees(replica, "pending") for replica in ("worker-0", *others)]
-    )
+    refusal = stuck(replica=None, patience_s=patience_s)
+    facts = unheard(refusal, *[sees(replica, "pending") for replica in ("worker-0", *others)])
     assert (None not in facts.doomed) is is_forgotten
 
 
