@@ -122,7 +122,7 @@ def test_news_that_are_never_new_end_the_job_as_one_whose_agent_is_lost(false, m
     state = job_of(false).wait(timeout_s=10)
     assert state.result == "failed"
     assert state.cause
-    assert (state.cause["replica"], state.cause["message"]) == ("worker-0", agent.LOST)
+    assert (state.cause.replica, state.cause.message) == ("worker-0", agent.LOST)
 
 
 def dripping(false: FalseAgent, data: bytes, every_s: float = 0.02) -> Any:

@@ -13,6 +13,7 @@ import pytest
 
 from tfspawner.agent import LOST
 from tfspawner.backends.base import Observation
+from tfspawner.base.cause import Cause
 from tfspawner.errors import ClusterError, TimedOut
 from tfspawner.follow.bookkeeping import Bookkeeper
 from tfspawner.follow.follower import Follower
@@ -86,7 +87,7 @@ def test_a_replica_that_is_lost_to_its_coordinator_is_gone_until_it_reports_agai
 def test_the_end_marks_what_it_says_and_leaves_the_rest(following):
     following.see("running")
     following.hear("running", message="saves")
-    cause = {"replica": "worker-1", "message": "OOM"}
+    cause = Cause.of({"replica": "worker-1", "message": "OOM"})
     following.books.end(
         End(result="failed", cause=cause, marks={"worker-1": Mark(state="failed")}, gone=frozenset({"worker-0"}))
     )
@@ -121,7 +122,7 @@ def test_a_silent_coordinator_is_lost_once_the_backend_has_answered_for_a_while(
     monkeypatch.setattr("tfspawner.follow.judge.ANSWERS_S", 0.25)
     asked: list[None] = []
     state = follow_a_silent_coordinator(lambda: asked.append(None), for_s=30.0).state
-    assert (state.result, state.cause and state.cause["message"], state.gone) == ("failed", LOST, {"worker-0"})
+    assert (state.result, state.cause and state.cause.message, state.gone) == ("failed", LOST, {"worker-0"})
     assert len(asked) == 2
 
 

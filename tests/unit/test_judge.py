@@ -11,6 +11,7 @@ import pytest
 
 from tfspawner.agent import LOST, TERMINATED
 from tfspawner.backends.base import Observation
+from tfspawner.base.cause import Cause
 from tfspawner.follow.facts import Doom, Facts
 from tfspawner.follow.judge import End, FalseAnswers, Mark, Step, conclude, judge
 from tfspawner.follow.state import NO_POD, JobState, ReplicaState
@@ -79,8 +80,8 @@ def summary(verdict: End | Step | None) -> Any:
     """A verdict in short: a step, or the result with the cause's replica and message."""
     if not isinstance(verdict, End):
         return verdict
-    cause = verdict.cause or {}
-    return verdict.result, cause.get("replica"), cause.get("message")
+    cause = verdict.cause
+    return verdict.result, cause and cause.replica, cause and cause.message
 
 
 def failed(replica: str | None, message: str = "") -> tuple[str, str | None, str]:
@@ -98,8 +99,8 @@ def table(**rows: tuple[Facts, Any]) -> Any:
     return pytest.mark.parametrize(("facts", "expected"), rows.values(), ids=ids)
 
 
-def lost_by(replica: str = "worker-1", message: str = LOST, **more: Any) -> dict[str, Any]:
-    return {"replica": replica, "message": message, "kind": "lost", **more}
+def lost_by(replica: str | None = "worker-1", message: str = LOST, **more: Any) -> Cause:
+    return Cause.of({"replica": replica, "message": message, "kind": "lost", **more})
 
 
 # A job that goes on
@@ -147,9 +148,9 @@ def test_once_the_stream_has_ended_the_job(facts, expected):
 def test_the_reason_of_a_loss_takes_the_place_of_the_agents_words_and_of_nothing_else():
     told = lost_by(exit_code=None, hint="h", tail=["line"])
     end = judge(ended(sees("worker-1", "failed", message="OOM", hint="--memory 4Gi"), cause=told), NOW)
-    cause = {**told, "message": "OOM", "hint": "--memory 4Gi"}
+    cause = told.but(message="OOM", hint="--memory 4Gi")
     assert end == End(result="failed", cause=cause, marks={"worker-1": Mark(message="OOM")})
-    assert list(end.cause) == list(cause), "report.json has it in this order"
+    assert list(end.cause.as_json()) == list(told.as_json()), "report.json has it in this order"
 
 
 @table(
@@ -282,7 +283,7 @@ def test_a_coordinator_that_is_late(facts, expected):
 
 def test_a_late_start_is_a_timeout_whose_cause_keeps_the_hint():
     end = judge(unheard(late(1000.0, hint="fewer GPUs"), start_timeout_s=50.0), NOW)
-    assert (end.cause["hint"], end.cause["never_ran"], end.marks) == (
+    assert (end.cause.hint, end.cause.never_ran, end.marks) == (
         "fewer GPUs",
         False,
         {"worker-0": Mark(state="failed")},
@@ -328,7 +329,7 @@ def test_a_failed_job_says_which_pods_are_gone_and_where_their_output_may_be(hin
     facts = job(sees("worker-0", "running"), sees("worker-1", "gone", 1.0), whole("failed", hint=hint))
     end = judge(facts, NOW)
     assert summary(end) == failed(None, "the job is over; the pods of worker-1, worker-2 are gone")
-    assert (end.cause["hint"], end.gone) == (expected, {"worker-1", "worker-2"})
+    assert (end.cause.hint, end.gone) == (expected, {"worker-1", "worker-2"})
     assert end.marks == dict.fromkeys(("worker-1", "worker-2"), Mark(state="gone", message=NO_POD))
 
 
@@ -501,7 +502,7 @@ def test_of_two_rules_counts_the(facts, expected):
 
 def test_an_impostor_leaves_no_agent_in_the_coordinators_place():
     end = judge(job(has(impostor=IMPOSTOR)), NOW)
-    assert (end.gone, end.marks, end.cause["hint"]) == ({"worker-0"}, {"worker-0": Mark(state="failed")}, "h")
+    assert (end.gone, end.marks, end.cause.hint) == ({"worker-0"}, {"worker-0": Mark(state="failed")}, "h")
 
 
 # What the cause says
@@ -518,9 +519,9 @@ def test_an_impostor_leaves_no_agent_in_the_coordinators_place():
 ], ids=["no room", "no room, no pods", "no image", "no image, no pods", "lost", "lost of all", "late"])  # fmt: skip
 def test_the_cause_says_whether_the_script_ever_ran(facts, expected):
     cause = judge(facts, NOW).cause
-    assert (cause["never_ran"], cause["no_room"], cause["never_whole"]) == expected
-    assert list(cause) == ["replica", "message", "hint", "exit_code", "never_ran", "no_room", "never_whole"]
-    assert cause["exit_code"] is None
+    assert (cause.never_ran, cause.no_room, cause.never_whole) == expected
+    assert list(cause.as_json()) == ["replica", "message", "hint", "exit_code", "never_ran", "no_room", "never_whole"]
+    assert cause.as_json()["exit_code"] is None
 
 
 @pytest.mark.parametrize(("facts", "expected"), [
@@ -534,7 +535,7 @@ def test_a_replica_is_marked_as_failed(facts, expected):
 
 def test_the_cause_has_the_backends_words():
     end = judge(job(sees("worker-1", "failed", 7.0, message="OOM", hint="--memory 4Gi")), NOW)
-    assert (end.cause["message"], end.cause["hint"], end.gone) == ("OOM", "--memory 4Gi", frozenset())
+    assert (end.cause.message, end.cause.hint, end.gone) == ("OOM", "--memory 4Gi", frozenset())
 
 
 # Where no agent answers at all
@@ -585,7 +586,7 @@ def test_the_conclusion(facts, expected):
 
 def test_a_conclusion_from_pods_has_a_cause_of_three_words_and_marks_nothing():
     end = conclude(unheard(sees_all("failed"), sees("worker-0", "failed", message="OOM", hint="h")))
-    assert end == End(result="failed", cause={"replica": "worker-0", "message": "OOM", "hint": "h"})
+    assert end == End(result="failed", cause=Cause.of({"replica": "worker-0", "message": "OOM", "hint": "h"}))
 
 
 @pytest.mark.parametrize("state", ["succeeded", "gone"])

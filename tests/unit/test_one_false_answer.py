@@ -38,7 +38,7 @@ def lying_proofs(false: FalseAgent, times: float) -> list[str]:
 def test_a_few_answers_without_a_proof_do_not_end_the_following(false):
     asked = lying_proofs(false, 3)
     state = Job("j", false, tuple(REPLICAS), 1.0).wait(timeout_s=20)
-    assert (state.cause or {}).get("replica") == "worker-1", "as the true agent says"
+    assert (state.cause and state.cause.replica) == "worker-1", "as the true agent says"
     assert len(asked) == 4
 
 
@@ -46,7 +46,7 @@ def test_an_agent_whose_place_was_taken_is_told_after_some_seconds(false, monkey
     monkeypatch.setattr(judge, "FALSE_S", 0.5)
     asked = lying_proofs(false, float("inf"))
     state = Job("j", false, tuple(REPLICAS), 1.0).wait(timeout_s=20)
-    assert (state.cause or {}).get("message") == NotTheAgent.what
+    assert (state.cause and state.cause.message) == NotTheAgent.what
     assert len(asked) >= judge.FALSE_ANSWERS
 
 
@@ -76,7 +76,7 @@ def test_a_coordinator_that_has_no_room_for_a_stream_is_asked_now_and_then_and_i
     notes: list[str] = []
     view = type("Shown", (Silent,), {"note": staticmethod(notes.append)})()
     state = Job("j", false, tuple(REPLICAS), 1.0).wait(view, timeout_s=60)
-    assert (state.cause or {}).get("replica") == "worker-1", "as the agent says"
+    assert (state.cause and state.cause.replica) == "worker-1", "as the agent says"
     assert [note for note in notes if "503" in note] == [
         "warning: worker-0's agent answered 503: 9 streams are open here; until then no output is shown here"
     ]

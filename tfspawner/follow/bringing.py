@@ -103,7 +103,7 @@ def _without_log(backend: Backend, state: JobState, broken: dict[str, str], view
 
 def _without_answer(backend: Backend, state: JobState, silent: list[str], view: View) -> list[ArtifactError]:
     """An error for silent agents whose files may still be there; a warning where they are lost."""
-    if (state.cause or {}).get("never_whole"):
+    if state.cause and state.cause.never_whole:
         return []  # no script has begun anywhere
     if not state.result and state.phase in STARTING and "running" not in state.times:
         return []  # none has begun yet
@@ -153,7 +153,7 @@ def _outcome(
 def _write_report(outcome: Outcome, state: JobState, record: Record, view: View, missing: ArtifactError | None) -> None:
     """Writes report.json and the page. Raises ArtifactError where the report fails; the page can be made later."""
     record.write_json("report.json", {
-        "job": outcome.job, "result": outcome.result, "cause": state.cause and explained(state.cause),
+        "job": outcome.job, "result": outcome.result, "cause": state.cause and explained(state.cause).as_json(),
         "seconds": round(outcome.seconds, 3), "restarts": state.restarts,
         "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
         "files": {replica.replica: replica.files for replica in outcome.collected}, "artifacts": outcome.artifacts,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import get_args
 
+from tfspawner.base.cause import Cause
 from tfspawner.base.shapes import DamagedFile
 from tfspawner.errors import ArtifactError
 from tfspawner.record.reading import read_events, read_report
@@ -55,7 +56,8 @@ def all_here(record: Record) -> Outcome | None:
             landing = Landing(record.files, replica.replica)
             if not all(landing.holds(file) for file in replica.files):
                 return None
-        return Outcome(job=report["job"], result=report["result"], folder=record.folder, cause=report.get("cause"),
+        cause = Cause.of(report["cause"]) if report.get("cause") is not None else None
+        return Outcome(job=report["job"], result=report["result"], folder=record.folder, cause=cause,
                        collected=collected, seconds=report["seconds"], artifacts=report.get("artifacts"))  # fmt: skip
     except (OSError, ArtifactError, DamagedFile):
         return None

@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
 
 from tfspawner.agent import LOST, STARTING, TERMINATED
 from tfspawner.backends.base import Observation
+from tfspawner.base.cause import Cause
 from tfspawner.plan.plan import DEFAULT_START_TIMEOUT_S
 
 from .facts import ENDED, Facts
@@ -41,7 +41,7 @@ class End:
     """The job has ended."""
 
     result: Result | None
-    cause: dict[str, Any] | None
+    cause: Cause | None
     marks: Mapping[str, Mark] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()  # replicas of which it is clear now that no agent answers there
 
@@ -97,8 +97,7 @@ def conclude(facts: Facts) -> End | None:
         return End(result="succeeded", cause=facts.state.cause)
     if facts.are_all_seen and states <= set(ENDED):
         failed = _first_failed(facts)
-        told = {"replica": failed.replica, "message": failed.message, "hint": failed.hint} if failed else None
-        return End(result="failed", cause=told or facts.state.cause)
+        return End(result="failed", cause=_cause_of_pod(failed) if failed else facts.state.cause)
     if doom and doom.seen.state == "failed" and states <= set(ENDED):
         return _failed_job(facts, doom.seen)
     return None
@@ -219,7 +218,11 @@ def _failed(facts: Facts, seen: Observation, result: Result = "failed", gone: fr
         "never_whole": seen.fatal and not facts.are_all_seen,
     }
     marks = {seen.replica: Mark(state="failed")} if seen.replica and not seen.fatal else {}
-    return End(result=result, cause=cause, marks=marks, gone=gone)
+    return End(result=result, cause=Cause.of(cause), marks=marks, gone=gone)
+
+
+def _cause_of_pod(failed: Observation) -> Cause:
+    return Cause.of({"replica": failed.replica, "message": failed.message, "hint": failed.hint})
 
 
 def _failed_job(facts: Facts, job: Observation) -> End:
@@ -256,18 +259,19 @@ def _without_pods(facts: Facts) -> tuple[frozenset[str], dict[str, Mark]]:
 def _as_agents_told(facts: Facts) -> End:
     """The agents' own result; but why a replica's agent fell silent, the backend may know better."""
     state, replica = facts.state, _replica_to_explain(facts)
-    if not replica or facts.platform[replica].state not in ("failed", "gone"):
+    if not state.cause or not replica or facts.platform[replica].state not in ("failed", "gone"):
         return End(result=state.result, cause=state.cause)
     seen = facts.platform[replica]
-    cause = {**(state.cause or {}), "message": seen.message, "hint": seen.hint}
+    cause = state.cause.but(message=seen.message, hint=seen.hint)
     return End(result=state.result, cause=cause, marks={replica: Mark(message=seen.message)})
 
 
 def _replica_to_explain(facts: Facts) -> str | None:
     """The replica by whose loss the job has ended, if it has, and the backend knows the replica."""
-    cause = facts.state.cause or {}
-    is_lost = cause.get("message") in (LOST, TERMINATED) and cause.get("replica") in facts.platform
-    return str(cause["replica"]) if is_lost else None
+    cause = facts.state.cause
+    if not cause or cause.message not in (LOST, TERMINATED) or cause.replica not in facts.platform:
+        return None
+    return cause.replica
 
 
 def _first_failed(facts: Facts) -> Observation | None:

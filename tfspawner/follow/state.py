@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from tfspawner.base.cause import Cause
+
 NO_POD = "its pod is gone"
 Result = Literal["succeeded", "failed", "timeout", "interrupted"]
 
@@ -44,7 +46,7 @@ class JobState:
     replicas: dict[str, ReplicaState]
     phase: str = "pending"
     result: Result | None = None
-    cause: dict[str, Any] | None = None  # replica, message, hint, exit_code, tail
+    cause: Cause | None = None
     times: dict[str, float] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)  # replicas whose pod or process has ended
     restarts: list[dict[str, Any]] = field(default_factory=list)  # generation, time, and its cause: replica, message
