@@ -31,12 +31,12 @@ FOLDERS = {"worker-0", "worker-1", ".parts"}
 @pytest.fixture
 def false(monkeypatch) -> Iterator[FalseAgent]:
     for name, value in (
-        ("follow.AGAIN_S", 0.001), ("follow.ANSWER_WITHIN_S", 0.0), ("follow.SILENCE_S", 0.1), ("follow.ANSWERS_S", 0.05),
-        ("follow.LAST_OUTPUT_S", 0.3), ("follow.REASON_S", 0.1), ("follow.AGENT_GRACE_S", 0.05), ("follow.LOST_PATIENCE_S", 0.1),
-        ("follow.DEFAULT_START_TIMEOUT_S", 0.3), ("listening.STALE_S", 0.3), ("listening.MOST_BAD", 3),
+        ("follower.AGAIN_S", 0.001), ("agents.ANSWER_WITHIN_S", 0.0), ("judge.SILENCE_S", 0.1), ("judge.ANSWERS_S", 0.05),
+        ("judge.LAST_OUTPUT_S", 0.3), ("judge.REASON_S", 0.1), ("judge.AGENT_GRACE_S", 0.05), ("judge.LOST_PATIENCE_S", 0.1),
+        ("judge.DEFAULT_START_TIMEOUT_S", 0.3), ("listening.STALE_S", 0.3), ("listening.MOST_BAD", 3),
         ("collect.TRIES_WITHOUT_PROGRESS", 1), ("collect.PAUSE_S", 0.001),
     ):  # fmt: skip
-        monkeypatch.setattr(f"tfspawner.{name}", value)
+        monkeypatch.setattr(f"tfspawner.follow.{name}", value)
     agent = FalseAgent()
     yield agent
     agent.close()

@@ -14,6 +14,7 @@ from mutating import damaged
 
 from tfspawner import agent
 from tfspawner.agent import LONGEST_PROGRESS, Log, Pace, Trail, classify, is_progress_bar, parse_progress
+from tfspawner.base.cause import Cause
 from tfspawner.base.terminal import harmless
 from tfspawner.base.words import left
 from tfspawner.pages.charts import charts
@@ -148,7 +149,7 @@ def read_log(output: bytes, path: Path, rng: Random) -> None:
         agent.MISSING_MODULE.search(log.tail),
         agent.UNHEALTHY.search(log.tail),
     )
-    cause_of(tail), explained({"message": "ended with exit code 1", "tail": tail})
+    cause_of(tail), explained(Cause.of({"message": "ended with exit code 1", "tail": tail}))
     log.file.close()
 
 

@@ -19,7 +19,7 @@ import urllib3
 from tfspawner import agent
 from tfspawner.backends.client import AgentClient
 from tfspawner.errors import AgentBusy
-from tfspawner.follow.follower import complete_logs
+from tfspawner.follow.logs import complete_logs
 from tfspawner.follow.state import JobState, ReplicaState
 from tfspawner.record.writing import Record
 

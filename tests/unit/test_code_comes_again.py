@@ -66,7 +66,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfspawner.follow.follower.SILENCE_S", 60.0)
+    monkeypatch.setattr("tfspawner.follow.judge.SILENCE_S", 60.0)
     found = Place(Uploaded(tmp_path / "first", "print('hello', flush=True)"))
     yield found
     found.running.process.kill()
@@ -109,7 +109,6 @@ def test_another_process_in_the_coordinators_place_gets_the_code_again(place, tm
     wait = f"import os, time\nprint('first life', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.1)"
     place.running = Uploaded(tmp_path / "long", wait)
     code = place.running.code()
-    follower = Follower(place, "j", ["worker-0"], None, Silent(), start_timeout_s=20, upload=code)
     lines: list[bytes] = []
 
     def log(replica: str, data: bytes) -> None:
@@ -119,7 +118,8 @@ def test_another_process_in_the_coordinators_place_gets_the_code_again(place, tm
             place.running.process.wait()
             place.running = Uploaded(second, "", code)
 
-    follower.view = type("Shown", (Silent,), {"log": staticmethod(log)})()
+    view = type("Shown", (Silent,), {"log": staticmethod(log)})()
+    follower = Follower(place, "j", ["worker-0"], None, view, start_timeout_s=20, upload=code)
     following = threading.Thread(target=lambda: follower.follow(time.monotonic() + 60), daemon=True)
     following.start()
     deadline = time.monotonic() + 30

@@ -26,9 +26,9 @@ from tfspawner.backends.answers import listing
 from tfspawner.backends.base import Observation
 from tfspawner.cli.main import cli
 from tfspawner.errors import ArtifactError, BadAnswer, ClusterError
+from tfspawner.follow import agents, judge, listening
 from tfspawner.follow import follower as follow
-from tfspawner.follow import listening
-from tfspawner.follow.homecoming import bring_home
+from tfspawner.follow.bringing import bring_home
 from tfspawner.follow.state import Silent
 from tfspawner.jobs.job import Job, summaries
 from tfspawner.jobs.tensorboard import MOST_MISSES, EventFiles
@@ -40,8 +40,8 @@ MIB = 1 << 20
 @pytest.fixture
 def false(monkeypatch) -> Iterator[FalseAgent]:
     monkeypatch.setattr(follow, "AGAIN_S", 0.001)
-    monkeypatch.setattr(follow, "ANSWER_WITHIN_S", 0.0)
-    monkeypatch.setattr("tfspawner.follow.homecoming.SEE_WITHIN_S", 0.0)
+    monkeypatch.setattr(agents, "ANSWER_WITHIN_S", 0.0)
+    monkeypatch.setattr(agents, "SEE_WITHIN_S", 0.0)
     monkeypatch.setattr("tfspawner.backends.client.LOG_PAUSES_S", (0.001,) * 4)
     monkeypatch.setattr("tfspawner.follow.collect.TRIES_WITHOUT_PROGRESS", 1)
     found = FalseAgent()
@@ -115,14 +115,14 @@ def test_a_report_of_another_shape_is_no_status_whoever_passes_it_on(false, key)
 
 
 def test_news_that_are_never_new_end_the_job_as_one_whose_agent_is_lost(false, monkeypatch):
-    for module, name, value in ((listening, "STALE_S", 0.3), (follow, "SILENCE_S", 0.2), (follow, "ANSWERS_S", 0.1)):
+    for module, name, value in ((listening, "STALE_S", 0.3), (judge, "SILENCE_S", 0.2), (judge, "ANSWERS_S", 0.1)):
         monkeypatch.setattr(module, name, value)
     news = frame({"gang": dict(false.gang.snapshot(), phase="running", result=None)})
     false.server.RequestHandlerClass.answer = dripping(false, news)
     state = job_of(false).wait(timeout_s=10)
     assert state.result == "failed"
     assert state.cause
-    assert (state.cause["replica"], state.cause["message"]) == ("worker-0", agent.LOST)
+    assert (state.cause.replica, state.cause.message) == ("worker-0", agent.LOST)
 
 
 def dripping(false: FalseAgent, data: bytes, every_s: float = 0.02) -> Any:
@@ -142,7 +142,7 @@ def dripping(false: FalseAgent, data: bytes, every_s: float = 0.02) -> Any:
 
 
 def test_a_gang_that_has_ended_is_not_waited_for_when_nothing_more_comes(false, monkeypatch):
-    monkeypatch.setattr(follow, "LAST_OUTPUT_S", 0.3)
+    monkeypatch.setattr(judge, "LAST_OUTPUT_S", 0.3)
     false.server.RequestHandlerClass.answer = dripping(false, frame({"gang": false.gang.snapshot()}))
     assert job_of(false).wait(timeout_s=10).result == "failed"
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tfspawner.base.cause import Cause
 from tfspawner.errors import ConfigurationError, JobFailed
 from tfspawner.follow.outcome import Outcome
 from tfspawner.follow.state import JobState, ReplicaState
@@ -87,7 +88,8 @@ def test_a_failure_is_shown_with_its_last_lines_and_the_next_step(pages, view):
 
 def test_a_job_that_was_waited_for_is_told_as_run_tells_it(pages, view):
     ended = state()
-    ended.result, ended.cause = "failed", {"replica": "worker-1", "message": "was killed", "kind": "lost"}
+    ended.result = "failed"
+    ended.cause = Cause.of({"replica": "worker-1", "message": "was killed", "kind": "lost"})
     view.end(ended)
     assert "worker-1 was killed" in pages[-1]
     assert "next: --restarts 1" in pages[-1]

@@ -10,8 +10,8 @@ import pytest
 from false_agent import REPLICAS, FalseAgent, honest
 
 from tfspawner.errors import NotTheAgent
-from tfspawner.follow import follower as follow
-from tfspawner.follow.state import Silent
+from tfspawner.follow import agents, follower, judge
+from tfspawner.follow.state import JobState, ReplicaState, Silent
 from tfspawner.jobs.job import Job
 
 
@@ -38,29 +38,29 @@ def lying_proofs(false: FalseAgent, times: float) -> list[str]:
 def test_a_few_answers_without_a_proof_do_not_end_the_following(false):
     asked = lying_proofs(false, 3)
     state = Job("j", false, tuple(REPLICAS), 1.0).wait(timeout_s=20)
-    assert (state.cause or {}).get("replica") == "worker-1", "as the true agent says"
+    assert (state.cause and state.cause.replica) == "worker-1", "as the true agent says"
     assert len(asked) == 4
 
 
 def test_an_agent_whose_place_was_taken_is_told_after_some_seconds(false, monkeypatch):
-    monkeypatch.setattr(follow, "FALSE_S", 0.5)
+    monkeypatch.setattr(judge, "FALSE_S", 0.5)
     asked = lying_proofs(false, float("inf"))
     state = Job("j", false, tuple(REPLICAS), 1.0).wait(timeout_s=20)
-    assert (state.cause or {}).get("message") == NotTheAgent.what
-    assert len(asked) >= follow.FALSE_ANSWERS
+    assert (state.cause and state.cause.message) == NotTheAgent.what
+    assert len(asked) >= judge.FALSE_ANSWERS
 
 
 def test_a_few_answers_without_a_proof_leave_no_files_behind(false):
     lying_proofs(false, 2)
-    lines = {replica: follow.ReplicaState(replica=replica, state="succeeded") for replica in REPLICAS}
+    lines = {replica: ReplicaState(replica=replica, state="succeeded") for replica in REPLICAS}
     began = time.monotonic()
-    assert [*follow.reachable_agents(false, follow.JobState(job="j", replicas=lines, result="succeeded"))] == REPLICAS
-    assert time.monotonic() - began < follow.ANSWER_WITHIN_S
+    assert [*agents.reachable_agents(false, JobState(job="j", replicas=lines, result="succeeded"))] == REPLICAS
+    assert time.monotonic() - began < agents.ANSWER_WITHIN_S
 
 
 def test_a_coordinator_that_has_no_room_for_a_stream_is_asked_now_and_then_and_is_not_lost(false, monkeypatch):
-    for name, value in (("BUSY_S", 0.3), ("SILENCE_S", 0.2), ("ANSWERS_S", 0.1)):
-        monkeypatch.setattr(follow, name, value, raising=False)
+    for module, name, value in ((follower, "BUSY_S", 0.3), (judge, "SILENCE_S", 0.2), (judge, "ANSWERS_S", 0.1)):
+        monkeypatch.setattr(module, name, value)
     asked: list[str] = []
     gang = dict(false.gang.snapshot(), phase="running", result=None, cause=None)
 
@@ -76,7 +76,7 @@ def test_a_coordinator_that_has_no_room_for_a_stream_is_asked_now_and_then_and_i
     notes: list[str] = []
     view = type("Shown", (Silent,), {"note": staticmethod(notes.append)})()
     state = Job("j", false, tuple(REPLICAS), 1.0).wait(view, timeout_s=60)
-    assert (state.cause or {}).get("replica") == "worker-1", "as the agent says"
+    assert (state.cause and state.cause.replica) == "worker-1", "as the agent says"
     assert [note for note in notes if "503" in note] == [
         "warning: worker-0's agent answered 503: 9 streams are open here; until then no output is shown here"
     ]

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from terminal import Unread
 
 import tfspawner
+from tfspawner.base.cause import Cause
 from tfspawner.base.terminal import Flow, add_row, harmless, plain_table, print_json, raw, take_warnings, text_of, write
 from tfspawner.follow.state import JobState, ReplicaState
 from tfspawner.views.plain import FollowView, Lines, PlainView
@@ -219,7 +220,7 @@ def test_a_table_of_replicas_holds_nothing_that_a_terminal_would_obey():
     line = ReplicaState(replica="worker-0", state=HOSTILE, node=HOSTILE + "\nx", message=HOSTILE,
                         progress={"epoch": 1, "epochs": 2, "metrics": {HOSTILE: 1.0}})  # fmt: skip
     state = JobState(job=HOSTILE, replicas={"worker-0": line}, phase=HOSTILE, times={HOSTILE: 1.0, "b": 2.0},
-                     cause={"replica": HOSTILE, "message": HOSTILE}, result="failed")  # fmt: skip
+                     cause=Cause.of({"replica": HOSTILE, "message": HOSTILE}), result="failed")  # fmt: skip
     for width in (None, 40, 100):
         shown = replica_table(state, width).plain
         assert not HARM.search(shown)

@@ -30,6 +30,7 @@ from tfspawner.agent import (
     text,
     whole_number,
 )
+from tfspawner.base.cause import Cause
 from tfspawner.base.terminal import harmless
 
 MARKS, MARKS_A_REPLICA = 10_000, 2_000  # of JSON (see read_json) that an answer may have, and more for each replica
@@ -82,7 +83,7 @@ class Restart(TypedDict):
 class Gang(Order):
     """All that the coordinator knows: of the replicas, or of those with news."""
 
-    cause: dict[str, Any] | None
+    cause: Cause | None
     times: dict[str, float]
     replicas: dict[str, Report]
     restarts: list[Restart]
@@ -152,7 +153,8 @@ def gang(value: Any, replicas: Collection[str]) -> Gang:
         "restarts_allowed": whole_number,
         "behind": lambda behind: _by_name(behind, replicas, number),
     }
-    return cast(Gang, cleaned(fields(value, checks, tuple(checks))))
+    status = cleaned(fields(value, checks, tuple(checks)))
+    return cast(Gang, {**status, "cause": status["cause"] and Cause.of(status["cause"])})
 
 
 def own_report(value: Any, replica: str, replicas: Collection[str]) -> Report | None:

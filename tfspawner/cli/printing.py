@@ -81,12 +81,10 @@ def print_outcome(outcome: Outcome, output: str) -> None:
     from tfspawner.base.words import age
     from tfspawner.record.causes import explained
 
-    cause = explained(outcome.cause or {})
-    why = (
-        f": {cause.get('replica') or ''} {cause['message']}"
-        if outcome.result != "succeeded" and cause.get("message")
-        else ""
-    )
+    cause = outcome.cause and explained(outcome.cause)
+    why = ""
+    if outcome.result != "succeeded" and cause and cause.message:
+        why = f": {cause.replica or ''} {cause.message}"
     took = age(outcome.seconds) if outcome.seconds else ""
     if outcome.result == "running":
         told = f"{outcome.job} still runs{took and f' ({took})'}; files so far:"
@@ -120,16 +118,16 @@ def state_words(state: JobState) -> str:
         return state.phase
     if state.result == "succeeded":
         return f"succeeded; {state.without_pods}" if state.without_pods else state.result
-    cause = state.cause or {}
-    message = " ".join(str(cause[key]) for key in ("replica", "message") if cause.get(key))
-    return f"{state.result}: {message}" if message else state.result
+    why = state.cause.text if state.cause else ""
+    return f"{state.result}: {why}" if why else state.result
 
 
 def state_json(state: JobState) -> dict[str, Any]:
     from dataclasses import asdict
 
     replicas = [asdict(line) for line in state.replicas.values()]
-    return asdict(state) | {"replicas": replicas, "gone": sorted(state.gone)}
+    cause = state.cause and state.cause.as_json()
+    return asdict(state) | {"cause": cause, "replicas": replicas, "gone": sorted(state.gone)}
 
 
 def summary_json(summary: JobSummary) -> dict[str, Any]:

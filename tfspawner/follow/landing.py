@@ -1,4 +1,4 @@
-"""Where a replica's files land: a folder that no name, and no link in it, leads out of; and the room that is left there."""
+"""Where a replica's files land: a folder that no name and no link leads out of, and the space that is left there."""
 
 from __future__ import annotations
 
@@ -165,7 +165,8 @@ class Room:
         free = shutil.disk_usage(self.folder).free
         if size > free - self.promised:
             others = f", {human_bytes(self.promised)} of them for other replicas' files" if self.promised else ""
+            need, have = f"{human_bytes(size)} more", f"{human_bytes(free)} are free at {self.folder}"
             raise ArtifactError(
-                f"{replica}'s files take {human_bytes(size)} more, and {human_bytes(free)} are free at {self.folder}{others}",
+                f"{replica}'s files take {need}, and {have}{others}",
                 hint="make room or give another --out, then: tf-spawner fetch",
             )

@@ -1,4 +1,4 @@
-"""What a job's coordinator streams, checked against what came before: output where it goes on, and news that are new."""
+"""Reads what a job's coordinator streams, checked against what came before: the next output, and news that are new."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tfspawner.backends.answers import Gang, Output
 from tfspawner.backends.client import AgentClient, Body
 from tfspawner.errors import AgentUnreachable, BadAnswer
 
-STALE_S = 120.0  # all agents report every few seconds: who tells nothing new for so long tells nothing
-MOST_BAD = 10  # answers that no agent gives, before the job is given up
+STALE_S = 120.0  # how long the coordinator may tell nothing new: all agents report every few seconds
+MOST_BAD = 10  # how many answers that no agent gives may come before the job is given up
 
 Heard = tuple[str, Any]  # "gang" and a Gang; "log" and (replica, offset, bytes)
 
 
 class Listener:
-    """Reads the coordinator's streams, one after the other, each from the bytes on that have come.
+    """Reads the coordinator's streams one after the other; each goes on where the last one broke off.
 
     offsets: where each replica's log goes on; None: no output is wanted.
     """
@@ -31,7 +31,7 @@ class Listener:
         self.bad = 0
 
     def listen(self, agent: AgentClient) -> Iterator[Heard]:
-        """What one stream brings, until the job's end. Raises AgentUnreachable, and BadAnswer for what no agent sends."""
+        """Yields what one stream brings until the job ends. BadAnswer is raised for what no agent sends."""
         self.news_at = self.news_at or time.monotonic()
         phase = ""
         for frame, body in agent.stream(self.offsets and dict(self.offsets), self.names):

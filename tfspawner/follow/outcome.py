@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from tfspawner.base.cause import Cause
 from tfspawner.errors import ArtifactError, ClusterError, JobFailed, SpawnerError, TimedOut
 from tfspawner.record.causes import explained
 from tfspawner.record.folder import RunFolder
@@ -25,7 +24,7 @@ class Outcome:
     job: str
     result: str  # succeeded, failed, timeout, interrupted
     folder: Path
-    cause: Mapping[str, Any] | None
+    cause: Cause | None
     collected: list[Collected] = field(default_factory=list)
     seconds: float = 0.0
     artifacts: str | None = None  # the URI of the folder that --artifacts filled
@@ -46,31 +45,30 @@ def raise_for(state: JobState, record: Record | None) -> None:
     """Raises what a job's end means: nothing, JobFailed or TimedOut."""
     if state.result == "succeeded":
         return
-    cause = explained(state.cause or {})
-    replica, message = cause.get("replica"), cause.get("message") or "failed"
-    stands = cause.get("stands") or []
+    cause = explained(state.cause or Cause())
+    replica, message = cause.replica, cause.message or "failed"
     kept = record.last_lines(replica, LAST_LINES) if record and replica and not state.replicas[replica].unkept else []
-    lines = stands or kept or cause.get("tail") or []
+    lines = cause.stands or kept or cause.tail
     text = f"{replica} {message}" if replica else message
     error: SpawnerError
     if state.result == "timeout":
         longer = "raise --start-timeout" if "did not start" in message else "raise --timeout"
-        error = TimedOut(text, hint=cause.get("hint") or longer)
-    elif cause.get("never_ran"):
-        error = ClusterError(text, hint=cause.get("hint"))
+        error = TimedOut(text, hint=cause.hint or longer)
+    elif cause.never_ran:
+        error = ClusterError(text, hint=cause.hint)
     else:
-        error = JobFailed(text, hint=cause.get("hint") or _restart_hint(cause))
-        error.about = f"{replica} stood at, innermost first:" if stands else f"{replica}'s last lines:"
+        error = JobFailed(text, hint=cause.hint or _restart_hint(cause))
+        error.about = f"{replica} stood at, innermost first:" if cause.stands else f"{replica}'s last lines:"
         error.lines = [f"{replica} | {line}" for line in lines[:LAST_LINES]]
     raise error
 
 
-def _restart_hint(cause: Mapping[str, Any]) -> str | None:
+def _restart_hint(cause: Cause) -> str | None:
     """The next step where nothing is wrong with the script itself; with restarts, they are over."""
     again = "--restarts 1 starts all again from the last checkpoint"
-    if cause.get("kind") == "stalled":
+    if cause.kind == "stalled":
         return f"where each replica stood is at the end of its log; {again}"
-    return again if cause.get("kind") == "lost" else None
+    return again if cause.kind == "lost" else None
 
 
 def raise_for_artifacts(state: JobState, where: str) -> None:

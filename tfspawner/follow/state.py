@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from tfspawner.base.cause import Cause
+
 NO_POD = "its pod is gone"
 Result = Literal["succeeded", "failed", "timeout", "interrupted"]
 
@@ -44,7 +46,7 @@ class JobState:
     replicas: dict[str, ReplicaState]
     phase: str = "pending"
     result: Result | None = None
-    cause: dict[str, Any] | None = None  # replica, message, hint, exit_code, tail
+    cause: Cause | None = None
     times: dict[str, float] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)  # replicas whose pod or process has ended
     restarts: list[dict[str, Any]] = field(default_factory=list)  # generation, time, and its cause: replica, message
@@ -53,9 +55,12 @@ class JobState:
     def without_pods(self) -> str:
         """What is to be told of pods that went after the job's end; "" if none did."""
         gone = [line.replica for line in self.replicas.values() if line.message == NO_POD]
-        if not gone:
-            return ""
-        return "its pods are gone" if len(gone) == len(self.replicas) else f"the pods of {shortened(gone)} are gone"
+        return which_pods_are_gone(gone, len(self.replicas)) if gone else ""
+
+
+def which_pods_are_gone(replicas: list[str], count: int) -> str:
+    """Of a job of so many replicas."""
+    return "its pods are gone" if len(replicas) == count else f"the pods of {shortened(replicas)} are gone"
 
 
 def shortened(replicas: list[str]) -> str:

@@ -65,7 +65,7 @@ class SilentSweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepOutcome:
-    """How a sweep ended: for each point its job, values, result, seconds, last metrics, folder and error; the best first."""
+    """How a sweep ended: each point's job, values, result, seconds, last metrics, folder and error; the best first."""
 
     name: str
     result: str  # succeeded, failed, interrupted

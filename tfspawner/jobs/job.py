@@ -15,17 +15,12 @@ from tfspawner.backends.base import Backend, JobSummary
 from tfspawner.backends.choice import backend_of
 from tfspawner.base.threads import each
 from tfspawner.errors import AgentUnreachable, ArtifactError, BadAnswer, ClusterError, Interrupted, SpawnerError
-from tfspawner.follow.follower import PARALLEL, Follower
-from tfspawner.follow.homecoming import (
-    DELETE_TIMEOUT_S,
-    Homecoming,
-    all_here,
-    came_before,
-    left_of,
-    mark_fetched,
-    release_agents,
-    seen_running,
-)
+from tfspawner.follow.agents import PARALLEL, left_of, seen_running
+from tfspawner.follow.bookkeeping import Bookkeeper
+from tfspawner.follow.earlier import all_here, came_before
+from tfspawner.follow.follower import Follower
+from tfspawner.follow.homecoming import DELETE_TIMEOUT_S, Homecoming, mark_fetched, release_agents
+from tfspawner.follow.judge import conclude
 from tfspawner.follow.outcome import Outcome
 from tfspawner.follow.state import JobState, ReplicaState, Silent, View
 from tfspawner.record.reading import read_id
@@ -56,22 +51,23 @@ class Job:
     def status(self) -> JobState:
         """What its replicas do now: as the coordinator's agent tells, else as the backend sees them."""
         self.check_whole()
-        follower = self._follower(Silent())
-        follower.state = state = JobState(
-            job=self.name, replicas={r: ReplicaState(replica=r) for r in self.replicas}, times=follower.state.times
-        )
+        times = {"launched": self.launched} if self.launched else {}
+        lines = {replica: ReplicaState(replica=replica) for replica in self.replicas}
+        state = JobState(job=self.name, replicas=lines, times=times)
+        books = Bookkeeper(state, None, Silent())
         stop = threading.Event()
         for observation in self.backend.watch(self.name, stop):
             if observation is None:
                 stop.set()
             else:
-                follower.observe(observation)
+                books.observe(observation)
         try:
             if self.replicas[0] in state.gone:
                 raise AgentUnreachable(f"{self.replicas[0]} has ended")
-            follower.hear(self.backend.agent(self.name, self.replicas[0]).status(self.replicas))
+            books.hear(self.backend.agent(self.name, self.replicas[0]).status(self.replicas))
         except AgentUnreachable as error:
-            follower.conclude()
+            if end := conclude(books.facts):
+                books.end(end)
             if isinstance(error, BadAnswer):
                 state.replicas[self.replicas[0]].message = error.message
         return state
@@ -133,7 +129,7 @@ class Job:
         view = view or Silent()
         follower = self._follower(view, logs=logs)
         state = follower.follow(deadline=None if timeout_s is None else time.monotonic() + timeout_s)
-        if logs and not follower.heard:  # its agents are gone: what they said is all that is left
+        if logs and not follower.facts.heard:  # its agents are gone: what they said is all that is left
             for replica in self.replicas:
                 view.log(replica, self.backend.last_output(self.name, replica) or b"")
         view.finish()

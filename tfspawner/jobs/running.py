@@ -117,7 +117,7 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
         code = plan.code if backend.must_upload(plan) else None
         state = _follow(home, plan, code, began)
         for number in range(2, (plan.spec.start_tries or 1) + 1):
-            if not (state.cause or {}).get("no_room"):
+            if not (state.cause and state.cause.no_room):
                 break
             _give_back(backend, plan, state, record, view, number)
             backend.launch(plan)
@@ -173,7 +173,7 @@ def _give_back(backend: Backend, plan: Plan, state: JobState, record: Record, vi
     placed = sum(line.state != "pending" for line in state.replicas.values())
     backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
     pause_s = random.uniform(0.5, 1.5) * min(LONGEST_PAUSE_S, plan.spec.start_timeout_s or DEFAULT_PAUSE_S)
-    record.event("given back", placed=placed, pause_s=round(pause_s, 1), message=(state.cause or {}).get("message"))
+    record.event("given back", placed=placed, pause_s=round(pause_s, 1), message=state.cause and state.cause.message)
     view.note(
         f"there is room for {placed} of {len(state.replicas)} replicas: all given back; "
         f"try {number} of {plan.spec.start_tries} in {pause_s:.0f} s"

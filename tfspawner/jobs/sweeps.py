@@ -15,7 +15,8 @@ from tfspawner.backends.base import Backend, JobSummary
 from tfspawner.backends.choice import backend_for
 from tfspawner.base.userfile import brief_line
 from tfspawner.errors import ArtifactError, Interrupted, JobFailed, NotFoundError, SpawnerError
-from tfspawner.follow.homecoming import DELETE_TIMEOUT_S, seen_running
+from tfspawner.follow.agents import seen_running
+from tfspawner.follow.homecoming import DELETE_TIMEOUT_S
 from tfspawner.follow.outcome import Outcome
 from tfspawner.follow.state import JobState, Silent
 from tfspawner.follow.sweep import ENDED, Point, SilentSweep, SweepOutcome, SweepView

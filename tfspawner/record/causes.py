@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tfspawner.base.cause import Cause
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cause:
+class KnownCause:
     """One way in which scripts fail: how it is known, and the next step."""
 
     kind: str
@@ -17,8 +19,8 @@ class Cause:
     hint: str
 
 
-def _cause(kind: str, pattern: str, hint: str) -> Cause:
-    return Cause(kind=kind, pattern=re.compile(pattern, re.M), hint=hint)
+def _cause(kind: str, pattern: str, hint: str) -> KnownCause:
+    return KnownCause(kind=kind, pattern=re.compile(pattern, re.M), hint=hint)
 
 
 # The first that fits counts: what is particular stands before what is general. Error texts are TensorFlow 2.21's.
@@ -126,7 +128,7 @@ TAIL = 65536  # characters of the last lines that are looked at
 LONGEST = 200  # characters of an exception's text in a message
 
 
-def cause_of(tail: Iterable[str]) -> Cause | None:
+def cause_of(tail: Iterable[str]) -> KnownCause | None:
     """The cause that the last lines of a failed script tell; None where none is known."""
     text = "\n".join(tail)[-TAIL:]
     return next((cause for cause in CAUSES if cause.pattern.search(text)), None)
@@ -143,16 +145,15 @@ def exception_in(tail: Iterable[str]) -> str | None:
     return None
 
 
-def explained(failure: Mapping[str, Any]) -> dict[str, Any]:
-    """A failure as the agents tell it, with its exception in the message, its class, and the next step where known."""
-    told = dict(failure)
-    if not str(told.get("message", "")).startswith("ended with exit code"):
-        return told
-    tail = told.get("tail") or []
-    cause, exception = cause_of(tail), exception_in(tail)
+def explained(cause: Cause) -> Cause:
+    """The cause with the script's exception in its message; and its class and the next step, where they are known."""
+    if not cause.message.startswith("ended with exit code"):
+        return cause
+    known, exception = cause_of(cause.tail), exception_in(cause.tail)
+    words: dict[str, Any] = {}
     if exception:
-        told["message"] = f"{told['message']}: {exception}"
-    if cause:
-        told["class"] = cause.kind
-        told["hint"] = told.get("hint") or cause.hint or None
-    return told
+        words["message"] = f"{cause.message}: {exception}"
+    if known:
+        words["class"] = known.kind
+        words["hint"] = cause.hint or known.hint or None
+    return cause.but(**words)

@@ -131,8 +131,7 @@ def heading(state: JobState, now: float) -> Text:
         words.insert(0, f"restart {len(state.restarts)}")
     if state.times and len(words) > 1:
         words[-1] += f", {age(state.times.get('ended', now) - min(state.times.values()))} in all"
-    cause = (state.cause or {}) if state.result != "succeeded" else {}
-    why = " ".join(str(cause[key]) for key in ("replica", "message") if cause.get(key))
+    why = state.cause.text if state.cause and state.result != "succeeded" else ""
     result = ": ".join(filter(None, (state.result, one_line(why))))
     return text_of((state.job, "bold"), GAP, " · ".join(words) or state.phase, GAP,
                    (result, STYLES.get(state.result or "", "red")))  # fmt: skip

@@ -1,0 +1,156 @@
+"""Keeps a job's state, facts and record up to date with what the backend sees and what the coordinator tells."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, cast
+
+from tfspawner.agent import FINISHED, LOST
+from tfspawner.backends.answers import Gang, Report
+from tfspawner.backends.base import Observation
+from tfspawner.record.writing import Record
+
+from .facts import Facts
+from .judge import End
+from .state import JobState, ReplicaState, Result, View
+
+USAGE_OF, USAGE_EVERY_S = (
+    16,
+    2.0,
+)  # of how many replicas the use of processors and memory is recorded, and how often at first
+
+
+class Bookkeeper:
+    """Takes over each piece of news. Called by one thread."""
+
+    def __init__(
+        self, state: JobState, record: Record | None, view: View, start_timeout_s: float | None = None
+    ) -> None:
+        self.state, self.record, self.view = state, record, view
+        self.facts = Facts(state=state, start_timeout_s=start_timeout_s, changed_at=time.monotonic())
+        self.facts.reported |= {r for r, line in state.replicas.items() if line.state not in ("pending", "starting")}
+        self.warned: set[str] = set()
+        measured = list(state.replicas)[:USAGE_OF]
+        self.usage_at = dict.fromkeys(measured, (time.monotonic(), -math.inf))  # the start, and the last record
+
+    # -- what the backend sees
+
+    def observe(self, seen: Observation) -> None:
+        """Takes over what the backend sees of a replica, or of the whole job."""
+        before = self.facts.platform.get(seen.replica or "")
+        self.facts.see(seen, time.monotonic())
+        if seen.replica is None:
+            return
+        if self.record and (before is None or (before.state, before.message) != (seen.state, seen.message)):
+            self.record.event("pod", replica=seen.replica, state=seen.state, message=seen.message, node=seen.node)
+        if seen.fatal:
+            self.warn(seen.message, f"{seen.replica} {seen.message}")
+        self._show_observation(seen)
+
+    def _show_observation(self, seen: Observation) -> None:
+        """The backend's word counts in the table until the replica's agent has reported, and after it is gone."""
+        line = self.state.replicas[seen.replica or ""]
+        line.node = seen.node or line.node
+        has_ended = line.state in FINISHED
+        if has_ended or (line.replica in self.facts.reported and seen.state not in ("failed", "gone")):
+            return
+        shown = "starting" if seen.state == "running" else seen.state
+        if line.state != shown:
+            line.state, line.since = shown, time.time()
+        line.message = seen.message
+
+    def warn(self, key: str, text: str) -> None:
+        """Shows a warning once for each key."""
+        if key not in self.warned:
+            self.warned.add(key)
+            self.view.note(f"warning: {text}")
+
+    # -- what the coordinator tells
+
+    def log(self, replica: str, offset: int, data: bytes) -> None:
+        """Takes over a piece of a replica's output."""
+        self.facts.changed_at = time.monotonic()
+        if self.record:
+            data = self.record.append_log(replica, offset, data)
+        self.view.log(replica, data)
+
+    def hear(self, gang: Gang) -> None:
+        """Takes over what the coordinator tells of the gang and of replicas with news."""
+        self.facts.heard = True
+        self._hear_of_restarts(gang)
+        if self.state.phase != gang["phase"]:
+            self.facts.changed_at = time.monotonic()
+            if self.record:
+                self.record.event("phase", phase=gang["phase"], result=gang["result"])
+        self.state.phase, self.state.result = gang["phase"], cast(Result | None, gang["result"])
+        self.state.cause, self.state.times = gang["cause"], self.state.times | gang["times"]
+        for replica, report in gang["replicas"].items():
+            if report["state"] in FINISHED or not self.facts.has_ended(replica):  # else it is from before the end
+                self._hear_report(self.state.replicas[replica], report)
+        for line in self.state.replicas.values():
+            line.behind_s = gang["behind"].get(line.replica, 0.0)
+
+    def _hear_report(self, line: ReplicaState, report: Report) -> None:
+        self.facts.reported.add(line.replica)
+        if line.state != report["state"] and self.record:
+            self.record.event("replica", replica=line.replica, state=report["state"], message=report.get("message"),
+                              exit_code=report.get("exit_code"))  # fmt: skip
+        line.state, line.since = report["state"], report["since"]
+        line.message = report.get("message", "")
+        line.progress = report.get("progress") or {}
+        self._hear_of_usage(line, report.get("usage") or {})
+        line.exit_code = report.get("exit_code")
+        line.unkept = report.get("unkept") or {}
+        if line.unkept:
+            self.warn(line.replica, f"{line.replica}'s output cannot all be kept: {line.unkept['why']}")
+        line.storing, line.stored = report.get("storing", ""), report.get("stored")
+        if line.message == LOST:
+            self.state.gone.add(line.replica)
+        elif not self.facts.has_ended(line.replica):
+            self.state.gone.discard(line.replica)
+
+    def _hear_of_usage(self, line: ReplicaState, usage: dict[str, Any]) -> None:
+        """Takes over what the script uses. Only the first replicas are recorded, and less often the longer they run."""
+        if self.record and usage and usage != line.usage and line.replica in self.usage_at:
+            began, last = self.usage_at[line.replica]
+            now = time.monotonic()
+            if now - last >= max(USAGE_EVERY_S, (now - began) / 300):
+                self.usage_at[line.replica] = (began, now)
+                gpus = [gpu["use"] for gpu in usage["gpus"] if gpu["use"] is not None]
+                filled = [gpu["memory"] for gpu in usage["gpus"] if gpu["memory"] is not None]
+                self.record.event("usage", replica=line.replica, cpu=usage["cpu"], memory=usage["memory"],
+                                  gpus=gpus or None, gpu_memory=sum(filled) if filled else None)  # fmt: skip
+        line.usage = usage
+
+    def _hear_of_restarts(self, gang: Gang) -> None:
+        """Shows each restart once. A coordinator that is new itself knows only of the restarts since."""
+        known = {restart["generation"] for restart in self.state.restarts}
+        for restart in gang["restarts"]:
+            if restart["generation"] in known:
+                continue
+            self.state.restarts.append(dict(restart))
+            self.view.note(f"restart {restart['generation']} of {gang['restarts_allowed']}: "
+                           f"{restart['replica']} {restart['message']}")  # fmt: skip
+            if self.record:
+                self.record.event("restart", **restart)
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        """Forgets what the agents reported of the former scripts: until they report anew, the backend's word counts."""
+        self.facts.reported.clear()
+        for line in self.state.replicas.values():
+            line.state, line.since, line.progress, line.usage = "pending", time.time(), {}, {}
+            if line.replica in self.facts.platform:
+                self._show_observation(self.facts.platform[line.replica])
+
+    # -- the end
+
+    def end(self, end: End) -> None:
+        """Takes over how the job has ended."""
+        self.state.result, self.state.cause = end.result, end.cause
+        self.state.gone |= end.gone
+        for replica, mark in end.marks.items():
+            line = self.state.replicas[replica]
+            line.state = line.state if mark.state is None else mark.state
+            line.message = line.message if mark.message is None else mark.message
