@@ -3,7 +3,7 @@
     python tests/tools/mutate.py plan sharding          targets of mutants.toml; all of them without a name
     python tests/tools/mutate.py plan --sample 40       so many mutants, drawn by --seed
     python tests/tools/mutate.py plan --only job_name   functions or classes; or --lines 50-80
-    python tests/tools/mutate.py tfspawner/plan.py --tests tests/unit/test_plan.py
+    python tests/tools/mutate.py tfspawner/plan/plan.py --tests tests/unit/test_plan.py
 
 The checkout is never changed: each lane works in a copy of it. A mutant meets only the tests that run its line, the
 quickest first, until one fails. mutants.toml names each target's file and tests, and its equivalent mutants: those that

@@ -140,3 +140,21 @@ def test_what_is_held_back_is_passed_on_when_no_more_comes():
 def test_the_longest_values_that_linux_allows_are_masked_as_they_stand():
     values = [os.urandom(60_000).hex().encode() for _ in range(4)]
     assert fed(values, b"<", *values, b">") == b"<" + 4 * b"***" + b">"
+
+
+@pytest.mark.parametrize("size", [8, 9, 100, 5000])
+@pytest.mark.parametrize("last", [1, 2, 7])
+def test_a_long_value_whose_last_bytes_come_later_is_held_back_from_its_first(size, last):
+    value = (os.urandom(size // 2 + 1).hex().encode())[:size]
+    masker = Masker([value])
+    assert masker.feed(value[:-last]) == b""
+    assert masker.feed(value[-last:] + b"!") == b"***!"
+
+
+def test_a_value_is_held_back_from_its_first_byte_wherever_the_line_began():
+    value = os.urandom(2500).hex().encode()
+    masker = Masker([value])
+    assert masker.feed(b"a line\nkey=" + value[:-1]) == b"a line\nkey="
+    assert masker.feed(value[-1:]) == b"***"
+    assert masker.feed(b"\r" + value[:-1]) == b"\r"
+    assert masker.feed(b"x") == value[:-1] + b"x"
