@@ -151,6 +151,21 @@ def test_a_feature_that_is_there_twice_is_an_error(names):
         encodings_in(names, "here")
 
 
+@pytest.mark.parametrize("stored", ["float16", "bfloat16", "float32"])
+def test_a_feature_of_any_name_is_restored_from_each_kind_of_number(stored):
+    encoding = Encoding(name="a\nb/", rows=4, width=2, stored=stored)
+    values = np.float32([1, 2, 3, 4, 3, 4, -0.0, 0.5])
+    small = Encoder([encoding]).encode({"a\nb/": values}, "here")
+    assert len(small[encoding.values_key][0]) == 3 * 2 * (4 if stored == "float32" else 2)
+    assert decode(small, "here")["a\nb/"].tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("stored", ["int3", "float64", "float\u0663\u0662", ""])
+def test_a_kind_of_number_that_is_none_is_not_known(stored):
+    with pytest.raises(DataError, match="which is not known here"):
+        encodings_in([f"tf-spawner/1/run/{stored}/2x2/x"], "here")
+
+
 @pytest.mark.parametrize("rows", ["0", "01", "-1", "", "12345678901"])
 def test_a_number_of_rows_that_is_none_is_not_known(rows):
     with pytest.raises(DataError, match="which is not known here"):
@@ -276,6 +291,8 @@ def test_losses_add_up_to_the_largest_and_to_all_that_became_infinite():
     assert (loss.absolute, loss.relative, loss.infinite) == (3, 0.5, 5)
     loss.measure(np.float32([4, 70000]), np.float32([5, np.inf]))
     assert (loss.absolute, loss.relative, loss.infinite) == (3, 0.5, 6)
+    loss.add(Loss(absolute=1, relative=0.75))
+    assert (loss.absolute, loss.relative, loss.infinite) == (3, 0.75, 6)
 
 
 def test_a_value_that_was_infinite_is_no_loss_and_each_that_becomes_so_is_an_error():
@@ -284,7 +301,14 @@ def test_a_value_that_was_infinite_is_no_loss_and_each_that_becomes_so_is_an_err
     assert (encoder.loss.infinite, encoder.loss.absolute) == (0, pytest.approx(0.0004, rel=0.01))
     for _ in range(2):
         with pytest.raises(DataError, match="second: x has -70000, which becomes infinite in float16"):
-            encoder.encode({"x": np.float32([np.inf, -70000])}, "second")
+            encoder.encode({"x": np.float32([-70000, 80000])}, "second")
+
+
+def test_values_may_become_infinite_where_that_is_asked_for():
+    encoder = Encoder([Encoding(name="x", rows=2, width=1, stored="float16")], overflow=True)
+    small = encoder.encode({"x": np.float32([70000, -1])}, "here")
+    assert decode(small, "here")["x"].tolist() == [np.inf, -1]
+    assert encoder.loss.infinite == 1
 
 
 def test_the_encodings_of_a_file_are_those_of_its_first_record():

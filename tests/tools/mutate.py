@@ -79,18 +79,18 @@ class Mutant:
 
     place: str  # the function
     lines: range  # of the statement that is changed, or of its head
-    old: str
+    old: str  # the lines, as one
     new: str
-    spelled: bytes = field(repr=False)
-    span: tuple[int, int] = field(repr=False)  # the bytes that it stands for
+    change: tuple[int, int, bytes] = field(repr=False)  # the bytes from here to there become these
 
     @property
     def name(self) -> str:
         """As mutants.toml spells it."""
-        return f"{self.place}: {self.old} -> {self.new}"
+        return f"{self.place}: {self.new}"
 
     def text(self, module: bytes) -> bytes:
-        return module[: self.span[0]] + self.spelled + module[self.span[1] :]
+        start, end, spelled = self.change
+        return module[:start] + spelled + module[end:]
 
 
 def mutants_of(module: bytes) -> list[Mutant]:
@@ -100,12 +100,19 @@ def mutants_of(module: bytes) -> list[Mutant]:
         starts.append(starts[-1] + len(line))
     mutants = []
     for node, new, place, lines in _changes(ast.parse(module), (), range(0)):
+        start, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
         words = ast.unparse(new)
-        spelled = f"({words})" if isinstance(node, ast.expr) else words
-        span = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+        is_simple = isinstance(node, ast.stmt) or (isinstance(new, ast.Constant) and not words.startswith("-"))
+        spelled = (words if is_simple else f"({words})").encode()
+        first, last = starts[node.lineno - 1], starts[node.end_lineno]
+        before, after = module[first:last], module[first:start] + spelled + module[end:last]
         name = ".".join(place) or "module"
-        mutants.append(Mutant(name, lines, ast.unparse(node), words, spelled.encode(), span))
+        mutants.append(Mutant(name, lines, _one_line(before), _one_line(after), (start, end, spelled)))
     return mutants
+
+
+def _one_line(text: bytes) -> str:
+    return " ".join(text.decode().split())
 
 
 def _changes(node: Any, place: tuple[str, ...], lines: range) -> Iterator[tuple[Any, ast.AST, tuple[str, ...], range]]:
@@ -366,12 +373,17 @@ class Trial:
             if not tests:
                 survivors.append(mutant)
                 free.append(lane)
+                self._show(mutant, "  (no test runs it)")
                 continue
             (lane / self.target.file).write_bytes(mutant.text(self.module))
             pid = fork(lane, sorted({test.split("::")[0] for test in tests}), Choice(tests))
             until = time.monotonic() + TIMEOUT_S + TIMES_AS_SLOW * sum(tests.values())
             running[os.pidfd_open(pid)] = (mutant, lane, pid, until)
         return sorted(survivors, key=mutants.index)
+
+    def _show(self, mutant: Mutant, why: str = "") -> None:
+        place = f"{self.target.file}:{mutant.lines[0]}"
+        print(f"{place}  {mutant.place}{why}\n  - {mutant.old}\n  + {mutant.new}", flush=True)
 
     def _await(self, running: dict[int, Any], free: list[Path], survivors: list[Mutant]) -> None:
         """Returns once one of them has ended, or is ended for its time."""
@@ -383,9 +395,10 @@ class Trial:
             os.close(fd)
             code = end(pid)
             self.endless += code == -signal.SIGKILL
+            print("s" if code == 0 else ".", end="", file=sys.stderr, flush=True)
             if code == 0:
                 survivors.append(mutant)
-            print("s" if code == 0 else ".", end="", file=sys.stderr, flush=True)
+                self._show(mutant)
             free.append(lane)
 
 
@@ -419,9 +432,6 @@ def try_target(target: Target, options: argparse.Namespace) -> Result:
 
 
 def show(results: list[Result]) -> None:
-    for result in results:
-        for mutant in result.survivors:
-            print(f"{result.target.file}:{mutant.lines[0]}  {mutant.place}\n  - {mutant.old}\n  + {mutant.new}")
     print(f"\n{'target':12} {'mutants':>8} {'equivalent':>11} {'killed':>7} {'endless':>8} {'survivors':>10} {'share':>7} {'s':>6}")
     for r in results:
         print(f"{r.target.name:12} {r.mutants:8} {r.equivalent:11} {r.killed:7} {r.endless:8} {len(r.survivors):10} "
