@@ -423,6 +423,7 @@ def try_target(target: Target, options: argparse.Namespace) -> Result:
     if options.sample and options.sample < len(mutants):
         drawn = set(random.Random(options.seed).sample(range(len(mutants)), options.sample))
         mutants = [mutant for number, mutant in enumerate(mutants) if number in drawn]
+        print(f"{target.name}: {options.sample} mutants drawn with --seed {options.seed}")
     tried = [mutant for mutant in mutants if mutant.name not in target.equivalent]
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         trial = Trial(target, Path(folder).resolve(), options.lanes)

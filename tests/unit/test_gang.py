@@ -415,6 +415,17 @@ def test_the_newest_checkpoint_is_the_coordinators_or_else_its_copy():
     assert gang.cluster()["checkpoint"] == "worker-1"
 
 
+@pytest.mark.parametrize(
+    ("checkpoints", "newest"),
+    [((None, 1), "worker-1"), ((None, 0), "worker-0"), ((None, None), "worker-0"), ((3, 5), "worker-1")],
+)
+def test_who_has_told_no_checkpoint_has_the_oldest(checkpoints, newest):
+    gang = make_gang({"worker": 2})
+    for index, checkpoint in enumerate(checkpoints):
+        report(gang, f"worker-{index}", "meeting", **({} if checkpoint is None else {"checkpoint": checkpoint}))
+    assert gang.cluster()["checkpoint"] == newest
+
+
 def test_an_interrupted_gang_stops_for_good_also_where_it_was_to_start_again():
     gang = running_gang(restarts=3)
     fail(gang, "worker-1", kind="lost")
@@ -857,6 +868,7 @@ def test_another_life_may_begin_while_the_gang_forms_and_is_no_loss_once_a_repli
     report(gang, "worker-1", "starting")
     report(gang, "worker-1", "meeting", life="another")
     assert (gang.phase, gang.reports["worker-1"]["life"]) == ("forming", "another")
+    assert gang.reports["worker-1"]["revision"] == 2  # it was not marked lost meanwhile
     gang = running_gang(restarts=1)
     report(gang, "worker-1", "succeeded")
     report(gang, "worker-1", "starting", life="another")
@@ -917,13 +929,13 @@ def test_the_gang_in_one_line_sums_what_running_replicas_use(clock):
     gang = running_gang({"worker": 4}, restarts=1)
     gpu = {"use": 50, "memory": 7}
     report(gang, "worker-0", "running", usage={"cpu": 1.004, "memory": 5, "gpus": [gpu, {"use": None, "memory": None}]})
-    report(gang, "worker-1", "running", usage={"cpu": 0.5, "memory": 6, "gpus": [{"use": 20, "memory": 3}]},
+    report(gang, "worker-1", "running", usage={"cpu": 0.25, "memory": 6, "gpus": [{"use": 20, "memory": 3}]},
            progress={"epoch": 2})  # fmt: skip
     report(gang, "worker-2", "running")
     report(gang, "worker-3", "succeeded", usage={"cpu": 9, "memory": 9, "gpus": [gpu]}, progress={"epoch": 9})
     brief = gang.brief()
     assert brief == {**gang.order(), "times": gang.times, "states": {"running": 3, "succeeded": 1},
-                     "usage": {"cpu": 1.5, "memory": 11, "gpus": {"count": 3, "use": 35, "memory": 10}},
+                     "usage": {"cpu": 1.25, "memory": 11, "gpus": {"count": 3, "use": 35, "memory": 10}},
                      "progress": {"epoch": 2}, "behind": {}, "restarts": 0}  # fmt: skip
     gang = running_gang()
     assert (gang.brief()["usage"], gang.brief()["progress"]) == ({}, {})
@@ -983,6 +995,13 @@ def test_who_waits_without_a_name_is_no_replica(clock):
     assert (gang.seen, gang.hung_up, alive) == (seen, {}, [])
 
 
+def test_who_asks_for_an_order_has_come_back(clock):
+    gang = running_gang()
+    gang.hung_up = {"worker-1": clock.now, "worker-2": clock.now}
+    gang.wait(gang.version - 1, 60, lambda: True, "worker-1")
+    assert gang.hung_up == {"worker-2": clock.now}
+
+
 def test_a_wait_ends_with_its_time_and_the_last_is_as_short_as_is_left(clock):
     gang = running_gang()
     waits = []
@@ -998,12 +1017,19 @@ def test_a_wait_ends_with_its_time_and_the_last_is_as_short_as_is_left(clock):
 
 
 def test_a_wait_ends_with_the_next_order():
-    gang = running_gang()
-    orders = []
-    waiter = threading.Thread(target=lambda: orders.append(gang.wait(gang.version, 60, lambda: True, "worker-1")))
+    gang, orders, waits = running_gang(), [], threading.Event()
+    wait = gang.changed.wait
+
+    def wait_for_a_word(seconds: float) -> None:
+        waits.set()
+        wait(60)
+
+    gang.changed.wait = wait_for_a_word
+    waiter = threading.Thread(target=lambda: orders.append(gang.wait(gang.version, 60, lambda: True)), daemon=True)
     waiter.start()
+    assert waits.wait(30)
     gang.interrupt()
-    waiter.join(30)
+    waiter.join(20)
     assert [order["phase"] for order in orders] == ["stopping"]
 
 

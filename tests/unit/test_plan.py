@@ -11,7 +11,7 @@ import pytest
 import tfspawner
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.code import Code
-from tfspawner.plan.plan import id_of, job_name, make_plan, plan_like
+from tfspawner.plan.plan import CONFIGMAP_BYTES, FAILED_TTL_S, MAX_NAME, id_of, job_name, make_plan, plan_like
 from tfspawner.plan.secrecy import HIDDEN
 from tfspawner.plan.spec import MAX_SECRET_BYTES, JobSpec
 
@@ -77,6 +77,7 @@ def test_a_name_leaves_room_for_the_role_and_the_longest_index(spec_of, roles, m
         ("Deep Sets/train.py", "deep-sets"),
         ("retrain.py", "retrain"),
         ("3d.py", "job-3d"),
+        ("t5.py", "t5"),
         ("___.py", "job"),
         ("-/train.py", "job"),
         ("a" * 24 + "b.py", "a" * 24),
@@ -92,6 +93,10 @@ def test_a_job_without_a_name_takes_the_scripts_with_a_random_ending(spec_of, sc
         assert before == stem
         assert len(ending) == 5
         assert not set(ending) - set("bcdfghjkmnpqrstvwxz23456789")  # no vowels: no words
+
+
+def test_the_bounds_are_those_of_kubernetes():
+    assert (MAX_NAME, CONFIGMAP_BYTES, FAILED_TTL_S) == (63, 1 << 20, 86_400)
 
 
 def test_an_id_tells_nothing_of_the_token():
@@ -114,7 +119,7 @@ def test_the_agents_are_told_all_that_the_job_is(spec_of, code, folder, tmp_path
     assert (plan.warnings, plan.notes, plan.slot) == (("a warning",), (), 0)
     assert plan.gpus == {"worker-0": ("GPU-1",)}
     assert plan.id == id_of(plan.token)
-    assert len(plan.token) >= 32
+    assert len(plan.token) == 32  # of 24 random bytes
     assert plan.token != make_plan(spec, "j", "host:1", code, needs_tf_keras=True).token
     assert plan.token not in repr(plan)
     assert CANARY not in repr(plan.files)
@@ -155,6 +160,7 @@ def test_a_start_time_out_of_0_is_no_missing_one(spec_of, code):
 def test_only_what_a_job_needs_travels(spec_of, code, values, options, files):
     plan = make_plan(spec_of(**values), "j", "host:1", code, needs_tf_keras=False, **options)
     assert set(plan.files) == {"job.json", "usage.py", *files}
+    assert plan.gpus == {}
     for name in plan.files.keys() - {"job.json", "pynvml.zip"}:
         assert plan.files[name] == (Path(tfspawner.__file__).parent / name).read_bytes()
 
@@ -166,6 +172,8 @@ def test_a_command_file_travels_without_its_secret(spec_of, code, tmp_path):
     assert plan.files["command"] == b"echo ***\n"
     assert config_of(plan)["command_file"] is True
     assert json.loads(plan.hidden[HIDDEN]) == {"command": f"echo {CANARY}\n"}
+    assert HIDDEN not in repr(plan)
+    assert "Known" not in repr(plan)
     assert (plan.warnings[0], len(plan.warnings)) == ("first", 2)
     again = plan_like(plan, spec, "host:2")
     assert again.hidden == plan.hidden
@@ -193,6 +201,7 @@ def test_a_plan_like_another_has_its_code_and_a_name_and_token_of_its_own(spec_o
     assert (plan.job, plan.spec, plan.slot, plan.warnings, plan.notes) == ("second", spec, 3, (), ())
     assert (plan.code, plan.known, plan.hidden) == (code, first.known, {})
     assert plan.token != first.token
+    assert len(plan.token) == 32
     changes = {"job": "second", "coordinator_address": "host:2", "args": ["--a", "2"]}
     assert config_of(plan) == {**config_of(first), **changes}
     assert {**plan.files, "job.json": b""} == {**first.files, "job.json": b""}
