@@ -521,6 +521,30 @@ def test_who_was_never_here_and_who_has_ended_is_not_lost(clock):
     assert tick_after(gang, clock, 60, "worker-0", "worker-2") == "running"
 
 
+def test_who_was_heard_of_and_never_reported_is_lost_in_the_first_generation_alone(clock):
+    gang = make_gang(restarts=1)
+    report(gang, "worker-0", "meeting")
+    gang.seen["worker-1"] = clock.now
+    assert tick_after(gang, clock, 15.5, "worker-0") == "stopping"
+    assert gang.restarting["replica"] == "worker-1"
+    report(gang, "worker-0", "stopped")
+    report(gang, "worker-2", "stopped")
+    assert (gang.phase, gang.generation) == ("forming", 1)
+    report(gang, "worker-0", "meeting")
+    gang.seen["worker-1"] = clock.now
+    assert tick_after(gang, clock, 15.5, "worker-0") == "forming"
+
+
+def test_a_replica_of_a_later_generation_can_be_lost_as_well(clock):
+    gang = running_gang(restarts=1)
+    lose(gang, "worker-1")
+    stop_all(gang)
+    all_report(gang, "ready")
+    assert (gang.phase, gang.generation) == ("running", 1)
+    assert tick_after(gang, clock, 15.5, "worker-0", "worker-2") == "stopping"
+    assert gang.cause["replica"] == "worker-1"
+
+
 def test_who_lost_a_peer_waits_5_seconds_for_that_peers_word(clock):
     gang = running_gang()
     fail(gang, "worker-0", 75, peer_lost=True)
@@ -624,6 +648,21 @@ def test_a_jobs_time_out_counts_from_when_it_runs(clock):
     assert gang.result == "timeout"
 
 
+def test_a_job_that_is_out_of_time_has_not_succeeded_though_only_its_evaluator_is_left(clock):
+    gang = running_gang({"worker": 1, "evaluator": 1}, timeout_s=60)
+    gang.tick()
+    clock.now += 10
+    report(gang, "worker-0", "succeeded")
+    assert tick_after(gang, clock, 50.5, "evaluator-0") == "stopping"
+    assert gang.result == "timeout"
+
+
+def test_a_chief_that_lost_a_peer_has_not_ended_the_training(clock):
+    gang = running_gang({"chief": 1, "worker": 1, "ps": 1})
+    fail(gang, "chief-0", 75, peer_lost=True)
+    assert (gang.phase, gang.result) == ("running", None)
+
+
 def test_a_job_that_has_ended_is_not_out_of_time(clock):
     gang = running_gang({"worker": 1}, timeout_s=60)
     gang.tick()
@@ -651,13 +690,14 @@ def test_of_many_who_are_missing_8_are_named(clock, workers, more):
 
 
 def test_what_a_start_waits_for_is_told_with_the_hint_of_the_first_and_is_not_endless(clock):
-    gang = make_gang({"worker": 2})
+    gang = make_gang()
     report(gang, "worker-0", "ready", message="x", hint="not this one")
     report(gang, "worker-1", "meeting", message="y" * 600, hint="open the port")
+    report(gang, "worker-2", "meeting", message="z", hint="nor this one")
     tick_after(gang, clock, 61, *gang.job.replicas)
     waits = ("worker-1 waits for " + "y" * 600)[:500]
-    assert gang.cause["message"] == f"did not start within 60 s (missing: worker-1); {waits}"
-    assert gang.cause["hint"] == "open the port"
+    assert gang.cause["message"] == f"did not start within 60 s (missing: worker-1, worker-2); {waits}"
+    assert (gang.cause["replica"], gang.cause["hint"]) == ("worker-1", "open the port")
 
 
 def stall(clock: Clock, silent_s: tuple[float, ...], progress: tuple[dict, ...], limit_s: float = 60) -> Gang:
@@ -710,6 +750,19 @@ def test_without_a_limit_or_a_running_trainer_nothing_stalls(clock):
     assert gang.phase == "running"
     report(gang, "worker-1", "succeeded", silent_s=900)
     assert gang.cause["replica"] == "worker-0"
+
+
+def test_a_report_that_tells_no_silence_begins_one(clock):
+    gang = running_gang({"worker": 2}, stall_timeout_s=10)
+    assert tick_after(gang, clock, 9.5) == "running"
+    assert tick_after(gang, clock, 0.5) == "stopping"
+    assert gang.cause["kind"] == "stalled"
+
+
+def test_nothing_stalls_while_the_evaluator_alone_is_left(clock):
+    gang = running_gang({"worker": 1, "evaluator": 1}, stall_timeout_s=10)
+    report(gang, "worker-0", "succeeded", silent_s=20)
+    assert tick_after(gang, clock, 20, "evaluator-0") == "running"
 
 
 def test_a_stall_is_put_on_the_one_trainer_that_is_not_in_tensorflow(clock):

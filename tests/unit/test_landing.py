@@ -96,7 +96,8 @@ def test_of_a_file_that_is_not_there_there_is_no_size_and_no_folder_is_made(land
 def test_what_is_no_file_has_no_size_and_a_folder_in_its_place_is_told(landing):
     landing.make_folder("folder")
     os.mkfifo(landing.top / "worker-0/pipe")
-    (landing.top / "worker-0/link").symlink_to("pipe")
+    write(landing, "worker-0/file", b"1")
+    (landing.top / "worker-0/link").symlink_to("file")
     assert (landing.size("worker-0/pipe"), landing.size("worker-0/link")) == (None, None)
     with pytest.raises(ArtifactError, match=r"run/files/worker-0/folder is a folder, and at worker-0 a file"):
         landing.size("worker-0/folder")
@@ -158,6 +159,20 @@ def test_folders_are_made_and_parts_removed(landing):
     write(landing, "worker-0/a/c", b"1")
     landing.remove("worker-0/a/c")
     assert os.listdir(landing.top / "worker-0/a") == ["b"]
+
+
+def test_parts_that_cannot_be_removed_are_left(landing):
+    write(landing, f"{PARTS}/worker-0", b"no folder")
+    landing.remove_parts()
+    assert landing.size(f"{PARTS}/worker-0") == 9
+
+
+def test_the_folders_above_are_made_with_the_first_file_and_only_for_writing(tmp_path):
+    landing = Landing(tmp_path / "a/b/c/files", "worker-0")
+    assert landing.size("worker-0/x") is None
+    assert not (tmp_path / "a").exists()
+    write(landing, "worker-0/x", b"1")
+    assert landing.size("worker-0/x") == 1
 
 
 def test_the_probe_for_names_that_differ_in_case_leaves_nothing(landing):
