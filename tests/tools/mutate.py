@@ -260,9 +260,20 @@ def fork(folder: Path, tests: Iterable[str], plugin: Any, then: Any = None) -> i
         os.chdir(folder)
         os.environ["PYTHONPATH"] = str(folder)
         sys.path.insert(0, str(folder))
-        profile = {"phases": (Phase.explicit, Phase.reuse, Phase.generate), "deadline": None}  # no search for the simplest
+        profile = {
+            "phases": (Phase.explicit, Phase.reuse, Phase.generate),
+            "deadline": None,
+        }  # no search for the simplest
         settings.register_profile("mutants", **profile)  # type: ignore[arg-type]
-        options = "-x -q --no-header -p no:cacheprovider --hypothesis-profile=mutants --hypothesis-seed=0".split()
+        options = [
+            "-x",
+            "-q",
+            "--no-header",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-profile=mutants",
+            "--hypothesis-seed=0",
+        ]
         code = int(pytest.main([*tests, "-c", str(folder / "pyproject.toml"), *options], plugins=[plugin]))
         if then:
             then(plugin)
@@ -348,7 +359,9 @@ class Trial:
         sys.settrace(None)
         threading.settrace(None)  # type: ignore[arg-type]
         if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-            sys.exit(f"{self.target.name}: the tests fail without any mutant:\n{(lane / 'output.log').read_text()[-4000:]}")
+            sys.exit(
+                f"{self.target.name}: the tests fail without any mutant:\n{(lane / 'output.log').read_text()[-4000:]}"
+            )
         told = json.loads(watched.read_text())
         for name in told["modules"]:
             with suppress(Exception):
@@ -403,7 +416,9 @@ class Trial:
 
 
 def copy_checkout(folder: Path) -> None:
-    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True
+    )
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -433,7 +448,9 @@ def try_target(target: Target, options: argparse.Namespace) -> Result:
 
 
 def show(results: list[Result]) -> None:
-    print(f"\n{'target':12} {'mutants':>8} {'equivalent':>11} {'killed':>7} {'endless':>8} {'survivors':>10} {'share':>7} {'s':>6}")
+    print(
+        f"\n{'target':12} {'mutants':>8} {'equivalent':>11} {'killed':>7} {'endless':>8} {'survivors':>10} {'share':>7} {'s':>6}"
+    )
     for r in results:
         print(f"{r.target.name:12} {r.mutants:8} {r.equivalent:11} {r.killed:7} {r.endless:8} {len(r.survivors):10} "
               f"{r.share:7.1%} {r.seconds:6.0f}")  # fmt: skip
@@ -443,7 +460,7 @@ def targets_of(options: argparse.Namespace) -> list[Target]:
     known = tomllib.loads(TARGETS.read_text())
     targets = []
     for name in options.target or known:
-        values = dict(known[name] if name in known else {"file": name, "tests": []})
+        values = dict(known.get(name, {"file": name, "tests": []}))
         if options.tests:
             values["tests"] = options.tests
         if options.only or options.lines:

@@ -7,7 +7,18 @@ import time
 
 import pytest
 
-from tfspawner.agent import FROZEN, LOST, PEER_LOST_MESSAGE, Gang, Job, classify, is_trainer, place_in, stands_at, step_of
+from tfspawner.agent import (
+    FROZEN,
+    LOST,
+    PEER_LOST_MESSAGE,
+    Gang,
+    Job,
+    classify,
+    is_trainer,
+    place_in,
+    stands_at,
+    step_of,
+)
 
 ABORTED = b"x\nCollective ops is aborted by: recvmsg\ntensorflow.python.framework.errors_impl.UnavailableError: y\n"
 
@@ -558,7 +569,9 @@ def test_of_failures_the_one_that_finished_first_is_the_cause_whoever_reports_fi
     gang = running_gang()
     with gang.changed:
         for replica, at in (("worker-0", 30.0), ("worker-1", 20.0), ("worker-2", 25.0)):
-            gang.take(replica, dict(gang.reports[replica], state="failed", finished=at, peer_lost=replica == "worker-9"))
+            gang.take(
+                replica, dict(gang.reports[replica], state="failed", finished=at, peer_lost=replica == "worker-9")
+            )
         gang.decide()
     assert gang.cause["replica"] == "worker-1"
 

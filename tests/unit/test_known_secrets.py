@@ -168,7 +168,9 @@ def test_where_no_secret_stands_nothing_is_hidden(spec_of):
 
 def test_a_secret_of_the_command_alone_leaves_the_arguments(spec_of):
     spec = spec_of(args=("--a", "1"))
-    masked, secret, warnings = hidden(spec, known_of(spec), f"x\ny\necho {CANARY} \udcff".encode(errors="surrogateescape"))
+    masked, secret, warnings = hidden(
+        spec, known_of(spec), f"x\ny\necho {CANARY} \udcff".encode(errors="surrogateescape")
+    )
     assert masked == {"args": ["--a", "1"]}
     assert json.loads(secret[HIDDEN]) == {"command": f"x\ny\necho {CANARY} \udcff"}
     assert len(warnings) == 1

@@ -180,7 +180,9 @@ def inner_forms(value: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("form", inner_forms(b""))
-@pytest.mark.parametrize("value", [b"hunter22", "ä'\"s/ \\\x7fwörd é'".encode(), b"/tokens/tokens/", "äääää/ä".encode()])
+@pytest.mark.parametrize(
+    "value", [b"hunter22", "ä'\"s/ \\\x7fwörd é'".encode(), b"/tokens/tokens/", "äääää/ä".encode()]
+)
 def test_of_a_value_in_another_spelling_not_a_byte_is_left(form, value):
     assert fed([value], b"<" + inner_forms(value)[form] + b">\n") == b"<***>\n"
 
@@ -213,7 +215,9 @@ def test_up_to_4096_bytes_are_looked_for_in_base64(size, is_masked):
     assert fed([value], value) == b"***"
 
 
-@pytest.mark.parametrize(("value", "told"), [(b"1234567", b"1234567"), (b"12345678", b"***"), (b" 1234567 ", b" 1234567 ")])
+@pytest.mark.parametrize(
+    ("value", "told"), [(b"1234567", b"1234567"), (b"12345678", b"***"), (b" 1234567 ", b" 1234567 ")]
+)
 def test_8_bytes_make_a_secret(value, told):
     assert fed([value], value) == told
 
