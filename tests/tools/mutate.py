@@ -297,6 +297,7 @@ class Target:
     name: str
     file: str
     tests: list[str]
+    keyword: str = ""  # as of pytest -k
     only: list[str] = field(default_factory=list)
     lines: range | None = None
     equivalent: dict[str, str] = field(default_factory=dict)
@@ -355,7 +356,7 @@ class Trial:
             lines = {test: sorted(lines) for test, lines in watch.lines.items()}
             watched.write_text(json.dumps({"lines": lines, "seconds": watch.seconds, "modules": modules}))
 
-        pid = fork(lane, self.target.tests, Watch(lane / self.target.file), write)
+        pid = fork(lane, [*self.target.tests, "-k", self.target.keyword], Watch(lane / self.target.file), write)
         sys.settrace(None)
         threading.settrace(None)  # type: ignore[arg-type]
         if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):

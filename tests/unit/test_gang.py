@@ -1118,7 +1118,8 @@ def test_a_stack_is_the_last_one_and_ends_with_its_lines():
     two = b'Current thread 1:\n  File "a", line 1 in x\nmore\nCurrent thread 2:\n  File "b", line 2 in y\nend\n  File "c", line 3 in z\n'
     assert stands_at(two) == ['File "b", line 2 in y']
     assert place_in(stands_at(two)) == "b, line 2, in y"
-    assert place_in(["something else"]) == "something else"
+    assert place_in(["something else", "below"]) == "something else"
+    assert place_in(IN_SCRIPT) == "t.py, line 33, in on_epoch_end"
 
 
 def test_a_job_has_its_own_words_and_no_others():

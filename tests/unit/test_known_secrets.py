@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from tfspawner.errors import ConfigurationError
+from tfspawner.jobs import packing
+from tfspawner.jobs.packing import pack
 from tfspawner.plan.secrecy import (
     HIDDEN,
-    MOST_SEARCHED_BYTES,
     Known,
     hidden,
     is_masked,
@@ -104,35 +105,35 @@ def test_without_secrets_nothing_is_found_and_nothing_changed():
     text = "é" * 10
     assert (known.names, known.found(b"/data"), known.holds("/data")) == ([], None, False)
     assert known.mask(text) is text
-    assert known.found_in([(Path("/no/such"), "x")]) == ([], True)
 
 
-def files_of(folder: Path, **contents: bytes) -> list[tuple[Path, str]]:
+def searched(folder: Path, known: Known, **contents: bytes) -> tuple[tuple[str, ...], bool]:
+    """Where the code of a folder has a secret, and whether all of it was searched."""
     for name, data in contents.items():
         (folder / name).write_bytes(data)
-    return [(folder / name, name) for name in contents]
+    code = pack(folder, out=folder / "runs", asked=False, known=known)
+    return code.secrets, code.is_searched
 
 
 def test_files_are_searched_by_name_and_content(tmp_path):
     known = Known({"KEY": "canary-value+7"})
-    files = [*files_of(tmp_path, a=b"x\ncanary-value+7", b=b"nothing"), (tmp_path / "b", "canary-value+7.py")]
-    found, whole = known.found_in(iter(files))
+    places, whole = searched(tmp_path, known, a=b"x\ncanary-value+7", b=b"nothing", **{"canary-value+7.py": b""})
     assert whole is True
-    assert found == ["the name of ***.py holds the value of KEY", "a, line 2 holds the value of KEY"]
+    assert places == ("the name of ***.py holds the value of KEY", "a, line 2 holds the value of KEY")
+    assert searched(tmp_path, Known({})) == ((), True)
 
 
 @pytest.mark.parametrize(("more", "whole"), [(0, True), (1, False)])
 def test_as_much_as_16_mib_of_the_code_is_searched(tmp_path, monkeypatch, more, whole):
-    assert MOST_SEARCHED_BYTES == 16 << 20
-    monkeypatch.setattr("tfspawner.plan.secrecy.MOST_SEARCHED_BYTES", 100)
-    files = files_of(tmp_path, a=CANARY.encode() + bytes(46), b=bytes(40 + more), c=b"")
-    assert Known({"KEY": CANARY}).found_in(files) == (["a, line 1 holds the value of KEY"], whole)
+    assert packing.MOST_SEARCHED_BYTES == 16 << 20
+    monkeypatch.setattr(packing, "MOST_SEARCHED_BYTES", 100)
+    found = searched(tmp_path, Known({"KEY": CANARY}), a=CANARY.encode() + bytes(46), b=bytes(40 + more), c=b"")
+    assert found == (("a, line 1 holds the value of KEY",), whole)
 
 
 def test_what_lies_beyond_what_is_searched_is_not_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfspawner.plan.secrecy.MOST_SEARCHED_BYTES", 100)
-    files = files_of(tmp_path, a=bytes(101), b=CANARY.encode())
-    assert Known({"KEY": CANARY}).found_in(files) == ([], False)
+    monkeypatch.setattr(packing, "MOST_SEARCHED_BYTES", 100)
+    assert searched(tmp_path, Known({"KEY": CANARY}), a=bytes(101), b=CANARY.encode()) == ((), False)
 
 
 @pytest.mark.parametrize(("places", "words"), [
