@@ -86,7 +86,11 @@ class Mutant:
     @property
     def name(self) -> str:
         """As mutants.toml spells it."""
-        return f"{self.place}: {self.new}"
+        return (
+            f"{self.place}: {self.old} -> {self.new}"
+            if self.new in ("pass", "return None")
+            else f"{self.place}: {self.new}"
+        )
 
     def text(self, module: bytes) -> bytes:
         start, end, spelled = self.change
@@ -112,7 +116,7 @@ def mutants_of(module: bytes) -> list[Mutant]:
 
 
 def _one_line(text: bytes) -> str:
-    return " ".join(text.decode().split())
+    return " ".join(re.sub(r"  # .*", "", text.decode()).split())
 
 
 def _changes(node: Any, place: tuple[str, ...], lines: range) -> Iterator[tuple[Any, ast.AST, tuple[str, ...], range]]:

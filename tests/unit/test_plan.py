@@ -142,6 +142,11 @@ def test_what_the_agents_do_depends_on_where_and_how_many_they_are(spec_of, code
     assert {key: config[key] for key in expected} == expected
 
 
+def test_who_asks_for_the_new_keras_gets_it_however_many_they_are(spec_of, code):
+    spec = spec_of(legacy_keras=False, workers=2)
+    assert config_of(make_plan(spec, "j", "host:1", code, needs_tf_keras=False))["legacy_keras"] is False
+
+
 def test_a_start_time_out_of_0_is_no_missing_one(spec_of, code):
     plan = make_plan(spec_of(start_timeout_s=0.5), "j", "host:1", code, needs_tf_keras=False)
     assert config_of(plan)["start_timeout_s"] == 0.5
