@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import sys
 import threading
 import urllib.parse
 
@@ -240,3 +241,56 @@ def test_of_two_secrets_that_overlap_the_first_is_masked_and_the_rest_held_back(
     assert masker.feed(b"x abcdefgh-and") == b"x "
     assert masker.end() == b"***-and"
     assert masker.end() == b""
+
+
+def test_of_a_value_in_wrapped_base64_that_goes_on_the_last_line_is_masked_too():
+    value = bytes(33 + (7 * number) % 93 for number in range(61))  # 81 characters are its own
+    text = base64.b64encode(value + b"\xff" * 30)
+    assert fed([value], text[:64] + b"\n" + text[64:]) == b"***\n***" + text[81:]
+    assert fed([value], text[:76] + b"\n" + text[76:]) == b"***\n" + text[76:]  # 5 are no secret's worth
+
+
+def test_a_whole_secret_is_passed_on_though_another_may_begin_right_after_it():
+    masker = Masker([b"password"])
+    assert masker.feed(b"passwordpass") == b"***"
+    assert masker.feed(b"word") == b"***"
+
+
+class Pipe:
+    """An output that has pieces to read, and the poll() that is told whether one is there."""
+
+    POLLIN = 1
+
+    def __init__(self, *pieces: bytes, quiet: int = 0) -> None:
+        self.pieces, self.quiet, self.waits = list(pieces), quiet, list[float]()
+
+    def poll(self, *wait_ms: float) -> object:
+        if not wait_ms:
+            return self
+        self.waits += wait_ms
+        self.quiet -= 1
+        return [] if self.quiet >= 0 else [1]
+
+    def register(self, output: object, events: int) -> None:
+        assert (output, events) == (self, 1)
+
+    def read(self, most: int) -> bytes:
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+@pytest.mark.parametrize(
+    ("quiet", "came", "waits"),
+    [(0, [b"", b"***\n", b""], 1), (1, [b"", b"pass", b"word\n", b""], 1)],
+)
+def test_the_beginning_of_a_secret_waits_a_little_for_the_rest(monkeypatch, quiet, came, waits):
+    pipe = Pipe(b"pass", b"word\n", quiet=quiet)
+    monkeypatch.setattr(sys.modules[Masker.__module__], "select", pipe)
+    assert list(masked(pipe, Masker([b"password"]))) == came
+    assert pipe.waits == [HELD_S * 1000] * waits
+
+
+def test_nothing_waits_where_nothing_is_held_back(monkeypatch):
+    pipe = Pipe(b"one\n", b"two\n", quiet=9)
+    monkeypatch.setattr(sys.modules[Masker.__module__], "select", pipe)
+    assert list(masked(pipe, Masker([b"password"]))) == [b"one\n", b"two\n", b""]
+    assert pipe.waits == []
