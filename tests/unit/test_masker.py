@@ -154,7 +154,7 @@ def test_a_long_value_whose_last_bytes_come_later_is_held_back_from_its_first(si
 
 
 def test_a_value_is_held_back_from_its_first_byte_wherever_the_line_began():
-    value = os.urandom(2500).hex().encode()
+    value = b"g" + os.urandom(2500).hex().encode()  # whose last byte can begin no other
     masker = Masker([value])
     assert masker.feed(b"a line\nkey=" + value[:-1]) == b"a line\nkey="
     assert masker.feed(value[-1:]) == b"***"
