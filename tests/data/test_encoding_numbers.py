@@ -296,12 +296,12 @@ def test_losses_add_up_to_the_largest_and_to_all_that_became_infinite():
 
 
 def test_a_value_that_was_infinite_is_no_loss_and_each_that_becomes_so_is_an_error():
-    encoder = Encoder([Encoding(name="x", rows=2, width=1, stored="float16")])
-    encoder.encode({"x": np.float32([np.inf, 1.0004])}, "first")
+    encoder = Encoder([Encoding(name="x", rows=3, width=1, stored="float16")])
+    encoder.encode({"x": np.float32([np.inf, 1.0004, 1])}, "first")
     assert (encoder.loss.infinite, encoder.loss.absolute) == (0, pytest.approx(0.0004, rel=0.01))
     for _ in range(2):
         with pytest.raises(DataError, match="second: x has -70000, which becomes infinite in float16"):
-            encoder.encode({"x": np.float32([-70000, 80000])}, "second")
+            encoder.encode({"x": np.float32([1, -70000, 80000])}, "second")
 
 
 def test_values_may_become_infinite_where_that_is_asked_for():

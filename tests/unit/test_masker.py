@@ -262,17 +262,18 @@ class Pipe:
     POLLIN = 1
 
     def __init__(self, *pieces: bytes, quiet: int = 0) -> None:
-        self.pieces, self.quiet, self.waits = list(pieces), quiet, list[float]()
+        self.pieces, self.quiet, self.waits, self.is_watched = list(pieces), quiet, list[float](), False
 
     def poll(self, *wait_ms: float) -> object:
         if not wait_ms:
             return self
+        assert self.is_watched
         self.waits += wait_ms
         self.quiet -= 1
         return [] if self.quiet >= 0 else [1]
 
     def register(self, output: object, events: int) -> None:
-        assert (output, events) == (self, 1)
+        self.is_watched = (output, events) == (self, 1)
 
     def read(self, most: int) -> bytes:
         return self.pieces.pop(0) if self.pieces else b""
