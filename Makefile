@@ -1,6 +1,7 @@
 # make demo   trains the digits example on 2 workers of this machine, and evaluates the model
 # make test   lints, checks types and runs the tests, LANES=3 files side by side; with a KUBECONFIG those on the cluster as well
 # make fuzz   feeds damaged input to all that reads some: FOR=600 seconds a test, SEED=1 to repeat
+# make mutants OF=plan  changes one thing at a time, and shows which changes no unit test notices; SAMPLE=40 for some of them
 # make lock   writes requirements/*.txt anew: versions and hashes of what the image and a release consist of; UPGRADE=1 for newer ones
 # make dist   builds the sdist and the wheel, and lists what they and the image consist of (CycloneDX), in dist/ and sbom/
 # All make a virtual environment in .venv first. They need Python 3.11 or newer, and nothing else.
@@ -20,7 +21,7 @@ LOCK = $(VENV)/tools/bin/uv pip compile -q --universal --python-version 3.11 --g
   --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 SBOM = $(VENV)/tools/bin/cyclonedx-py
 
-.PHONY: demo test fuzz lint gateway lock dist image clean
+.PHONY: demo test fuzz mutants lint gateway lock dist image clean
 
 demo: $(VENV)/train
 	$(BIN)/tf-spawner run examples/digits/train.py -w 2 --name $(RUN_NAME)
@@ -32,6 +33,9 @@ test: lint gateway
 
 fuzz: $(VENV)/test
 	$(BIN)/python -m pytest tests/fuzz --timeout=0 --fuzz-seconds=$(FOR) --seed=$(SEED) --hypothesis-seed=$(SEED)
+
+mutants: $(VENV)/test
+	$(BIN)/python tests/tools/mutate.py $(OF) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/test $(VENV)/tools/done
 	$(BIN)/ruff check .

@@ -186,3 +186,37 @@ def test_a_run_that_does_not_fit_stops_tensorflow(tmp_path):
     (tmp_path / "part").write_bytes(frame(write_example(event)) * 2)
     with pytest.raises(tf.errors.InvalidArgumentError, match="GRU_input is not as its encoding says"):
         list(tfrecords(str(tmp_path / "part"), FEATURES, 2))
+
+
+@pytest.mark.parametrize(
+    ("rows", "kept", "run", "fits"),
+    [
+        (3, 3, [0, 1], True),
+        (3, 3, [2, 1], True),
+        (3, 1, [0, 3], True),
+        (3, 4, [0, 0], False),  # a run of no rows
+        (3, 3, [-1, 1], False),
+        (3, 3, [3, 1], False),
+        (3, 2, [2, 2], False),
+        (3, 0, [0, 4], False),
+        (3, 2, [0, 1], False),
+        (3, 3, [0, 3], False),
+    ],
+)
+@pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])
+def test_tensorflow_takes_the_runs_that_numpy_takes(stored, rows, kept, run, fits):
+    from tfspawner.data.encoding import expand, stored_features
+
+    encoding = Encoding(name="x", rows=rows, width=2, stored=stored)
+    content = np.empty(1, object)
+    content[0] = narrow(np.arange(2 * kept, dtype=np.float32), stored).tobytes()
+    small = {encoding.values_key: content, encoding.run_key: np.array(run)}
+    features = {"x": tf.io.FixedLenFeature([rows, 2], tf.float32)}
+    parsed = tf.io.parse_example([write_example(small)], stored_features(features, {"x": encoding}))
+    if fits:
+        assert expand(parsed, features, {"x": encoding})["x"].numpy().ravel().tolist() == decode(small, "here")["x"].tolist()  # fmt: skip
+        return
+    with pytest.raises(DataError, match="x is not as its encoding says"):
+        decode(small, "here")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="x is not as its encoding says"):
+        expand(parsed, features, {"x": encoding})

@@ -7,6 +7,7 @@ from hostile import entry, everything_below, nothing
 
 from tfspawner.errors import ArtifactError
 from tfspawner.follow.collect import collect, collect_one
+from tfspawner.follow.landing import Landing
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -70,6 +71,43 @@ def test_a_file_that_is_here_already_is_not_asked_for(hostile, tmp_path):
     for _ in range(2):
         collect_one(hostile.client(), tmp_path / "worker-0", nothing)
     assert len(hostile.asked) == 1
+
+
+def test_after_a_cut_only_what_did_not_come_whole_is_asked_for(hostile, tmp_path):
+    hostile.files = {"first": b"1" * 3000, "second": b"2" * 3000, "third": b"3" * 3000}
+    whole = hostile.frames([[name, 0, 3000] for name in hostile.files])
+    hostile.cuts = [whole.index(b"2222") + 1000]
+    collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+    assert hostile.asked == [
+        [["first", 0, 3000], ["second", 0, 3000], ["third", 0, 3000]],
+        [["second", 1000, 3000], ["third", 0, 3000]],
+    ]
+
+
+def test_of_files_that_are_here_in_part_the_next_launcher_asks_for_the_others_alone(hostile, tmp_path):
+    hostile.files = {"a": b"1", "b": b"2", "c": b"3"}
+    collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+    (tmp_path / "worker-0/b").unlink()
+    (tmp_path / "worker-0/c").write_bytes(b"x")
+    collect_one(hostile.client(), tmp_path / "worker-0", nothing)
+    assert hostile.asked[1] == [["b", 0, 1], ["c", 0, 1]]
+    assert (tmp_path / "worker-0/c").read_bytes() == b"3"
+
+
+@pytest.mark.parametrize(("size", "had"), [(4999, 4999), (5000, 5000), (5001, 0)])
+def test_of_a_part_as_long_as_its_file_no_byte_is_asked_for_and_a_longer_one_counts_for_nothing(
+    hostile, tmp_path, size, had
+):
+    data = os.urandom(5000)
+    hostile.files = {"big": data}
+    landing = Landing(tmp_path, "worker-0")
+    with landing.writing(landing.part(entry("big", data))) as part:
+        part.write((data + b"x")[:size])
+    came = []
+    collect_one(hostile.client(), tmp_path / "worker-0", came.append)
+    assert hostile.asked == [[["big", had, 5000]]]
+    assert sum(came) == 5000 - had
+    assert (tmp_path / "worker-0/big").read_bytes() == data
 
 
 @pytest.mark.parametrize(

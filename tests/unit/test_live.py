@@ -319,6 +319,34 @@ def test_the_trail_of_a_long_training_stays_small():
     assert max(trail.late().values()) == 0
 
 
+def test_a_trail_thins_out_its_older_half_once_it_has_more_than_1000_places():
+    trail = Trail()
+    for step in range(1000):
+        trail.take("worker-0", {"epoch": 1, "step": step, "steps": 9999}, float(step))
+    assert trail.passed == [(1, step) for step in range(1000)]
+    trail.take("worker-0", {"epoch": 1, "step": 1000, "steps": 9999}, 1000.0)
+    steps = [*range(1, 501, 2), *range(501, 1001)]
+    assert (trail.passed, trail.passed_at) == ([(1, step) for step in steps], [float(step) for step in steps])
+
+
+def test_who_tells_no_place_leaves_no_trail_and_who_tells_half_of_one_is_at_its_beginning():
+    trail = Trail()
+    trail.take("worker-0", {}, 1.0)
+    assert (trail.places, trail.told_at, trail.passed) == ({}, {}, [])
+    trail.take("worker-0", {"epoch": 3}, 2.0)
+    trail.take("worker-1", {"step": 5}, 3.0)
+    assert trail.places == {"worker-0": (3, 0), "worker-1": (0, 5)}
+    assert trail.told_at == {"worker-0": 2.0, "worker-1": 3.0}
+
+
+def test_the_last_step_alone_is_the_end_of_an_epoch_and_no_word_of_steps():
+    trail = Trail()
+    trail.take("worker-0", {"epoch": 1, "step": 10, "steps": 10}, 1.0)
+    assert trail.tells_steps == set()
+    trail.take("worker-0", {"epoch": 2, "step": 9, "steps": 10}, 2.0)
+    assert trail.tells_steps == {"worker-0"}
+
+
 def test_a_terminal_without_cursor_gets_plain_lines(monkeypatch):
     from tfspawner.views.choice import make_view
     from tfspawner.views.plain import PlainView

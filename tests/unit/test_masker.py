@@ -3,6 +3,8 @@
 import base64
 import json
 import os
+import re
+import sys
 import threading
 import urllib.parse
 
@@ -140,3 +142,156 @@ def test_what_is_held_back_is_passed_on_when_no_more_comes():
 def test_the_longest_values_that_linux_allows_are_masked_as_they_stand():
     values = [os.urandom(60_000).hex().encode() for _ in range(4)]
     assert fed(values, b"<", *values, b">") == b"<" + 4 * b"***" + b">"
+
+
+@pytest.mark.parametrize("size", [8, 9, 100, 5000])
+@pytest.mark.parametrize("last", [1, 2, 7])
+def test_a_long_value_whose_last_bytes_come_later_is_held_back_from_its_first(size, last):
+    value = (os.urandom(size // 2 + 1).hex().encode())[:size]
+    masker = Masker([value])
+    assert masker.feed(value[:-last]) == b""
+    assert masker.feed(value[-last:] + b"!") == b"***!"
+
+
+def test_a_value_is_held_back_from_its_first_byte_wherever_the_line_began():
+    value = b"g" + os.urandom(2500).hex().encode()  # whose last byte can begin no other
+    masker = Masker([value])
+    assert masker.feed(b"a line\nkey=" + value[:-1]) == b"a line\nkey="
+    assert masker.feed(value[-1:]) == b"***"
+    assert masker.feed(b"\r" + value[:-1]) == b"\r"
+    assert masker.feed(b"x") == value[:-1] + b"x"
+
+
+def inner_forms(value: bytes) -> dict[str, bytes]:
+    """How Python, JSON and URLs write a value, without the quotes."""
+    words = value.decode(errors="replace")
+    percent = urllib.parse.quote(value, safe="")
+    return {
+        "plain": value,
+        "repr": repr(words)[1:-1].encode(),
+        "ascii": ascii(words)[1:-1].encode(),
+        "json": json.dumps(words)[1:-1].encode(),
+        "bytes": repr(value)[2:-1].encode(),
+        "backslashes": words.encode("ascii", "backslashreplace"),
+        "percent": percent.encode(),
+        "percent but /": urllib.parse.quote(value).encode(),
+        "form": urllib.parse.quote_plus(value).encode(),
+        "small percent": re.sub("%..", lambda code: code[0].lower(), percent).encode(),
+    }
+
+
+@pytest.mark.parametrize("form", inner_forms(b""))
+@pytest.mark.parametrize(
+    "value", [b"hunter22", "ä'\"s/ \\\x7fwörd é'".encode(), b"/tokens/tokens/", "äääää/ä".encode()]
+)
+def test_of_a_value_in_another_spelling_not_a_byte_is_left(form, value):
+    assert fed([value], b"<" + inner_forms(value)[form] + b">\n") == b"<***>\n"
+
+
+@pytest.mark.parametrize("size", [8, 9, 10, 46, 48, 49, 60, 100, 200])
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_of_a_value_in_base64_not_a_byte_is_left(size, encode):
+    value = bytes(33 + (7 * number) % 93 for number in range(size))
+    assert fed([value], b"<" + encode(value) + b">") == b"<***>"
+    assert fed([value], b"<" + encode(value).rstrip(b"=") + b">") == b"<***>"
+    for width in (64, 76):
+        lines = [encode(value)[at : at + width] for at in range(0, len(encode(value)), width)]
+        told = fed([value], b"\n".join(lines))
+        assert [len(line) for line in told.split(b"\n")] == [3 if len(line) >= 8 else len(line) for line in lines]
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize("size", [12, 13, 14])
+def test_inside_of_longer_base64_all_is_masked_that_no_neighbour_has_a_part_in(before, size):
+    value = bytes(33 + (7 * number) % 93 for number in range(size))
+    text = base64.b64encode(b"\xff" * before + value + b"\xff" * 3)
+    first, last = -(-before * 8 // 6), (before + size) * 8 // 6
+    assert fed([value], text) == text[:first] + b"***" + text[last:]
+
+
+@pytest.mark.parametrize(("size", "is_masked"), [(4096, True), (4097, False)])
+def test_up_to_4096_bytes_are_looked_for_in_base64(size, is_masked):
+    value = os.urandom(size // 2 + 1).hex().encode()[:size]
+    assert (b"***" in fed([value], base64.b64encode(value))) is is_masked
+    assert fed([value], value) == b"***"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(b"1234567", b"1234567"), (b"12345678", b"***"), (b" 1234567 ", b" 1234567 ")]
+)
+def test_8_bytes_make_a_secret(value, told):
+    assert fed([value], value) == told
+
+
+def test_a_masker_knows_whether_there_is_anything_to_mask():
+    assert Masker([]).is_idle
+    assert Masker([b"short"]).is_idle
+    assert not Masker([b"long enough"]).is_idle
+    assert Masker([b"long enough"]).mask_text("a long enough text") == "a *** text"
+    assert Masker([b"long enough"]).mask(b"nothing") == b"nothing"
+
+
+def test_of_two_secrets_that_overlap_the_first_is_masked_and_the_rest_held_back():
+    masker = Masker([b"abcdefghij", b"ghijklmnop"])
+    assert masker.feed(b"abcdefghij") == b""
+    assert masker.feed(b"klmnop!") == b"***klmnop!"
+    assert masker.feed(b"\nghijklmnop") == b"\n***"
+    assert masker.end() == b""
+    masker = Masker([b"abcdefgh", b"abcdefgh-and-more"])
+    assert masker.feed(b"x abcdefgh-and") == b"x "
+    assert masker.end() == b"***-and"
+    assert masker.end() == b""
+
+
+def test_of_a_value_in_wrapped_base64_that_goes_on_the_last_line_is_masked_too():
+    value = bytes(33 + (7 * number) % 93 for number in range(61))  # 81 characters are its own
+    text = base64.b64encode(value + b"\xff" * 30)
+    assert fed([value], text[:64] + b"\n" + text[64:]) == b"***\n***" + text[81:]
+    assert fed([value], text[:76] + b"\n" + text[76:]) == b"***\n" + text[76:]  # 5 are no secret's worth
+
+
+def test_a_whole_secret_is_passed_on_though_another_may_begin_right_after_it():
+    masker = Masker([b"password"])
+    assert masker.feed(b"passwordpass") == b"***"
+    assert masker.feed(b"word") == b"***"
+
+
+class Pipe:
+    """An output that has pieces to read, and the poll() that is told whether one is there."""
+
+    POLLIN = 1
+
+    def __init__(self, *pieces: bytes, quiet: int = 0) -> None:
+        self.pieces, self.quiet, self.waits, self.is_watched = list(pieces), quiet, list[float](), False
+
+    def poll(self, *wait_ms: float) -> object:
+        if not wait_ms:
+            return self
+        assert self.is_watched
+        self.waits += wait_ms
+        self.quiet -= 1
+        return [] if self.quiet >= 0 else [1]
+
+    def register(self, output: object, events: int) -> None:
+        self.is_watched = (output, events) == (self, 1)
+
+    def read(self, most: int) -> bytes:
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+@pytest.mark.parametrize(
+    ("quiet", "came", "waits"),
+    [(0, [b"", b"***\n", b""], 1), (1, [b"", b"pass", b"word\n", b""], 1)],
+)
+def test_the_beginning_of_a_secret_waits_a_little_for_the_rest(monkeypatch, quiet, came, waits):
+    pipe = Pipe(b"pass", b"word\n", quiet=quiet)
+    monkeypatch.setattr(sys.modules[Masker.__module__], "select", pipe)
+    assert list(masked(pipe, Masker([b"password"]))) == came
+    assert pipe.waits == [HELD_S * 1000] * waits
+
+
+def test_nothing_waits_where_nothing_is_held_back(monkeypatch):
+    pipe = Pipe(b"one\n", b"two\n", quiet=9)
+    monkeypatch.setattr(sys.modules[Masker.__module__], "select", pipe)
+    assert list(masked(pipe, Masker([b"password"]))) == [b"one\n", b"two\n", b""]
+    assert pipe.waits == []

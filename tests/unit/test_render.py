@@ -1,6 +1,8 @@
 """The manifests: golden files, quoting, and what users may put in."""
 
 import base64
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfspawner import agent
-from tfspawner.backends.kubernetes.manifests import redacted, render, role_manifest, to_yaml, to_yaml_string
+from tfspawner.backends.kubernetes.manifests import (
+    redacted,
+    render,
+    role_manifest,
+    to_yaml,
+    to_yaml_string,
+    travels_in_configmap,
+)
 from tfspawner.errors import ConfigurationError
+from tfspawner.plan.plan import CONFIGMAP_BYTES
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 POD = """
@@ -259,3 +269,36 @@ def test_the_role_is_yaml_and_names_the_namespace_and_user():
     assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "ml"
     assert binding["subjects"][0]["name"] == "ann"
     assert "*" not in str(role["rules"])
+
+
+def configmap_bytes(plan) -> int:
+    config = next(m for m in render(plan) if m["kind"] == "ConfigMap")
+    texts, binaries = config.get("data") or {}, config.get("binaryData") or {}
+    return sum(len(text.encode()) for text in texts.values()) + sum(map(len, map(base64.b64decode, binaries.values())))
+
+
+def with_code_of(plan, size: int):
+    archive = tempfile.TemporaryFile()
+    archive.write(bytes(size))
+    archive.flush()
+    return replace(plan, code=replace(plan.code, archive=archive, size_bytes=size))
+
+
+def test_code_that_fills_a_configmap_of_exactly_1_mib_travels_in_it_and_with_a_byte_more_is_uploaded(make_fixed_plan):
+    plan = with_code_of(make_fixed_plan("j"), 1)
+    size = CONFIGMAP_BYTES - configmap_bytes(plan) + 1
+    full = with_code_of(plan, size)
+    assert travels_in_configmap(full)
+    assert configmap_bytes(full) == CONFIGMAP_BYTES == 1 << 20
+    more = with_code_of(plan, size + 1)
+    assert not travels_in_configmap(more)
+    assert configmap_bytes(more) == CONFIGMAP_BYTES - size
+
+
+def test_a_description_of_exactly_1_mib_is_rendered_and_one_of_a_byte_more_is_refused(make_fixed_plan):
+    plan = with_code_of(make_fixed_plan("j"), 2 << 20)
+    size = CONFIGMAP_BYTES - configmap_bytes(plan)
+    full = replace(plan, files={**plan.files, "command": bytes(size)})
+    assert configmap_bytes(full) == CONFIGMAP_BYTES
+    with pytest.raises(ConfigurationError, match="description takes 1,048,577 bytes; a ConfigMap holds 1,048,576"):
+        render(replace(plan, files={**plan.files, "command": bytes(size + 1)}))

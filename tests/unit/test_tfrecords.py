@@ -1,7 +1,6 @@
 """Records cut out of files: every one once, however the bytes come, and every damage found."""
 
 import gzip
-import json
 import random
 
 import pytest
@@ -11,8 +10,8 @@ from hypothesis import strategies as st
 from tfspawner.data.files import File
 from tfspawner.data.reading import is_gzipped, read_records
 from tfspawner.data.records import boundaries, frame
-from tfspawner.data.sharding import Part, divide, shuffled, worker_from
-from tfspawner.errors import ConfigurationError, DataError
+from tfspawner.data.sharding import Part, divide
+from tfspawner.errors import DataError
 
 RECORDS = st.lists(st.binary(max_size=200) | st.integers(0, 3000).map(bytes), max_size=30)
 
@@ -106,62 +105,3 @@ def test_a_header_is_found_wherever_it_lies(before, after):
     noise = random.Random(before)
     data = noise.randbytes(before) + frame(noise.randbytes(after))
     assert before in boundaries(data)
-
-
-@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=50), st.integers(1, 40))
-def test_shares_are_balanced_and_cover_every_byte_once(sizes, workers):
-    files = [File(f"part-{number:03}", size) for number, size in enumerate(sizes)]
-    shares = divide(files, workers)
-    assert len(shares) == workers
-    covered = [(part.file, part.start, part.end) for share in shares for part in share]
-    for file in files:
-        stretches = sorted((start, end) for found, start, end in covered if found == file)
-        assert [start for start, _ in stretches] == [0, *(end for _, end in stretches[:-1])]
-        assert stretches[-1][1] == file.size
-    fair = sum(sizes) / workers
-    assert all(abs(sum(part.size for part in share) - fair) <= 0.04 * fair + 1 for share in shares)
-
-
-def test_files_that_fit_are_not_split():
-    files = [File(f"part-{number:03}", 1000 + number % 3) for number in range(200)]
-    for share in divide(files, 10):
-        assert all(part.size == part.file.size for part in share)
-
-
-@given(st.lists(st.integers(1, 1000), min_size=1, max_size=30), st.integers(1, 8))
-def test_what_cannot_be_split_goes_whole_to_one(sizes, workers):
-    files = [File(f"part-{number:03}", size) for number, size in enumerate(sizes)]
-    shares = divide(files, workers, splittable=False)
-    assert sorted(part.file for share in shares for part in share) == files
-    totals = [sum(part.size for part in share) for share in shares]
-    assert max(totals) - min(totals) <= max(sizes)
-
-
-def test_the_order_follows_from_seed_and_epoch():
-    files = [File(f"part-{number}", 1) for number in range(20)]
-    assert shuffled(files, 1, 0) == shuffled(list(reversed(files)), 1, 0)
-    assert len({tuple(shuffled(files, seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
-
-
-CLUSTER = {"chief": ["c:1"], "worker": ["a:1", "b:1"], "ps": ["p:1"]}
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (None, (0, 1)),
-        ({"cluster": CLUSTER, "task": {"type": "chief", "index": 0}}, (0, 3)),
-        ({"cluster": CLUSTER, "task": {"type": "worker", "index": 1}}, (2, 3)),
-        ({"cluster": {"evaluator": ["e:1"]}, "task": {"type": "evaluator", "index": 0}}, (0, 1)),
-    ],
-)
-def test_a_workers_number_comes_from_tf_config(config, expected):
-    assert worker_from({"TF_CONFIG": json.dumps(config)} if config else {}) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["{", "{}", "[]", '{"cluster": {"worker": 3}, "task": {"type": "worker", "index": 0}}']
-)
-def test_a_tf_config_that_is_none_is_told(text):
-    with pytest.raises(ConfigurationError, match="TF_CONFIG is"):
-        worker_from({"TF_CONFIG": text})
