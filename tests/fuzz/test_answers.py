@@ -31,10 +31,11 @@ FOLDERS = {"worker-0", "worker-1", ".parts"}
 @pytest.fixture
 def false(monkeypatch) -> Iterator[FalseAgent]:
     for name, value in (
-        ("follow.AGAIN_S", 0.001), ("follow.ANSWER_WITHIN_S", 0.0), ("follow.SILENCE_S", 0.1), ("follow.ANSWERS_S", 0.05),
-        ("follow.LAST_OUTPUT_S", 0.3), ("follow.REASON_S", 0.1), ("follow.AGENT_GRACE_S", 0.05), ("follow.LOST_PATIENCE_S", 0.1),
-        ("follow.DEFAULT_START_TIMEOUT_S", 0.3), ("listening.STALE_S", 0.3), ("listening.MOST_BAD", 3),
-        ("collect.TRIES_WITHOUT_PROGRESS", 1), ("collect.PAUSE_S", 0.001),
+        ("follow.follower.AGAIN_S", 0.001), ("follow.follower.ANSWER_WITHIN_S", 0.0), ("follow.follower.SILENCE_S", 0.1), ("follow.follower.ANSWERS_S", 0.05),
+        ("follow.follower.LAST_OUTPUT_S", 0.3), ("follow.follower.REASON_S", 0.1), ("follow.follower.AGENT_GRACE_S", 0.05), ("follow.follower.LOST_PATIENCE_S", 0.1),
+        ("follow.follower.DEFAULT_START_TIMEOUT_S", 0.3), ("follow.listening.STALE_S", 0.3), ("follow.listening.MOST_BAD", 3),
+        ("follow.collect.TRIES_WITHOUT_PROGRESS", 1), ("follow.collect.PAUSE_S", 0.001), ("follow.homecoming.SEE_WITHIN_S", 0.0),
+        ("follow.homecoming.HEAR_WITHIN_S", 0.1),
     ):  # fmt: skip
         monkeypatch.setattr(f"tfspawner.{name}", value)
     agent = FalseAgent()
