@@ -166,11 +166,16 @@ def completed(home: Path, *words: str, **more: str) -> subprocess.CompletedProce
     return subprocess.run(["tf-spawner"], env=environment, cwd=home, capture_output=True, text=True, timeout=60)
 
 
-def test_jobs_and_runs_are_completed(home):
-    (home / "train.py").write_text("import time; time.sleep(60)")
+@pytest.fixture
+def runs(home):
+    """A run, and a folder that is none."""
     (home / "runs/wasted").mkdir(parents=True)
     (home / "runs/waited").mkdir()
     (home / "runs/waited/spec.json").write_text("{}")
+
+
+def test_jobs_are_completed(home, runs):
+    (home / "train.py").write_text("import time; time.sleep(60)")
     environment = {**os.environ, "XDG_STATE_HOME": str(home / "state")}
     launch = ["tf-spawner", "run", "train.py", "-w", "1", "--detach", "--name", "waits"]
     subprocess.run(launch, env=environment, cwd=home, check=True, capture_output=True)
@@ -178,8 +183,11 @@ def test_jobs_and_runs_are_completed(home):
         assert completed(home, "tf-spawner", "status", "wa").stdout == "plain,waits\n"
     finally:
         subprocess.run(["tf-spawner", "delete", "waits"], env=environment, check=True, capture_output=True)
-    for command in ("report", "compare", "rerun"):
-        assert completed(home, "tf-spawner", command, "wa").stdout == "plain,waited\n"
+
+
+@pytest.mark.parametrize("command", ["report", "compare", "rerun"])
+def test_runs_are_completed(home, runs, command):
+    assert completed(home, "tf-spawner", command, "wa").stdout == "plain,waited\n"
 
 
 def test_a_cluster_that_does_not_answer_holds_no_shell_up(home):

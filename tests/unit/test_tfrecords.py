@@ -42,17 +42,6 @@ def test_the_workers_together_read_each_record_once(folder, shards, workers, chu
     assert found == [record for records in shards for record in records]
 
 
-def test_tensorflow_wrote_what_is_read(folder):
-    tf = pytest.importorskip("tensorflow")
-    records = [random.Random(number).randbytes(number * 37) for number in range(50)]
-    path = folder / "by-tensorflow"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for record in records:
-            writer.write(record)
-    assert path.read_bytes() == b"".join(map(frame, records))
-    assert read([Part(File(str(path), path.stat().st_size), 0, path.stat().st_size)]) == records
-
-
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("chunk", [1, 7, 100_000])
 def test_gzipped_files_are_read_whole(folder, members, chunk):
