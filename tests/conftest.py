@@ -24,6 +24,7 @@ import faults
 import pytest
 import yaml
 from hypothesis import settings
+from in_process import called
 
 KINDS = ("jobs", "pods", "services", "configmaps", "secrets", "networkpolicies")
 DEADLINE_S = 240.0
@@ -361,7 +362,8 @@ def place_on(on: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[
         finally:
             for running in place.background:
                 running.end()
-            place.of("delete", "--all", "-y")
+            if any(place.leftovers()):
+                place.of("delete", "--all", "-y")
         return
     admin: Kubectl = request.getfixturevalue("kubectl")
     namespace = f"tf-spawner-test-{secrets.token_hex(4)}"
@@ -379,7 +381,7 @@ def make_namespace(place: Place, kubeconfig: Path) -> None:
     """A restricted namespace, and a kubeconfig for a user who has there the Role that `tf-spawner rbac` prints."""
     assert place.kubectl
     namespace = place.namespace
-    printed = place.tf("rbac", "-n", namespace, "--user", "somebody").out
+    printed = called("rbac", "-n", namespace, "--user", "somebody").stdout
     role, binding = yaml.safe_load_all(printed)
     own_binding = {**binding, "metadata": {"name": "user", "namespace": namespace},
                    "subjects": [{"kind": "ServiceAccount", "name": "user", "namespace": namespace}]}  # fmt: skip
