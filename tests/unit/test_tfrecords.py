@@ -38,7 +38,7 @@ def test_the_workers_together_read_each_record_once(folder, shards, workers, chu
     files = [write(folder / f"part-{number}", records) for number, records in enumerate(shards)]
     files = [file for file in files if file.size]
     shares = divide(files, workers)
-    chunk = max(chunk, sum(file.size for file in files) // 300)  # each is read by a thread's turn of its own
+    chunk = max(chunk, sum(file.size for file in files) // 150)  # each is read by a thread's turn of its own
     found = [record for share in shares for record in read(share, chunk_bytes=chunk, window_bytes=3 * chunk)]
     assert found == [record for records in shards for record in records]
 
