@@ -28,7 +28,9 @@ demo: $(VENV)/train
 	@$(BIN)/python examples/digits/evaluate.py runs/$(RUN_NAME)/files/worker-0/model.keras 2>/dev/null
 	@echo "your own: $(BIN)/tf-spawner run train.py -w 2; logs and files are in runs/"
 
+# Compiled once: where PYTHONDONTWRITEBYTECODE is set, each of the thousands of processes that tests start would do it.
 test: lint gateway
+	$(BIN)/python -m compileall -q tfspawner
 	$(BIN)/python -m pytest -n $(LANES) --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/test

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import faults
 import pytest
 import yaml
 from hypothesis import settings
+from in_process import called
 
 KINDS = ("jobs", "pods", "services", "configmaps", "secrets", "networkpolicies")
 DEADLINE_S = 240.0
@@ -360,7 +362,8 @@ def place_on(on: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[
         finally:
             for running in place.background:
                 running.end()
-            place.of("delete", "--all", "-y")
+            if any(place.leftovers()):
+                place.of("delete", "--all", "-y")
         return
     admin: Kubectl = request.getfixturevalue("kubectl")
     namespace = f"tf-spawner-test-{secrets.token_hex(4)}"
@@ -378,7 +381,7 @@ def make_namespace(place: Place, kubeconfig: Path) -> None:
     """A restricted namespace, and a kubeconfig for a user who has there the Role that `tf-spawner rbac` prints."""
     assert place.kubectl
     namespace = place.namespace
-    printed = place.tf("rbac", "-n", namespace, "--user", "somebody").out
+    printed = called("rbac", "-n", namespace, "--user", "somebody").stdout
     role, binding = yaml.safe_load_all(printed)
     own_binding = {**binding, "metadata": {"name": "user", "namespace": namespace},
                    "subjects": [{"kind": "ServiceAccount", "name": "user", "namespace": namespace}]}  # fmt: skip
@@ -443,3 +446,36 @@ def cluster_place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pl
     """A place of the test's own on Kubernetes."""
     with place_on("kubernetes", tmp_path / "place", request) as made:
         yield made
+
+
+@pytest.fixture
+def tf_spawner(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Calls the command line in a folder, with state and kubeconfig of its own."""
+    (tmp_path / "train.py").write_text("print('trained')\n")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("KUBE", "TFSPAWNER"))}
+    env.update(XDG_STATE_HOME=str(tmp_path / "state"), KUBECONFIG=str(tmp_path / "none"))
+
+    def call(*args: str, **more_env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tfspawner", *args],
+            cwd=tmp_path,
+            env={**env, **more_env},
+            capture_output=True,
+            text=True,
+        )
+
+    return call
+
+
+@pytest.fixture
+def tf_spawner_sh(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Calls the command line by a shell, which redirects."""
+    (tmp_path / "train.py").write_text("print('trained')\n")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("KUBE", "TFSPAWNER"))}
+    env.update(XDG_STATE_HOME=str(tmp_path / "state"), KUBECONFIG=str(tmp_path / "none"))
+
+    def call(words: str, redirection: str, before: str = "") -> subprocess.CompletedProcess[str]:
+        command = f"{before} exec {shlex.quote(sys.executable)} -m tfspawner {words} {redirection}"
+        return subprocess.run(["sh", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+
+    return call

@@ -1,8 +1,12 @@
 """Writes the reference in README.md anew from `tf-spawner run --help-all` and the other commands' own."""
 
-import subprocess
-import sys
+import os
 from pathlib import Path
+from unittest.mock import patch
+
+from click.testing import CliRunner
+
+from tfspawner.cli.main import cli
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 COMMANDS = (
@@ -12,13 +16,14 @@ COMMANDS = (
 
 
 def help_text() -> str:
-    """The help of the tool and of its main commands, as 100 columns show it."""
+    """The help of the tool and of its main commands, as 100 columns show it: two of them click leaves free."""
     texts = []
     for command in COMMANDS:
         flag = "--help-all" if command == "run" else "--help"
-        argv = [sys.executable, "-m", "tfspawner", *command.split(), flag]
-        environment = {"COLUMNS": "100", "PATH": "/usr/bin:/bin"}
-        texts.append(subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout.strip())
+        with patch.dict(os.environ, {"PATH": "/usr/bin:/bin"}, clear=True):
+            done = CliRunner().invoke(cli, [*command.split(), flag], prog_name="tf-spawner", terminal_width=98)
+        assert done.exit_code == 0, done.output
+        texts.append(done.stdout.strip())
     return "\n\n".join(texts)
 
 

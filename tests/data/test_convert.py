@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from in_process import called
 from published import record, write_published
 
+from tfspawner.data import convert as conversion
 from tfspawner.data.convert import Options, convert
 from tfspawner.data.example import read_example, write_example
 from tfspawner.data.filesystems import list_files
@@ -28,11 +32,28 @@ pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
 
 
-def data(*words, before=None, **variables) -> subprocess.CompletedProcess:
+def data(*words, before=None) -> subprocess.CompletedProcess:
+    """What the command says; by a process of its own only where something is to be done in it before."""
+    if not before:
+        return called("data", *words)
     command = [sys.executable, "-m", "tfspawner", "data", *map(str, words)]
-    return subprocess.run(
-        command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120, preexec_fn=before
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=before)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with conversion._pool(2) as made:
+        yield made
+
+
+@pytest.fixture
+def shared_pool(pool, monkeypatch):
+    """Conversions take the module's processes, and need not wait until their own have imported all.
+
+    Not for one to or from a bucket, whose keys these do not know, nor for one that leaves work behind as it fails.
+    """
+    lent = SimpleNamespace(submit=pool.submit, shutdown=lambda **_: None)
+    monkeypatch.setattr(conversion, "_pool", lambda jobs: nullcontext(lent))
 
 
 def converted(*words, **options) -> str:
@@ -104,6 +125,7 @@ def test_tensorflow_reads_the_examples_that_are_written(features):
         np.testing.assert_array_equal(np.array(seen, values.dtype), values)
 
 
+@pytest.mark.usefixtures("shared_pool")
 def test_encoded_and_plain_again_the_records_are_the_same_bytes(published, tmp_path):
     small, plain, table = tmp_path / "small", tmp_path / "plain", tmp_path / "table.parquet"
     said = converted(published, small, "--encode", "GRU_input=801x19")
@@ -116,6 +138,7 @@ def test_encoded_and_plain_again_the_records_are_the_same_bytes(published, tmp_p
     assert len(pq.read_table(table)["GRU_input"][39]) == 801 * 19
 
 
+@pytest.mark.usefixtures("shared_pool")
 def test_smaller_numbers_are_said_to_lose(published, tmp_path):
     said = converted(published, tmp_path / "small", "-e", "GRU_input=801x19", "--dtype", "float16")
     assert "; float16 changed values by 0.0" in said
@@ -124,6 +147,7 @@ def test_smaller_numbers_are_said_to_lose(published, tmp_path):
     assert raw(tmp_path / "again") == raw(tmp_path / "small")
 
 
+@pytest.mark.usefixtures("shared_pool")
 def test_a_value_that_overflows_names_feature_record_and_value(tmp_path):
     features = [{"x": np.float32([1, 2, 3, 4])}, {"x": np.float32([1, 2, 3, 1e6])}]
     (tmp_path / "source").write_bytes(b"".join(frame(write_example(f)) for f in features))
@@ -135,6 +159,7 @@ def test_a_value_that_overflows_names_feature_record_and_value(tmp_path):
     assert "1 values became infinite" in converted(*words, "--overflow")
 
 
+@pytest.mark.usefixtures("shared_pool")
 def test_gzipped_files_both_ways(published, tmp_path):
     converted(published, tmp_path / "packed", "--gzip")
     assert names(tmp_path / "packed")[0] == "part-00000-of-00004.tfrecord.gz"
@@ -144,6 +169,7 @@ def test_gzipped_files_both_ways(published, tmp_path):
     assert (done.returncode, "4 gzipped files cannot become 5 shards" in done.stderr) == (2, True)
 
 
+@pytest.mark.usefixtures("shared_pool")
 def test_cerns_tables_of_doubles_become_the_published_records(tmp_path):
     events = [record(number) for number in range(5)]
     table = pa.table({
@@ -158,6 +184,7 @@ def test_cerns_tables_of_doubles_become_the_published_records(tmp_path):
     assert {len(frame(content)) for content in raw(tmp_path / "out")} == {61033}
 
 
+@pytest.mark.usefixtures("shared_pool")
 def test_doubles_that_lose_are_told(tmp_path):
     pq.write_table(pa.table({"x": [0.1, 1.5]}), tmp_path / "t.parquet")
     assert "; float32 changed values by 1.49e-09 or 1.49e-08" in converted(tmp_path / "t.parquet", tmp_path / "out")
@@ -166,6 +193,7 @@ def test_doubles_that_lose_are_told(tmp_path):
 LARGE = [[1.0, 2.0], [], [float("inf"), float("nan"), -1e300]]  # what was infinite before is not lost
 
 
+@pytest.mark.usefixtures("shared_pool")
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
 @pytest.mark.parametrize(
     ("column", "row", "value", "kind"),
@@ -214,6 +242,7 @@ def test_training_on_doubles_that_would_become_infinite_is_refused(tmp_path):
         list(read_columns(Part(file, 0, 2)))
 
 
+@pytest.mark.usefixtures("shared_pool")
 def test_every_kind_of_column(tmp_path):
     table = pa.table({
         "b": [True, False], "i": pa.array([1, -2], pa.int8()), "s": ["é", ""], "y": [b"\0", b"1"],
@@ -230,6 +259,7 @@ def test_every_kind_of_column(tmp_path):
     assert two == {"b": [0], "i": [-2], "s": [b""], "y": [b"1"], "l": [], "w": [3, 4], "n": [3], "t": []}
 
 
+@pytest.mark.usefixtures("shared_pool")
 @pytest.mark.parametrize(
     ("column", "words"),
     [
@@ -247,6 +277,7 @@ def test_columns_that_an_example_cannot_hold_are_told(tmp_path, column, words):
     assert names(tmp_path / "out") == []
 
 
+@pytest.mark.usefixtures("shared_pool")
 def test_nulls_become_empty_where_asked_for(tmp_path):
     pq.write_table(pa.table({"x": pa.array([1, None, 3]), "y": pa.array([None, [4, 5], []])}), tmp_path / "t.parquet")
     converted(tmp_path / "t.parquet", tmp_path / "out", "--nulls", "empty")
@@ -254,6 +285,7 @@ def test_nulls_become_empty_where_asked_for(tmp_path):
     assert found == [{"x": [1], "y": []}, {"x": [], "y": [4, 5]}, {"x": [3], "y": []}]
 
 
+@pytest.mark.usefixtures("shared_pool")
 def test_records_unlike_the_first_do_not_fit_a_table(tmp_path):
     records = [{"x": np.arange(2)}, {"x": np.arange(2), "z": np.arange(1)}]
     (tmp_path / "source").write_bytes(b"".join(frame(write_example(r)) for r in records))
@@ -264,6 +296,7 @@ def test_records_unlike_the_first_do_not_fit_a_table(tmp_path):
 # ---- what is cut off or in the way ----
 
 
+@pytest.mark.usefixtures("shared_pool")
 def test_what_is_there_is_not_overwritten_unless_asked_for(published, tmp_path):
     converted(published, tmp_path / "out")
     done = data("convert", published, tmp_path / "out")

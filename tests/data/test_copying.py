@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from in_process import called
 
 from tfspawner.data.copying import Copy, copy_all
 from tfspawner.data.filesystems import SCHEMES, LocalFiles, list_files
@@ -14,8 +15,7 @@ from tfspawner.errors import DataError
 
 
 def cp(*words) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tfspawner", "data", "cp", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return called("data", "cp", *words)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from collections import Counter
 from itertools import pairwise
 
@@ -11,7 +12,10 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 from tfspawner.data import tfrecords  # noqa: E402
+from tfspawner.data.filesystems import File  # noqa: E402
+from tfspawner.data.reading import read_records  # noqa: E402
 from tfspawner.data.records import frame  # noqa: E402
+from tfspawner.data.sharding import Part  # noqa: E402
 from tfspawner.errors import ConfigurationError, DataError  # noqa: E402
 
 FEATURES = {"number": tf.io.FixedLenFeature([], tf.int64), "values": tf.io.FixedLenFeature([2, 3], tf.float32)}
@@ -32,6 +36,17 @@ def write_shards(folder, pack=bytes) -> None:
     edges = [0, 10, 10, 200, 201, 350, 500, COUNT]
     for number, (low, high) in enumerate(pairwise(edges)):
         (folder / f"part-{number}").write_bytes(pack(b"".join(frame(example(i)) for i in range(low, high))))
+
+
+def test_tensorflow_writes_what_is_read_without_it(tmp_path):
+    records = [random.Random(number).randbytes(number * 37) for number in range(50)]
+    path = tmp_path / "by-tensorflow"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+    assert path.read_bytes() == b"".join(map(frame, records))
+    size = path.stat().st_size
+    assert [record for some in read_records([Part(File(str(path), size), 0, size)]) for record in some] == records
 
 
 @pytest.fixture(params=["local", "s3", "local gzip", "s3 gzip"])

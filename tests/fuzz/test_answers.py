@@ -34,7 +34,7 @@ def false(monkeypatch) -> Iterator[FalseAgent]:
         ("follower.AGAIN_S", 0.001), ("agents.ANSWER_WITHIN_S", 0.0), ("judge.SILENCE_S", 0.1), ("judge.ANSWERS_S", 0.05),
         ("judge.LAST_OUTPUT_S", 0.3), ("judge.REASON_S", 0.1), ("judge.AGENT_GRACE_S", 0.05), ("judge.LOST_PATIENCE_S", 0.1),
         ("judge.DEFAULT_START_TIMEOUT_S", 0.3), ("listening.STALE_S", 0.3), ("listening.MOST_BAD", 3),
-        ("collect.TRIES_WITHOUT_PROGRESS", 1), ("collect.PAUSE_S", 0.001),
+        ("collect.TRIES_WITHOUT_PROGRESS", 1), ("collect.PAUSE_S", 0.001), ("agents.SEE_WITHIN_S", 0.0), ("homecoming.HEAR_WITHIN_S", 0.1),
     ):  # fmt: skip
         monkeypatch.setattr(f"tfspawner.follow.{name}", value)
     agent = FalseAgent()

@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from tfspawner.errors import ConfigurationError
-from tfspawner.jobs.packing import mentions, pack
+from tfspawner.jobs.packing import UNASKED_LIMIT_BYTES, mentions, pack
 
 
 @pytest.fixture
@@ -176,10 +176,12 @@ def test_an_executable_stays_one(folder):
         assert archive.getmember("lib/a.py").mode == 0o644
 
 
-def test_a_huge_folder_travels_only_when_it_was_named(folder):
+def test_a_huge_folder_travels_only_when_it_was_named(folder, monkeypatch):
+    assert UNASKED_LIMIT_BYTES == 512 * 1024**2
+    monkeypatch.setattr("tfspawner.jobs.packing.UNASKED_LIMIT_BYTES", 53 * 1024**2)  # half a GiB takes seconds to pack
     with open(folder / "huge", "wb") as file:
-        file.truncate(513 * 1024**2)
-    with pytest.raises(ConfigurationError, match=r"holds 0\.5 GiB") as error:
+        file.truncate(54 * 1024**2)
+    with pytest.raises(ConfigurationError, match=r"holds 0\.1 GiB") as error:
         packed(folder)
     assert ".tfspawnerignore" in error.value.hint
     assert f"--workdir {folder}" in error.value.hint

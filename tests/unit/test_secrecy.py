@@ -204,20 +204,21 @@ def test_render_says_what_stays_here(folder):
     assert ".netrc" not in done.stdout
 
 
-def test_the_agent_runs_the_arguments_and_the_command_that_are_hidden(folder, tmp_path):
+@pytest.mark.parametrize("more", [[], ["-c", "run.sh"]], ids=["script", "command"])
+def test_the_agent_runs_the_arguments_and_the_command_that_are_hidden(folder, tmp_path, more):
     import subprocess
     import sys
 
     (folder / "train.py").write_text("import os, sys; print(sys.argv[1:], [k for k in os.environ if 'HIDDEN' in k])\n")
     (tmp_path / "run.sh").write_text(f"echo got '{CANARY}' $1; python3 train.py \"$@\"\n")
-    for command in (None, "run.sh"):
-        words = ["run", str(folder / "train.py"), "-w", "1", "-e", "k.env", "--name", f"job{bool(command):d}"]
-        (tmp_path / "k.env").write_text(f"API_KEY={CANARY}\n")
-        more = ["-c", command] if command else []
-        done = subprocess.run([sys.executable, "-m", "tfspawner", *words, *more, "--", CANARY], capture_output=True, text=True, cwd=tmp_path, timeout=60, env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")})  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert "['***'] []" in done.stdout
-        assert ("got *** ***" in done.stdout) == bool(command)
+    (tmp_path / "k.env").write_text(f"API_KEY={CANARY}\n")
+    words = ["run", str(folder / "train.py"), "-w", "1", "-e", "k.env", "--name", "job", *more, "--", CANARY]
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    command = [sys.executable, "-m", "tfspawner", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "['***'] []" in done.stdout
+    assert ("got *** ***" in done.stdout) == bool(more)
     for path in (tmp_path / "runs").rglob("*"):
         assert path.is_dir() or CANARY.encode() not in path.read_bytes(), path
 
