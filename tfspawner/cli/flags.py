@@ -178,6 +178,7 @@ def target_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def output_option(command: Callable[..., None]) -> Callable[..., None]:
+    """The option --output: text or json."""
     return click.option(
         "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result."
     )(command)

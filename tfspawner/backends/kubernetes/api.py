@@ -123,6 +123,7 @@ class Api:
         return found
 
     def patch(self, path: str, body: Any, kind: str = "") -> Any:
+        """Changes an object by a JSON merge patch, and returns it as it is then."""
         return self.request("PATCH", path, body, "application/merge-patch+json", kind)
 
     def list(self, path: str, which: str = "") -> list[dict[str, Any]]:

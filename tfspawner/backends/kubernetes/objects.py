@@ -92,6 +92,7 @@ class Launched:
         return {role.uid: role for role in self.roles}
 
     def summary(self, namespace: str) -> JobSummary:
+        """The job as a line of `tf-spawner list`, by its Job objects alone."""
         first = self.first
         return JobSummary(
             job=first.job,
@@ -227,6 +228,7 @@ def read_pod(pod: object, jobs: Mapping[str, RoleJob]) -> ReplicaPod | LeftOut:
 
 
 def owner_uids(manifest: object) -> set[str]:
+    """The uids of the objects that own this one."""
     return {uid for owner in mappings(manifest, "metadata", "ownerReferences") if (uid := text(owner, "uid"))}
 
 
