@@ -17,7 +17,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tfspawner.cli.flags import JobCommand
+from tfspawner.cli.job_command import JobCommand
 from tfspawner.cli.main import COMMANDS, cli, main
 
 ROWS, COLUMNS = 24, 80

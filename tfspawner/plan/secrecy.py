@@ -18,7 +18,8 @@ from tfspawner.agent import MASK, MASKED_BYTES, Masker
 from tfspawner.base.userfile import read_bytes
 from tfspawner.errors import ConfigurationError
 
-from .spec import MAX_ENV_BYTES, JobSpec, flag_of
+from .limits import MAX_ENV_BYTES
+from .spec import JobSpec, flag_of
 
 HIDDEN = "TFSPAWNER_HIDDEN"  # the variable, in the Secret, of what of job.json and the command file holds a secret
 SHOWN = 2

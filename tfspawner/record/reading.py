@@ -33,7 +33,8 @@ from tfspawner.base.shapes import (
     whole,
 )
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan.spec import JobSpec, is_name
+from tfspawner.plan.checks import is_name
+from tfspawner.plan.spec import JobSpec
 
 from .folder import SPEC_FILE, RunFolder
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from tfspawner.backends.base import JobSummary
 from tfspawner.base.fields import count, mapping, mappings, text, texts
 from tfspawner.base.names import shown
-from tfspawner.plan.spec import ROLES, is_name
+from tfspawner.plan.checks import is_name
+from tfspawner.plan.spec import ROLES
 
 from .manifests import ID, JOB_LABEL, ROLE_LABEL
 from .pods import job_condition
