@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from tfspawner.cli import target
-from tfspawner.cli.flags import JobCommand
+from tfspawner.cli.job_command import JobCommand
 from tfspawner.cli.main import COMMANDS, cli, main
 
 ROWS, COLUMNS = 24, 80

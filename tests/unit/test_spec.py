@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from tfspawner.agent import PORT
 from tfspawner.errors import ConfigurationError
+from tfspawner.plan.checks import is_name, quantity
+from tfspawner.plan.limits import MAX_ENV_BYTES
 from tfspawner.plan.plan import job_name
-from tfspawner.plan.spec import KUBERNETES_ONLY, MAX_ENV_BYTES, JobSpec, flag_of, is_name, quantity
+from tfspawner.plan.spec import KUBERNETES_ONLY, JobSpec, flag_of
 from tfspawner.record.reading import spec_shape
 
 LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")

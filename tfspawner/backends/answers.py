@@ -139,6 +139,7 @@ def json_of(data: bytes, replicas: int = 0) -> Any:
 
 
 def order(value: Any) -> Order:
+    """The gang's phase and result from a coordinator's answer."""
     return cast(Order, order_of(value))
 
 

@@ -60,7 +60,8 @@ class Left(Holder, Protocol):
     def is_missed(self) -> bool:
         """Whether there are any, and nobody has fetched them."""
 
-    def mark_fetched(self) -> None: ...
+    def mark_fetched(self) -> None:
+        """Notes that the files were fetched, so that is_missed says no from then on."""
 
 
 @runtime_checkable

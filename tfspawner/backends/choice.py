@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfspawner.errors import ConfigurationError, NotFoundError
-from tfspawner.plan.spec import is_name
+from tfspawner.plan.checks import is_name
 
 from .base import Backend
 

@@ -36,7 +36,8 @@ Parsed = TypeVar("Parsed")
 class Pieces(Protocol):
     """The bytes of one file."""
 
-    def pieces(self) -> Iterator[bytes]: ...
+    def pieces(self) -> Iterator[bytes]:
+        """The file's bytes in order; can be asked for once."""
 
 
 class Holder(Protocol):
@@ -44,9 +45,14 @@ class Holder(Protocol):
 
     @property
     def replica(self) -> str: ...
-    def report(self, replicas: Collection[str]) -> answers.Report | None: ...
-    def manifest(self) -> Listing: ...
-    def files(self, wanted: list[tuple[str, int, int]]) -> Iterator[tuple[answers.Part, Pieces]]: ...
+    def report(self, replicas: Collection[str]) -> answers.Report | None:
+        """What is known of this replica, where the job has these replicas; None where nothing is."""
+
+    def manifest(self) -> Listing:
+        """The replica's files by kind, each with size and checksum."""
+
+    def files(self, wanted: list[tuple[str, int, int]]) -> Iterator[tuple[answers.Part, Pieces]]:
+        """The contents of (path, offset, size) in that order; take each one's pieces before the next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +318,7 @@ class Body:
             yield data
 
     def skip(self) -> None:
+        """Reads past what is left of the body, so that the connection can be used again."""
         for _ in self.pieces():
             pass
 

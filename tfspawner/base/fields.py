@@ -39,6 +39,7 @@ def count(value: object, *path: str) -> int | None:
 
 
 def names(values: Iterable[object]) -> list[str]:
+    """The texts among the values."""
     return [value for value in values if isinstance(value, str)]
 
 

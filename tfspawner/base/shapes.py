@@ -48,6 +48,7 @@ class DamagedFile(ConfigurationError):
 
 
 def is_not(value: Any, must: str) -> Wrong:
+    """The error for a value that must be something else; it names the value, but nothing in a list or mapping."""
     told = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else _brief(value)
     return Wrong(f"is {told}; it must be {must}")
 
@@ -90,6 +91,8 @@ def number(low: float = -MOST, high: float = MOST) -> Shape:
 
 
 def whole(low: int, high: int) -> Shape:
+    """A whole number within these bounds, both included."""
+
     def shape(value: Any) -> int:
         if type(value) is not int or not low <= value <= high:
             raise is_not(value, f"a whole number from {low} to {high}")
@@ -109,12 +112,14 @@ def measure(value: Any) -> float:
 
 
 def switch(value: Any) -> bool:
+    """True or false."""
     if not isinstance(value, bool):
         raise is_not(value, "true or false")
     return value
 
 
 def optional(of: Shape) -> Shape:
+    """null, or a value of that shape."""
     return lambda value: None if value is None else of(value)
 
 
@@ -205,6 +210,7 @@ def opened(path: Path) -> BinaryIO | None:
 
 
 def reason(error: OSError) -> str:
+    """Why a file could not be opened, in words; a link is named as one."""
     return "it is a link" if error.errno == errno.ELOOP else error.strerror or str(error)
 
 
@@ -224,5 +230,6 @@ def json_of(data: bytes) -> Any:
 
 
 def damaged(path: Path, what: str, hint: str) -> DamagedFile:
+    """The error for a file of ours that is not as we write it: its path, then `what`."""
     name = str(path)
     return DamagedFile(f"{name if name.isprintable() else ascii(name)}{what}", hint=hint)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tfspawner.base.userfile import brief_line, named, read_text
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan.spec import MOST_VARIABLES
+from tfspawner.plan.limits import MOST_VARIABLES
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*=(.*)", re.S)
 _DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"\s*(?:#.*)?')

@@ -3,48 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tfspawner.base.userfile import LOADER, brief, expanded, load_yaml, named, read_text
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan.grid import Sweep, parse_grid
+from tfspawner.plan.grid import SWEEP_OPTIONS, Sweep, parse_grid
+from tfspawner.plan.options import (
+    GRID,
+    NUMBER,
+    ONCE,
+    PAIRS,
+    PATH,
+    PATHS,
+    SECONDS,
+    SWITCH,
+    TEXT,
+    TEXTS,
+    WHOLE_SECONDS,
+    Kind,
+    Option,
+)
 from tfspawner.plan.secrecy import is_masked
-from tfspawner.plan.spec import KUBERNETES_ONLY, JobSpec, flag_of
-from tfspawner.plan.words import _is_on_command_line, _word_of
+from tfspawner.plan.spec import KUBERNETES_ONLY, OPTIONS, JobSpec, flag_of
 
 from .envfile import read_env_file
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-# job.yaml's keys are the flags' names; these differ from the options' own
-_KEYS = {
-    "command": "command_file", "env-file": "env_files", "env": "env_pairs", "timeout": "timeout_s",
-    "start-timeout": "start_timeout_s", "stall-timeout": "stall_timeout_s", "hold": "hold_s", "ttl": "ttl_s", "node-selector": "node_selector_pairs",
-    "toleration": "tolerations", "image-pull-secret": "image_pull_secrets", "volume": "volumes",
-    "legacy-keras": "legacy_keras",
-}  # fmt: skip
-_LISTS = ("env_files", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes", "egress", "args")
-_PAIRS = ("env_pairs", "node_selector_pairs")
-_DURATIONS = ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s", "ttl_s")
-_PATHS = ("script", "workdir", "command_file", "pod_file", "template_dir", "kubeconfig", "out")
-_FLAGS = ("chief", "evaluator", "keep", "detach", "legacy_keras")
-_NUMBERS = ("workers", "ps", "gpus", "port", "restarts", "start_tries", "parallel")
-_TEXTS = (
-    "on",
-    "name",
-    "tag",
-    "artifacts",
-    "cpu",
-    "memory",
-    "gpu_type",
-    "image",
-    "namespace",
-    "context",
-    "queue",
-    "service_account",
-)
+# By their names among the command line's parsed options, which job.yaml may use, too; and by job.yaml's keys.
+_KNOWN = {one.parameter: one for one in (*OPTIONS.values(), *SWEEP_OPTIONS.values())}
+_KEYS = {one.key: name for name, one in _KNOWN.items()}
+_PAIRS = tuple(name for name, one in _KNOWN.items() if one.kind is PAIRS)
 
 
 def duration(value: object) -> float:
@@ -65,7 +55,7 @@ def make_spec(
     stored = {**(recorded or {}), **(read_job_file(path) if path else {})}
     notes = []
     if given.get("on", stored.get("on", "local")) == "local":
-        unused = [name for name in KUBERNETES_ONLY if stored.pop(_word_of(name), None) is not None]
+        unused = [name for name in KUBERNETES_ONLY if stored.pop(OPTIONS[name].parameter, None) is not None]
         if unused:
             shown = ", ".join(flag_of(name)[2:] for name in unused)
             notes.append(f"note: {path or 'the record'}: {shown}: for Kubernetes alone, not used on this machine")
@@ -115,17 +105,15 @@ def make_spec(
 
 def recorded_options(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run's spec.json; without its name, and without the variables, whose values it has not."""
-    known = {f.name: f for f in fields(JobSpec)}
-    options = {}
+    options: dict[str, Any] = {}
     for name, value in spec.items():
-        if name not in known or name in ("name", "env", "env_files", "detach"):
+        option = OPTIONS.get(name)
+        if not option or ONCE in option.traits or name in ("env", "env_files"):
             continue
-        if name in _PATHS:
+        if option.kind is PATH:
             value = Path(value)
-        options[name] = tuple(value) if isinstance(value, list) else value
+        options[option.parameter] = tuple(value) if isinstance(value, list) else value
     options["has_secret"] = bool(spec.get("env"))  # which may stand among the arguments, as ***
-    if "node_selector" in options:
-        options["node_selector_pairs"] = options.pop("node_selector")
     return options
 
 
@@ -144,7 +132,7 @@ def read_job_file(path: Path) -> dict[str, Any]:
     for key, value in stored.items():
         word = str(key).replace("_", "-")
         name = _KEYS.get(word, word.replace("-", "_"))
-        if name not in (*_LISTS, *_PAIRS, *_DURATIONS, *_PATHS, *_FLAGS, *_NUMBERS, *_TEXTS, "grid"):
+        if name not in _KNOWN:
             raise ConfigurationError(
                 f"-f {named(path)}: there is no option {brief(key)}",
                 hint="its keys are run's long flags: tf-spawner run --help",
@@ -152,7 +140,7 @@ def read_job_file(path: Path) -> dict[str, Any]:
         if name in options:
             raise ConfigurationError(f"-f {named(path)}: {brief(key)} is set a second time, in another spelling")
         if value is not None:
-            options[name] = _stored_value(name, value, path, str(key))
+            options[name] = _stored_value(_KNOWN[name], value, path, str(key))
     return options
 
 
@@ -174,66 +162,72 @@ def _loader() -> Any:
     return Loader
 
 
-def _kind_of(name: str, value: Any) -> str:
+def _kind_of(kind: Kind, value: Any) -> str:
     """What a value must be, in YAML's words."""
-    if name in _NUMBERS:
+    if kind is NUMBER:
         quoted = isinstance(value, str) and re.fullmatch("[+-]?[0-9]{1,99}", value.strip())
         return f"a whole number{', without quotes' if quoted else ''}"
-    if name in _FLAGS:
-        return "true or false"
-    return "a path" if name in _PATHS else "a text, or a list of texts" if name in _LISTS else "a text"
+    texts = "a text, or a list of texts"
+    return {SWITCH: "true or false", PATH: "a path", PATHS: texts, TEXTS: texts}.get(kind, "a text")
 
 
-def _stored_value(name: str, value: Any, path: Path, key: str) -> Any:
+def _stored_value(option: Option, value: Any, path: Path, key: str) -> Any:
     """A job.yaml's value as the command line would have given it."""
-    told = "a mapping" if isinstance(value, dict) else brief(value)  # without what is in it, which may be a secret
-    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value) and name in _LISTS:
-        told = "a list with a mapping or a list in it"
-    hint = "variables go to env:, like env: {KEY: VALUE}" if name == "env_files" else None
-    wrong = ConfigurationError(f"-f {named(path)}: {key} is {told}; it must be {_kind_of(name, value)}", hint=hint)
-    if name in _PATHS:
-        if not isinstance(value, str):
-            raise wrong
-        return Path(value) if name == "out" else path.parent / expanded(Path(value), f"-f {named(path)}: {key}")
-    if name in _LISTS:
-        values = value if isinstance(value, list) else [value]
-        if not all(map(_is_scalar, values)):
-            raise wrong
-        if name == "env_files":
-            return tuple(path.parent / expanded(Path(_scalar(item)), f"-f {named(path)}: {key}") for item in values)
-        return tuple(map(_scalar, values))
-    if name in _PAIRS:
-        if isinstance(value, dict):
-            for k, v in value.items():  # without the value: it may be a secret
-                if not (_is_scalar(k) and _is_scalar(v)):
-                    raise ConfigurationError(
-                        f"-f {named(path)}: {key}: {named(k)} must have a text", hint='the empty one is ""'
-                    )
-            return {_scalar(k): _scalar(v) for k, v in value.items()}
-        values = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, str) for item in values):
-            raise ConfigurationError(f"-f {named(path)}: {key} must be a mapping, or a list of KEY=VALUE")
-        return tuple(values)
-    if name == "grid":
-        if not value or not isinstance(value, dict) or not all(isinstance(item, list) for item in value.values()):
-            raise ConfigurationError(
-                f"-f {named(path)}: grid must be a mapping of lists", hint="grid: {lr: [1e-3, 1e-4]}"
-            )
-        return {_scalar(name): listed for name, listed in value.items()}
-    if name in _DURATIONS:
+    where = f"-f {named(path)}: {key}"
+    if option.kind is PAIRS:
+        return _stored_pairs(value, where)
+    if option.kind is GRID:
+        return _stored_grid(value, f"-f {named(path)}: grid")
+    if option.kind in (SECONDS, WHOLE_SECONDS):
         try:
             return duration(value)
         except ValueError as error:
-            raise ConfigurationError(f"-f {named(path)}: {key}: {error}") from None
-    if name in _FLAGS and not isinstance(value, bool):
-        raise wrong
-    if name in _NUMBERS and (isinstance(value, bool) or not isinstance(value, int)):
-        raise wrong
-    if name in _TEXTS:
-        if not _is_scalar(value):
-            raise wrong
-        return _scalar(value)
-    return value
+            raise ConfigurationError(f"{where}: {error}") from None
+    if option.kind in (TEXTS, PATHS):
+        values = value if isinstance(value, list) else [value]
+        if not all(map(_is_scalar, values)):
+            raise _wrong_kind(option, value, where)
+        if option.kind is TEXTS:
+            return tuple(map(_scalar, values))
+        return tuple(path.parent / expanded(Path(_scalar(item)), where) for item in values)
+    fits: dict[Kind, Callable[[Any], bool]] = {
+        PATH: lambda value: isinstance(value, str),
+        SWITCH: lambda value: isinstance(value, bool),
+        NUMBER: lambda value: isinstance(value, int) and not isinstance(value, bool),
+        TEXT: _is_scalar,
+    }
+    if not fits[option.kind](value):
+        raise _wrong_kind(option, value, where)
+    if option.kind is PATH:  # where runs are recorded does not depend on where the file lies
+        return Path(value) if option.name == "out" else path.parent / expanded(Path(value), where)
+    return _scalar(value) if option.kind is TEXT else value
+
+
+def _wrong_kind(option: Option, value: Any, where: str) -> ConfigurationError:
+    told = "a mapping" if isinstance(value, dict) else brief(value)  # without what is in it, which may be a secret
+    is_nested = isinstance(value, list) and any(isinstance(item, dict | list) for item in value)
+    if is_nested and option.kind in (TEXTS, PATHS):
+        told = "a list with a mapping or a list in it"
+    hint = "variables go to env:, like env: {KEY: VALUE}" if option.kind is PATHS else None
+    return ConfigurationError(f"{where} is {told}; it must be {_kind_of(option.kind, value)}", hint=hint)
+
+
+def _stored_pairs(value: Any, where: str) -> dict[str, str] | tuple[str, ...]:
+    if isinstance(value, dict):
+        for name, text in value.items():  # without the text: it may be a secret
+            if not (_is_scalar(name) and _is_scalar(text)):
+                raise ConfigurationError(f"{where}: {named(name)} must have a text", hint='the empty one is ""')
+        return {_scalar(name): _scalar(text) for name, text in value.items()}
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, str) for item in values):
+        raise ConfigurationError(f"{where} must be a mapping, or a list of KEY=VALUE")
+    return tuple(values)
+
+
+def _stored_grid(value: Any, where: str) -> dict[str, Any]:
+    if not value or not isinstance(value, dict) or not all(isinstance(item, list) for item in value.values()):
+        raise ConfigurationError(f"{where} must be a mapping of lists", hint="grid: {lr: [1e-3, 1e-4]}")
+    return {_scalar(name): listed for name, listed in value.items()}
 
 
 def _is_scalar(value: Any) -> bool:
@@ -257,7 +251,15 @@ def _pairs(key: str, words: Any, where: str = "") -> dict[str, str]:
         name, equals, value = str(word).partition("=")
         if not equals or not name:
             shown = f" {brief(name)}" if equals or key != "env_pairs" else ""  # it may be a secret
-            flag = flag_of(key.removesuffix("_pairs"))
+            flag = _KNOWN[key].flag
             raise ConfigurationError(f"{where}{flag[2:] if where else flag}{shown} is not KEY=VALUE")
         found[name] = value
     return found
+
+
+def _is_on_command_line(name: str) -> bool:
+    import click
+    from click.core import ParameterSource
+
+    context = click.get_current_context(silent=True)
+    return context is None or context.get_parameter_source(name) is ParameterSource.COMMANDLINE

@@ -47,6 +47,7 @@ def _tell_missing(missing: ArtifactError, words: str) -> None:
 
 
 def print_table(state: JobState) -> None:
+    """Prints a job's table of replicas on stdout, as wide as the terminal is."""
     from tfspawner.views.table import replica_table
 
     width = console().width if sys.stdout.isatty() else None
@@ -54,6 +55,7 @@ def print_table(state: JobState) -> None:
 
 
 def note(text: str) -> None:
+    """Prints a line on stderr."""
     echo(text, err=True)
 
 
@@ -69,12 +71,14 @@ def notes() -> View:
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as --output json prints it."""
     files = {replica.replica: [file["path"] for file in replica.files] for replica in outcome.collected}
     return {"job": outcome.job, "result": outcome.result, "folder": str(outcome.folder), "files": files,
             "seconds": round(outcome.seconds, 3), "artifacts": outcome.artifacts}  # fmt: skip
 
 
 def print_outcome(outcome: Outcome, output: str) -> None:
+    """Prints how a job ended: the result on stdout, what led to it on stderr."""
     if output == "json":
         print_json(outcome_json(outcome))
         return
@@ -101,6 +105,7 @@ def print_outcome(outcome: Outcome, output: str) -> None:
 
 
 def print_files(outcome: Outcome) -> None:
+    """Prints which files came back; only their number and folder where there are many."""
     from tfspawner.base.words import human_bytes
 
     found = [(outcome.folder / "files" / r.replica / f["path"], f["size"]) for r in outcome.collected for f in r.files]
@@ -114,6 +119,7 @@ def print_files(outcome: Outcome) -> None:
 
 
 def state_words(state: JobState) -> str:
+    """A job's state in a few words, with the cause of a failure."""
     if not state.result:
         return state.phase
     if state.result == "succeeded":
@@ -123,6 +129,7 @@ def state_words(state: JobState) -> str:
 
 
 def state_json(state: JobState) -> dict[str, Any]:
+    """A job's state as --output json prints it."""
     from dataclasses import asdict
 
     replicas = [asdict(line) for line in state.replicas.values()]
@@ -131,4 +138,5 @@ def state_json(state: JobState) -> dict[str, Any]:
 
 
 def summary_json(summary: JobSummary) -> dict[str, Any]:
+    """A line of `tf-spawner list` as --output json prints it."""
     return {key: getattr(summary, key) for key in ("job", "on", "namespace", "tag", "state", "roles", "created")}

@@ -11,8 +11,9 @@ import click
 from tfspawner.base.terminal import echo, print_json, show_table
 from tfspawner.errors import ConfigurationError, SpawnerError
 
-from .flags import JobCommand, job_options, output_option, run_options
+from .flags import output_option
 from .hints import place_words, placed
+from .job_command import JobCommand, run_arguments, script_arguments
 from .printing import notes, outcome_json, print_outcome
 from .target import asked_of, base_of, complete_run
 
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from tfspawner.plan.spec import JobSpec
 
 
-@click.command(cls=JobCommand)
-@run_options
-@click.option("--detach", is_flag=True, default=None, help="Return as soon as the job is launched.")
+@click.command(cls=JobCommand, more=("detach",))
+@run_arguments
 @output_option
 @click.pass_context
 def run(ctx: click.Context, /, output: str, **options: Any) -> None:
@@ -39,7 +39,7 @@ def run(ctx: click.Context, /, output: str, **options: Any) -> None:
 
 @click.command(cls=JobCommand)
 @click.argument("recorded", metavar="RUN", shell_complete=complete_run)
-@job_options
+@script_arguments
 @output_option
 @click.pass_context
 def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> None:
@@ -131,7 +131,7 @@ def _run_job(spec: JobSpec, output: str) -> None:
 
 
 @click.command(cls=JobCommand)
-@run_options
+@run_arguments
 @output_option
 @click.pass_context
 def render(ctx: click.Context, /, output: str, **options: Any) -> None:
@@ -163,7 +163,7 @@ def render(ctx: click.Context, /, output: str, **options: Any) -> None:
 
 
 @click.command(cls=JobCommand)
-@run_options
+@run_arguments
 @click.option(
     "--data",
     "uris",

@@ -60,6 +60,7 @@ OUT = click.option("--out", type=PATH, default=Path("runs"), show_default=True, 
 
 
 def asked_of(ctx: click.Context, options: dict[str, Any], recorded: dict[str, Any] | None = None) -> JobSpec | Sweep:
+    """The JobSpec or Sweep that a command line asks for; its notes are printed. Raises ConfigurationError."""
     from .options import make_spec
 
     args = (*options.pop("args"), *ctx.meta.get("script_args", ()))
@@ -77,10 +78,12 @@ def base_of(asked: JobSpec | Sweep) -> JobSpec:
 
 
 def target_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that say where to look for jobs, as attach takes them."""
     return {key: params.get(key) for key in ("on", "namespace", "context", "kubeconfig")}
 
 
 def find_job(job: str, target: dict[str, Any]) -> Job:
+    """The job of that name. Raises NotFoundError, with a hint where the name is a sweep's."""
     from tfspawner.base.userfile import named, wrong_path
     from tfspawner.jobs.job import attach
     from tfspawner.record.folder import RunFolder
@@ -126,6 +129,7 @@ def tell_left_out(left_out: list[str], verbose: bool) -> None:
 
 
 def backends_of(on: str | None, **target: Any) -> list[Backend]:
+    """The backends to look in: that of --on, or both."""
     from tfspawner.backends.choice import backend_for
 
     return [backend_for(name, **target) for name in ("local", "kubernetes") if on in (None, name)]

@@ -71,11 +71,20 @@ def shortened(replicas: list[str]) -> str:
 class View(Protocol):
     """Who is shown what happens."""
 
-    def show(self, state: JobState) -> None: ...
-    def log(self, replica: str, data: bytes) -> None: ...
-    def received(self, size_bytes: int) -> None: ...
-    def note(self, text: str) -> None: ...
-    def finish(self) -> None: ...
+    def show(self, state: JobState) -> None:
+        """The job's state as it is now."""
+
+    def log(self, replica: str, data: bytes) -> None:
+        """A replica has put out these bytes; lines may be cut anywhere."""
+
+    def received(self, size_bytes: int) -> None:
+        """So many bytes of files have come home since the last call."""
+
+    def note(self, text: str) -> None:
+        """A line for the user."""
+
+    def finish(self) -> None:
+        """Nothing more comes."""
 
 
 class Silent:

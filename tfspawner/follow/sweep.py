@@ -41,10 +41,17 @@ class Point:
 class SweepView(Protocol):
     """Who is shown what happens to the points; several threads call it."""
 
-    def begin(self, name: str, points: Sequence[Point], parallel: int) -> None: ...
-    def show(self, point: Point) -> None: ...
-    def note(self, text: str) -> None: ...
-    def finish(self) -> None: ...
+    def begin(self, name: str, points: Sequence[Point], parallel: int) -> None:
+        """The sweep begins: all its points, and how many of them run at a time."""
+
+    def show(self, point: Point) -> None:
+        """A point's state has changed."""
+
+    def note(self, text: str) -> None:
+        """A line for the user."""
+
+    def finish(self) -> None:
+        """Nothing more comes."""
 
 
 class SilentSweep:

@@ -31,7 +31,10 @@ DEFAULT_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0  # around which the wait between 
 
 
 class HasNote(Protocol):
-    def note(self, text: str) -> None: ...
+    """Whoever takes lines for the user."""
+
+    def note(self, text: str) -> None:
+        """Shows a line to the user."""
 
 
 def run(spec: JobSpec, view: View | None = None) -> Outcome:

@@ -51,6 +51,7 @@ class PointView(Silent):
         self.turn("collecting" if state.result else "starting" if _is_starting(state.phase) else state.phase)
 
     def turn(self, word: str) -> None:
+        """Sets the point's state to this word and shows the point."""
         self.point.result = word
         self.view.show(self.point)
 

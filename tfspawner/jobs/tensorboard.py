@@ -68,6 +68,7 @@ class Tail:
     misses: int = 0  # so often in a row
 
     def missed(self, size: int) -> None:
+        """Counts how often in a row the file lacked what a manifest said it had."""
         self.misses = self.misses + 1 if size == self.missing_size else 1
         self.missing_size = size
 
@@ -169,6 +170,7 @@ class Followed:
         return any(list(self.files.tails.values()))
 
     def run(self) -> None:
+        """Follows the job until it ends; what goes wrong is noted, and a bug is kept for the main thread."""
         try:
             self.note(self.follow())
         except SpawnerError as error:
@@ -239,6 +241,7 @@ class Followed:
         return sum(answered)
 
     def bring(self, replica: str) -> bool:
+        """Fetches what is new of a replica's event files; False where its agent cannot be reached."""
         try:
             if self.files.bring(self.job.backend.agent(self.name, replica)):
                 self.note(f"{replica}: {self.files.counted(replica)}")
@@ -320,6 +323,7 @@ def is_own(path: Path) -> bool:
 
 
 def counted(sizes: list[int]) -> str:
+    """The number of event files and their size in words."""
     return f"{len(sizes)} event file{'s' * (len(sizes) != 1)}, {human_bytes(sum(sizes))}"
 
 
@@ -334,6 +338,7 @@ def program() -> list[str]:
 
 
 def free_port(asked: int | None) -> int:
+    """The port asked for, else the first free one of PORTS. Raises ConfigurationError where it is taken."""
     found = next((port for port in ([asked] if asked else PORTS) if is_free(port)), None)
     if found is None:
         which = f"port {asked} is" if asked else f"all ports from {PORTS[0]} to {PORTS[-1]} are"
@@ -387,6 +392,7 @@ def tensorboard(
 
 
 def answers(port: int) -> bool:
+    """Whether something listens on this port."""
     try:
         socket.create_connection((HOST, port), timeout=1).close()
     except OSError:

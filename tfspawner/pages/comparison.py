@@ -99,6 +99,7 @@ def options_of(spec: Mapping[str, Any]) -> dict[str, str]:
 
 
 def told(value: Any) -> str:
+    """An option's value as a table's cell."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -112,6 +112,7 @@ def compared(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def compared_run(folder: Path, curves: Mapping[str, Curve]) -> dict[str, Any]:
+    """What `tf-spawner compare` shows of a run, with the last value of each curve."""
     report, spec = read_report(folder), read_spec(folder)
     return {
         "run": str(folder),

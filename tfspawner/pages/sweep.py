@@ -76,6 +76,7 @@ def page(folder: Path) -> str:
 
 
 def in_grid(values: Values, grid: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a point's values are all of this grid."""
     return values.keys() == grid.keys() and all(value in grid[flag] for flag, value in values.items())
 
 

@@ -25,6 +25,7 @@ class Bar:
 
 
 def length_s(events: list[dict[str, Any]]) -> float:
+    """Seconds from the first event to the last."""
     return events[-1]["time"] - events[0]["time"] if events else 0.0
 
 

@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +15,11 @@ from typing import Any, Literal
 from tfspawner.base.userfile import brief
 from tfspawner.errors import ConfigurationError
 
-from .spec import JobSpec
+from .options import FIXED, GRID, NUMBER, OFTEN, SWEEPS, described, option, options_of
+from .spec import OPTIONS, JobSpec
 
 MAX_POINTS = 1000
 MAX_PARALLEL = 100
-# What makes a job's results what they are; other options may change while a sweep is stopped.
-FIXED = ("script", "args", "workers", "chief", "ps", "evaluator", "gpus", "on", "namespace", "context", "image",
-         "command_file", "legacy_keras")  # fmt: skip
 _FLAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 Values = dict[str, str]  # of one point: flag -> value
@@ -32,8 +30,12 @@ class Sweep:
     """One job for each point of the grid, `parallel` of them at a time. Raises ConfigurationError."""
 
     spec: JobSpec
-    grid: Mapping[str, Sequence[Any]]  # of numbers texts are made
-    parallel: int = 1
+    grid: Mapping[str, Sequence[Any]] = field(  # of numbers texts are made
+        metadata=described(
+            GRID, "--grid", SWEEPS, OFTEN, metavar="NAME=V1,V2", help="A job for each value of --NAME; repeatable."
+        )
+    )
+    parallel: int = option(1, NUMBER, "--parallel", SWEEPS, help="Jobs of --grid at a time.  [default: {default}]")
     file: Path | None = None  # the job.yaml that says so: it may lie beside the script, and is no code
 
     def __post_init__(self) -> None:
@@ -77,6 +79,9 @@ class Sweep:
         """The job of a point: the sweep's, with its flags behind the script's own arguments."""
         args = (*self.spec.args, *(f"--{flag}={value}" for flag, value in values.items()))
         return replace(self.spec, name=name, tag=self.spec.tag or sweep, args=args)
+
+
+SWEEP_OPTIONS = options_of(Sweep)
 
 
 def parse_grid(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -178,8 +183,8 @@ def differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old, new = former.get("spec", {}), now["spec"]
     found = [
         f"{name.replace('_', '-')} was {_brief(name, old)} and is {_brief(name, new)}"
-        for name in FIXED
-        if _brief(name, old) != _brief(name, new)
+        for name, one in OPTIONS.items()
+        if FIXED in one.traits and _brief(name, old) != _brief(name, new)
     ]
     files = former.get("files", {})
     changed = sorted(name for name, digest in now["files"].items() if files.get(name, digest) != digest)

@@ -15,8 +15,9 @@ from tfspawner.base.userfile import read_bytes
 from tfspawner.errors import ConfigurationError
 
 from .code import Code
+from .limits import MAX_SECRET_BYTES
 from .secrecy import Known, hidden, known_of
-from .spec import MAX_SECRET_BYTES, JobSpec
+from .spec import JobSpec
 
 MAX_NAME = 63  # a DNS label: the longest pod host name, <job>-<role>-<index>
 CONFIGMAP_BYTES = 1024 * 1024  # etcd's and the API server's bound for a ConfigMap's data

@@ -18,7 +18,8 @@ from tfspawner.agent import MASK, MASKED_BYTES, Masker
 from tfspawner.base.userfile import read_bytes
 from tfspawner.errors import ConfigurationError
 
-from .spec import MAX_ENV_BYTES, JobSpec, flag_of
+from .limits import MAX_ENV_BYTES
+from .spec import JobSpec, flag_of
 
 HIDDEN = "TFSPAWNER_HIDDEN"  # the variable, in the Secret, of what of job.json and the command file holds a secret
 SHOWN = 2
@@ -83,12 +84,15 @@ class Known:
         return self._masker.is_idle
 
     def mask(self, text: str) -> str:
+        """The text with *** in place of each secret."""
         return text if self._masker.is_idle else self._masker.mask_text(text)
 
     def mask_bytes(self, data: bytes) -> bytes:
+        """The same for the bytes of a file or a log."""
         return self._masker.mask(data)
 
     def holds(self, text: str) -> bool:
+        """Whether a secret stands in the text."""
         return not self._masker.is_idle and self._masker.mask_text(text) != text
 
     def found(self, data: bytes) -> tuple[str, int] | None:

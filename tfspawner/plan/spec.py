@@ -2,224 +2,416 @@
 
 from __future__ import annotations
 
-import math
-import os
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from tfspawner import agent
-from tfspawner.base.shapes import Wrong
-from tfspawner.base.shapes import text as text_shape
-from tfspawner.base.userfile import A_FOLDER, brief, kind_of, named, wrong_path
-from tfspawner.errors import ConfigurationError
-
-from .egress import destinations
+from .limits import MAX_GPUS, MAX_INT32, MAX_REPLICAS
+from .options import (
+    ANY_BYTES,
+    BACK,
+    CLUSTER_ONLY,
+    FAULTS,
+    FIXED,
+    KUBERNETES,
+    NUMBER,
+    OFTEN,
+    ONCE,
+    OTHER,
+    PAIRS,
+    PATH,
+    PATHS,
+    PLACE,
+    REPLICAS,
+    SCRIPT,
+    SECONDS,
+    SECRET,
+    SWITCH,
+    TEXT,
+    TEXTS,
+    WHOLE_SECONDS,
+    described,
+    option,
+    options_of,
+)
 
 DEFAULT_IMAGE = "tensorflow/tensorflow:2.21.0"
 DEFAULT_PORT = 2222
-MAX_ENV_BYTES = 128 * 1024 - 1  # Linux's bound for one NAME=VALUE (MAX_ARG_STRLEN)
-MOST_NAME = 253  # of a variable: a Secret's key
-MAX_SECRET_BYTES = 1024 * 1024
-# TF_CONFIG is one variable, and each address takes up to 24 of its bytes. Jobs of 1,000 workers were tried.
-MAX_REPLICAS = 5400
-MAX_INT32 = 2**31 - 1  # Kubernetes's bound for ttlSecondsAfterFinished and backoffLimitPerIndex
-MAX_SECONDS = 10 * 365 * 86400  # ten years; Python's own waits end at 292
-MAX_GPUS = 1000  # of one replica; a node has 16, or 56 parts of some
-MOST_TEXT_BYTES = 128 * 1024 - 1  # of one argument or name (Linux's MAX_ARG_STRLEN)
-MOST_LIST_BYTES = 512 * 1024  # of a list or mapping in all: it goes into a ConfigMap of 1 MiB, and onto a command line
-MOST_VARIABLES = 2000  # each is looked for in the code and in the output, in all its spellings
-MOST_ITEMS, MOST_LABELS = 100_000, 1000  # of a list and of a mapping that a record takes, see recorded.py
 RESTART_ON = ("lost", "stalled", "failed")
 ROLES = ("chief", "worker", "ps", "evaluator")
-LONGEST_LINE = 4096  # characters of a text that stands on one line
-
-_LINE = text_shape(LONGEST_LINE, lines=False)
-_NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
-_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_GPU_TYPE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9. _-]{0,61}[A-Za-z0-9])?")
-_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]+)?", re.ASCII)
-_IMAGE = re.compile(
-    r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[a-f0-9]{64})?"
-)
-_S3_FOLDER = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(?:/[^\x00-\x1f\x7f*?\[]*)?")
-_RESERVED_ENV = ("TF_CONFIG", "WORKER_NUMBER", "TOT_WORKERS")
-_FACTORS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
-    f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTPE", 1)
-}
-
-
-def quantity(value: str) -> float:
-    """A Kubernetes quantity ("500m", "2Gi") as a number: cores, or bytes. Raises ValueError."""
-    match = _QUANTITY.fullmatch(value)
-    if not match:
-        raise ValueError(f"not a Kubernetes quantity: {brief(value)}")
-    suffix = match[2] or ""
-    is_exponent = len(suffix) > 1 and suffix[0] in "eE" and suffix != "Ei"
-    number = float(match[0]) if is_exponent else float(match[1]) * _FACTORS.get(suffix, 1.0)
-    if math.isinf(number):
-        raise ValueError(f"not a Kubernetes quantity, for its size: {value[:20]!r}…")
-    return number
-
-
-KUBERNETES_ONLY = (
-    "cpu", "memory", "image", "namespace", "context", "kubeconfig", "ttl_s", "queue", "node_selector", "tolerations",
-    "service_account", "image_pull_secrets", "volumes", "egress", "pod_file", "template_dir", "start_tries",
-)  # fmt: skip
-
-
-_PATHS = ("script", "workdir", "command_file", "out", "kubeconfig", "pod_file", "template_dir")
-_FREE_TEXTS = ("args", "collect")  # may hold what is no UTF-8, as names of files do
-_LISTS = ("args", "collect", "restart_on", "tolerations", "image_pull_secrets", "volumes", "egress")
-_MAPPINGS = ("env", "node_selector")
-_NUMBERS = ("workers", "ps", "gpus", "port", "ttl_s", "restarts", "start_tries")
-_BOUNDS = {
-    "workers": (0, MAX_REPLICAS), "ps": (0, MAX_REPLICAS), "gpus": (0, MAX_GPUS), "restarts": (0, MAX_INT32),
-    "ttl_s": (0, MAX_INT32), "start_tries": (1, MAX_INT32),
-}  # fmt: skip
-_SECONDS = ("timeout_s", "start_timeout_s", "stall_timeout_s", "hold_s")
-_TEXTS = (
-    "on",
-    "name",
-    "tag",
-    "artifacts",
-    "cpu",
-    "memory",
-    "gpu_type",
-    "image",
-    "namespace",
-    "context",
-    "queue",
-    "service_account",
-)
-_SWITCHES = ("chief", "evaluator", "keep", "detach", "legacy_keras")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """One job: a script and the replicas that run it.
+    """One job: a script, the replicas that run it, and where.
 
-    Quantities are Kubernetes's ("4", "500m", "8Gi"), times are in seconds. `env` reaches the replicas
-    through a Secret, so no value of it stands in a manifest. The fields in KUBERNETES_ONLY have no
-    meaning for the local backend, which refuses them. Raises ConfigurationError, naming
-    the field and the value.
+    Times are in seconds. Quantities are Kubernetes's, such as "4", "500m" and "8Gi". Where no default is named,
+    it is none: 0, False, None or empty. "K" marks what is for Kubernetes alone: with on="local" it is refused.
+
+    Args:
+        script: the training script. Its folder travels to every replica (see workdir).
+        args: the script's own arguments.
+        workers: how many replicas of the role worker (2).
+        chief: whether there is a chief beside the workers. Without one, worker 0 coordinates.
+        ps: how many parameter servers. They need a chief and add it.
+        evaluator: whether there is an evaluator beside the workers.
+        gpus: how many GPUs each replica gets; parameter servers get none.
+        gpu_type: which GPUs, by a part of their product's name, such as "A100". Needs gpus.
+        on: "local", as processes of this machine, or "kubernetes" ("local").
+        name: the job's name: lower-case letters, digits and "-" (made from the script's).
+        tag: a label to list and delete jobs by.
+        workdir: the folder that travels to the replicas, without what its .tfspawnerignore names (the script's).
+        command_file: a shell script that replicas run in place of the training script.
+        env: environment variables of the replicas. They travel in a Secret: no value stands in a manifest or record.
+        env_files: the files that env was read from. They are not read again, and do not travel with the code.
+        port: TensorFlow's port in each replica; on this machine the first one's, and the others count up from it
+            (2222, on this machine free ones).
+        collect: glob patterns of more files to bring back, such as "/tmp/mymodel*", beside $TFSPAWNER_OUTPUT.
+        artifacts: s3://BUCKET/FOLDER, where logs and files are put, too. The keys to it are in env.
+        out: the folder in which runs are recorded ("runs").
+        timeout_s: seconds of training after which the job is ended; 0 and None are never.
+        start_timeout_s: seconds in which all replicas must have started (600; 30 for pods that fit on no node).
+        stall_timeout_s: seconds without output of any trainer after which the job has stalled; None is never.
+        restarts: how often training is started again from its last checkpoint (0).
+        restart_on: after what: "lost", a replica was killed or is gone; "stalled", none puts out anything; "failed",
+            a script ended with an error (lost, stalled).
+        hold_s: seconds for which an ended job waits to be collected (24 h; a failed or stored one at most 10 min).
+        keep: whether the job's objects are left there after its files were collected.
+        detach: whether launching is all, and nobody follows the job.
+        legacy_keras: whether TF_USE_LEGACY_KERAS=1 is set where there are several workers (True).
+        cpu: CPUs of each replica, a quantity. K
+        memory: memory of each replica, a quantity of at least 16Mi. K
+        image: the container image, with Python 3.9 or newer (tensorflow/tensorflow:2.21.0). K
+        namespace: the namespace (the context's). K
+        context: the kubeconfig's context (the current one). K
+        kubeconfig: the kubeconfig file ($KUBECONFIG or ~/.kube/config). K
+        ttl_s: whole seconds for which Kubernetes keeps an ended job's objects (24 h). K
+        start_tries: how often in all to wait start_timeout_s for room; what was got is given back in between (1). K
+        queue: the LocalQueue of Kueue that admits the job. K
+        node_selector: labels of the nodes to run on. K
+        tolerations: taints to tolerate, each KEY[=VALUE][:EFFECT]. K
+        service_account: the pods' service account (none, and no token). K
+        image_pull_secrets: names of Secrets for a private registry. K
+        volumes: what is mounted, each CLAIM:/PATH[:ro] or /HOST/PATH:/PATH[:ro]. K
+        egress: what pods may connect to beside each other and DNS, each CIDR[:PORT]; "none" is nothing more
+            (anything). K
+        pod_file: a Pod manifest that the replicas' pods are built on. K
+        template_dir: a folder with templates that replace tf-spawner's own. K
+
+    Raises ConfigurationError, naming the field and the value; no value of env is shown.
+
+    >>> JobSpec(script=Path("train.py"), workers=4, ps=1).roles
+    {'chief': 1, 'worker': 4, 'ps': 1}
     """
 
-    script: Path
-    args: tuple[str, ...] = ()
-    workers: int = 2
-    chief: bool = False
-    ps: int = 0
-    evaluator: bool = False
-    gpus: int = 0
-    gpu_type: str | None = None
-    on: Literal["local", "kubernetes"] = "local"
-    name: str | None = None
-    tag: str | None = None
-    workdir: Path | None = None
-    command_file: Path | None = None
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    env_files: tuple[Path, ...] = ()  # that env was read from: they do not travel with the code
-    port: int | None = None
-    collect: tuple[str, ...] = ()
-    artifacts: str | None = None
-    out: Path = Path("runs")
-    timeout_s: float | None = None
-    start_timeout_s: float | None = None
-    stall_timeout_s: float | None = None
-    restarts: int = 0
-    restart_on: tuple[str, ...] = ("lost", "stalled")
-    hold_s: float = 24 * 3600
-    keep: bool = False
-    detach: bool = False
-    legacy_keras: bool = True
-    cpu: str | None = None
-    memory: str | None = None
-    image: str | None = None
-    namespace: str | None = None
-    context: str | None = None
-    kubeconfig: Path | None = None
-    ttl_s: int | None = None
-    start_tries: int | None = None
-    queue: str | None = None
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[str, ...] = ()
-    service_account: str | None = None
-    image_pull_secrets: tuple[str, ...] = ()
-    volumes: tuple[str, ...] = ()
-    egress: tuple[str, ...] = ()
-    pod_file: Path | None = None
-    template_dir: Path | None = None
+    script: Path = field(metadata=described(PATH, "", None, FIXED))
+    args: tuple[str, ...] = option((), TEXTS, "", None, FIXED, ANY_BYTES)
+    workers: int = option(
+        2,
+        NUMBER,
+        "-w --workers",
+        REPLICAS,
+        OFTEN,
+        FIXED,
+        bounds=(0, MAX_REPLICAS),
+        help="Workers.  [default: {default}]",
+    )
+    chief: bool = option(False, SWITCH, "--chief", REPLICAS, FIXED, help="A chief beside the workers.")
+    ps: int = option(
+        0,
+        NUMBER,
+        "--ps",
+        REPLICAS,
+        FIXED,
+        bounds=(0, MAX_REPLICAS),
+        help="Parameter servers; they need a chief and add it.",
+    )
+    evaluator: bool = option(False, SWITCH, "--evaluator", REPLICAS, FIXED, help="An evaluator beside the workers.")
+    gpus: int = option(
+        0,
+        NUMBER,
+        "--gpus",
+        REPLICAS,
+        OFTEN,
+        FIXED,
+        bounds=(0, MAX_GPUS),
+        help="GPUs for each replica, but for parameter servers.",
+    )
+    gpu_type: str | None = option(
+        None,
+        TEXT,
+        "--gpu-type",
+        REPLICAS,
+        metavar="PRODUCT",
+        help='Which GPUs, by a part of their name, like "A100" or "a100-40gb".',
+    )
+    on: Literal["local", "kubernetes"] = option(
+        "local",
+        TEXT,
+        "--on",
+        PLACE,
+        OFTEN,
+        FIXED,
+        choices=("local", "kubernetes"),
+        help="Where to run.  [default: {default}]",
+    )
+    name: str | None = option(
+        None, TEXT, "--name", PLACE, OFTEN, ONCE, place=1, help="The job's name.  [default: made from the script's]"
+    )
+    tag: str | None = option(None, TEXT, "-t --tag", PLACE, place=1, help="A tag to list and delete jobs by.")
+    workdir: Path | None = option(
+        None,
+        PATH,
+        "--workdir",
+        SCRIPT,
+        place=3,
+        help="Folder that travels to the replicas, without what its .tfspawnerignore names.  [default: the script's]",
+    )
+    command_file: Path | None = option(
+        None, PATH, "-c --command", SCRIPT, FIXED, help="A shell script to run instead of the training script itself."
+    )
+    env: Mapping[str, str] = option(
+        {},
+        PAIRS,
+        "--env",
+        SCRIPT,
+        SECRET,
+        place=2,
+        metavar="KEY=VALUE",
+        help="An environment variable; travels as a Secret.",
+    )
+    env_files: tuple[Path, ...] = option(
+        (), PATHS, "-e --env-file", SCRIPT, OFTEN, place=1, help="File of KEY=VALUE lines; travels as a Secret."
+    )
+    port: int | None = option(
+        None,
+        NUMBER,
+        "-p --port",
+        SCRIPT,
+        place=4,
+        help=f"TensorFlow's port.  [default: {DEFAULT_PORT}; on this machine free ones]",
+    )
+    collect: tuple[str, ...] = option(
+        (),
+        TEXTS,
+        "--collect",
+        BACK,
+        ANY_BYTES,
+        place=1,
+        metavar="GLOB",
+        help="More files to bring back, like '/tmp/mymodel*'.",
+    )
+    artifacts: str | None = option(
+        None,
+        TEXT,
+        "--artifacts",
+        BACK,
+        place=1,
+        metavar="s3://BUCKET/FOLDER",
+        help="Put logs and files into FOLDER/JOB of a bucket, too; keys from --env-file.",
+    )
+    out: Path = option(Path("runs"), PATH, "--out", BACK, help="Where runs are recorded.  [default: {default}]")
+    timeout_s: float | None = option(
+        None, SECONDS, "--timeout", FAULTS, help="End the job if it trains for longer, like 2h; 0 is never."
+    )
+    start_timeout_s: float | None = option(
+        None,
+        SECONDS,
+        "--start-timeout",
+        FAULTS,
+        help="End the job if not all replicas are there by then.  [default: 10m; 30s for pods that fit on no node]",
+    )
+    stall_timeout_s: float | None = option(
+        None,
+        SECONDS,
+        "--stall-timeout",
+        FAULTS,
+        place=3,
+        help="A job whose trainers put nothing out for so long has stalled, and ends.  [default: never]",
+    )
+    restarts: int = option(
+        0,
+        NUMBER,
+        "--restarts",
+        FAULTS,
+        OFTEN,
+        place=2,
+        bounds=(0, MAX_INT32),
+        help="Restarts from the last checkpoint.  [default: {default}]",
+    )
+    restart_on: tuple[str, ...] = option(
+        ("lost", "stalled"),
+        TEXTS,
+        "--restart-on",
+        FAULTS,
+        place=2,
+        choices=RESTART_ON,
+        help="After what: a replica was killed or is gone, all stand still, a script failed.  [default: {default}]",
+    )
+    hold_s: float = option(
+        24 * 3600,
+        SECONDS,
+        "--hold",
+        BACK,
+        place=3,
+        help="How long an ended job waits to be collected.  [default: 24h; a failed or stored one at most 10m]",
+    )
+    keep: bool = option(False, SWITCH, "--keep", BACK, place=2, help="Leave the job's objects after collecting.")
+    detach: bool = option(False, SWITCH, "--detach", OTHER, OFTEN, ONCE, help="Return as soon as the job is launched.")
+    legacy_keras: bool = option(
+        True,
+        SWITCH,
+        "--no-legacy-keras",
+        SCRIPT,
+        FIXED,
+        place=5,
+        help="Do not set TF_USE_LEGACY_KERAS=1 for several workers.",
+    )
+    cpu: str | None = option(
+        None, TEXT, "--cpu", REPLICAS, CLUSTER_ONLY, help='CPUs for each replica, like "2" or "500m".'
+    )
+    memory: str | None = option(
+        None, TEXT, "--memory", REPLICAS, CLUSTER_ONLY, help='Memory for each replica, like "4Gi".'
+    )
+    image: str | None = option(
+        None,
+        TEXT,
+        "-i --image",
+        REPLICAS,
+        OFTEN,
+        CLUSTER_ONLY,
+        FIXED,
+        variable="TFSPAWNER_IMAGE",
+        help=f"Container image with Python 3.9 or newer.  [default: {DEFAULT_IMAGE}]",
+    )
+    namespace: str | None = option(
+        None, TEXT, "-n --namespace", PLACE, OFTEN, CLUSTER_ONLY, FIXED, help="Namespace.  [default: the context's]"
+    )
+    context: str | None = option(
+        None, TEXT, "--context", PLACE, CLUSTER_ONLY, FIXED, help="Kube context.  [default: the current one]"
+    )
+    kubeconfig: Path | None = option(
+        None,
+        PATH,
+        "--kubeconfig",
+        PLACE,
+        CLUSTER_ONLY,
+        help="Kubeconfig file.  [default: $KUBECONFIG or ~/.kube/config]",
+    )
+    ttl_s: int | None = option(
+        None,
+        WHOLE_SECONDS,
+        "--ttl",
+        KUBERNETES,
+        CLUSTER_ONLY,
+        place=1,
+        bounds=(0, MAX_INT32),
+        help="How long Kubernetes keeps an ended job's objects.  [default: 24h]",
+    )
+    start_tries: int | None = option(
+        None,
+        NUMBER,
+        "--start-tries",
+        FAULTS,
+        CLUSTER_ONLY,
+        place=1,
+        bounds=(1, MAX_INT32),
+        help="If there is not room for all replicas by --start-timeout, give back what there is, wait and try again, "
+        "so often in all.  [default: 1]",
+    )
+    queue: str | None = option(
+        None, TEXT, "--queue", KUBERNETES, CLUSTER_ONLY, help="Kueue's LocalQueue that admits the job."
+    )
+    node_selector: Mapping[str, str] = option(
+        {},
+        PAIRS,
+        "--node-selector",
+        KUBERNETES,
+        CLUSTER_ONLY,
+        metavar="KEY=VALUE",
+        help="Run on nodes with this label.",
+    )
+    tolerations: tuple[str, ...] = option(
+        (),
+        TEXTS,
+        "--toleration",
+        KUBERNETES,
+        CLUSTER_ONLY,
+        metavar="KEY[=VALUE][:EFFECT]",
+        help="Tolerate this taint.",
+    )
+    service_account: str | None = option(
+        None,
+        TEXT,
+        "--service-account",
+        KUBERNETES,
+        CLUSTER_ONLY,
+        help="Service account of the pods.  [default: none, and no token]",
+    )
+    image_pull_secrets: tuple[str, ...] = option(
+        (), TEXTS, "--image-pull-secret", KUBERNETES, CLUSTER_ONLY, help="Secret for a private registry."
+    )
+    volumes: tuple[str, ...] = option(
+        (),
+        TEXTS,
+        "--volume",
+        KUBERNETES,
+        CLUSTER_ONLY,
+        metavar="CLAIM:/PATH[:ro]",
+        help="Mount a PersistentVolumeClaim, or a /host/path such as /eos.",
+    )
+    egress: tuple[str, ...] = option(
+        (),
+        TEXTS,
+        "--egress",
+        KUBERNETES,
+        CLUSTER_ONLY,
+        metavar="CIDR[:PORT]",
+        help='Let pods connect to this, to each other and to DNS alone; "none": to no more.  [default: anywhere]',
+    )
+    pod_file: Path | None = option(
+        None, PATH, "--pod-file", KUBERNETES, CLUSTER_ONLY, help="A Pod manifest to build the replicas' pods on."
+    )
+    template_dir: Path | None = option(
+        None,
+        PATH,
+        "--template-dir",
+        KUBERNETES,
+        CLUSTER_ONLY,
+        help="Folder with templates that replace tf-spawner's own.",
+    )
 
     def __post_init__(self) -> None:
-        self._check_types()
-        self._check_files()
-        self._check_roles()
-        self._check_values()
+        from . import checks  # not above: --help needs the fields alone, and is to be quick
+
+        given = {name: getattr(self, name) for name in OPTIONS}
+        for name, value in checks.converted(given, OPTIONS).items():
+            object.__setattr__(self, name, value)
+        checks.check_files(script=self.script, command_file=self.command_file, pod_file=self.pod_file)
+        checks.check_folders(workdir=self.workdir, template_dir=self.template_dir)
+        checks.check_inside(self.script, self.script_path, self.workdir, self.folder)
+        checks.check_place(self.on)
+        for name, one in OPTIONS.items():
+            checks.check_bounds(name, getattr(self, name), one)
+        checks.check_roles(self.workers, self.ps, self.has_chief, sum(self.roles.values()))
+        checks.check_names(self.name, self.tag, self.queue)
+        checks.check_gpu_type(self.gpu_type, self.gpus)
+        checks.check_words(self.namespace, self.artifacts, self.image)
+        checks.check_quantity("cpu", self.cpu)
+        checks.check_quantity("memory", self.memory)
+        checks.check_port(self.port, self.on, len(self.replicas), DEFAULT_PORT)
+        checks.check_start_tries(self.start_tries, self.detach)
+        checks.check_restart_on(self.restart_on, RESTART_ON)
+        for name, one in OPTIONS.items():
+            if one.kind is SECONDS:
+                checks.check_seconds(name, getattr(self, name))
+        checks.check_collect(self.collect)
+        checks.check_egress(self.egress)
+        checks.check_env(self.env, self.on)
         if self.on == "local":
-            self._refuse_kubernetes_only()
-
-    def _check_types(self) -> None:
-        """Makes paths of path-like values and tuples of lists, and refuses what is of another kind, too large or no text."""
-        for name in _PATHS:
-            self._convert(name, "a path", lambda v: isinstance(v, str | Path), Path)
-        self._convert(
-            "env_files", "a list of paths", lambda v: isinstance(v, list | tuple) and _are(v, str | Path), _paths
-        )
-        for name in _LISTS:
-            self._convert(name, "a list of texts", lambda v: isinstance(v, list | tuple) and _are(v, str), tuple)
-        for name in _MAPPINGS:
-            self._convert(
-                name, "a mapping of texts", lambda v: isinstance(v, Mapping) and _are([*v, *v.values()], str), dict
-            )
-        for name in _NUMBERS:
-            self._convert(name, "a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool), int)
-        for name in _SECONDS:
-            self._convert(name, "a number of seconds", _is_seconds, float)
-        for name in _TEXTS:
-            self._convert(name, "a text", lambda v: isinstance(v, str), str)
-        for name in _SWITCHES:
-            self._convert(name, "True or False", lambda v: isinstance(v, bool), bool)
-        self._check_texts()
-
-    def _convert(self, name: str, kind: str, fits: Callable[[Any], bool], convert: Callable[[Any], object]) -> None:
-        value = getattr(self, name)
-        if value is None and name in _OPTIONAL:
-            return
-        if not fits(value):
-            is_value = (
-                f"must be {kind}" if name == "env" else f"is {brief(value)}; it must be {kind}"
-            )  # no secret is shown
-            raise ConfigurationError(f"{name} {is_value}")
-        object.__setattr__(self, name, convert(value))
-
-    def _check_texts(self) -> None:
-        for name in _PATHS:
-            path = getattr(self, name)
-            if path is not None and (reason := _no_path(str(path))):
-                raise ConfigurationError(f"{name} is {brief(str(path))}, which is no path: {reason}")
-        for name in (*_TEXTS, *_LISTS, "node_selector"):
-            value = getattr(self, name)
-            listed = (
-                [value] if isinstance(value, str) else [*value, *value.values()] if isinstance(value, dict) else value
-            )
-            for text in listed or ():
-                is_line = name != "args" and not (isinstance(value, dict) and text not in value)
-                if reason := _wrong_text(text, name in _FREE_TEXTS) or (_wrong_line(text) if is_line else None):
-                    what = "an argument of the script" if name == "args" else f"{name} is {brief(text)}, which"
-                    raise ConfigurationError(f"{what} {reason}", hint="give it as one line of text, or leave it out")
-            most = MOST_LABELS if name == "node_selector" else MOST_ITEMS
-            if isinstance(value, list | tuple | dict) and len(value) > most:
-                raise ConfigurationError(f"{name} has {len(value):,} entries, and {most:,} are possible")
-            if sum(map(len, listed or ())) > MOST_LIST_BYTES:
-                raise ConfigurationError(
-                    f"{name} has more than {MOST_LIST_BYTES:,} characters in all, which no job can take along",
-                    hint="put them into a file in the script's folder",
-                )
+            given_flags = [flag_of(name) for name in KUBERNETES_ONLY if getattr(self, name)]
+            checks.check_kubernetes_only(given_flags)
 
     @property
     def roles(self) -> dict[str, int]:
@@ -252,201 +444,11 @@ class JobSpec:
         """The script's own path, its folder resolved; it may itself be a link."""
         return self.script.parent.resolve() / self.script.name
 
-    def _check_files(self) -> None:
-        for what, path in (("script", self.script), ("command file", self.command_file), ("pod file", self.pod_file)):
-            if path is not None and (kind := kind_of(path)):
-                raise ConfigurationError(
-                    f"{what} {named(path)} {kind}", hint=f"name an existing file (here: {Path.cwd()})"
-                )
-        for what, path in (("--workdir", self.workdir), ("--template-dir", self.template_dir)):
-            if path is not None and kind_of(path) != A_FOLDER:
-                raise ConfigurationError(f"{what} {named(path)} is not a folder")
-        if not self.script_path.is_relative_to(self.folder):
-            raise ConfigurationError(
-                f"script {named(self.script)} is not inside --workdir {named(str(self.workdir))}",
-                hint="name a folder that holds the script: it is what travels to the replicas",
-            )
 
-    def _check_roles(self) -> None:
-        if self.on not in ("local", "kubernetes"):
-            raise ConfigurationError(f"on is {brief(self.on)}; it must be 'local' or 'kubernetes'")
-        for name, (least, most) in _BOUNDS.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                rule = f"{least} or more" if value < least else f"at most {most:,}"
-                raise ConfigurationError(f"{name} is {brief(value)}; it must be a whole number, {rule}")
-        if sum(self.roles.values()) > MAX_REPLICAS:
-            raise ConfigurationError(
-                f"{sum(self.roles.values()):,} replicas are asked for, and {MAX_REPLICAS:,} are possible: TF_CONFIG, one variable "
-                "of at most 128 KiB, names them all",
-                hint="ask for fewer replicas",
-            )
-        if self.workers + self.has_chief < 1:
-            raise ConfigurationError(
-                "workers is 0 and there is no chief: nothing would train", hint="give -w 1 or more"
-            )
-        if self.ps and not self.workers:
-            raise ConfigurationError("parameter servers need workers, and workers is 0", hint="give -w 1 or more")
-
-    def _check_values(self) -> None:
-        _check_match(_NAME, "name", self.name, "lower-case letters, digits and '-', beginning with a letter")
-        _check_match(_LABEL, "tag", self.tag, "letters, digits, '.', '_' and '-', at most 63")
-        _check_match(_LABEL, "queue", self.queue, "a LocalQueue's name")
-        _check_match(_GPU_TYPE, "gpu_type", self.gpu_type, "a GPU's product or a part of its name, like A100")
-        if self.gpu_type and not self.gpus:
-            raise ConfigurationError(
-                f"gpu_type is {self.gpu_type!r}, and no GPU is asked for",
-                hint="say how many for each replica: --gpus 1",
-            )
-        _check_match(_NAMESPACE, "namespace", self.namespace, "lower-case letters, digits and '-', at most 63")
-        _check_match(_S3_FOLDER, "artifacts", self.artifacts, "like s3://bucket/folder")
-        _check_match(_IMAGE, "image", self.image, "like registry/name:tag")
-        for name in ("cpu", "memory"):
-            value = getattr(self, name)
-            if value is not None:
-                _check_quantity(name, value)
-        most_port = 65536 - (len(self.replicas) if self.on == "local" else 1)
-        if self.port is not None and not 1024 <= self.port <= most_port:
-            raise ConfigurationError(f"port is {brief(self.port)}; it must be 1024 to {most_port}")
-        if self.on == "kubernetes" and self.port == agent.PORT:
-            raise ConfigurationError(f"port {agent.PORT} is the agents' own", hint=f"leave --port out: {DEFAULT_PORT}")
-        if self.start_tries and self.detach:
-            raise ConfigurationError("start_tries needs the launcher to stay: it cannot go with detach")
-        unknown = [word for word in self.restart_on if word not in RESTART_ON]
-        if unknown:
-            raise ConfigurationError(f"restart_on is {brief(unknown[0])}; it must be of {', '.join(RESTART_ON)}")
-        for name in _SECONDS:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= MAX_SECONDS:
-                rule = "must not be negative" if value < 0 else f"must be at most {MAX_SECONDS:,}, which are ten years"
-                raise ConfigurationError(f"{name} is {value:g}; it {rule}")
-        if "" in self.collect:
-            raise ConfigurationError(
-                "collect is '', which is no file", hint="name files as the script does: --collect '/tmp/mymodel*'"
-            )
-        destinations(self.egress)
-        if len(self.env) > MOST_VARIABLES:
-            raise ConfigurationError(
-                f"{len(self.env):,} environment variables are asked for, and {MOST_VARIABLES:,} are possible"
-            )
-        for key in self.env:
-            if not _ENV_NAME.fullmatch(key):
-                raise ConfigurationError(f"{brief(key)} is not a name for an environment variable")
-            if len(key) > MOST_NAME:
-                raise ConfigurationError(
-                    f"the environment variable {brief(key)} has a name of over {MOST_NAME} characters"
-                )
-            if key in _RESERVED_ENV or key.startswith("TFSPAWNER_"):
-                raise ConfigurationError(f"the environment variable {key} is set by tf-spawner itself; leave it out")
-            _check_env_value(key, self.env[key])
-        if self.on == "kubernetes" and sum(len(value.encode()) for value in self.env.values()) > MAX_SECRET_BYTES:
-            raise ConfigurationError("the environment variables are more than a Secret holds, 1 MiB")
-
-    def _refuse_kubernetes_only(self) -> None:
-        given = [name for name in KUBERNETES_ONLY if getattr(self, name)]
-        if given:
-            flags = ", ".join(flag_of(name) for name in given)
-            raise ConfigurationError(
-                f"{flags} would do nothing on this machine", hint="add --on kubernetes, or leave it out"
-            )
-
-
-_FLAGS = {
-    "tolerations": "toleration", "image_pull_secrets": "image-pull-secret", "volumes": "volume", "ttl_s": "ttl",
-    "timeout_s": "timeout", "start_timeout_s": "start-timeout", "stall_timeout_s": "stall-timeout", "hold_s": "hold",
-    "command_file": "command",
-}  # fmt: skip
-
-
-_OPTIONAL = frozenset(field.name for field in fields(JobSpec) if field.default is None)
-
-
-def _are(values: Iterable[object], kind: Any) -> bool:
-    return all(isinstance(value, kind) for value in values)
-
-
-def _paths(values: Iterable[str | Path]) -> tuple[Path, ...]:
-    return tuple(map(Path, values))
-
-
-def _wrong_text(text: str, may_be_bytes: bool) -> str | None:
-    """Why a text can be neither an argument of a program nor stand in an object."""
-    if "\0" in text:
-        return "holds a NUL"
-    try:
-        size = len(os.fsencode(text) if may_be_bytes else text.encode())
-    except UnicodeEncodeError:
-        return "holds half of a surrogate pair, which is no text"
-    return f"has {size:,} bytes, and {MOST_TEXT_BYTES:,} are possible" if size > MOST_TEXT_BYTES else None
-
-
-def _no_path(path: str) -> str | None:
-    """Why a path is none, or none that a record could name."""
-    line = _wrong_line(path)
-    return wrong_path(path) or (f"it {line}" if line else None)
-
-
-def _wrong_line(text: str) -> str | None:
-    """Why a text cannot stand in a record and in messages, each on one line."""
-    try:
-        _LINE(text)
-    except Wrong:
-        return (
-            "has more than 4,096 characters"
-            if len(text) > LONGEST_LINE
-            else "holds a line's end or a control character"
-        )
-    return None
-
-
-def _is_seconds(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) < 1e12 and math.isfinite(value)
-
-
-def is_name(text: object) -> bool:
-    """Whether a job can have this name."""
-    return isinstance(text, str) and len(text) <= 63 and bool(_NAME.fullmatch(text))
-
-
-def is_namespace(text: str) -> bool:
-    """Whether a namespace can have this name."""
-    return bool(_NAMESPACE.fullmatch(text))
+OPTIONS = options_of(JobSpec)
+KUBERNETES_ONLY = tuple(name for name, one in OPTIONS.items() if CLUSTER_ONLY in one.traits)
 
 
 def flag_of(name: str) -> str:
     """The command line's flag for a JobSpec field."""
-    return "--" + _FLAGS.get(name, name).replace("_", "-")
-
-
-def _check_match(pattern: re.Pattern[str], name: str, value: str | None, rule: str) -> None:
-    if value is not None and not pattern.fullmatch(value):
-        raise ConfigurationError(f"{name} is {brief(value)}; it must be {rule}")
-
-
-def _check_env_value(key: str, value: str) -> None:
-    """Says what is wrong with a value without showing it: it may be a secret."""
-    try:
-        size = len(f"{key}={value}".encode())
-    except UnicodeEncodeError:
-        why = "it is not UTF-8"
-    else:
-        if size <= MAX_ENV_BYTES and "\0" not in value:
-            return
-        why = "it holds a NUL" if "\0" in value else f"it has {size:,} bytes, and {MAX_ENV_BYTES:,} are possible"
-    raise ConfigurationError(f"the environment variable {key} cannot be passed on: {why}")
-
-
-def _check_quantity(name: str, value: str) -> None:
-    try:
-        number = quantity(value)
-    except ValueError:
-        number = 0
-    if not number:
-        raise ConfigurationError(
-            f"{name} is {brief(value)}, which is not a Kubernetes quantity",
-            hint='write like "512Mi" or "4Gi"' if name == "memory" else 'write like "2" or "500m"',
-        )
-    if name == "memory" and number < 16 * 1024**2:
-        raise ConfigurationError(f"memory is {brief(value)}, which is {number:g} bytes", hint='write like "4Gi"')
+    return OPTIONS[name].flag

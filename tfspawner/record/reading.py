@@ -33,7 +33,8 @@ from tfspawner.base.shapes import (
     whole,
 )
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan.spec import JobSpec, is_name
+from tfspawner.plan.checks import is_name
+from tfspawner.plan.spec import JobSpec
 
 from .folder import SPEC_FILE, RunFolder
 
@@ -48,16 +49,19 @@ Event = dict[str, Any]  # time, event, and what EVENTS says of its kind
 
 
 def is_replica(name: str) -> bool:
+    """Whether a replica can have this name, such as worker-0."""
     return bool(_REPLICA.fullmatch(name))
 
 
 def job(value: Any) -> str:
+    """The shape of a job's name."""
     if not is_name(value):
         raise is_not(value, "a job's name")
     return str(value)
 
 
 def file_path(value: Any) -> str:
+    """The shape of a path below a replica's folder."""
     if not is_safe(value):
         raise is_not(value, "a path below the replica's folder")
     return str(value)
@@ -132,6 +136,7 @@ _HEAD = record({"time": TIME, "event": WORD})
 
 
 def path(value: Any) -> str:
+    """The shape of a path in a record: a line of text that is not empty."""
     checked: str = LINE(value)
     if not checked:
         raise is_not(value, "a path")

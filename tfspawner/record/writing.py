@@ -96,6 +96,7 @@ class Record:
         self._is_new = True
 
     def close(self) -> None:
+        """Closes the logs and gives up the lock on the folder."""
         for file in self._open.values():
             file.close()
         self._lock.close()
@@ -110,6 +111,7 @@ class Record:
                 self.aside.rename(self.folder)
 
     def log_path(self, replica: str) -> Path:
+        """Where a replica's log lies."""
         return self.run.log(replica)
 
     def log_end(self, replica: str) -> int:
@@ -182,6 +184,7 @@ class Record:
             _write(self._open[path], data)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes a file of the record as JSON, whole or not at all."""
         self.write(name, json.dumps(value, indent=1, default=str) + "\n")
 
 

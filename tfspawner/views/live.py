@@ -45,6 +45,7 @@ class Pane:
         self.busy_s = 0.0  # so long the last drawing takes on a slow link
 
     def is_due(self, has_text: bool) -> bool:
+        """Whether enough time has passed since the last drawing; text that waits is drawn sooner."""
         pause_s = TEXT_EVERY_S if has_text else TABLE_EVERY_S
         return time.monotonic() - self.drawn_at >= max(pause_s, self.busy_s)
 
@@ -72,6 +73,7 @@ class Pane:
         return sum(max(1, math.ceil(cells / self.console.width)) for cells in self.cells)
 
     def erasing(self) -> str:
+        """What a terminal is sent to remove the lines drawn last."""
         return f"\x1b[{self.rows()}A\r\x1b[J" if self.drawn else ""
 
     def changes(self, lines: list[str]) -> str:
@@ -100,6 +102,7 @@ class LiveView(PlainView):
         self.draw()
 
     def write(self, replica: str, lines: list[str]) -> None:
+        """Puts lines of a replica's log above the table."""
         if not self.out.isatty():
             super().write(replica, lines)
             return
@@ -124,9 +127,11 @@ class LiveView(PlainView):
             self.draw(now=True, last=True)
 
     def styled(self, text: str, style: str) -> str:
+        """The text in this style, with the escape sequences that the terminal takes."""
         return self.pane.ansi(text_of(text, style=style)).rstrip("\n")
 
     def draw(self, *, now: bool = False, last: bool = False) -> None:
+        """Redraws if it is due, or now; a last drawing removes a table that is not to stay."""
         with self.lock:
             if now or self.pane.is_due(bool(self.above)):
                 text, self.above = "".join(self.above), []

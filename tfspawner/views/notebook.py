@@ -92,6 +92,7 @@ class NotebookView(PlainView):
             self.learned[replica].read(line.decode(errors="replace"))
 
     def write(self, replica: str, lines: list[str]) -> None:
+        """Keeps the last lines of logs, for a page without curves."""
         self.last_lines.extend(f"{replica} | {harmless(line)}" for line in lines)
 
     def received(self, size_bytes: int) -> None:
@@ -123,10 +124,12 @@ class NotebookView(PlainView):
         self.draw()
 
     def draw_if_due(self) -> None:
+        """Redraws the cell, but not so often that a slow notebook falls behind."""
         if time.monotonic() >= self.next_at:
             self.draw()
 
     def draw(self) -> None:
+        """Redraws the cell now."""
         with self.lock:
             page = self.page()
             self.publish({"text/html": page, "text/plain": harmless(f"{self.heading}: {self.word}")})
@@ -150,6 +153,7 @@ class NotebookView(PlainView):
         return "collecting" if self.state.result and self.collected else self.state.result or self.state.phase
 
     def page(self) -> str:
+        """The cell as HTML."""
         columns, rows, more = replica_cells(self.state) if self.state else ([], [], "")
         drawn = charts({replica: learning.curves for replica, learning in self.learned.items()})
         return self.template.render(

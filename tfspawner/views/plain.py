@@ -52,6 +52,7 @@ class Lines:
         return [self._last_drawn(line) for line in lines]
 
     def flush(self, replica: str) -> list[str]:
+        """A replica's last line, which has no end yet."""
         rest = self.rest.pop(replica, b"")
         return [self._last_drawn(rest)] if rest else []
 
@@ -133,6 +134,7 @@ class PlainView:
             self.emit(replica, self.lines.flush(replica))
 
     def emit(self, replica: str, lines: list[str]) -> None:
+        """Writes lines of a replica's log, without those that only draw a progress bar."""
         shown = [line for line in lines if not is_progress_bar(line)]
         if shown:
             self.write(replica, shown)
@@ -180,6 +182,7 @@ class FollowView(PlainView):
         self.flow.feed(b"", last=True)
 
     def write(self, replica: str, lines: list[str]) -> None:
+        """Writes lines of a replica's log, as JSON where that was asked for."""
         if not self.as_json:
             super().write(replica, lines)
             return

@@ -78,6 +78,7 @@ def jobs_table(jobs: Sequence[JobSummary], width: int | None = None, height: int
 
 
 def replica_row(line: ReplicaState, now: float) -> Row:
+    """A replica's row: the column's name -> its text, or text and style."""
     epoch, step, metrics = describe_progress(line.progress)
     cpu, memory, gpu = describe_usage(line)
     return {
@@ -89,6 +90,7 @@ def replica_row(line: ReplicaState, now: float) -> Row:
 
 
 def job_row(job: JobSummary, now: float) -> Row:
+    """The same for a job, as `tf-spawner top` shows it."""
     told, everything = job.told, len(job.replicas)
     states, usage, progress = told.get("states", {}), told.get("usage") or {}, told.get("progress", {})
     epoch, step, metrics = describe_progress(progress)
@@ -113,6 +115,7 @@ def state_of(line: ReplicaState) -> tuple[str, str]:
 
 
 def of_interest(lines: Sequence[ReplicaState], most: int) -> list[ReplicaState]:
+    """At most so many of the replicas, in the order of `interest`."""
     return sorted(lines, key=lambda line: interest(line, lines[0]))[:most]
 
 
@@ -167,19 +170,23 @@ def summary(lines: Sequence[ReplicaState]) -> list[Text]:
 
 
 def counted(lines: Sequence[ReplicaState]) -> str:
+    """How many replicas there are, and how many are in which state."""
     counts = Counter(line.word for line in lines)
     return f"{len(lines):,} replicas: " + ", ".join(f"{count:,} {word}" for word, count in counts.most_common())
 
 
 def spread(name: str, values: Sequence[float], words: Any) -> str:
+    """The least, the median and the greatest value in words; "" where there is none."""
     return f"{name} {words(min(values))}, {words(median(values))}, {words(max(values))}" if values else ""
 
 
 def place(line: ReplicaState) -> tuple[int, int]:
+    """How far a replica has trained: (epoch, step)."""
     return line.progress.get("epoch", 0), line.progress.get("step", 0)
 
 
 def place_words(line: ReplicaState) -> str:
+    """The same in words; "" where nothing is known."""
     epoch, step, _ = describe_progress(line.progress)
     return ", ".join(filter(None, (epoch and f"epoch {epoch}", step and f"step {step}")))
 
@@ -207,6 +214,7 @@ def needed(widths: Mapping[str, int]) -> int:
 
 
 def laid_out(row: Row, widths: Mapping[str, int]) -> Text:
+    """A row as one line, each cell as wide as its column."""
     line = text_of()
     for name, cells in widths.items():
         line.append(set_cell_size(words(row, name), cells) + GAP, style(row, name))
@@ -214,16 +222,19 @@ def laid_out(row: Row, widths: Mapping[str, int]) -> Text:
 
 
 def words(row: Row, name: str) -> str:
+    """A cell's text."""
     value = row.get(name, "")
     return value if isinstance(value, str) else value[0]
 
 
 def style(row: Row, name: str) -> str:
+    """A cell's style; "" for the plain one."""
     value = row.get(name, "")
     return "" if isinstance(value, str) else value[1]
 
 
 def joined(lines: Sequence[Text], width: int | None) -> Text:
+    """The lines below one another, each cut to the width."""
     for line in lines:
         line.rstrip()
         if width is not None:

@@ -19,7 +19,7 @@ from tfspawner.base.names import shown
 from tfspawner.base.patience import patient
 from tfspawner.base.userfile import LOADER, brief_line, load_yaml, named, read_text
 from tfspawner.errors import ClusterError, ConfigurationError, NotFoundError
-from tfspawner.plan.spec import is_namespace
+from tfspawner.plan.checks import is_namespace
 
 from .pods import ADMISSION_HINT, WEBHOOK_HINT, denied_by_admission
 
@@ -123,6 +123,7 @@ class Api:
         return found
 
     def patch(self, path: str, body: Any, kind: str = "") -> Any:
+        """Changes an object by a JSON merge patch, and returns it as it is then."""
         return self.request("PATCH", path, body, "application/merge-patch+json", kind)
 
     def list(self, path: str, which: str = "") -> list[dict[str, Any]]:

@@ -22,8 +22,9 @@ from tfspawner.backends.tf_keras import wheel_for
 from tfspawner.base.fields import mapping, text
 from tfspawner.base.names import shown
 from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
+from tfspawner.plan.checks import is_name
 from tfspawner.plan.plan import id_of
-from tfspawner.plan.spec import JobSpec, is_name
+from tfspawner.plan.spec import JobSpec
 
 from .api import Api, Conflict
 from .capacity import fits, gpus_offered, labels_of, quota_shortfalls, requests_of

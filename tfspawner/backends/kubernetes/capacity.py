@@ -9,7 +9,7 @@ from typing import Any
 
 from tfspawner.backends.gpu_types import GPU_PRODUCT, is_product
 from tfspawner.base.fields import mapping, mappings, names, text, texts
-from tfspawner.plan.spec import quantity
+from tfspawner.plan.checks import quantity
 
 Manifest = dict[str, Any]
 ENDED = ("Succeeded", "Failed")

@@ -42,6 +42,7 @@ class Leaving:
         self.told: set[str] = set()
 
     def delete(self, path: str, uid: str, policy: str = "Background") -> None:
+        """Deletes the object of that uid, and remembers it where a finalizer holds it."""
         left = delete_object(self.api, path, uid, policy)
         if left:
             self.held[path] = left
@@ -149,6 +150,7 @@ def foreign_finalizers(there: object) -> list[str]:
 
 
 def shown_finalizer(name: str) -> str:
+    """A finalizer's name for a message; cut and made harmless where it is long or odd."""
     return name if name.isprintable() and len(name) < 100 else shown(name)
 
 

@@ -144,6 +144,7 @@ def role_manifest(namespace: str | None, user: str | None = None) -> str:
 
 
 def labels(plan: Plan) -> dict[str, str]:
+    """The labels that every object of the job has."""
     found = {MANAGED_BY: "tf-spawner", JOB_LABEL: plan.job}
     if plan.spec.tag:
         found["tf-spawner/tag"] = plan.spec.tag
@@ -156,6 +157,7 @@ def _pod_labels(plan: Plan) -> dict[str, str]:
 
 
 def port(plan: Plan) -> int:
+    """TensorFlow's port in every pod."""
     return plan.spec.port or DEFAULT_PORT
 
 
@@ -169,6 +171,7 @@ def travels_in_configmap(plan: Plan) -> bool:
 
 @cache
 def agent_source() -> bytes:
+    """The agent's source as it travels in the ConfigMap."""
     return Path(agent.__file__).read_bytes()
 
 

@@ -41,6 +41,7 @@ class News:
             yield from self.job_object(change, thing)
 
     def pod(self, change: str, pod: Mapping[str, Any]) -> Iterator[Observation]:
+        """What a change of a pod says of its replica; kept for later where its Job is not known yet."""
         owner, uid = controller_uid(pod), text(pod, "metadata", "uid")
         if owner not in self.jobs:
             self._keep(owner, uid, change, pod)
@@ -82,6 +83,7 @@ class News:
         return replace(seen, state="pending", message=f"{seen.message}; another pod takes its place")
 
     def job_object(self, change: str, manifest: Mapping[str, Any]) -> Iterator[Observation]:
+        """What a change of one of the job's Job objects says of the job."""
         uid = text(manifest, "metadata", "uid")
         if change == "DELETED":
             if uid == self.first.uid or uid in self.jobs:
@@ -107,6 +109,7 @@ class News:
             yield from self.event(waiting)
 
     def event(self, event: Mapping[str, Any]) -> Iterator[Observation]:
+        """What an event says of a replica; kept for later where its object is not known yet."""
         told = observe_event(event)
         if not told:
             return

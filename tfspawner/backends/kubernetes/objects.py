@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from tfspawner.backends.base import JobSummary
 from tfspawner.base.fields import count, mapping, mappings, text, texts
 from tfspawner.base.names import shown
-from tfspawner.plan.spec import ROLES, is_name
+from tfspawner.plan.checks import is_name
+from tfspawner.plan.spec import ROLES
 
 from .manifests import ID, JOB_LABEL, ROLE_LABEL
 from .pods import job_condition
@@ -92,6 +93,7 @@ class Launched:
         return {role.uid: role for role in self.roles}
 
     def summary(self, namespace: str) -> JobSummary:
+        """The job as a line of `tf-spawner list`, by its Job objects alone."""
         first = self.first
         return JobSummary(
             job=first.job,
@@ -227,6 +229,7 @@ def read_pod(pod: object, jobs: Mapping[str, RoleJob]) -> ReplicaPod | LeftOut:
 
 
 def owner_uids(manifest: object) -> set[str]:
+    """The uids of the objects that own this one."""
     return {uid for owner in mappings(manifest, "metadata", "ownerReferences") if (uid := text(owner, "uid"))}
 
 

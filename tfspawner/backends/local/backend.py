@@ -26,7 +26,8 @@ from tfspawner.backends.tf_keras import installed_tensorflow, wheel
 from tfspawner.base.patience import patient
 from tfspawner.base.shapes import DamagedFile
 from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
-from tfspawner.plan.spec import JobSpec, is_name
+from tfspawner.plan.checks import is_name
+from tfspawner.plan.spec import JobSpec
 from tfspawner.record.reading import read_id
 from tfspawner.usage import NO_NVML, Gpus
 

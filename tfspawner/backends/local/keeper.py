@@ -16,6 +16,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main(told: int, *command: str) -> int:
+    """Runs the agent's command, writes its number into the open file `told`, and returns its exit status."""
     prctl = getattr(ctypes.CDLL(None), "prctl", lambda *_: 0)
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     agent = os.fork()
@@ -36,6 +37,7 @@ def main(told: int, *command: str) -> int:
 
 
 def end_what_is_left(package: str) -> None:
+    """Ends the processes that the agent left behind; `package` is the folder that agent.py lies in."""
     try:
         os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:

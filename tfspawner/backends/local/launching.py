@@ -29,10 +29,12 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def address(listener: socket.socket) -> str:
+    """Where an agent on this machine listens, as other replicas write it: host:port."""
     return agent.address(*listener.getsockname()[:2])
 
 
 def name_in_use(job: str) -> ConfigurationError:
+    """The error for a name that another job on this machine has."""
     return ConfigurationError(
         f"the name {job!r} is in use by another job on this machine",
         hint=f"choose another --name, or remove that job: tf-spawner delete {job} --on local",
@@ -64,6 +66,7 @@ def share(plan: Plan, replica: str) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes a file of the job's folder as JSON, whole or not at all."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value))
     part.replace(path)

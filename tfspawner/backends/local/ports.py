@@ -15,6 +15,7 @@ PORTS = range(20000, 32000)  # below Linux's ephemeral ports: no outgoing connec
 
 
 def free_ports(count: int, first: int | None) -> list[int]:
+    """So many free ports of this machine, from `first` on if it is given. Raises ConfigurationError or ClusterError."""
     if first is not None:
         ports = list(range(first, first + count))
         taken = [port for port in ports if not is_free(port)]
@@ -37,6 +38,7 @@ def _port_order() -> Iterator[int]:
 
 
 def is_free(port: int) -> bool:
+    """Whether a server could listen on this port of this machine now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -66,6 +66,7 @@ def _shortened(words: str) -> str:
 
 
 def read_token(folder: Path) -> str | None:
+    """The token of a job's agents; None where there is none. Raises DamagedFile."""
     data = read_bytes(folder / "token", 200, _hint(folder))
     if data is None:
         return None

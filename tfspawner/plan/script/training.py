@@ -24,11 +24,13 @@ def is_fit(script: Script, call: Call) -> bool:
 
 
 def makes_model(script: Script, node: ast.expr) -> bool:
+    """Whether the expression's value is a Keras model, as far as the script shows."""
     value = script.value(node)
     return isinstance(value, ast.Call) and script.is_model(script.dotted(value.func))
 
 
 def fit_calls(script: Script) -> list[Call]:
+    """The calls of a model's fit."""
     return [call for call in script.calls if is_fit(script, call)]
 
 
@@ -41,6 +43,7 @@ def trainings(script: Script) -> list[Call]:
 
 
 def only_chief_fits(script: Script) -> bool:
+    """Whether fit is called, and only where the chief alone gets to."""
     return {call.where.role if call.where.reached else None for call in fit_calls(script)} == {"chief"}
 
 
@@ -65,6 +68,7 @@ def saved_path(script: Script, call: Call) -> ast.expr | None:
 
 
 def save_calls(script: Script) -> list[tuple[Call, str]]:
+    """The calls that save a model, each with the path as the script spells it."""
     return [
         (c, script.text(path)) for c in script.calls if c.where.reached and (path := saved_path(script, c)) is not None
     ]
