@@ -19,6 +19,8 @@ RUN_NAME = demo-$(shell date +%H%M%S)
 LOCKED = pip install -q --require-hashes --no-deps --only-binary :all: -r
 LOCK = $(VENV)/tools/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --only-binary :all: \
   --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+# There is no wheel of it: the image builds one, by source.txt and build.txt.
+SOURCE = --no-binary tfrecord-lite --no-emit-package tfrecord-lite
 SBOM = $(VENV)/tools/bin/cyclonedx-py
 
 .PHONY: demo test fuzz mutants lint gateway lock dist image clean
@@ -51,9 +53,11 @@ gateway:
 
 lock: $(VENV)/tools/done
 	$(LOCK) requirements/tools.in -o requirements/tools.txt
-	$(LOCK) setup.cfg requirements/image.in --extra data --extra train --extra gpu -o requirements/cpu.txt
-	$(LOCK) setup.cfg requirements/image.in requirements/gpu.in --extra data --extra tensorboard --extra gpu \
+	$(LOCK) $(SOURCE) setup.cfg requirements/image.in --extra data --extra train --extra gpu -o requirements/cpu.txt
+	$(LOCK) $(SOURCE) setup.cfg requirements/image.in requirements/gpu.in --extra data --extra tensorboard --extra gpu \
 	  -c requirements/cpu.txt -o requirements/gpu.txt
+	$(LOCK) requirements/build.in -c requirements/cpu.txt -o requirements/build.txt
+	$(LOCK) --no-binary tfrecord-lite --no-deps requirements/source.in -o requirements/source.txt
 	$(LOCK) --no-deps requirements/tf-keras.in -o requirements/tf-keras.txt
 	$(LOCK) setup.cfg -c requirements/cpu.txt -o requirements/wheel.txt
 
@@ -66,8 +70,8 @@ dist: $(VENV)/tools/done
 	build/wheel/bin/pip uninstall -q -y setuptools pip
 	mkdir sbom
 	$(SBOM) environment build/wheel -o sbom/wheel.cdx.json
-	cat requirements/cpu.txt requirements/tf-keras.txt | $(SBOM) requirements - -o sbom/image-cpu.cdx.json
-	cat requirements/gpu.txt requirements/tf-keras.txt | $(SBOM) requirements - -o sbom/image-gpu.cdx.json
+	cat requirements/cpu.txt requirements/source.txt requirements/tf-keras.txt | $(SBOM) requirements - -o sbom/image-cpu.cdx.json
+	cat requirements/gpu.txt requirements/source.txt requirements/tf-keras.txt | $(SBOM) requirements - -o sbom/image-gpu.cdx.json
 
 image:
 	docker build -t tf-spawner .

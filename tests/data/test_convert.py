@@ -327,7 +327,7 @@ def test_damage_ends_a_conversion_and_leaves_nothing(published, tmp_path, harm, 
 
 
 def test_a_full_disk_ends_a_conversion_and_leaves_nothing(published, tmp_path):
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # noqa: E731
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
     for options in ((), ("--to", "parquet"), ("--to", "arrow")):
         done = data("convert", published, tmp_path / "out", *options, before=limit)
         assert (done.returncode, "cannot be written: " in done.stderr) == (4, True), done.stderr

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from tfspawner.cli.data import data
 from tfspawner.data import encoding, reading, tables
 from tfspawner.data.checking import check_shard
-from tfspawner.data.encoding import read_record
+from tfspawner.data.decoding import read_record
 from tfspawner.data.example import read_example, write_example
 from tfspawner.data.filesystems import list_files
 from tfspawner.data.records import FOOTER, HEADER, frame, masked_crc

@@ -19,7 +19,7 @@ from scaling import Ranges, below, by_distance, chance, part_of, standardised
 from selected import SCHEMA, lists, padded, read_selected
 from sklearn.preprocessing import StandardScaler
 
-from tfspawner.data.encoding import read_record
+from tfspawner.data.decoding import read_record
 from tfspawner.data.example import schema_of
 from tfspawner.data.filesystems import list_files
 from tfspawner.data.records import Cutter

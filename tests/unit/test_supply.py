@@ -29,7 +29,7 @@ def workflow_of(name: str):
 def locked(name: str) -> list[tuple[Requirement, list[str]]]:
     """A lock's requirements, each with its hashes. Anything else in the file is an error here."""
     lines = (ROOT / "requirements" / f"{name}.txt").read_text().replace("\\\n", " ").splitlines()
-    entries = [line.split(" --hash=") for line in lines if not line.lstrip().startswith("#")]
+    entries = [line.split(" --hash=") for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return [(Requirement(text.strip()), [value.strip() for value in hashes]) for text, *hashes in entries]
 
 
@@ -83,16 +83,31 @@ def test_the_image_has_a_base_with_a_digest_and_installs_by_hash_alone():
     bases = re.findall(r"^FROM (.*)$", text, re.M)
     assert bases
     for base in bases:
-        assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", base)
-    installs = re.findall(r"pip install ([^&]*)", text)
-    assert len(installs) == 2
+        assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}( AS build)?", base)
+    assert len({base.removesuffix(" AS build") for base in bases}) == 1
+    installs = re.findall(r"pip (?:install|wheel) ([^&\n]*)", text)
+    assert len(installs) == 5
     for install in installs:
-        assert "--no-deps" in install
-        assert {"--require-hashes", "--no-build-isolation"} & set(install.split())
+        words = install.split()
+        assert "--no-deps" in words
+        built_here = words[-1] == "/src" and "--no-build-isolation" in words
+        assert "--require-hashes" in words or built_here or words == ["--no-deps", "--no-index", "/wheels/*.whl"]
+
+
+def test_what_has_no_wheel_is_built_in_a_stage_of_its_own_of_locked_source_by_locked_tools():
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    build, image = re.split(r"^FROM .*$", text, flags=re.M)[1:]
+    (wheel,) = re.findall(r"pip wheel ([^&\n]*)", build)
+    assert {"--require-hashes", "--no-deps", "--no-build-isolation"} < set(wheel.split())
+    assert "COPY --from=build /wheels /wheels" in image
+    assert "apt-get" not in image
+    (source,) = [found for found, _ in locked("source")]
+    assert [found for found in asked("cpu") if canonicalize_name(found.name) == source.name] == [source]
+    assert {found.name for found, _ in locked("build")} == {"cython", "setuptools"}
 
 
 def test_the_test_clusters_image_is_built_of_all_that_the_dockerfile_copies():
-    copied = re.findall(r"^COPY (.*) \S+$", (ROOT / "Dockerfile").read_text(), re.M)
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.M)
     sources = {source.split("/")[0] for line in copied for source in line.split()}
     (handed,) = re.findall(r"^cp -r (.*)$", (ROOT / ".ci/image").read_text(), re.M)
     assert sources
@@ -114,7 +129,8 @@ def test_every_locked_requirement_has_one_version_and_hashes_and_comes_from_no_n
 
 @pytest.mark.parametrize("name", LOCKED)
 def test_a_lock_holds_what_setup_cfg_asks_for(name):
-    versions = {canonicalize_name(found.name): str(found.specifier)[2:] for found, _ in locked(name)}
+    both = locked(name) + (locked("source") if name in ("cpu", "gpu") else [])
+    versions = {canonicalize_name(found.name): str(found.specifier)[2:] for found, _ in both}
     for wanted in asked(name):
         version = versions.get(canonicalize_name(wanted.name))
         assert version, f"make lock: {name}.txt lacks {wanted}"

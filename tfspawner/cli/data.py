@@ -40,9 +40,11 @@ def data() -> None:
     try:
         import google_crc32c  # noqa: F401
         import numpy  # noqa: F401
+        import tfrecord_lite  # noqa: F401
     except ImportError as error:
         raise ConfigurationError(
-            f"{error.name} is missing here", hint="pip install 'tf-spawner[data]', or google-crc32c and numpy"
+            f"{error.name} is missing here",
+            hint="pip install 'tf-spawner[data]', or google-crc32c, numpy and tfrecord-lite",
         ) from None
 
 

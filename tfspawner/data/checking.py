@@ -13,8 +13,9 @@ from typing import Any
 from tfspawner.base import userfile
 from tfspawner.errors import ConfigurationError, DataError
 
+from .decoding import decode_example
 from .encoding import MARK, runs_in
-from .example import LONGEST_NAME, MOST_NAMES, kind_of, named, read_example
+from .example import LONGEST_NAME, MOST_NAMES, kind_of, named
 from .files import File
 from .filesystems import LocalFiles, filesystem_of, local_path
 from .reading import CHUNK_BYTES, is_gzipped, read_records
@@ -220,7 +221,7 @@ def _remembered(found: dict[str, Any]) -> tuple[File, Shard]:
 def _schema(file: File, record: bytes, number: int) -> dict[str, str]:
     where = f"{file.uri}: record {number}"
     try:
-        features = read_example(record)
+        features = decode_example(record)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
     schema = {name: f"{kind_of(values)}[{len(values)}]" for name, values in features.items()}

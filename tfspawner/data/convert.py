@@ -26,7 +26,8 @@ from pathlib import Path
 
 from tfspawner.errors import ConfigurationError, DataError
 
-from .encoding import Encoder, Encoding, Loss, read_record
+from .decoding import read_record
+from .encoding import Encoder, Encoding, Loss
 from .example import Array, write_example
 from .files import File, has_pattern
 from .filesystems import LocalFiles, filesystem_of, local_path

@@ -252,15 +252,6 @@ def _restored(data: bytes, encoding: Encoding, index: int, count: int) -> Array:
     return np.concatenate((before, np.broadcast_to(rows[index], (count, encoding.width)), after)).ravel()
 
 
-def read_record(data: bytes, where: str) -> dict[str, Array]:
-    """A record's features, restored. Raises DataError for what is no Example."""
-    try:
-        record = read_example(data)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
-    return decode(record, where)
-
-
 def stored_features(features: Mapping[str, Any], encodings: Mapping[str, Encoding]) -> dict[str, Any]:
     """What tf.io.parse_example has to look for, so that expand can give what `features` asks for."""
     import tensorflow as tf

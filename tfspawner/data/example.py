@@ -14,6 +14,11 @@ import numpy as np
 from tfspawner.base.names import shown
 
 KINDS = {1: "bytes", 2: "float32", 3: "int64"}
+NAMES = {np.dtype(object): "bytes", np.dtype(np.float32): "float32", np.dtype(np.int64): "int64"}
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
+FIXED = {FIXED64: 8, FIXED32: 4}  # bytes
+FEW_VALUES, PACKED_AT_ONCE = 8, 1 << 16  # numbers that are packed one by one, and at once
+NO_EXAMPLE = "this is no tf.train.Example"
 LONGEST_NAME, MOST_NAMES = 100, 20  # in a message
 Array = Any  # numpy.ndarray of one dimension
 
@@ -24,7 +29,7 @@ def schema_of(data: bytes) -> dict[str, str]:
 
 
 def kind_of(values: Array) -> str:
-    return "bytes" if values.dtype == object else str(values.dtype)
+    return NAMES.get(values.dtype) or str(values.dtype)
 
 
 def named(name: str) -> str:
@@ -39,43 +44,49 @@ def names_of(names: Iterable[str]) -> str:
     return ", ".join(map(named, names[:MOST_NAMES])) + more or "none"
 
 
-def _signed(number: int) -> int:
-    return number - (1 << 64) if number >= 1 << 63 else number
+def read_example(data: bytes) -> dict[str, Array]:
+    """{feature's name: its values}, in the record's order: int64 or float32 arrays, arrays of bytes objects.
+
+    Reads every form that protobuf allows, as protobuf does: packed or not, in pieces, in any order, with fields that
+    are not known. A feature that says no kind is an empty array of objects. Raises ValueError for other bytes, also
+    where protobuf would pass over what cannot be an Example: another field beside the features, another kind of list.
+    """
+    features: dict[str, Array] = {}
+    for field, wire, content in _fields(memoryview(data)):
+        if (field, wire) != (1, LENGTH):
+            raise ValueError(NO_EXAMPLE)
+        for entry in _repeated(content, 1):
+            name = b"".join(_repeated(entry, 1)[-1:]).decode()
+            features[name] = _values(b"".join(_repeated(entry, 2)))
+    return features
 
 
-def _message(value: bytes | int) -> bytes:
-    if isinstance(value, int):
-        raise ValueError("this is no tf.train.Example")
-    return value
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """(field's number, its bytes or varint) of a protobuf message."""
+def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """(field's number, its wire type, its bytes) of a protobuf message."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
-        wire = key & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if wire == 2:
-            size, at = _varint(data, at)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
+        wire, start = key & 7, at
+        if wire == VARINT:
+            at = _varint(data, at)[1]
+        elif wire == LENGTH:
+            size, start = _varint(data, at)
+            at = start + size
+        elif wire in FIXED:
+            at += FIXED[wire]
         else:
-            raise ValueError("this is no tf.train.Example")
-        if at + size > len(data):
-            raise ValueError("this is no tf.train.Example")
-        yield key >> 3, data[at : at + size]
-        at += size
+            raise ValueError(NO_EXAMPLE)
+        if at > len(data) or not key >> 3:
+            raise ValueError(NO_EXAMPLE)
+        yield key >> 3, wire, data[start:at]
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """(the number that begins there, the byte after it)"""
     number = shift = 0
     while True:
         if at >= len(data) or shift > 63:
-            raise ValueError("this is no tf.train.Example")
+            raise ValueError(NO_EXAMPLE)
         byte = data[at]
         at += 1
         number |= (byte & 0x7F) << shift
@@ -84,77 +95,100 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def read_example(data: bytes) -> dict[str, Array]:
-    """{feature's name: its values}, in the record's order: int64 or float32 arrays, arrays of bytes objects.
-
-    A feature that says no kind is an empty array of objects. Raises ValueError for other bytes.
-    """
-    found: dict[str, Array] = {}
-    for number, features in _fields(data):
-        if number != 1:
-            raise ValueError("this is no tf.train.Example")
-        for _, entry in _fields(_message(features)):
-            parts = dict(_fields(_message(entry)))
-            found[_message(parts.get(1, b"")).decode()] = _array(_message(parts.get(2, b"")))
-    return found
+def _repeated(data: memoryview, field: int) -> list[memoryview]:
+    """The texts or messages of one field; what has another number or wire type is passed over, as protobuf does."""
+    return [content for number, wire, content in _fields(data) if (number, wire) == (field, LENGTH)]
 
 
-def write_example(features: Mapping[str, Array]) -> bytes:
-    """The serialized Example of int64 and float32 arrays and arrays of bytes objects, in that order."""
-    entries = []
-    for name, values in features.items():
-        if values.dtype == np.float32:
-            kind, content = 2, _tagged(1, bytes(values.astype("<f4", copy=False)))
-        elif values.dtype == np.int64:
-            kind, content = 3, _tagged(1, _packed(values))
-        else:
-            kind, content = 1, b"".join(_tagged(1, value) for value in values)
-        entries.append(_tagged(1, _tagged(1, name.encode()) + _tagged(2, _tagged(kind, content))))
-    return _tagged(1, b"".join(entries))
+def _values(feature: bytes) -> Array:
+    """The values of the list that comes last; lists of one kind that follow each other are one, as protobuf has it."""
+    kind, pieces = "", list[memoryview]()
+    for field, wire, content in _fields(memoryview(feature)):
+        if field not in KINDS:
+            raise ValueError(f"a feature has a list of the unknown kind {field}")
+        if wire == LENGTH:
+            pieces = [*pieces, content] if KINDS[field] == kind else [content]
+            kind = KINDS[field]
+    joined = memoryview(b"".join(pieces) if len(pieces) > 1 else pieces[0] if pieces else b"")
+    if kind == "float32":
+        return _floats(_numbers(joined, single=FIXED32))
+    if kind == "int64":
+        return _varints(_numbers(joined, single=VARINT))
+    texts = _repeated(joined, 1)
+    values = np.empty(len(texts), object)
+    values[:] = [bytes(text) for text in texts]
+    return values
 
 
-def _array(data: bytes) -> Array:
-    for number, content in _fields(data):
-        kind = KINDS.get(number)
-        if kind is None:
-            raise ValueError(f"a feature has a list of the unknown kind {number}")
-        values = [value for _, value in _fields(_message(content))]
-        if kind == "bytes":
-            found = np.empty(len(values), object)
-            found[:] = [_message(value) for value in values]
-            return found
-        if kind == "float32":  # packed, or one by one
-            joined = values[0] if len(values) == 1 else b"".join(map(_message, values))
-            if len(_message(joined)) % 4:
-                raise ValueError("this is no tf.train.Example")
-            return np.frombuffer(_message(joined), "<f4")
-        single = [_signed(value) for value in values if isinstance(value, int)]
-        if len(single) == len(values):
-            return np.array(single, np.int64)
-        return np.concatenate([_varints(v) if isinstance(v, bytes) else np.array([_signed(v)]) for v in values])
-    return np.empty(0, object)
+def _numbers(data: memoryview, single: int) -> list[memoryview]:
+    """A list's numbers, packed or one by one, as they are encoded."""
+    return [content for field, wire, content in _fields(data) if field == 1 and wire in (LENGTH, single)]
 
 
-def _varints(data: bytes) -> Array:
-    """A packed list of int64."""
-    view = np.frombuffer(data, np.uint8)
+def _floats(pieces: list[memoryview]) -> Array:
+    if any(len(piece) % 4 for piece in pieces):
+        raise ValueError(NO_EXAMPLE)
+    return np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), "<f4")
+
+
+def _varints(pieces: list[memoryview]) -> Array:
+    if any(len(piece) and piece[-1] >= 0x80 for piece in pieces):
+        raise ValueError(NO_EXAMPLE)
+    view = np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), np.uint8)
     ends = np.flatnonzero(view < 0x80)
     if len(ends) == len(view):
         return view.astype(np.int64)
-    if not len(ends) or ends[-1] != len(view) - 1:
-        raise ValueError("this is no tf.train.Example")
     starts = np.concatenate(([0], ends[:-1] + 1))
     place = np.arange(len(view)) - np.repeat(starts, ends - starts + 1)
     if place.max() > 9:
-        raise ValueError("this is no tf.train.Example")
+        raise ValueError(NO_EXAMPLE)
     bits = (view & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
     return np.bitwise_or.reduceat(bits, starts).view(np.int64)
 
 
+def write_example(features: Mapping[str, Array]) -> bytes:
+    """The serialized Example of int64 and float32 arrays and arrays of bytes objects, in that order."""
+    parts = []
+    for name, values in features.items():
+        if values.dtype == np.float32:
+            content = bytes(values.astype("<f4", copy=False))
+            kind, content = 2, _tag(1, len(content)) + content
+        elif values.dtype == np.int64:
+            content = _packed(values)
+            kind, content = 3, _tag(1, len(content)) + content
+        else:
+            kind, content = 1, b"".join([_tag(1, len(value)) + value for value in values])
+        key = name.encode()
+        head = _tag(kind, len(content))
+        head = b"".join((_tag(1, len(key)), key, _tag(2, len(head) + len(content)), head))
+        parts += _tag(1, len(head) + len(content)), head, content
+    return b"".join((_tag(1, sum(map(len, parts))), *parts))
+
+
+def _tag(field: int, size: int) -> bytes:
+    """What stands before so many bytes of a field."""
+    key = field << 3 | LENGTH
+    return bytes((key, size)) if size < 0x80 else bytes((key,)) + _as_varint(size)
+
+
 def _packed(values: Array) -> bytes:
+    """A list of int64 as protobuf packs them, as many at once as take little memory."""
     if not len(values) or (values.min() >= 0 and values.max() < 0x80):
         return bytes(values.astype(np.uint8))
-    return b"".join(_as_varint(value & (1 << 64) - 1) for value in values.tolist())
+    if len(values) <= FEW_VALUES:
+        return b"".join(_as_varint(value & (1 << 64) - 1) for value in values.tolist())
+    starts = range(0, len(values), PACKED_AT_ONCE)
+    return b"".join(_many_packed(values[start : start + PACKED_AT_ONCE].astype(np.uint64)) for start in starts)
+
+
+def _many_packed(values: Array) -> bytes:
+    width = (int(values.max()).bit_length() + 6) // 7
+    rest = values[:, None] >> (7 * np.arange(width, dtype=np.uint64))
+    used = rest != 0
+    used[:, 0] = True
+    digits = (rest & np.uint64(0x7F)).astype(np.uint8)
+    digits[:, :-1] |= used[:, 1:].astype(np.uint8) << 7
+    return bytes(digits[used])
 
 
 def _as_varint(number: int) -> bytes:
@@ -164,7 +198,3 @@ def _as_varint(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
-
-
-def _tagged(field: int, data: bytes) -> bytes:
-    return b"".join((bytes([field << 3 | 2]), _as_varint(len(data)), data))

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from tfspawner.errors import DataError
 
-from .encoding import encodings_of, longest_run, read_record
+from .decoding import read_record
+from .encoding import encodings_of, longest_run
 from .example import Array, kind_of
 from .files import File
 from .reading import CHUNK_BYTES, first_record, read_records
+from .records import OVERHEAD
 from .sharding import Part
-from .tables import Numbers, form_of, read_columns, rows_of
+from .tables import Columns, Numbers, form_of, read_columns, rows_of
 
 CLASSES = 20  # with more distinct values a feature is no label
 MOST_FEATURES = 100_000
 PARALLEL = 2
+RECORDS_AT_ONCE_BYTES = 1 << 20
+VALUES_AT_ONCE = 1 << 16  # as doubles they fit a processor's cache
 
 
 @dataclass(slots=True)
@@ -45,31 +50,45 @@ class Summary:
     padding: int = 0  # rows of each record's longest run of one repeated row
     classes: Counter[int] | None = field(default_factory=Counter)  # None: no label
 
-    def take(self, values: Array, shape: tuple[int, int] | None) -> None:
-        """Takes in one record's values."""
-        self.kind = self.kind or (kind_of(values) if len(values) or values.dtype != object else "")
-        self.records += 1
-        self.count += len(values)
-        self.shortest = len(values) if self.shortest is None else min(self.shortest, len(values))
-        self.longest = max(self.longest, len(values))
-        if values.dtype == object or not len(values):
-            self.classes = None if len(values) else self.classes
+    def take(self, flat: Array, lengths: Array, shape: tuple[int, int] | None = None) -> None:
+        """Takes in the values of some records, which lie one after the other in flat."""
+        self.kind = self.kind or (kind_of(flat) if len(flat) or flat.dtype != object else "")
+        self.records += len(lengths)
+        self.count += len(flat)
+        shortest = int(lengths.min())
+        self.shortest = shortest if self.shortest is None else min(self.shortest, shortest)
+        self.longest = max(self.longest, int(lengths.max()))
+        if flat.dtype == object or not len(flat):
+            self.classes = None if len(flat) else self.classes
             return
-        self._label(values)
-        if shape and shape[0] * shape[1] == len(values) and values.dtype in (np.float32, np.float64):
-            run = longest_run(values.reshape(shape))[1]
+        self._label(flat, lengths)
+        if shape and flat.dtype in (np.float32, np.float64):
+            self._pad(flat, lengths, shape)
+        for start in range(0, len(flat), VALUES_AT_ONCE):
+            self._measure(flat[start : start + VALUES_AT_ONCE])
+
+    def _pad(self, flat: Array, lengths: Array, shape: tuple[int, int]) -> None:
+        for end in np.cumsum(lengths)[lengths == shape[0] * shape[1]].tolist():
+            run = longest_run(flat[end - shape[0] * shape[1] : end].reshape(shape))[1]
             self.rows += shape[0]
             self.padding += run if run > 1 else 0
+
+    def _measure(self, values: Array) -> None:
         wide = values.astype(np.float64)
-        real = wide[np.isfinite(wide)]
-        nan = int(np.isnan(wide).sum())
-        self.nan += nan
-        self.infinite += len(wide) - len(real) - nan
-        if len(real):
-            with np.errstate(over="ignore", invalid="ignore"):  # of doubles near their largest
-                mean = float(real.mean())
-                squares = float(((real - mean) ** 2).sum())
-            self._merge(len(real), mean, squares, real.min().item(), real.max().item())
+        with np.errstate(over="ignore", invalid="ignore"):  # of doubles near their largest
+            low, high = float(values.min()), float(values.max())
+            if not math.isfinite(wide.sum()):  # some value is not finite, or there is too much of them
+                real = wide[np.isfinite(wide)]
+                nan = int(np.isnan(wide).sum())
+                self.nan += nan
+                self.infinite += len(wide) - len(real) - nan
+                if not len(real):
+                    return
+                low, high, wide = float(real.min()), float(real.max()), real
+            mean = float(wide.mean())
+            wide -= mean
+            wide *= wide
+            self._merge(len(wide), mean, float(wide.sum()), low, high)
 
     def _merge(self, count: int, mean: float, squares: float, low: float, high: float) -> None:
         """Chan, Golub and LeVeque's sum of two samples."""
@@ -81,21 +100,23 @@ class Summary:
         self.minimum = low if self.minimum is None else min(self.minimum, low)
         self.maximum = high if self.maximum is None else max(self.maximum, high)
 
-    def _label(self, values: Array) -> None:
-        """Counts the class: an integer, or the place of the one 1 among zeros."""
+    def _label(self, flat: Array, lengths: Array) -> None:
+        """Counts the classes: each record's integer, or the place of the one 1 among its zeros."""
         if self.classes is None:
             return
-        label: int | None = None
-        if len(values) == 1 and values.dtype in (np.int64, np.uint64):
-            label = int(values[0])
-        elif 2 <= len(values) <= CLASSES and np.count_nonzero(values) == 1 and values.max() == 1:
-            label = int(values.argmax())
-        if label is None:
-            self.classes = None
-            return
-        self.classes[label] += 1
-        if len(self.classes) > CLASSES:
-            self.classes = None
+        starts = np.cumsum(lengths) - lengths
+        for width in np.unique(lengths[lengths > 0]).tolist():
+            labels = None
+            if width <= CLASSES:
+                labels = _labels(flat[starts[lengths == width][:, None] + np.arange(width)])
+            if labels is None:
+                self.classes = None
+                return
+            found, counts = np.unique(labels, return_counts=True)
+            self.classes.update(dict(zip(found[: CLASSES + 1].tolist(), counts.tolist(), strict=False)))
+            if len(self.classes) > CLASSES:
+                self.classes = None
+                return
 
     def add(self, other: Summary) -> None:
         """The summary of both."""
@@ -127,6 +148,15 @@ class Summary:
         }  # fmt: skip
 
 
+def _labels(rows: Array) -> Array | None:
+    """The label of each record; None if one of them has none."""
+    if rows.shape[1] == 1:
+        return rows[:, 0] if rows.dtype in (np.int64, np.uint64) else None
+    if (np.count_nonzero(rows, axis=1) == 1).all() and (rows.max(axis=1) == 1).all():
+        return rows.argmax(axis=1)
+    return None
+
+
 def _finite(value: float) -> float | None:
     """None for what has grown beyond a double."""
     return value if math.isfinite(value) else None
@@ -150,23 +180,64 @@ def _of_file(file: File, shapes: Mapping[str, tuple[int, int]], progress: Callab
     if file.size and form_of(file) == "tfrecord":
         encodings = encodings_of(first_record(file)[1], file.uri)
         known = {name: (e.rows, e.width) for name, e in encodings.items()} | known
-    for record in records_of(file):
-        for name, values in record.items():
-            found.setdefault(name, Summary()).take(values, known.get(name))
+    for name, flat, lengths in _features_of(file):
+        found.setdefault(name, Summary()).take(flat, lengths, known.get(name))
         if len(found) > MOST_FEATURES:
             raise DataError(f"{file.uri}: more than {MOST_FEATURES} features", hint="tf-spawner data head shows them")
     progress(file.size)
     return found
 
 
+def _features_of(file: File) -> Iterator[tuple[str, Array, Array]]:
+    """(feature, some records' values, how many each record has) of a whole file, piece by piece."""
+    if file.size and form_of(file) != "tfrecord":
+        for _, columns in _columns_of(file):
+            for name, column in columns.items():
+                yield name, column.flat, np.diff(column.ends, prepend=0)
+        return
+    for block in _blocks(_examples_of(file, CHUNK_BYTES)):
+        for name, lists in block.items():
+            for _, group in groupby(lists, lambda values: values.dtype):
+                some = list(group)
+                yield name, np.concatenate(some), np.fromiter(map(len, some), np.int64, len(some))
+
+
+def _blocks(records: Iterable[tuple[int, dict[str, Array]]]) -> Iterator[dict[str, list[Array]]]:
+    """{feature: its values in each record} of some records at a time."""
+    block: dict[str, list[Array]] = {}
+    held = 0
+    for size, record in records:
+        for name, values in record.items():
+            block.setdefault(name, []).append(values)
+            held += values.nbytes  # restored, a tiny record may be large
+        held += size
+        if held >= RECORDS_AT_ONCE_BYTES:
+            yield block
+            block, held = {}, 0
+    yield block
+
+
 def records_of(file: File, chunk_bytes: int = CHUNK_BYTES) -> Iterator[dict[str, Array]]:
     """The records of a file of any known form, encoded features restored."""
-    if not file.size:
-        return
-    if form_of(file) != "tfrecord":
-        for _, count, columns in read_columns(Part(file, 0, rows_of(file)), nulls="empty", numbers=Numbers(exact=True)):
+    if file.size and form_of(file) != "tfrecord":
+        for count, columns in _columns_of(file):
             for number in range(count):
                 yield {name: column.row(number) for name, column in columns.items()}
+        return
+    for _, record in _examples_of(file, chunk_bytes):
+        yield record
+
+
+def _columns_of(file: File) -> Iterator[tuple[int, dict[str, Columns]]]:
+    """(number of rows, {column: their values}) of a Parquet or Arrow file."""
+    whole = Part(file, 0, rows_of(file))
+    for _, count, columns in read_columns(whole, nulls="empty", numbers=Numbers(exact=True)):
+        yield count, columns
+
+
+def _examples_of(file: File, chunk_bytes: int) -> Iterator[tuple[int, dict[str, Array]]]:
+    """(its bytes, its features, restored) of each record of a TFRecord file."""
+    if not file.size:
         return
     reading = read_records(
         [Part(file, 0, file.size)],
@@ -177,5 +248,5 @@ def records_of(file: File, chunk_bytes: int = CHUNK_BYTES) -> Iterator[dict[str,
     number = 0
     for records in reading:
         for record in records:
-            yield read_record(record, f"{file.uri}: record {number}")
+            yield OVERHEAD + len(record), read_record(record, f"{file.uri}: record {number}")
             number += 1

@@ -390,11 +390,8 @@ class TableWriter:
         """One record. Raises DataError where its features are not those of the first."""
         if not self.kinds:
             self.kinds = {name: kind_of(values) for name, values in record.items()}
-        for name in {**self.kinds, **record}:
-            kind = kind_of(record[name]) if name in record else "missing"
-            wanted = self.kinds.get(name, "missing")
-            if kind != wanted and not (name in record and name in self.kinds and not len(record[name])):
-                raise DataError(f"{where}: the feature {named(name)} is {kind}, and {wanted} in the first record")
+        if self.kinds != {name: kind_of(values) for name, values in record.items()}:
+            self._check(record, where)
         self.waiting.append(record)
         self.held += ROW_BYTES + sum(
             FEATURE_BYTES + (values.nbytes if values.dtype != object else sum(map(len, values)) + 8 * len(values))
@@ -402,6 +399,14 @@ class TableWriter:
         )
         if self.held >= ROWS_AT_ONCE_BYTES:
             self._flush()
+
+    def _check(self, record: Mapping[str, Array], where: str) -> None:
+        """Raises DataError where a feature is not as in the first record; one without values is of any kind."""
+        for name in {**self.kinds, **record}:
+            kind = kind_of(record[name]) if name in record else "missing"
+            wanted = self.kinds.get(name, "missing")
+            if kind != wanted and not (name in record and name in self.kinds and not len(record[name])):
+                raise DataError(f"{where}: the feature {named(name)} is {kind}, and {wanted} in the first record")
 
     def _flush(self) -> None:
         pa = arrow()
@@ -411,7 +416,10 @@ class TableWriter:
             if self.form == "parquet":
                 import pyarrow.parquet as pq
 
-                self.writer = pq.ParquetWriter(self.path, schema, compression="zstd", write_page_checksum=True)
+                repeated = [f"{name}.list.element" for name, kind in self.kinds.items() if kind != "float32"]
+                self.writer = pq.ParquetWriter(
+                    self.path, schema, compression="zstd", use_dictionary=repeated, write_page_checksum=True
+                )
             else:
                 self.writer = pa.ipc.new_file(self.path, schema)
         arrays = []
