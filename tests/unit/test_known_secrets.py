@@ -8,6 +8,7 @@ import pytest
 from tfspawner.errors import ConfigurationError
 from tfspawner.jobs import packing
 from tfspawner.jobs.packing import pack
+from tfspawner.plan.limits import MAX_ENV_BYTES
 from tfspawner.plan.secrecy import (
     HIDDEN,
     Known,
@@ -19,7 +20,7 @@ from tfspawner.plan.secrecy import (
     secret_names,
     told_of_code,
 )
-from tfspawner.plan.spec import MAX_ENV_BYTES, JobSpec
+from tfspawner.plan.spec import JobSpec
 
 CANARY = "canary/value+7"
 

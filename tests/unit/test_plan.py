@@ -11,9 +11,10 @@ import pytest
 import tfspawner
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.code import Code
+from tfspawner.plan.limits import MAX_SECRET_BYTES
 from tfspawner.plan.plan import CONFIGMAP_BYTES, FAILED_TTL_S, MAX_NAME, id_of, job_name, make_plan, plan_like
 from tfspawner.plan.secrecy import HIDDEN
-from tfspawner.plan.spec import MAX_SECRET_BYTES, JobSpec
+from tfspawner.plan.spec import JobSpec
 
 CANARY = "canary/value+7"
 

@@ -148,7 +148,7 @@ def _varints(pieces: list[memoryview]) -> Array:
 
 def write_example(features: Mapping[str, Array]) -> bytes:
     """The serialized Example of int64 and float32 arrays and arrays of bytes objects, in that order."""
-    parts = []
+    parts: list[bytes] = []
     for name, values in features.items():
         if values.dtype == np.float32:
             content = bytes(values.astype("<f4", copy=False))
@@ -162,7 +162,7 @@ def write_example(features: Mapping[str, Array]) -> bytes:
         head = _tag(kind, len(content))
         head = b"".join((_tag(1, len(key)), key, _tag(2, len(head) + len(content)), head))
         parts += _tag(1, len(head) + len(content)), head, content
-    return b"".join((_tag(1, sum(map(len, parts))), *parts))
+    return b"".join((_tag(1, sum(len(part) for part in parts)), *parts))
 
 
 def _tag(field: int, size: int) -> bytes:
