@@ -45,6 +45,7 @@ lint: $(VENV)/test $(VENV)/tools/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(VENV)/tools/bin/vermin -q -t=3.9- --violations --no-tips tfspawner/replica
 	$(VENV)/tools/bin/zizmor -q --offline --persona=pedantic .github
 
 # The S3 server of the tests: minutes for the first time, so not while tests run. Without Go they are skipped.

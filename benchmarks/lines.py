@@ -1,10 +1,9 @@
 """What a line of the script's output costs the agent, and a line on a terminal the launcher; needs no TensorFlow.
 
 Processor time of the agent's Log (file, tail, progress) for lines in pieces as a pipe gives them, and of the launcher's
-view of the same. `python benchmarks/lines.py agent.py` measures another agent's Log in place of this one's.
+view of the same. `python benchmarks/lines.py FOLDER` measures the Log of another checkout's tfspawner/replica.
 """
 
-import importlib.util
 import io
 import sys
 import tempfile
@@ -50,12 +49,9 @@ def view_us(lines: list[str]) -> float:
 
 
 def main() -> None:
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "tfspawner/agent.py")
-    spec = importlib.util.spec_from_file_location("measured_agent", path)
-    assert spec
-    assert spec.loader
-    agent = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(agent)
+    sys.path.insert(0, sys.argv[1] if len(sys.argv) > 1 else str(Path(__file__).parent.parent / "tfspawner"))
+    from replica import log as agent
+
     passed = True
     print("\nmicroseconds of processor time a line        agent   launcher   the agent's target")
     for name, target in TARGETS_US.items():

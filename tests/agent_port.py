@@ -10,7 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tfspawner import agent
+from tfspawner.replica.log import Log
+from tfspawner.replica.proofs import Answered, Key
+from tfspawner.replica.protocol import PROOF_HEADER
+from tfspawner.replica.routes import Server
 
 TOKEN = "right"
 
@@ -20,10 +23,10 @@ def agent_port(
     folder: Path, *, serving: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(), **known: Any
 ) -> Iterator[int]:
     """The port where it listens until the end; `known` is what else its agent has, `serving` is told each request that it serves."""
-    has = {"replica": "worker-0", "report": {}, "gang": None, "log": agent.Log(folder / "log"), **known}
-    around = SimpleNamespace(key=agent.Key(TOKEN), answered=agent.Answered(), serving=serving, **has)
+    has = {"replica": "worker-0", "report": {}, "gang": None, "log": Log(folder / "log"), **known}
+    around = SimpleNamespace(key=Key(TOKEN), answered=Answered(), serving=serving, **has)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = agent.Server(around, listener)
+    server = Server(around, listener)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield listener.getsockname()[1]
     server.shutdown()
@@ -32,4 +35,4 @@ def agent_port(
 
 def proof(method: str, path: str) -> str:
     """The header that lets a request in, for this once."""
-    return f"{agent.PROOF_HEADER}: {agent.Key(TOKEN).request('worker-0', method, path)}\r\n"
+    return f"{PROOF_HEADER}: {Key(TOKEN).request('worker-0', method, path)}\r\n"

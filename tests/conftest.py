@@ -192,6 +192,7 @@ class Place:
     namespace: str = ""
     kubectl: Kubectl | None = None
     background: list[Running] = field(default_factory=list)
+    tf_spawner: tuple[str, ...] = (sys.executable, "-m", "tfspawner")
 
     @property
     def runs(self) -> Path:
@@ -217,8 +218,7 @@ class Place:
         return self.start(*words).done(timeout_s)
 
     def start(self, *words: str | Path) -> Running:
-        command = [sys.executable, "-m", "tfspawner", *map(str, words)]
-        self.background.append(Running(command, self.env, self.folder))
+        self.background.append(Running([*self.tf_spawner, *map(str, words)], self.env, self.folder))
         return self.background[-1]
 
     def run(self, *words: str | Path, timeout_s: float = DEADLINE_S) -> Done:

@@ -11,10 +11,13 @@ from typing import Any
 
 import urllib3
 
-from tfspawner.agent import PROOF_HEADER, Gang, Job, Key
 from tfspawner.backends.base import JobSummary, Observation
 from tfspawner.backends.client import AgentClient
 from tfspawner.base.patience import patient
+from tfspawner.replica.gang import Gang
+from tfspawner.replica.job import Job
+from tfspawner.replica.proofs import Key
+from tfspawner.replica.protocol import PROOF_HEADER
 
 REPLICAS = ["worker-0", "worker-1"]
 LOGS = {"worker-0": b"Epoch 1/3\n10/10 [====] - 1s - loss: 0.5\n", "worker-1": b"hello\n"}

@@ -31,8 +31,11 @@ from typing import Any
 import spark
 from console import errors_told
 
-from tfspawner.agent import EXIT_PEER_LOST, ROOT_CAUSE_WAIT_S, address, classify, tf_config
 from tfspawner.errors import ConfigurationError, JobFailed
+from tfspawner.replica.endings import classify
+from tfspawner.replica.gang import ROOT_CAUSE_WAIT_S
+from tfspawner.replica.job import tf_config
+from tfspawner.replica.protocol import EXIT_PEER_LOST, address
 
 LAST_LINES, SHOWN_LINES = 80, 20
 FAILED = re.compile(r"^RuntimeError: <<<worker (\{.*\})>>>$", re.M)

@@ -7,10 +7,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from strangers import asked, server_pod
 
-from tfspawner.agent import PROOF_HEADER, Key
 from tfspawner.backends.client import AgentClient
 from tfspawner.backends.kubernetes.api import Api
 from tfspawner.errors import AgentUnreachable, NotTheAgent
+from tfspawner.replica.proofs import Key
+from tfspawner.replica.protocol import PROOF_HEADER
 
 PATTERNS = (
     "*", "a b", "../../x", "%2e%2e/x", "%252e%252e%252fx", "a;b", "a&token=x", "a=b", "ä", "#x", "?x", "%00", "\n",

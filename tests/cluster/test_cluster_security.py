@@ -107,14 +107,15 @@ def test_a_pod_of_another_job_is_a_stranger_to_the_agent(two_jobs):
     )
     asks = (
         "import http.client, os, sys\n"
-        "sys.path.insert(0, '/tf-spawner')\n"
-        "import agent\n"
-        "proof = agent.Key(os.environ['TFSPAWNER_TOKEN']).request('chief-0', 'GET', '/status')\n"
-        "for headers in ({}, {agent.PROOF_HEADER: proof}):\n"
+        "sys.path.insert(0, '/tf-spawner/replica.zip')\n"
+        "from replica.proofs import Key\n"
+        "from replica.protocol import PROOF_HEADER\n"
+        "proof = Key(os.environ['TFSPAWNER_TOKEN']).request('chief-0', 'GET', '/status')\n"
+        "for headers in ({}, {PROOF_HEADER: proof}):\n"
         f"    c = http.client.HTTPConnection('{address}', 7117, timeout=20)\n"
         "    c.request('GET', '/status', headers=headers)\n"
         "    r = c.getresponse()\n"
-        "    print(r.status, r.headers['Server'], r.headers[agent.PROOF_HEADER], r.read().decode())\n"
+        "    print(r.status, r.headers['Server'], r.headers[PROOF_HEADER], r.read().decode())\n"
     )
     told = two_jobs.kubectl("-n", two_jobs.namespace, "exec", pod, "--", "python3", "-c", asks)
     assert told == 2 * "401 tf-spawner None the request does not prove that it knows the job's token\n"

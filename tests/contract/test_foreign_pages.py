@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 from agent_port import agent_port as served_agent
 
-from tfspawner import agent
 from tfspawner.errors import SpawnerError
 from tfspawner.jobs import tensorboard
+from tfspawner.replica.log import Log
 
 CANARY = "canary-value"
 ELSEWHERE = "stranger.test"  # the browser is told that it is 127.0.0.1
@@ -237,7 +237,7 @@ def agent_port(tmp_path, served) -> Iterator[int]:
         served.append(name)
         yield
 
-    log = agent.Log(tmp_path / "log")
+    log = Log(tmp_path / "log")
     log.write(CANARY.encode())
     with served_agent(tmp_path, serving=serving, replica=CANARY, report={CANARY: CANARY}, log=log) as port:
         yield port

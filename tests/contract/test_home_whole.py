@@ -111,9 +111,9 @@ SLOW_STOP = """
 import os, sys, threading, time
 if any(word.endswith("/agent.py") for word in sys.orig_argv):
     def change():
-        while not hasattr(agent := sys.modules.get("__main__"), "main"):
+        while not hasattr(sys.modules.get("replica.main"), "main"):
             time.sleep(0.01)
-        agent.STOP_GRACE_S = 600.0
+        sys.modules["replica.script"].STOP_GRACE_S = 600.0
     threading.Thread(target=change, daemon=True).start()
 elif "tfspawner" in sys.orig_argv:
     import tfspawner.follow.homecoming

@@ -96,9 +96,9 @@ ON_AGENT = """
 import os, sys, threading, time
 if any(word.endswith("/agent.py") for word in sys.orig_argv):
     def change():
-        while not hasattr(agent := sys.modules.get("__main__"), "main"):
+        while not hasattr(sys.modules.get("replica.main"), "main"):
             time.sleep(0.01)
-        agent.{change}
+        sys.modules["replica.files"].{change}
     threading.Thread(target=change, daemon=True).start()
 """
 

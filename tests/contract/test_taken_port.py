@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tfspawner import agent
+import tfspawner
 
 # Forks out of the agent's reach, kills it, listens where it did, and sends a stream's frames that lead out of the run.
 TAKES_OVER = """
@@ -46,11 +46,12 @@ while time.time() < deadline:
 STRANGER = "def show(asked): return ''"
 # On this machine a script is its user's, and may read what belongs to that user: the job's token, too.
 KNOWS_TOKEN = """
-import agent as right
+from replica.proofs import Key
+from replica.protocol import PROOF_HEADER
 token = open(folder + "/token").read()
 def show(asked):
-    header = asked.partition(right.PROOF_HEADER + ": ")[2].split("\\r")[0]
-    return f"{right.PROOF_HEADER}: {right.Key(token).answer(header, replica, 200)}\\r\\n"
+    header = asked.partition(PROOF_HEADER + ": ")[2].split("\\r")[0]
+    return f"{PROOF_HEADER}: {Key(token).answer(header, replica, 200)}\\r\\n"
 """
 
 
@@ -59,7 +60,7 @@ def test_a_port_that_the_script_takes_over_is_not_listened_to(local_place, knows
     place = local_place
     names = ["../../x", str(place.folder / "y"), "worker-0", "worker-1", "\x1b[2J"]
     script = place.script(
-        f"NAMES, AGENT = {names!r}, {str(Path(agent.__file__).parent)!r}" + TAKES_OVER.replace("KNOWS", knows)
+        f"NAMES, AGENT = {names!r}, {str(Path(tfspawner.__file__).parent)!r}" + TAKES_OVER.replace("KNOWS", knows)
     )
     done = place.run(script, "-w", "1", "--name", "taken")
     assert done.code == 125, done.err

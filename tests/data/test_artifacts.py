@@ -3,13 +3,11 @@
 import hashlib
 import json
 import shutil
-import sys
 import threading
 
 import pytest
 
-from tfspawner import s3
-from tfspawner.agent import Store
+from tfspawner.replica.bucket import Store
 
 SAVES = """
 import os, pathlib
@@ -141,8 +139,7 @@ def test_what_is_no_folder_of_a_bucket_is_refused(place, uri):
 
 
 @pytest.fixture
-def store(s3_server, monkeypatch) -> Store:
-    monkeypatch.setitem(sys.modules, "s3", s3)
+def store(s3_server) -> Store:
     return Store("s3://bucket/stored", "job", s3_server.variables)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tfspawner import gfile
 from tfspawner.data.records import frame
-from tfspawner.s3 import S3, settings_from
+from tfspawner.replica.elf import SHIFTED, STUB_BYTES, native_library
+from tfspawner.replica.reading import LEAST_BLOCK_BYTES, MEMORY_BYTES, ReadFile, Reading
+from tfspawner.replica.s3 import S3, settings_from
 
 pytest.importorskip("tensorflow")
 
@@ -42,7 +43,7 @@ print("listed", tf.io.gfile.listdir("s3://bucket/models"), tf.io.gfile.exists("s
 
 def run(code: str, server, *, python=(sys.executable,), **variables) -> subprocess.CompletedProcess:
     """The code in a process of its own, where TensorFlow has s3://."""
-    head = "import tensorflow as tf\nfrom tfspawner import gfile\nassert gfile.register()\ng = tf.io.gfile\n"
+    head = "import tensorflow as tf\nfrom tfspawner.replica import gfile\nassert gfile.register()\ng = tf.io.gfile\n"
     env = {**os.environ, **server.variables, "TF_CPP_MIN_LOG_LEVEL": "2", **variables}
     return subprocess.run([*python, "-c", head + code], env=env, capture_output=True, text=True, timeout=120)
 
@@ -239,11 +240,11 @@ def test_child_processes_have_it_too(place, reachable_s3, method):
     assert f"children {['content'] * 4}" in done.out
 
 
-def open_files(s3_server, count: int, size: int) -> tuple[gfile.Reading, list[gfile.ReadFile]]:
+def open_files(s3_server, count: int, size: int) -> tuple[Reading, list[ReadFile]]:
     (s3_server.folder / "bucket/large").write_bytes(os.urandom(1 << 20) * (size >> 20))
     client = S3(settings_from(s3_server.variables))
-    reading = gfile.Reading()
-    return reading, [gfile.ReadFile(client, "bucket", "large", size, reading) for _ in range(count)]
+    reading = Reading()
+    return reading, [ReadFile(client, "bucket", "large", size, reading) for _ in range(count)]
 
 
 def test_what_is_read_ahead_is_bounded_however_many_files_are_open(s3_server):
@@ -255,8 +256,8 @@ def test_what_is_read_ahead_is_bounded_however_many_files_are_open(s3_server):
         for file in files:
             assert file.read(offset, 1 << 20) == content[offset : offset + (1 << 20)]
             most = max(most, reading.held)
-    assert most <= gfile.MEMORY_BYTES + 200 * gfile.LEAST_BLOCK_BYTES
-    assert most > gfile.MEMORY_BYTES // 4
+    assert most <= MEMORY_BYTES + 200 * LEAST_BLOCK_BYTES
+    assert most > MEMORY_BYTES // 4
     for file in files:
         file.close()
     assert (reading.held, reading.files) == (0, 0)
@@ -273,7 +274,7 @@ def test_reading_here_and_there_gives_what_is_there(s3_server):
 @pytest.mark.parametrize("slots", [1, 2, 40])
 def test_the_shared_library_calls_what_stands_in_its_slots(tmp_path, slots):
     path = tmp_path / "library.so"
-    path.write_bytes(gfile.native_library(slots, platform.machine()))
+    path.write_bytes(native_library(slots, platform.machine()))
     library = ctypes.CDLL(str(path))
     first = ctypes.cast(library.TF_InitPlugin, c_void_p).value
     table = (c_void_p * slots).in_dll(library, "slots")
@@ -281,15 +282,15 @@ def test_the_shared_library_calls_what_stands_in_its_slots(tmp_path, slots):
     functions: list[Callable[[int], int]] = [kind(lambda value, _, slot=slot: value + slot) for slot in range(slots)]
     for slot, function in enumerate(functions):
         table[slot] = ctypes.cast(function, c_void_p)
-    stubs = [first + gfile.STUB_BYTES * slot for slot in range(slots + 1)]
-    expected = [100 + slot if slot != gfile.SHIFTED else 200 + slot for slot in range(slots)]
+    stubs = [first + STUB_BYTES * slot for slot in range(slots + 1)]
+    expected = [100 + slot if slot != SHIFTED else 200 + slot for slot in range(slots)]
     assert [kind(stub)(100, 200) for stub in stubs] == [*expected, 0]
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_shared_library_is_one_to_others_too(tmp_path, machine):
     path = tmp_path / "library.so"
-    path.write_bytes(gfile.native_library(30, machine))
+    path.write_bytes(native_library(30, machine))
     done = subprocess.run(["readelf", "-a", "-W", "--use-dynamic", path], capture_output=True, text=True)
     assert done.returncode == 0
     assert "Warning" not in done.stderr + done.stdout

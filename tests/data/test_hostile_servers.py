@@ -6,10 +6,10 @@ import tracemalloc
 import pytest
 from lying_server import lying_server
 
-from tfspawner import s3
 from tfspawner.data.filesystems import WebFiles
 from tfspawner.errors import DataError
-from tfspawner.s3 import S3, S3Error, Settings
+from tfspawner.replica import s3
+from tfspawner.replica.s3 import S3, S3Error, Settings
 
 PAGE = "<ListBucketResult>{}</ListBucketResult>"
 KEY = "<Contents><Key>{}</Key><Size>{}</Size></Contents>"

@@ -12,7 +12,7 @@ from tfspawner.data.reading import read_exactly, read_records
 from tfspawner.data.records import frame
 from tfspawner.data.sharding import divide
 from tfspawner.errors import ConfigurationError, DataError
-from tfspawner.s3 import S3, S3Error, Settings, settings_from, split_uri
+from tfspawner.replica.s3 import S3, S3Error, Settings, settings_from, split_uri
 
 RECORDS = [bytes([number]) * (number * 997 % 5000) for number in range(256)]
 

@@ -9,7 +9,7 @@ import pytest
 from agent_port import agent_port
 from mutating import damaged
 
-from tfspawner import agent
+from tfspawner.replica.protocol import NOT_KNOWN
 
 REQUESTS = (
     b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /release HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", b"GET /\r\n\r\n",
@@ -41,4 +41,4 @@ def test_what_is_no_http_gets_401_in_the_agents_words_and_nothing_of_pythons(fuz
         reply = answer(port, request)
         head, _, body = reply.partition(b"\r\n\r\n")
         assert not reply or head.startswith((b"HTTP/1.1 401 ", b"HTTP/1.0 401 ")), request
-        assert body in (b"", agent.NOT_KNOWN.encode()), request
+        assert body in (b"", NOT_KNOWN.encode()), request

@@ -17,8 +17,13 @@ import pytest
 from false_agent import REPLICAS, report
 from mutating import ODD_NUMBERS, ODD_TEXTS, changed, damaged, deep
 
-from tfspawner import agent
 from tfspawner.backends import answers
+from tfspawner.replica.agent import Agent
+from tfspawner.replica.gang import Gang
+from tfspawner.replica.job import Job
+from tfspawner.replica.protocol import PROOF_HEADER, STATES
+from tfspawner.replica.routes import Server
+from tfspawner.replica.stream import Stream
 
 REPORT = report("worker-1", "running", 1, message="m", hint=None, tail=["a"], stands=['  File "x.py", line 1 in f'], kind="failed",
                 peer_lost=True, blames="worker-0", finished=9.0, exit_code=1, storing="",
@@ -46,8 +51,8 @@ class Served:
         }  # fmt: skip
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
-        self.agent = agent.Agent(agent.Job(config), "worker", 0, "127.0.0.1", 1, self.port, "right", folder, folder)
-        self.server = agent.Server(self.agent, listener)
+        self.agent = Agent(Job(config), "worker", 0, "127.0.0.1", 1, self.port, "right", folder, folder)
+        self.server = Server(self.agent, listener)
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         (folder / "output/model").write_bytes(b"weights")
         self.agent.log.write(b"hello\n")
@@ -55,7 +60,7 @@ class Served:
 
     def restart(self) -> None:
         """A gang that has met and runs."""
-        self.agent.gang = gang = agent.Gang(self.agent.job)
+        self.agent.gang = gang = Gang(self.agent.job)
         for state, met in (("ready", -1), ("running", 0)):
             for number, replica in enumerate(REPLICAS):
                 gang.report(replica, report(replica, state, number, met=met, agent=f"127.0.0.1:{self.port}"))
@@ -69,7 +74,7 @@ class Served:
             connection.putrequest(method, path)
             for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
                 connection.putheader(name, value)
-            connection.putheader(agent.PROOF_HEADER, self.agent.key.request(self.agent.replica, method, path))
+            connection.putheader(PROOF_HEADER, self.agent.key.request(self.agent.replica, method, path))
             connection.endheaders()
             with contextlib.suppress(ConnectionError):  # it answers before the end of what is too much
                 connection.send(body)
@@ -91,7 +96,7 @@ def said(monkeypatch) -> io.StringIO:
 
 @pytest.fixture
 def served(tmp_path, said, monkeypatch) -> Iterator[Served]:
-    monkeypatch.setattr(agent.Stream, "follow", lambda *args: None)
+    monkeypatch.setattr(Stream, "follow", lambda *args: None)
     found = Served(tmp_path)
     yield found
     found.server.shutdown()
@@ -115,7 +120,7 @@ def test_reports_that_lie_are_refused_or_taken_and_the_gang_goes_on(fuzz, served
     for rng in fuzz.rounds(200):
         served.restart()
         for _ in range(3):
-            state = rng.choice((*agent.STATES, "running"))
+            state = rng.choice((*STATES, "running"))
             told = changed(copy.deepcopy(REPORT) | {"state": state, "generation": 0}, rng)
             try:
                 body = json.dumps(told).encode()

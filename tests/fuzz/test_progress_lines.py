@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutating import damaged
 
-from tfspawner import agent
-from tfspawner.agent import LONGEST_PROGRESS, Log, Pace, Trail, classify, is_progress_bar, parse_progress
 from tfspawner.base.cause import Cause
 from tfspawner.base.terminal import harmless
 from tfspawner.base.words import left
@@ -21,6 +19,10 @@ from tfspawner.pages.charts import charts
 from tfspawner.record.causes import cause_of, exception_in, explained
 from tfspawner.record.learning import Learning
 from tfspawner.record.slowest import pace, took
+from tfspawner.replica.endings import MISSING_MODULE, UNHEALTHY, classify, place_in, stands_at
+from tfspawner.replica.keras_output import LONGEST_PROGRESS, Pace, is_progress_bar, parse_progress
+from tfspawner.replica.log import Log
+from tfspawner.replica.trail import Trail
 from tfspawner.views.plain import Lines, describe_progress, describe_rate
 
 RECORDED = Path(__file__).resolve().parent.parent / "outcomes" / "recorded"
@@ -89,7 +91,7 @@ def read(line: bytes) -> None:
     is_progress_bar(text)
     harmless(text)
     exception_in([text])
-    agent.place_in([text])
+    place_in([text])
 
 
 def seconds(work, *args) -> float:
@@ -145,9 +147,9 @@ def read_log(output: bytes, path: Path, rng: Random) -> None:
     tail = log.last_lines()
     (
         classify(1, log.tail),
-        agent.stands_at(log.tail),
-        agent.MISSING_MODULE.search(log.tail),
-        agent.UNHEALTHY.search(log.tail),
+        stands_at(log.tail),
+        MISSING_MODULE.search(log.tail),
+        UNHEALTHY.search(log.tail),
     )
     cause_of(tail), explained(Cause.of({"message": "ended with exit code 1", "tail": tail}))
     log.file.close()

@@ -4,7 +4,7 @@ import pytest
 from lying_server import lying_server
 from mutating import damaged
 
-from tfspawner.s3 import S3, Object, S3Error, Settings
+from tfspawner.replica.s3 import S3, Object, S3Error, Settings
 
 PAGE = (
     '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import urllib3
 
-from tfspawner.agent import PROOF_HEADER, Key
 from tfspawner.backends.client import AgentClient
+from tfspawner.replica.proofs import Key
+from tfspawner.replica.protocol import PROOF_HEADER
 
 Pieces = bytes | Callable[[], Iterable[bytes]]
 

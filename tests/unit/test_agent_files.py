@@ -8,7 +8,11 @@ import threading
 
 import pytest
 
-from tfspawner.agent import Agent, Code, Files, Job, Log
+from tfspawner.replica.agent import Agent
+from tfspawner.replica.code import Code
+from tfspawner.replica.files import Files
+from tfspawner.replica.job import Job
+from tfspawner.replica.log import Log
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_files_of_a_name_are_listed_alone_and_not_read(files, tmp_path, monkeypa
     (tmp_path / "output/empty").mkdir()
     for name in ("output/logs/events.out.tfevents.1.a", "code/events.out.tfevents.2.b", "output/model"):
         (tmp_path / name).write_bytes(b"12345")
-    monkeypatch.setattr("tfspawner.agent.Hashing", None)
+    monkeypatch.setattr("tfspawner.replica.files.Hashing", None)
     manifest = files.manifest("*tfevents*")
     assert paths(manifest) == ["logs/events.out.tfevents.1.a", "workdir/events.out.tfevents.2.b"]
     assert [(file["size"], file["sha256"]) for file in manifest["files"]] == [(5, "")] * 2

@@ -9,8 +9,12 @@ from contextlib import suppress
 
 import pytest
 
-from tfspawner import agent
-from tfspawner.agent import Agent, Gang, Job
+from tfspawner.replica.agent import Agent
+from tfspawner.replica.gang import Gang
+from tfspawner.replica.job import Job
+from tfspawner.replica.peers import Peer
+from tfspawner.replica.proofs import Key
+from tfspawner.replica.protocol import PROOF_HEADER
 
 CONFIG = {
     "job": "j", "roles": {"worker": 2}, "coordinator_address": "worker-0:7117", "collect": [], "code_sha256": "",
@@ -22,8 +26,8 @@ CONFIG = {
 @pytest.fixture
 def replica(tmp_path, monkeypatch):
     """worker-1 while it runs; its coordinator is given 0.2 s where nothing answers, 1 s where it is slow."""
-    monkeypatch.setattr(agent, "COORDINATOR_LOST_AFTER_S", 0.2)
-    monkeypatch.setattr(agent, "COORDINATOR_SLOW_S", 1.0)
+    monkeypatch.setattr("tfspawner.replica.reporting.COORDINATOR_LOST_AFTER_S", 0.2)
+    monkeypatch.setattr("tfspawner.replica.reporting.COORDINATOR_SLOW_S", 1.0)
     made = Agent(Job(CONFIG), "worker", 1, "127.0.0.1", 1, 2, "", tmp_path, tmp_path)
     made.order["phase"] = "running"
     return made
@@ -39,12 +43,22 @@ def test_a_coordinator_that_is_slow_is_waited_for_longer_than_one_that_is_gone(
     def ask_json(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(agent.Peer, "ask_json", ask_json)
+    monkeypatch.setattr(Peer, "ask_json", ask_json)
     began = time.monotonic()
     threading.Thread(target=replica.listen, daemon=True).start()
     assert replica.stop.wait(most_s)
     assert time.monotonic() - began >= least_s
     assert (replica.report["message"], replica.report["kind"]) == (f"lost the coordinator worker-0: {error}", "lost")
+
+
+def test_a_replica_of_a_gang_that_has_its_result_waits_for_no_restart(replica):
+    """What it stores before the gang has ended would not begin."""
+    replica.order.update(phase="stopping", result="succeeded")
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(replica.begins_again()), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert answers == [False]
 
 
 def test_a_gang_of_which_one_lost_the_coordinator_starts_again():
@@ -64,8 +78,8 @@ class Trickling(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         asked = self.request.recv(1 << 16).decode("latin-1")
-        request = next(line.split(": ")[1] for line in asked.splitlines() if line.startswith(agent.PROOF_HEADER))
-        proof = f"{agent.PROOF_HEADER}: {agent.Key('t').answer(request, 'worker-0', 200)}\r\n"
+        request = next(line.split(": ")[1] for line in asked.splitlines() if line.startswith(PROOF_HEADER))
+        proof = f"{PROOF_HEADER}: {Key('t').answer(request, 'worker-0', 200)}\r\n"
         rest = {"head": "X-Word: " + "x" * 1000, "before": "HTTP/1.1 100 Continue\r\n\r\n" * 1000, "body": " " * 1000}
         begun = {"head": f"HTTP/1.1 200 OK\r\n{proof}", "before": "",
                  "body": f"HTTP/1.1 200 OK\r\n{proof}Content-Length: 1000\r\n\r\n"}  # fmt: skip
@@ -82,7 +96,7 @@ def test_what_answers_a_byte_at_a_time_does_not_keep_a_replica_waiting(kind, who
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Trickling)
     server.daemon_threads, server.kind = True, kind
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    peer = agent.Peer(agent.Key("t"), "worker-0", f"127.0.0.1:{server.server_address[1]}")
+    peer = Peer(Key("t"), "worker-0", f"127.0.0.1:{server.server_address[1]}")
     raised: list[BaseException] = []
 
     def ask() -> None:

@@ -1,6 +1,5 @@
 """A real agent, asked over HTTP by strangers and by its launcher."""
 
-import ast
 import http.client
 import json
 import os
@@ -16,14 +15,18 @@ from types import SimpleNamespace
 import pytest
 import urllib3
 
-from tfspawner import agent
 from tfspawner.backends.client import AgentClient
 from tfspawner.errors import AgentBusy
 from tfspawner.follow.logs import complete_logs
 from tfspawner.follow.state import JobState, ReplicaState
 from tfspawner.record.writing import Record
+from tfspawner.replica.agent import Agent
+from tfspawner.replica.job import Job
+from tfspawner.replica.packing import packed
+from tfspawner.replica.proofs import Key
+from tfspawner.replica.protocol import PROOF_HEADER
+from tfspawner.replica.server import MOST_STRANGERS
 
-SOURCE = Path(agent.__file__)
 SCRIPT = """
 import os, sys
 print("token" in "".join(os.environ).lower(), flush=True)
@@ -54,9 +57,11 @@ class Running:
             "artifacts": None, "gpus": 0, "restarts": 0, "restart_on": [], "replaces_lost": False, "stall_timeout_s": None,
         }  # fmt: skip
         (folder / "job.json").write_text(json.dumps(config))
+        for name, data in packed().items():
+            (folder / name).write_bytes(data)
         command = [
             "/usr/bin/python3" if user else sys.executable,  # this one may lie where others cannot look
-            folder / "agent.py" if user else SOURCE,
+            folder / "agent.py",
             "--config",
             folder,
             "--role",
@@ -81,7 +86,7 @@ class Running:
 
     def ask(self, method: str, path: str, token: str | None = "right", body: bytes | None = None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        headers = {} if token is None else {agent.PROOF_HEADER: agent.Key(token).request("worker-0", method, path)}
+        headers = {} if token is None else {PROOF_HEADER: Key(token).request("worker-0", method, path)}
         connection.request(method, path, body, headers)
         reply = connection.getresponse()
         return reply.status, reply.read(), reply.headers
@@ -176,9 +181,7 @@ def test_a_report_that_the_coordinator_could_not_take_yet_is_repeated_soon(tmp_p
             arrived.append(time.monotonic())
             status = 200 if len(arrived) > 3 else 503
             self.send_response(status)
-            self.send_header(
-                agent.PROOF_HEADER, agent.Key("").answer(self.headers[agent.PROOF_HEADER], "worker-0", status)
-            )
+            self.send_header(PROOF_HEADER, Key("").answer(self.headers[PROOF_HEADER], "worker-0", status))
             self.end_headers()
             self.wfile.write(b"{}")
             if len(arrived) > 3:
@@ -189,9 +192,9 @@ def test_a_report_that_the_coordinator_could_not_take_yet_is_repeated_soon(tmp_p
 
     server = HTTPServer(("127.0.0.1", 0), Late)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    job = agent.Job({"job": "j", "roles": {"worker": 2}, "restarts": 0, "replaces_lost": False, "collect": [],
+    job = Job({"job": "j", "roles": {"worker": 2}, "restarts": 0, "replaces_lost": False, "collect": [],
                      "coordinator_address": f"127.0.0.1:{server.server_port}"})  # fmt: skip
-    replica = agent.Agent(job, "worker", 1, "127.0.0.1", 1, 2, "", tmp_path, tmp_path)
+    replica = Agent(job, "worker", 1, "127.0.0.1", 1, 2, "", tmp_path, tmp_path)
     replica.tell("getting the code")
     threading.Thread(target=replica.heartbeat, daemon=True).start()
     assert taken.wait(30)
@@ -199,35 +202,14 @@ def test_a_report_that_the_coordinator_could_not_take_yet_is_repeated_soon(tmp_p
     assert arrived[3] - arrived[0] < 2  # a heartbeat comes once a second
 
 
-@pytest.mark.parametrize(
-    ("name", "beside"),
-    [
-        ("agent.py", {"s3", "usage"}),
-        ("usage.py", {"pynvml"}),
-        ("s3.py", set()),
-        ("gfile.py", {"s3", "tensorflow"}),
-        ("sitecustomize.py", {"tfspawner_s3"}),
-    ],
-)
-def test_what_runs_in_replicas_needs_the_standard_library_of_python_3_9_alone(name, beside):
-    tree = ast.parse((SOURCE.parent / name).read_text(), feature_version=(3, 9))
-    found = {
-        ((node.module or alias.name) if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in node.names
-    }
-    assert found <= sys.stdlib_module_names | beside
-
-
 def test_of_many_strangers_few_are_held_and_who_knows_the_token_gets_in(running):
     def threads() -> int:
         return len(list(Path(f"/proc/{running.process.pid}/task").iterdir()))
 
-    strangers = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(agent.MOST_STRANGERS + 100)]
+    strangers = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(MOST_STRANGERS + 100)]
     assert running.ask("GET", "/status")[0] == 200
     deadline = time.monotonic() + 20
-    while threads() > agent.MOST_STRANGERS + 50:
+    while threads() > MOST_STRANGERS + 50:
         assert time.monotonic() < deadline, threads()
         time.sleep(0.05)
     strangers[0].settimeout(20)
@@ -275,9 +257,9 @@ def test_clients_that_stand_still_make_the_agent_hold_little(tmp_path):
         before, idle = resident(), []
         for _ in range(3):
             connection = http.client.HTTPConnection("127.0.0.1", chatty.port, timeout=30)
-            proof = agent.Key("right").request("worker-0", "POST", "/stream")
+            proof = Key("right").request("worker-0", "POST", "/stream")
             body = json.dumps({"offsets": {"worker-0": 0}})
-            connection.request("POST", "/stream", body, {agent.PROOF_HEADER: proof})
+            connection.request("POST", "/stream", body, {PROOF_HEADER: proof})
             idle.append((connection, connection.getresponse()))
         while works_still():  # until the agent has read as far ahead as it ever will
             assert time.monotonic() < deadline

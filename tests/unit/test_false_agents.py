@@ -21,7 +21,6 @@ import pytest
 from click.testing import CliRunner
 from false_agent import LOGS, REPLICAS, Answer, FalseAgent, frame, honest
 
-from tfspawner import agent
 from tfspawner.backends.answers import listing
 from tfspawner.backends.base import Observation
 from tfspawner.cli.main import cli
@@ -32,6 +31,11 @@ from tfspawner.follow.bringing import bring_home
 from tfspawner.follow.state import Silent
 from tfspawner.jobs.job import Job, summaries
 from tfspawner.jobs.tensorboard import MOST_MISSES, EventFiles
+from tfspawner.replica.keras_output import parse_progress
+from tfspawner.replica.proofs import Key
+from tfspawner.replica.protocol import LOST, PROOF_HEADER
+from tfspawner.replica.reports import next_offset, report_of
+from tfspawner.replica.stream import Stream
 from tfspawner.views.plain import PlainView
 
 MIB = 1 << 20
@@ -122,7 +126,7 @@ def test_news_that_are_never_new_end_the_job_as_one_whose_agent_is_lost(false, m
     state = job_of(false).wait(timeout_s=10)
     assert state.result == "failed"
     assert state.cause
-    assert (state.cause.replica, state.cause.message) == ("worker-0", agent.LOST)
+    assert (state.cause.replica, state.cause.message) == ("worker-0", LOST)
 
 
 def dripping(false: FalseAgent, data: bytes, every_s: float = 0.02) -> Any:
@@ -130,7 +134,7 @@ def dripping(false: FalseAgent, data: bytes, every_s: float = 0.02) -> Any:
 
     def answer(handler: BaseHTTPRequestHandler, *_: Any) -> None:
         handler.send_response(200)
-        handler.send_header(agent.PROOF_HEADER, false.proof(handler, 200))
+        handler.send_header(PROOF_HEADER, false.proof(handler, 200))
         handler.end_headers()
         try:
             while not false.over.wait(every_s):
@@ -190,7 +194,7 @@ def test_a_replica_whose_log_is_nonsense_or_never_ends_does_not_keep_the_stream_
     def begin(work: Callable[..., None], *args: Any) -> None:
         threading.Thread(target=work, args=args, daemon=True).start()
 
-    monkeypatch.setattr(agent, "LOG_ENDS_S", 0.3)
+    monkeypatch.setattr("tfspawner.replica.stream.LOG_ENDS_S", 0.3)
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args: Any) -> None:
@@ -198,9 +202,7 @@ def test_a_replica_whose_log_is_nonsense_or_never_ends_does_not_keep_the_stream_
 
         def do_GET(self) -> None:
             self.send_response(200)
-            self.send_header(
-                agent.PROOF_HEADER, agent.Key("t").answer(self.headers[agent.PROOF_HEADER], "worker-1", 200)
-            )
+            self.send_header(PROOF_HEADER, Key("t").answer(self.headers[PROOF_HEADER], "worker-1", 200))
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
@@ -208,8 +210,8 @@ def test_a_replica_whose_log_is_nonsense_or_never_ends_does_not_keep_the_stream_
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         false.gang.reports["worker-1"]["agent"] = f"127.0.0.1:{server.server_port}"
-        around = SimpleNamespace(gang=false.gang, key=agent.Key("t"), job=false.gang.job, begin=begin)
-        stream = agent.Stream(around, {"worker-1": 0}, lambda: True)
+        around = SimpleNamespace(gang=false.gang, key=Key("t"), job=false.gang.job, begin=begin)
+        stream = Stream(around, {"worker-1": 0}, lambda: True)
         began = time.monotonic()
         heads = [head for head, _ in itertools.takewhile(lambda _: time.monotonic() - began < 15, stream.frames())]
         assert heads[-1] == {"end": True}
@@ -220,19 +222,19 @@ def test_a_replica_whose_log_is_nonsense_or_never_ends_does_not_keep_the_stream_
 def test_a_report_that_names_no_address_is_refused_and_the_others_stand():
     gang_report = {"replica": "worker-1", "state": "running", "since": 1.0, "message": "", "address": "a:1", "agent": "a:2", "life": "x",
                    "generation": 0, "met": 0}  # fmt: skip
-    assert agent.report_of(gang_report, REPLICAS, 0) == gang_report
+    assert report_of(gang_report, REPLICAS, 0) == gang_report
     for changes in ({"agent": 5}, {"agent": "a"}, {"agent": "a:99999"}, {"agent": "a/../b:1"}, {"generation": 1}, {"met": -2},
                     {"usage": {"cpu": "x", "memory": 1, "gpus": []}}, {"usage": {"cpu": 1.0}}, {"progress": {"epoch": 1}},
                     {"state": "dancing"}, {"state": "failed"}, {"replica": "worker-9"}, {"since": float("nan")}, {"since": 10**400},
                     {"message": None}, {"tail": "x"}, {"stands": [1]}):  # fmt: skip
         with pytest.raises(ValueError, match=r"\w"):
-            agent.report_of(gang_report | changes, REPLICAS, 0)
+            report_of(gang_report | changes, REPLICAS, 0)
 
 
 def test_a_script_that_prints_numbers_of_hundreds_of_digits_is_not_lost_for_that():
     digits = "9" * 500
-    assert agent.parse_progress(f"Epoch {digits}/{digits}") is None
-    assert agent.parse_progress(f"{digits}/{digits} [====] - 1s - loss: 1") is None
+    assert parse_progress(f"Epoch {digits}/{digits}") is None
+    assert parse_progress(f"{digits}/{digits} [====] - 1s - loss: 1") is None
 
 
 # ---- logs ---------------------------------------------------------------------------------------
@@ -310,11 +312,11 @@ def test_a_log_comes_as_far_as_it_was_there_when_it_was_asked_for(false):
 
 def test_a_log_goes_on_at_the_base_of_a_pod_that_took_the_place_of_another():
     base = int(time.time()) << 32
-    assert agent.next_offset("7", 7) == 7
-    assert agent.next_offset(str(base), 7) == base
+    assert next_offset("7", 7) == 7
+    assert next_offset(str(base), 7) == base
     for lie in (base + 1, base + (10**8 << 32), 6, 8):
         with pytest.raises(ValueError, match=f"its log at {lie} came, and at 7 was asked for"):
-            agent.next_offset(str(lie), 7)
+            next_offset(str(lie), 7)
 
 
 def test_a_log_of_a_pod_that_may_be_replaced_comes_whole_with_its_places_of_19_digits(false):

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tfspawner.agent import LOST
 from tfspawner.backends.base import Observation
 from tfspawner.base.cause import Cause
 from tfspawner.errors import ClusterError, TimedOut
@@ -19,6 +18,7 @@ from tfspawner.follow.bookkeeping import Bookkeeper
 from tfspawner.follow.follower import Follower
 from tfspawner.follow.judge import End, Mark
 from tfspawner.follow.state import JobState, ReplicaState, Silent
+from tfspawner.replica.protocol import LOST
 
 
 @pytest.fixture

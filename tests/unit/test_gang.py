@@ -7,18 +7,10 @@ import time
 
 import pytest
 
-from tfspawner.agent import (
-    FROZEN,
-    LOST,
-    PEER_LOST_MESSAGE,
-    Gang,
-    Job,
-    classify,
-    is_trainer,
-    place_in,
-    stands_at,
-    step_of,
-)
+from tfspawner.replica.endings import classify, place_in, stands_at
+from tfspawner.replica.gang import FROZEN, Gang, step_of
+from tfspawner.replica.job import Job
+from tfspawner.replica.protocol import LOST, PEER_LOST_MESSAGE, is_trainer
 
 ABORTED = b"x\nCollective ops is aborted by: recvmsg\ntensorflow.python.framework.errors_impl.UnavailableError: y\n"
 
@@ -1140,3 +1132,22 @@ def test_a_lost_peer_is_told_by_both_of_its_words():
     words, error = ABORTED.splitlines(keepends=True)[1:3]
     assert classify(1, words)[0] == classify(1, error)[0] == 1
     assert classify(1, words + error)[0] == 75
+
+
+def test_a_gang_that_starts_again_waits_for_nothing_to_be_stored():
+    """A replica names the bucket as soon as its script has ended, and stores once it is certain to start none again."""
+    gang = running_gang(restarts=1)
+    fail(gang, "worker-1", kind="lost", storing="s3://bucket/j/")
+    for replica in ("worker-0", "worker-2"):
+        report(gang, replica, "stopped", storing="s3://bucket/j/")
+    assert (gang.phase, gang.generation) == ("forming", 1)
+
+
+def test_a_gang_that_ends_for_good_waits_until_all_is_stored():
+    gang = running_gang(restarts=1)
+    for replica in gang.job.replicas:
+        report(gang, replica, "succeeded", storing="s3://bucket/j/")
+    assert (gang.phase, gang.result) == ("stopping", "succeeded")
+    for replica in gang.job.replicas:
+        report(gang, replica, "succeeded", storing="")
+    assert gang.phase == "ended"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tfspawner import gpu
+from tfspawner.replica import gpu
 
 BUILD = "build_info = {'is_cuda_build': %s, 'cuda_version': '12.5.1', 'cudnn_version': '9'}\n"
 SEES = "from code import InteractiveConsole  # as TensorFlow does in the end\nclass config:\n    def list_physical_devices(kind):\n        assert kind == 'GPU'\n        return %s\n"

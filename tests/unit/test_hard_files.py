@@ -18,8 +18,11 @@ import pytest
 from agent_port import agent_port, proof
 from test_agent_server import Running
 
-from tfspawner import agent
-from tfspawner.agent import CHUNK, Agent, AskerGone, Files, Hashing, Job, Tree, Unreadable
+from tfspawner.replica.agent import Agent
+from tfspawner.replica.checkpoints import discard
+from tfspawner.replica.files import AskerGone, Files, Hashing, Tree, Unreadable
+from tfspawner.replica.job import Job
+from tfspawner.replica.protocol import CHUNK
 
 CONFIG = {"job": "j", "roles": {"worker": 2}, "coordinator_address": "", "restarts": 1, "replaces_lost": False,
           "collect": [], "start_timeout_s": 60, "command_file": False, "args": []}  # fmt: skip
@@ -144,7 +147,7 @@ def test_checkpoints_behind_a_link_are_not_looked_at(replica: Agent, tmp_path: P
     replica.checkpoints.folder.symlink_to("elsewhere")
     assert replica.checkpoints.changed_at() == 0
     assert replica.checkpoints.newest.manifest()["files"] == []
-    agent.discard(replica.checkpoints.folder)
+    discard(replica.checkpoints.folder)
     assert not replica.checkpoints.folder.is_symlink()
     assert (tmp_path / "elsewhere/step").read_text() == "1"
 
@@ -205,7 +208,7 @@ def test_two_who_ask_at_once_read_a_file_once(files: Files, monkeypatch: pytest.
             go_on.wait(10)
             return super().of(path, size, alive)
 
-    monkeypatch.setattr(agent, "Hashing", Counted)
+    monkeypatch.setattr("tfspawner.replica.files.Hashing", Counted)
     manifests: list[Any] = []
     threads = [threading.Thread(target=lambda: manifests.append(files.manifest())) for _ in range(2)]
     threads[0].start()

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tfspawner.agent import LOST, TERMINATED
 from tfspawner.backends.base import Observation
 from tfspawner.base.cause import Cause
 from tfspawner.follow.facts import Doom, Facts
 from tfspawner.follow.judge import End, FalseAnswers, Mark, Step, conclude, judge
 from tfspawner.follow.state import NO_POD, JobState, ReplicaState
 from tfspawner.plan.plan import DEFAULT_START_TIMEOUT_S
+from tfspawner.replica.protocol import LOST, TERMINATED
 
 REPLICAS = ("worker-0", "worker-1", "worker-2")
 NOW = 10_000.0

@@ -11,9 +11,11 @@ from rich.text import Text
 from terminal import Screen
 from test_gang import report, running_gang
 
-from tfspawner.agent import Log, Pace, Trail
 from tfspawner.backends.base import JobSummary
 from tfspawner.follow.state import JobState, ReplicaState
+from tfspawner.replica.keras_output import Pace
+from tfspawner.replica.log import Log
+from tfspawner.replica.trail import Trail
 from tfspawner.views.live import Pane
 from tfspawner.views.table import jobs_table, phases, replica_table
 
@@ -294,7 +296,7 @@ def test_who_evaluates_meanwhile_is_not_behind():
 def test_the_gang_tells_who_is_behind_while_it_runs_and_forgets_it_at_a_restart(monkeypatch):
     gang, now = running_gang(restarts=1, restart_on=["lost"]), time.monotonic()
     for seconds in range(15):
-        monkeypatch.setattr("tfspawner.agent.time.monotonic", lambda at=now + seconds: at)
+        monkeypatch.setattr("tfspawner.replica.gang.time.monotonic", lambda at=now + seconds: at)
         for replica, step in (("worker-0", 10 * seconds), ("worker-1", 10 * seconds), ("worker-2", 5)):
             report(gang, replica, "running", progress={"epoch": 1, "step": step, "steps": 900}, usage={
                 "cpu": 1.0, "memory": 5, "gpus": [{"use": 50, "memory": 7}]})  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfspawner.agent import HELD_S, Masker, masked
+from tfspawner.replica.masking import HELD_S, Masker, masked
 
 TEXT = "ab+/= \n\r\\'\"é\x7f%"
 VALUES = st.lists(st.text(TEXT, max_size=40).map(str.encode), max_size=4)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tfspawner.agent import Log, is_progress_bar, parse_progress
 from tfspawner.base.terminal import harmless
+from tfspawner.replica.keras_output import is_progress_bar, parse_progress
+from tfspawner.replica.log import Log
 from tfspawner.views.plain import LONGEST_LINE, Lines
 
 KERAS_3 = "\x1b[1m  25/100\x1b[0m \x1b[32m━━━━━\x1b[0m\x1b[37m━━━━━━━━━━━━━━━\x1b[0m \x1b[1m3s\x1b[0m 5ms/step - accuracy: 0.5000 - loss: 6.9e-01"

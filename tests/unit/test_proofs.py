@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,10 +18,13 @@ from confinement import CLOSED, LOOKS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfspawner import agent
-from tfspawner.agent import PROOF_HEADER, Answered, Key, Peer
+import tfspawner
 from tfspawner.backends.client import AgentClient
 from tfspawner.errors import AgentUnreachable, NotTheAgent
+from tfspawner.replica import connections
+from tfspawner.replica.peers import Peer
+from tfspawner.replica.proofs import Answered, Key
+from tfspawner.replica.protocol import PROOF_HEADER
 
 
 def verified(header: str, *request: str, token: str = "right"):
@@ -180,17 +182,17 @@ def test_who_has_taken_over_a_port_is_not_heard_and_learns_no_token(impostor, pr
 @pytest.mark.parametrize(("status", "proof"), [(200, ""), (200, "0" * 64), (401, ""), (503, "")])
 def test_an_address_at_which_another_answers_is_looked_up_anew(impostor, monkeypatch, status, proof):
     Impostor.status, Impostor.proof = status, proof
-    monkeypatch.setattr(agent, "RESOLVED", {"gone": "127.0.0.1"})
+    monkeypatch.setattr(connections, "RESOLVED", {"gone": "127.0.0.1"})
     with pytest.raises(OSError, match="at gone"):
         Peer(Key("right"), "worker-0", f"gone:{impostor.rpartition(':')[2]}").ask_json("GET", "/status")
-    assert agent.RESOLVED == {}
+    assert connections.RESOLVED == {}
 
 
 def test_an_address_at_which_the_agent_answers_stays_whatever_it_answers(real, monkeypatch):
-    monkeypatch.setattr(agent, "RESOLVED", {"there": "127.0.0.1"})
+    monkeypatch.setattr(connections, "RESOLVED", {"there": "127.0.0.1"})
     with pytest.raises(OSError, match="404"):
         Peer(Key("right"), "worker-0", f"there:{real.rpartition(':')[2]}").ask_json("GET", "/nothing")
-    assert agent.RESOLVED == {"there": "127.0.0.1"}
+    assert connections.RESOLVED == {"there": "127.0.0.1"}
 
 
 def test_what_a_taken_port_was_asked_lets_nobody_in_elsewhere(impostor, real):
@@ -214,8 +216,6 @@ def test_a_script_of_the_same_user_cannot_look_into_its_agent():
     nobody = 65534
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for source in ("agent.py", "usage.py"):
-            shutil.copy(Path(agent.__file__).with_name(source), folder)
         os.chown(folder, nobody, nobody)
         running = Running(folder, LOOKS, user=nobody)
         try:
@@ -231,13 +231,13 @@ def test_a_script_of_the_same_user_cannot_look_into_its_agent():
 def test_the_token_leaves_the_environment_of_the_agents_process():
     """Seen by the process itself, as root: who may look into every process finds other variables there, and not this one."""
     program = (
-        "import os, sys; from tfspawner import agent\n"
-        "token = agent.take_token(None)\n"
+        "import os, sys; from tfspawner.replica.processes import take_token\n"
+        "token = take_token(None)\n"
         "left = open('/proc/self/environ', 'rb').read()\n"
         "print(token == 'a-token', b'a-token' in left, b'OTHER=stays' in left, 'TFSPAWNER_TOKEN' in os.environ)"
     )
     env = {"PATH": os.environ["PATH"], "TFSPAWNER_TOKEN": "a-token", "OTHER": "stays",
-           "PYTHONPATH": str(Path(agent.__file__).parents[1])}  # fmt: skip
+           "PYTHONPATH": str(Path(tfspawner.__file__).parents[1])}  # fmt: skip
     if os.geteuid() != 0:
         pytest.skip("needs root: once it is closed, a process cannot read its own environment there")
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)

@@ -1,7 +1,9 @@
 """The manifests: golden files, quoting, and what users may put in."""
 
 import base64
+import io
 import tempfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfspawner import agent
 from tfspawner.backends.kubernetes.manifests import (
     redacted,
     render,
@@ -21,6 +22,7 @@ from tfspawner.backends.kubernetes.manifests import (
 )
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.plan import CONFIGMAP_BYTES
+from tfspawner.replica import starter
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 POD = """
@@ -67,7 +69,8 @@ def test_manifests_are_the_golden_ones(case, make_fixed_plan, pod_file, request)
     values = dict(CASES[case], **({"pod_file": pod_file} if case == "pod-file" else {}))
     manifests = render(make_fixed_plan("golden", **values))
     config = next(m for m in manifests if m["kind"] == "ConfigMap")
-    config["data"] |= {"agent.py": "tfspawner/agent.py\n", "usage.py": "tfspawner/usage.py\n"}
+    config["data"]["agent.py"] = "tfspawner/replica/starter.py\n"
+    config["binaryData"]["replica.zip"] = "tfspawner/replica"
     text = to_yaml(manifests)
     path = GOLDEN / f"{case}.yaml"
     if request.config.getoption("--update-golden"):
@@ -77,7 +80,11 @@ def test_manifests_are_the_golden_ones(case, make_fixed_plan, pod_file, request)
 
 def test_the_configmap_holds_the_agent_as_it_is(make_fixed_plan):
     config = next(m for m in render(make_fixed_plan("j")) if m["kind"] == "ConfigMap")
-    assert config["data"]["agent.py"] == Path(agent.__file__).read_text()
+    folder = Path(starter.__file__).parent
+    assert config["data"]["agent.py"] == (folder / "starter.py").read_text()
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(config["binaryData"]["replica.zip"]))) as archive:
+        for name in ("main.py", "agent.py", "s3.py"):
+            assert archive.read(f"replica/{name}") == (folder / name).read_bytes()
 
 
 def test_no_secret_value_stands_in_what_is_shown(make_fixed_plan):

@@ -5,7 +5,6 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from tfspawner.agent import Masker
 from tfspawner.backends.kubernetes.manifests import render, travels_in_configmap
 from tfspawner.base.templating import templates_dir
 from tfspawner.cli import main as cli
@@ -15,6 +14,7 @@ from tfspawner.jobs.prepare import prepare
 from tfspawner.jobs.sweep_plan import prepare as prepare_sweep
 from tfspawner.plan.grid import Sweep
 from tfspawner.plan.spec import JobSpec
+from tfspawner.replica.masking import Masker
 
 SECRET = "s3cr3t-abc7xyz9"
 POD = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: tensorflow\n    env: [{name: X, value: %s}]\n"

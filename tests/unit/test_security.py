@@ -8,20 +8,21 @@ from contextlib import suppress
 import pytest
 from agent_port import agent_port, proof
 
-from tfspawner import agent
 from tfspawner.backends.kubernetes.manifests import redacted, render, to_yaml
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.plan import Plan
 from tfspawner.plan.secrecy import secret_names
 from tfspawner.plan.spec import JobSpec
+from tfspawner.replica.proofs import Key
+from tfspawner.replica.protocol import NOT_KNOWN, PORT, PROOF_HEADER
 
 CANARY = "canary-value"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "PROPFIND", "NONSENSE", "get", "__CLASS__")  # fmt: skip
 PATHS = ("/", "/status", "/log?offset=0", "/files", "/code", "/stream", "/release", "/../../etc/passwd", "/%00", "*",
          "http://elsewhere/status", "//status", "/[", "/any")  # fmt: skip
-STRANGERS = ("", "right", "wrong", f"{'0' * 16}.1.{'0' * 64}", agent.Key("wrong").request("worker-0", "GET", "/status"),
-             agent.Key("right").request("worker-1", "GET", "/status"), agent.Key("right").request("worker-0", "GET", "/elsewhere"),
-             agent.Key("right").request("worker-0", "LINK", "/"), f"{'0' * 16}.{'9' * 5000}.{'0' * 64}")  # fmt: skip
+STRANGERS = ("", "right", "wrong", f"{'0' * 16}.1.{'0' * 64}", Key("wrong").request("worker-0", "GET", "/status"),
+             Key("right").request("worker-1", "GET", "/status"), Key("right").request("worker-0", "GET", "/elsewhere"),
+             Key("right").request("worker-0", "LINK", "/"), f"{'0' * 16}.{'9' * 5000}.{'0' * 64}")  # fmt: skip
 
 
 # ---- an agent's port ----------------------------------------------------------------------------
@@ -61,13 +62,13 @@ def test_every_method_and_path_asks_for_the_token_and_tells_a_stranger_the_same(
         for header in (
             "",
             "Authorization: Bearer right\r\n",
-            *(f"{agent.PROOF_HEADER}: {text}\r\n" for text in STRANGERS),
+            *(f"{PROOF_HEADER}: {text}\r\n" for text in STRANGERS),
         )
     }
     (reply,) = told
     head, _, body = reply.partition("\r\n\r\n")
     assert head.split("\r\n")[0] == "HTTP/1.1 401 Unauthorized"
-    assert body == ("" if method == "HEAD" else agent.NOT_KNOWN)
+    assert body == ("" if method == "HEAD" else NOT_KNOWN)
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
@@ -87,7 +88,7 @@ def test_nothing_tells_what_the_agent_is_made_of(port, request_text):
     reply = answer(port, request_text)
     head, _, body = reply.partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 401 ")
-    assert body == agent.NOT_KNOWN
+    assert body == NOT_KNOWN
     for word in ("python", "basehttp", "traceback", "7117", "/usr", "version: "):
         assert word not in reply.lower()
 
@@ -106,7 +107,7 @@ def test_the_launchers_body_is_asked_for(port):
 
 
 def test_strangers_who_say_nothing_or_dribble_hinder_no_one_and_are_hung_up_on(port, monkeypatch):
-    monkeypatch.setattr(agent, "HEAD_S", 0.5)
+    monkeypatch.setattr("tfspawner.replica.server.HEAD_S", 0.5)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     early = connect(port, f"GET /log?offset=0 HTTP/1.1\r\n{proof('GET', '/log?offset=0')}\r\n")
     assert early.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -238,7 +239,7 @@ def test_the_network_policy_selects_this_jobs_pods_and_no_others(role, make_fixe
     assert not selector.items() <= others.items()
     among, from_all = policy["spec"]["ingress"]
     assert among == {"from": [{"podSelector": {"matchLabels": selector}}]}, "all ports, and among these pods alone"
-    assert from_all == {"ports": [{"port": agent.PORT}]}
+    assert from_all == {"ports": [{"port": PORT}]}
     assert policy["spec"]["policyTypes"] == ["Ingress"]
 
 

@@ -15,7 +15,10 @@ from types import SimpleNamespace
 import pytest
 from agent_port import agent_port, proof
 
-from tfspawner import agent
+from tfspawner.replica.agent import Agent
+from tfspawner.replica.code import Code
+from tfspawner.replica.connections import SLOWEST, Line
+from tfspawner.replica.job import Job
 
 MIB = 1 << 20
 LONG = 30.0  # in which a loaded machine, too, sees that a window of a second is over
@@ -63,8 +66,8 @@ class Written:
 @pytest.fixture
 def window(monkeypatch):
     """Of a second, in place of a minute."""
-    monkeypatch.setattr(agent, "KEEPS_UP_S", 1.0, raising=False)
-    monkeypatch.setattr(agent, "TAKES_S", LONG, raising=False)  # of an agent that knows no other bound
+    monkeypatch.setattr("tfspawner.replica.connections.KEEPS_UP_S", 1.0)
+    monkeypatch.setattr("tfspawner.replica.server.KEEPS_UP_S", 1.0)
 
 
 def asked(port: int, method: str, path: str, body: bytes = b"", length: int | None = None) -> socket.socket:
@@ -98,7 +101,7 @@ def trickling(step) -> Iterator[None]:
 @pytest.mark.parametrize("step", [b"", b" "], ids=["nothing", "a byte at a time"])
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path, window, method, path, step):
     busy = Busy()
-    code = agent.Code(agent.Job({"code_sha256": "0", "job": "j", "roles": {"worker": 1}}), tmp_path, tmp_path / "none")
+    code = Code(Job({"code_sha256": "0", "job": "j", "roles": {"worker": 1}}), tmp_path, tmp_path / "none")
     known = {"code": code, "root": tmp_path, "files": (files := Written(tmp_path / "file", 9)), "job": code.job,
              "checkpoints": type("Checkpoints", (), {"newest": files})}  # fmt: skip
     with agent_port(tmp_path, serving=busy.serving, **known) as port:
@@ -127,7 +130,7 @@ def test_an_agent_lets_its_replica_end_whoever_is_on_the_line(tmp_path, window):
     """The replica's own account of who collects, with one who sends no body."""
     config = {"job": "j", "roles": {"worker": 1}, "coordinator_address": "127.0.0.1:1", "code_sha256": "", "collect": [],
               "restarts": 0, "replaces_lost": False}  # fmt: skip
-    replica = agent.Agent(agent.Job(config), "worker", 0, "127.0.0.1", 1, 2, "", tmp_path, tmp_path)
+    replica = Agent(Job(config), "worker", 0, "127.0.0.1", 1, 2, "", tmp_path, tmp_path)
     known = {"files": replica.files}
     with agent_port(tmp_path, serving=replica.serving, **known) as port:
         asking = asked(port, "POST", "/files", length=1000)
@@ -148,23 +151,23 @@ def carried(monkeypatch):
     So all is a hundred times as fast as on a link of 10 kB a second, and no machine is too loaded for it. `windows`
     has how long each window is that was begun.
     """
-    made, begin = SimpleNamespace(size=0, windows=[]), agent.Line.begin
+    made, begin = SimpleNamespace(size=0, windows=[]), Line.begin
 
-    def begin_faster(line: agent.Line, within_s: float, least: float = 100 * agent.SLOWEST) -> None:
+    def begin_faster(line: Line, within_s: float, least: float = 100 * SLOWEST) -> None:
         made.windows.append(within_s)
         begin(line, within_s, least)
 
     clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: made.size / 1_000_000})
-    monkeypatch.setattr(sys.modules[agent.Line.__module__], "time", clock)
-    monkeypatch.setattr(agent.Line, "begin", begin_faster)
+    monkeypatch.setattr(sys.modules[Line.__module__], "time", clock)
+    monkeypatch.setattr(Line, "begin", begin_faster)
     return made
 
 
 def test_a_link_of_10_kb_a_second_goes_on(tmp_path, monkeypatch, carried):
     """What sockets hold on the way, up to megabytes, moves in leaps: what has arrived counts, not what could be sent."""
     window_s = 0.1
-    monkeypatch.setattr(agent, "KEEPS_UP_S", window_s, raising=False)
-    monkeypatch.setattr(agent, "TAKES_S", window_s, raising=False)
+    monkeypatch.setattr("tfspawner.replica.connections.KEEPS_UP_S", window_s)
+    monkeypatch.setattr("tfspawner.replica.server.KEEPS_UP_S", window_s)
     busy = Busy()
     with agent_port(tmp_path, serving=busy.serving, files=Written(tmp_path / "file", 64 * MIB)) as port:
         asking = asked(port, "POST", "/files", json.dumps([["model", 0, 64 * MIB]]).encode())
@@ -181,7 +184,7 @@ def test_a_link_of_10_kb_a_second_goes_on(tmp_path, monkeypatch, carried):
 
 
 def test_a_connection_that_asks_nothing_more_is_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(agent, "IDLE_S", 1.0, raising=False)
+    monkeypatch.setattr("tfspawner.replica.server.IDLE_S", 1.0)
     with agent_port(tmp_path) as port:
         asking = asked(port, "GET", "/status")
         data = b""
@@ -217,9 +220,9 @@ def test_a_file_comes_whole_where_the_kernel_does_not_send_it(tmp_path, monkeypa
 
 def test_a_line_on_which_nothing_arrives_any_more_is_dead(monkeypatch):
     """Such as to a machine that sleeps: its kernel takes nothing. In its place one that does not read."""
-    monkeypatch.setattr(agent, "KEEPS_UP_S", 0.2)
+    monkeypatch.setattr("tfspawner.replica.connections.KEEPS_UP_S", 0.2)
     here, there = socket.socketpair()
-    line = agent.Line.over(here)
+    line = Line.over(here)
     deadline = time.monotonic() + LONG
     assert not line.is_dead()
     line.sendall(b"news")

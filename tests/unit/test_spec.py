@@ -12,13 +12,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tfspawner.agent import PORT
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.checks import is_name, quantity
 from tfspawner.plan.limits import MAX_ENV_BYTES
 from tfspawner.plan.plan import job_name
 from tfspawner.plan.spec import KUBERNETES_ONLY, JobSpec, flag_of
 from tfspawner.record.reading import spec_shape
+from tfspawner.replica.protocol import PORT
 
 LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 

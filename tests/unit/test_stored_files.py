@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tfspawner.agent import Agent, Log
+from tfspawner.replica.agent import Agent
+from tfspawner.replica.log import Log
 
 
 @pytest.mark.parametrize("how", ["as it was", "none", "fifo", "other"])

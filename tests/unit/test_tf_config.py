@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfspawner.agent import address, listen_on, reach, split_address, tf_config
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.limits import MAX_ENV_BYTES, MAX_REPLICAS
+from tfspawner.replica.connections import reach
+from tfspawner.replica.job import tf_config
+from tfspawner.replica.main import listen_on
+from tfspawner.replica.protocol import address, split_address
 
 COUNTS = st.fixed_dictionaries(
     {"chief": st.integers(0, 1), "worker": st.integers(1, 20), "ps": st.integers(0, 5), "evaluator": st.integers(0, 1)}

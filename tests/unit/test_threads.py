@@ -12,16 +12,18 @@ from types import SimpleNamespace
 import pytest
 from test_agent_patience import CONFIG
 
-from tfspawner import agent
-from tfspawner.agent import Agent, Job, Log
+import tfspawner
 from tfspawner.errors import NotFoundError
 from tfspawner.follow.follower import Follower
 from tfspawner.follow.state import Silent
+from tfspawner.replica.agent import Agent
+from tfspawner.replica.job import Job
+from tfspawner.replica.log import Log
 
-PROJECT = Path(agent.__file__).parent
+PROJECT = Path(tfspawner.__file__).parent
 # Where a thread is begun otherwise than by the agent's begin() or the follower's _raising(), and what becomes of its errors.
 BEGUN = {
-    ("agent.py", "begin"): "it is what all others are begun by",
+    ("replica/base.py", "begin"): "it is what all others are begun by",
     ("follow.py", "follow"): "_raising() puts them into the queue that follow() reads",
     ("backends/kubernetes.py", "watch"): "they are put into the queue that watch() reads",
     ("homecoming.py", "bring"): "it raises them, once the thread has ended",
@@ -75,7 +77,7 @@ def test_a_script_is_read_to_its_end_although_its_output_cannot_be_passed_on(rep
 
 def test_output_that_the_parser_fails_at_is_kept_and_what_follows_is_read(tmp_path, monkeypatch, capfd):
     log = Log(tmp_path / "log")
-    monkeypatch.setattr(agent, "parse_progress", lambda line: {"step": None}["epoch"])
+    monkeypatch.setattr("tfspawner.replica.log.parse_progress", lambda line: {"step": None}["epoch"])
     log.write(b"1/2 one\n")
     log.write(b"1/2 two\n")
     monkeypatch.undo()

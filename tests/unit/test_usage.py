@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "nvml"))
 from replay import device, loader, mig
 
 from tfspawner.follow.state import ReplicaState
-from tfspawner.usage import Gpus, Usage, packed_nvml
+from tfspawner.replica.packing import packed_nvml
+from tfspawner.replica.usage import Gpus, Usage
 from tfspawner.views.table import replica_row
 
 BUSY = """

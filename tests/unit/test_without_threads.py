@@ -10,7 +10,10 @@ import time
 
 import pytest
 
-from tfspawner import agent
+import tfspawner
+from tfspawner.replica.agent import Agent
+from tfspawner.replica.job import Job
+from tfspawner.replica.main import listen_on
 
 CONFIG = {
     "job": "j", "roles": {"worker": 1}, "coordinator_address": "127.0.0.1:1", "collect": [], "code_sha256": "",
@@ -23,7 +26,7 @@ CONFIG = {
 @pytest.fixture
 def made(tmp_path):
     (tmp_path / "code.tar.gz").write_bytes(b"")
-    return agent.Agent(agent.Job(CONFIG), "worker", 0, "127.0.0.1", 1, 2, "", tmp_path, tmp_path)
+    return Agent(Job(CONFIG), "worker", 0, "127.0.0.1", 1, 2, "", tmp_path, tmp_path)
 
 
 def refused(*_: object) -> None:
@@ -50,9 +53,9 @@ def test_a_script_whose_output_nobody_could_read_does_not_run_on(made, monkeypat
 
     monkeypatch.setattr(made, "work", work)
     monkeypatch.setattr(made, "hold", lambda: None)
-    monkeypatch.setattr(agent, "end_descendants", lambda *_: None)  # pytest's own are none of the agent's
-    monkeypatch.setattr(agent.sys, "path", [*sys.path, os.path.dirname(agent.__file__)])
-    listener = agent.listen_on(0)
+    for module in ("agent", "script"):  # pytest's own are none of the agent's
+        monkeypatch.setattr(f"tfspawner.replica.{module}.end_descendants", lambda *_: None)
+    listener = listen_on(0)
     assert made.main(listener) == 1
     assert "can't start new thread" in made.report["message"]
     assert made.child.returncode == -9
@@ -75,12 +78,13 @@ def test_a_daemon_that_forks_on_and_on_is_ended(tmp_path):
     mark.touch()
     program = f"""
 import subprocess, sys, time
-sys.path.insert(0, {os.path.dirname(agent.__file__)!r})
-import agent, os
-agent.adopt_orphans()
+sys.path.insert(0, {os.path.dirname(tfspawner.__file__)!r})
+import os
+from replica.processes import adopt_orphans, end_descendants
+adopt_orphans()
 subprocess.Popen([sys.executable, "-c", {CHAIN!r}, {str(mark)!r}])
 time.sleep(1)
-agent.end_descendants(os.getpid(), 20)
+end_descendants(os.getpid(), 20)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     last = mark.stat().st_mtime_ns

@@ -12,26 +12,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
-from tfspawner.agent import (
-    LOG_ANSWER,
-    ORDER,
-    PHASES,
-    REPORT,
-    STATES,
-    fields,
-    flag,
-    log_place,
-    number,
-    or_none,
-    order_of,
-    progress_of,
-    read_json,
-    shown,
-    text,
-    whole_number,
-)
 from tfspawner.base.cause import Cause
 from tfspawner.base.terminal import harmless
+from tfspawner.replica.checks import fields, flag, number, or_none, read_json, shown, text, whole_number
+from tfspawner.replica.protocol import LOG_ANSWER, PHASES, STATES
+from tfspawner.replica.reports import ORDER, REPORT, log_place, order_of, progress_of
 
 MARKS, MARKS_A_REPLICA = 10_000, 2_000  # of JSON (see read_json) that an answer may have, and more for each replica
 MOST_RESTARTS = 1000

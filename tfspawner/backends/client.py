@@ -13,9 +13,11 @@ from urllib.parse import quote
 
 import urllib3
 
-from tfspawner.agent import CHUNK, LOG_ANSWER, PROOF_HEADER, Key, next_offset
 from tfspawner.errors import AgentBusy, AgentUnreachable, BadAnswer, NotTheAgent
 from tfspawner.plan.code import Code
+from tfspawner.replica.proofs import Key
+from tfspawner.replica.protocol import CHUNK, LOG_ANSWER, PROOF_HEADER
+from tfspawner.replica.reports import next_offset
 
 from . import answers
 from .listing import Listing, gathered

@@ -14,8 +14,8 @@ from tfspawner.backends.kubernetes.capacity import GPU, allocatable, gpus_offere
 from tfspawner.backends.tf_keras import installed_tensorflow
 from tfspawner.base.fields import mappings, text, texts
 from tfspawner.errors import ConfigurationError, SpawnerError, without_secrets
-from tfspawner.usage import NO_NVML, Gpus
-from tfspawner.usage import text as nvml_text
+from tfspawner.replica.usage import NO_NVML, Gpus
+from tfspawner.replica.usage import text as nvml_text
 
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 KUEUE = "kueue.x-k8s.io"

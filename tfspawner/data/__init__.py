@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfspawner.gfile import register
+    from tfspawner.replica.gfile import register
 
     from .columnar import parquet
     from .dataset import tfrecords
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["File", "list_files", "parquet", "register", "tfrecords"]
 
 _HOMES = {
-    "register": ".gfile",
+    "register": ".replica.gfile",
     "File": "filesystems",
     "list_files": "filesystems",
     "parquet": "columnar",

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tfspawner import s3
 from tfspawner.base.userfile import A_FOLDER, ABSENT, kind_of, named, wrong_path
 from tfspawner.errors import ConfigurationError, DataError
+from tfspawner.replica import s3
 
 from .files import File, FileSystem, Listing, has_pattern, is_hidden
 

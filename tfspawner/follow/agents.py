@@ -6,11 +6,11 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 
-from tfspawner.agent import FINISHED, LOST
 from tfspawner.backends.base import Backend, KeepsFiles, Left
 from tfspawner.backends.client import AgentClient, Holder
 from tfspawner.base.threads import each
 from tfspawner.errors import AgentUnreachable, ArtifactError, ClusterError, NotFoundError, NotTheAgent
+from tfspawner.replica.protocol import FINISHED, LOST
 
 from .judge import FalseAnswers
 from .state import JobState, ReplicaState, View, shortened

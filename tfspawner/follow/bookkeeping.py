@@ -6,10 +6,10 @@ import math
 import time
 from typing import Any, cast
 
-from tfspawner.agent import FINISHED, LOST
 from tfspawner.backends.answers import Gang, Report
 from tfspawner.backends.base import Observation
 from tfspawner.record.writing import Record
+from tfspawner.replica.protocol import FINISHED, LOST
 
 from .facts import Facts
 from .judge import End

@@ -7,12 +7,12 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from tfspawner.agent import STARTING
 from tfspawner.backends.base import Backend
 from tfspawner.base.names import shown
 from tfspawner.errors import ArtifactError
 from tfspawner.record.causes import explained
 from tfspawner.record.writing import Record
+from tfspawner.replica.protocol import STARTING
 
 from .agents import busy, holders_of, reachable_agents, still_running
 from .collect import Collected, collect

@@ -11,7 +11,6 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import Literal, NoReturn
 
-from tfspawner.agent import SHORT_HOLD_S, STARTING
 from tfspawner.backends.base import Backend
 from tfspawner.errors import (
     AgentUnreachable,
@@ -22,6 +21,7 @@ from tfspawner.errors import (
     TimedOut,
 )
 from tfspawner.record.writing import Record
+from tfspawner.replica.protocol import SHORT_HOLD_S, STARTING
 
 from .agents import left_of, seen_running
 from .bringing import bring_home

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from tfspawner.agent import LOST, STARTING, TERMINATED
 from tfspawner.backends.base import Observation
 from tfspawner.base.cause import Cause
 from tfspawner.plan.plan import DEFAULT_START_TIMEOUT_S
+from tfspawner.replica.protocol import LOST, STARTING, TERMINATED
 
 from .facts import ENDED, Facts
 from .state import NO_POD, JobState, Result, which_pods_are_gone

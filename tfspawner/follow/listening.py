@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tfspawner.agent import next_offset
 from tfspawner.backends.answers import Gang, Output
 from tfspawner.backends.client import AgentClient, Body
 from tfspawner.errors import AgentUnreachable, BadAnswer
+from tfspawner.replica.reports import next_offset
 
 STALE_S = 120.0  # how long the coordinator may tell nothing new: all agents report every few seconds
 MOST_BAD = 10  # how many answers that no agent gives may come before the job is given up

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tfspawner.agent import STARTING
 from tfspawner.backends.base import Backend, JobSummary
 from tfspawner.backends.choice import backend_of
 from tfspawner.base.threads import each
@@ -25,6 +24,7 @@ from tfspawner.follow.outcome import Outcome
 from tfspawner.follow.state import JobState, ReplicaState, Silent, View
 from tfspawner.record.reading import read_id
 from tfspawner.record.writing import Record
+from tfspawner.replica.protocol import STARTING
 from tfspawner.views.choice import in_kernel
 
 MOST_LOG_BYTES = 4 << 30  # of one replica that are taken into memory

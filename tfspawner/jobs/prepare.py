@@ -13,7 +13,7 @@ from tfspawner.plan.plan import Plan, job_name, make_plan
 from tfspawner.plan.script.findings import Finding, findings
 from tfspawner.plan.secrecy import known_of, told_of_code
 from tfspawner.plan.spec import JobSpec
-from tfspawner.usage import packed_nvml
+from tfspawner.replica.packing import packed_nvml
 
 from .packing import mentions, pack
 

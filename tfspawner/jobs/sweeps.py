@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from tfspawner.agent import STARTING
 from tfspawner.backends.base import Backend, JobSummary
 from tfspawner.backends.choice import backend_for
 from tfspawner.base.userfile import brief_line
@@ -28,6 +27,7 @@ from tfspawner.plan.spec import JobSpec
 from tfspawner.record.folder import SWEEP_FILE
 from tfspawner.record.reading import read_events
 from tfspawner.record.writing import Record
+from tfspawner.replica.protocol import STARTING
 
 from .job import Job
 from .running import carry_out, take_over, tell

@@ -19,7 +19,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tfspawner.agent import die_with_agent
 from tfspawner.backends.answers import Order
 from tfspawner.backends.client import AgentClient
 from tfspawner.backends.listing import checked
@@ -37,6 +36,7 @@ from tfspawner.follow.collect import FILES_AT_ONCE
 from tfspawner.follow.landing import Landing, Room
 from tfspawner.record.folder import RunFolder, find_run
 from tfspawner.record.reading import read_id
+from tfspawner.replica.processes import die_with_agent
 
 from .job import Job
 

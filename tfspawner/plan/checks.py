@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfspawner import agent
 from tfspawner.base.shapes import Wrong
 from tfspawner.base.shapes import text as text_shape
 from tfspawner.base.userfile import A_FOLDER, brief, kind_of, named, wrong_path
 from tfspawner.errors import ConfigurationError
+from tfspawner.replica.protocol import PORT
 
 from .egress import destinations
 from .limits import (
@@ -268,8 +268,8 @@ def check_port(port: int | None, on: str, replicas: int, default: int) -> None:
     most = 65536 - (replicas if on == "local" else 1)
     if port is not None and not 1024 <= port <= most:
         raise ConfigurationError(f"port is {brief(port)}; it must be 1024 to {most}")
-    if on == "kubernetes" and port == agent.PORT:
-        raise ConfigurationError(f"port {agent.PORT} is the agents' own", hint=f"leave --port out: {default}")
+    if on == "kubernetes" and port == PORT:
+        raise ConfigurationError(f"port {PORT} is the agents' own", hint=f"leave --port out: {default}")
 
 
 def check_env(env: Mapping[str, str], on: str) -> None:

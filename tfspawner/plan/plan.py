@@ -8,11 +8,10 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from tfspawner import gpu, s3, usage
 from tfspawner.base.userfile import read_bytes
 from tfspawner.errors import ConfigurationError
+from tfspawner.replica.packing import packed
 
 from .code import Code
 from .limits import MAX_SECRET_BYTES
@@ -38,7 +37,7 @@ class Plan:
     spec: JobSpec
     code: Code
     token: str = field(repr=False)
-    files: Mapping[str, bytes]  # what every agent finds beside itself: job.json, and command
+    files: Mapping[str, bytes]  # what travels to every replica: the agent, job.json, and command
     hidden: Mapping[str, str] = field(default_factory=dict, repr=False)  # variables beside the user's, for the agents
     known: Known = field(default_factory=lambda: Known({}), repr=False)
     gpus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # which ones, as the backend's gpus() found
@@ -100,20 +99,12 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         "hold_s": spec.hold_s,
         "legacy_keras": spec.legacy_keras and len(spec.replicas) > 1,
         "needs_tf_keras": needs_tf_keras,
+        "needs_gpus": needs_gpus,
+        "speaks_of_s3": speaks_of_s3,
         "secret_names": known.names,  # what the agents mask in the output
         **masked,
     }
-    files = {
-        "job.json": json.dumps(config, separators=(",", ":")).encode(),
-        "usage.py": Path(usage.__file__).read_bytes(),
-    }
-    if spec.artifacts or speaks_of_s3:
-        files["s3.py"] = Path(s3.__file__).read_bytes()
-    if speaks_of_s3:
-        for name in ("gfile.py", "sitecustomize.py"):
-            files[name] = Path(s3.__file__).with_name(name).read_bytes()
-    if needs_gpus:
-        files["gpu.py"] = Path(gpu.__file__).read_bytes()
+    files = {**packed(), "job.json": json.dumps(config, separators=(",", ":")).encode()}
     if nvml:
         files["pynvml.zip"] = nvml
     if command is not None:

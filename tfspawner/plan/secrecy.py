@@ -14,9 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tfspawner.agent import MASK, MASKED_BYTES, Masker
 from tfspawner.base.userfile import read_bytes
 from tfspawner.errors import ConfigurationError
+from tfspawner.replica.masking import Masker
+from tfspawner.replica.packing import sources
+from tfspawner.replica.protocol import MASK, MASKED_BYTES
 
 from .limits import MAX_ENV_BYTES
 from .spec import JobSpec, flag_of
@@ -141,10 +143,7 @@ def _texts(value: Any) -> list[str]:
 @cache
 def own_words() -> str:
     """What tf-spawner itself sends to the replicas."""
-    here = Path(__file__).parents[1]
-    return "\n".join(
-        (here / f"{name}.py").read_text() for name in ("agent", "usage", "s3", "gfile", "sitecustomize", "gpu")
-    )
+    return "\n".join(sources().values())
 
 
 def hidden(spec: JobSpec, known: Known, command: bytes | None) -> tuple[dict[str, Any], dict[str, str], list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tfspawner.agent import ANSI, parse_progress
+from tfspawner.replica.keras_output import ANSI, parse_progress
 
 from .slowest import Took, took
 

@@ -156,7 +156,7 @@ class Record:
 
     def last_lines(self, replica: str, count: int) -> list[str]:
         """The last lines of a log that are not a progress bar on its way."""
-        from tfspawner.agent import is_progress_bar
+        from tfspawner.replica.keras_output import is_progress_bar
 
         file = opened(self.log_path(replica))
         if file is None:

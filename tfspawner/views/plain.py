@@ -7,9 +7,9 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tfspawner.agent import is_progress_bar
 from tfspawner.base.terminal import Flow, add_row, plain_table, raw, say, silence, write
 from tfspawner.base.words import age, human_bytes
+from tfspawner.replica.keras_output import is_progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfspawner import agent
-from tfspawner.agent import AGENT_MARK
 from tfspawner.backends.base import JobSummary, Observation
 from tfspawner.backends.client import AgentClient
 from tfspawner.backends.gpu_types import GPU_PRODUCT, as_label
@@ -25,6 +23,7 @@ from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError,
 from tfspawner.plan.checks import is_name
 from tfspawner.plan.plan import id_of
 from tfspawner.plan.spec import JobSpec
+from tfspawner.replica.protocol import AGENT_MARK, PORT, TOKEN
 
 from .api import Api, Conflict
 from .capacity import fits, gpus_offered, labels_of, quota_shortfalls, requests_of
@@ -84,7 +83,7 @@ class KubernetesBackend:
 
     def reserve(self, spec: JobSpec, job: str) -> str:
         """The Service's name, behind which there is the coordinator's pod alone."""
-        return f"{job}:{agent.PORT}"
+        return f"{job}:{PORT}"
 
     def check(self, spec: JobSpec) -> list[str]:
         self.rights.check()
@@ -291,7 +290,7 @@ class KubernetesBackend:
         first = self._known(job).first
         if first.uid not in self.tokens:
             self.tokens[first.uid] = self._token(first)
-        url = f"{self.api.host}/api/v1/namespaces/{self.namespace}/pods/{pod}:{agent.PORT}/proxy"
+        url = f"{self.api.host}/api/v1/namespaces/{self.namespace}/pods/{pod}:{PORT}/proxy"
         return AgentClient(
             replica=replica, url=url, token=self.tokens[first.uid], pool=self.api.pool, headers=self.api.headers
         )
@@ -464,7 +463,7 @@ class KubernetesBackend:
                 hint=f"see whose it is: kubectl get secret -n {self.namespace} {first.job} -o yaml",
             )
         try:
-            token = base64.b64decode(text(secret, "data", agent.TOKEN), validate=True).decode("ascii")
+            token = base64.b64decode(text(secret, "data", TOKEN), validate=True).decode("ascii")
         except ValueError:
             token = ""
         if not token or (id_of(token) != first.id and owner_uids(secret)):

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFo
 from jinja2.loaders import split_template_path
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tfspawner import agent
 from tfspawner.backends.gpu_types import as_label
 from tfspawner.base.fields import text, texts
 from tfspawner.base.templating import templates_dir
@@ -28,6 +26,7 @@ from tfspawner.errors import ConfigurationError
 from tfspawner.plan.egress import destinations
 from tfspawner.plan.plan import CONFIGMAP_BYTES, Plan
 from tfspawner.plan.spec import DEFAULT_IMAGE, DEFAULT_PORT
+from tfspawner.replica.protocol import EXITS_OF_LOST, PORT, TOKEN
 
 from .capacity import GPU, require_nodes
 from .podfile import read_pod
@@ -48,13 +47,13 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 def render(plan: Plan) -> list[Manifest]:
     """All manifests of the job in the order of their creation; the first one owns the others."""
     environment = template_environment(plan.spec.template_dir)
-    common = {"job": plan.job, "labels": labels(plan), "port": port(plan), "agent_port": agent.PORT}
+    common = {"job": plan.job, "labels": labels(plan), "port": port(plan), "agent_port": PORT}
     jobs = [_job(plan, environment, common, role) for role in plan.spec.roles]
     others = [
         _manifest(environment, "service.yaml", **common, role=next(iter(plan.spec.roles))),
         _manifest(environment, "configmap.yaml", **common, **_configmap_files(plan)),
         _manifest(
-            environment, SECRET, **common, id=plan.id, values={**plan.spec.env, **plan.hidden, agent.TOKEN: plan.token}
+            environment, SECRET, **common, id=plan.id, values={**plan.spec.env, **plan.hidden, TOKEN: plan.token}
         ),
         _manifest(environment, "networkpolicy.yaml", **common, egress=_egress(plan)),
     ]
@@ -165,14 +164,7 @@ def travels_in_configmap(plan: Plan) -> bool:
     """Whether the code is small enough for the ConfigMap; else it is uploaded to the coordinator."""
     if plan.code.secrets or not plan.code.is_searched:
         return False  # who may read ConfigMaps may not read Secrets
-    others = sum(map(len, plan.files.values())) + len(agent_source())
-    return others + plan.code.size_bytes <= CONFIGMAP_BYTES
-
-
-@cache
-def agent_source() -> bytes:
-    """The agent's source as it travels in the ConfigMap."""
-    return Path(agent.__file__).read_bytes()
+    return sum(map(len, plan.files.values())) + plan.code.size_bytes <= CONFIGMAP_BYTES
 
 
 def template_environment(override: Path | None) -> ImmutableSandboxedEnvironment:
@@ -243,7 +235,7 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
         gpus=resources[GPU],
         resources={key: str(value) for key, value in resources.items() if value},
         restarts=spec.restarts,
-        exits_of_lost=agent.EXITS_OF_LOST,
+        exits_of_lost=EXITS_OF_LOST,
         id=plan.id,
         pod_labels=_pod_labels(plan),
         node_selector=dict(spec.node_selector),
@@ -292,7 +284,7 @@ def _active_deadline_s(plan: Plan) -> int | None:
 
 def _configmap_files(plan: Plan) -> dict[str, dict[str, str]]:
     """Text as text; other bytes in base64, since the API server would replace what is no UTF-8."""
-    files = {"agent.py": agent_source(), **plan.files}
+    files = dict(plan.files)
     if travels_in_configmap(plan):
         files["code.tar.gz"] = plan.code.open().read()
     size = sum(map(len, files.values()))

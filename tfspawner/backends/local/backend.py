@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import urllib3
 
-from tfspawner import agent
 from tfspawner.backends.base import JobSummary, Observation
 from tfspawner.backends.client import AgentClient
 from tfspawner.backends.gpu_types import is_product
@@ -29,7 +28,9 @@ from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError,
 from tfspawner.plan.checks import is_name
 from tfspawner.plan.spec import JobSpec
 from tfspawner.record.reading import read_id
-from tfspawner.usage import NO_NVML, Gpus
+from tfspawner.replica.processes import KILL_WITHIN_S, end_descendants, kill_group
+from tfspawner.replica.protocol import STOP_GRACE_S
+from tfspawner.replica.usage import NO_NVML, Gpus
 
 from .launching import FULL_BYTES, VISIBLE, address, name_in_use, start_replica, unwritable, write_job, write_json
 from .left_files import LeftFiles
@@ -321,14 +322,14 @@ class LocalBackend:
                 hint=f"if it is to go: tf-spawner delete {job} --on local",
             )
         deadline = time.monotonic() + timeout_s
-        kill_at = time.monotonic() + 2 * agent.STOP_GRACE_S
+        kill_at = time.monotonic() + 2 * STOP_GRACE_S
         for pid in self._alive_pids(job, agents=True):
-            agent.kill_group(pid, signal.SIGTERM)
+            kill_group(pid, signal.SIGTERM)
         while pids := self._alive_pids(job):
             if time.monotonic() > kill_at:
                 for pid in pids:  # while it lives, what its script left behind is below it
-                    agent.end_descendants(pid, agent.KILL_WITHIN_S)
-                    agent.kill_group(pid, signal.SIGKILL)
+                    end_descendants(pid, KILL_WITHIN_S)
+                    kill_group(pid, signal.SIGKILL)
             if time.monotonic() > deadline:
                 raise ClusterError(f"processes of job {job} did not end within {timeout_s:g} s")
             time.sleep(0.02)

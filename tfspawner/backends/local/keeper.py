@@ -32,21 +32,22 @@ def main(told: int, *command: str) -> int:
     status = os.waitpid(agent, 0)[1]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    end_what_is_left(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
+    end_what_is_left()
     return os.waitstatus_to_exitcode(status) & 0xFF
 
 
-def end_what_is_left(package: str) -> None:
-    """Ends the processes that the agent left behind; `package` is the folder that agent.py lies in."""
+def end_what_is_left() -> None:
+    """Ends the processes that the agent left behind."""
     try:
         os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
         return  # nothing: so it is nearly always
-    sys.path.insert(0, package)
-    import agent  # type: ignore[import-not-found] # by its file: the package would bring much along
+    # By their folder: the package itself would bring much along.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from replica.processes import KILL_WITHIN_S, end_descendants, reap  # type: ignore[import-not-found]
 
-    agent.end_descendants(os.getpid(), agent.KILL_WITHIN_S)
-    agent.reap()
+    end_descendants(os.getpid(), KILL_WITHIN_S)
+    reap()
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfspawner import agent
 from tfspawner.base.names import ID_FILE
 from tfspawner.errors import ClusterError, ConfigurationError
+from tfspawner.replica import protocol
+from tfspawner.replica.notes import NO_ROOM
+from tfspawner.replica.packing import STARTER
 
 from .ports import HOST
 from .processes import OUTPUT
@@ -30,7 +32,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 def address(listener: socket.socket) -> str:
     """Where an agent on this machine listens, as other replicas write it: host:port."""
-    return agent.address(*listener.getsockname()[:2])
+    return protocol.address(*listener.getsockname()[:2])
 
 
 def name_in_use(job: str) -> ConfigurationError:
@@ -43,7 +45,7 @@ def name_in_use(job: str) -> ConfigurationError:
 
 def unwritable(plan: Plan, folder: Path, error: OSError) -> ClusterError:
     """The job's folder cannot be made or filled. Called before what is there of it is removed."""
-    if error.errno not in agent.NO_ROOM:
+    if error.errno not in NO_ROOM:
         return ClusterError(
             f"job {plan.job} cannot be started in {folder}: {error.strerror}",
             hint="set XDG_STATE_HOME to a folder of yours",
@@ -107,7 +109,7 @@ def start_replica(
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, by which the numbers count
     command = [
         sys.executable,
-        agent.__file__,
+        str(folder / STARTER),
         "--config",
         str(folder),
         "--role",

@@ -12,10 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-from tfspawner import agent
 from tfspawner.backends.answers import Part, Report
 from tfspawner.backends.listing import Listing, gathered
 from tfspawner.base.names import MOST_ENTRIES
+from tfspawner.replica.files import Files, Unreadable, open_regular
+from tfspawner.replica.protocol import CHUNK
 
 MOST_BYTES = 1 << 30  # of the code, unpacked
 FETCHED = "fetched"  # an empty file that says so, in the replica's folder
@@ -31,8 +32,8 @@ class LeftFiles:
         self.replica, self.root, self.archive, self.writes = replica, root, archive, writes
 
     @cached_property
-    def _files(self) -> agent.Files:
-        files = agent.Files(self.root, [])
+    def _files(self) -> Files:
+        files = Files(self.root, [])
         files.before = dict(_unpacked(self.archive, files.code))
         return files
 
@@ -61,7 +62,7 @@ class LeftFiles:
         with suppress(OSError):
             if stat.S_ISREG((self.root / FETCHED).lstat().st_mode):
                 return False
-        return any(self._files.entries(agent.Unreadable()))
+        return any(self._files.entries(Unreadable()))
 
     def mark_fetched(self) -> None:
         with suppress(OSError):
@@ -75,7 +76,7 @@ class Pieces:
         self.source, self.left = source, size
 
     def pieces(self) -> Iterator[bytes]:
-        while self.source and self.left and (data := self.source.read(min(agent.CHUNK, self.left))):
+        while self.source and self.left and (data := self.source.read(min(CHUNK, self.left))):
             self.left -= len(data)
             yield data
 
@@ -84,7 +85,7 @@ def _unpacked(archive: Path, code: Path) -> Iterator[tuple[str, Any]]:
     """(path, (size, time of change)) of files of the code that are as they were unpacked: the script wrote the others."""
     with (
         suppress(Exception),  # of an archive that the script has changed
-        agent.open_regular(str(archive)) as file,
+        open_regular(str(archive)) as file,
         tarfile.open(fileobj=file, mode="r:gz") as members,
     ):
         for count, member in enumerate(members):

@@ -1,4 +1,4 @@
-"""S3 with Python 3.9's standard library alone, so that it works in any image: the agent takes it along.
+"""S3 with the standard library alone, so that it works in any image.
 
 Requests are signed by AWS Signature Version 4; see "Signing AWS API requests" and the S3 API Reference.
 """
@@ -19,8 +19,10 @@ import xml.etree.ElementTree as xml
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote, unquote_plus, urlsplit
+
+from .s3_answers import parsed, printable, text_of
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 6.0
@@ -31,7 +33,6 @@ MOST_PARTS = 9000
 PARALLEL_PARTS = 4
 IDLE_CONNECTIONS = 64
 MOST_ANSWER_BYTES = 16 << 20  # of a listing, or of an error; a page of 1,000 keys has less than 4 MiB
-MOST_TAGS = 500_000  # in such an answer
 MOST_PAGES = 50_000  # of a listing
 EMPTY_SHA256 = hashlib.sha256().hexdigest()
 SHA256 = "x-amz-meta-sha256"  # where put() leaves what the object holds
@@ -159,9 +160,9 @@ class S3:
         for _ in range(MOST_PAGES):
             page = self._xml(self._ask("GET", bucket, query=query))
             yield from sorted(self._objects(page, prefix, deep))
-            if _text(page, "IsTruncated") != "true":
+            if text_of(page, "IsTruncated") != "true":
                 return
-            token = _text(page, "NextContinuationToken")
+            token = text_of(page, "NextContinuationToken")
             if not token or token == query.get("continuation-token"):
                 raise self._odd("its listing does not go on")
             query["continuation-token"] = token
@@ -169,19 +170,19 @@ class S3:
 
     def _objects(self, page: xml.Element, prefix: str, deep: bool) -> Iterator[Object]:
         """What a page lists. Raises S3Error for what was not asked for."""
-        plain = unquote_plus if _text(page, "EncodingType") == "url" else str
+        plain = unquote_plus if text_of(page, "EncodingType") == "url" else str
         for found in page.iterfind("{*}Contents"):
-            size = _text(found, "Size")
+            size = text_of(found, "Size")
             if not re.fullmatch("[0-9]{1,18}", size):
                 raise self._odd("an object without a size")
-            yield Object(self._key(plain(_text(found, "Key")), prefix, deep), int(size), _text(found, "ETag"))
+            yield Object(self._key(plain(text_of(found, "Key")), prefix, deep), int(size), text_of(found, "ETag"))
         for found in page.iterfind("{*}CommonPrefixes"):
-            yield Object(self._key(plain(_text(found, "Prefix")), prefix, deep), -1)
+            yield Object(self._key(plain(text_of(found, "Prefix")), prefix, deep), -1)
 
     def _key(self, key: str, prefix: str, deep: bool) -> str:
         inner = key[len(prefix) :]
         if not key or not key.startswith(prefix) or "\0" in key or (not deep and "/" in inner[:-1]):
-            raise self._odd(f"it lists {_plain(ascii(key))}, and {_plain(ascii(prefix))} was asked for")
+            raise self._odd(f"it lists {printable(ascii(key))}, and {printable(ascii(prefix))} was asked for")
         return key
 
     def head(self, bucket: str, key: str) -> dict[str, str] | None:
@@ -219,7 +220,7 @@ class S3:
                 self._ask("PUT", bucket, key, body=file.read(), headers=headers, timeout_s=WRITE_TIMEOUT_S)
             return
         reply = self._xml(self._ask("POST", bucket, key, query={"uploads": ""}, headers=headers))
-        upload = {"uploadId": _text(reply, "UploadId")}
+        upload = {"uploadId": text_of(reply, "UploadId")}
         try:
             self._put_parts(bucket, key, path, size, upload)
         except BaseException:
@@ -271,10 +272,23 @@ class S3:
 
     # -- how it is asked
 
-    def _ask(self, method: str, bucket: str, key: str = "", *, query: dict[str, str] | None = None,
-             headers: dict[str, str] | None = None, body: bytes = b"", tries: int = TRIES,
-             timeout_s: float = READ_TIMEOUT_S, most_bytes: int | None = None) -> tuple[dict[str, str], bytes]:  # fmt: skip
-        """(the reply's headers, its body of most_bytes at most); what may pass is tried again, if it did not take too long."""
+    def _ask(
+        self,
+        method: str,
+        bucket: str,
+        key: str = "",
+        *,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        tries: int = TRIES,
+        timeout_s: float = READ_TIMEOUT_S,
+        most_bytes: int | None = None,
+    ) -> tuple[dict[str, str], bytes]:
+        """(the reply's headers, its body of most_bytes at most).
+
+        What may pass is tried again, if it did not take too long.
+        """
         began = time.monotonic()
         while True:
             try:
@@ -285,8 +299,17 @@ class S3:
                     raise
                 time.sleep(0.2 * 2 ** (TRIES - tries))
 
-    def _ask_once(self, method: str, bucket: str, key: str, query: dict[str, str], headers: dict[str, str], body: bytes,
-                  timeout_s: float, most_bytes: int | None) -> tuple[dict[str, str], bytes]:  # fmt: skip
+    def _ask_once(
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        query: dict[str, str],
+        headers: dict[str, str],
+        body: bytes,
+        timeout_s: float,
+        most_bytes: int | None,
+    ) -> tuple[dict[str, str], bytes]:
         host, path = self._address(bucket, key)
         words = "&".join(f"{quote(k, safe='-_.~')}={quote(v, safe='-_.~')}" for k, v in sorted(query.items()))
         signed = self._sign(method, host, path, words, headers, body)
@@ -384,15 +407,18 @@ class S3:
             connection.close()
             raise
         except ssl.SSLCertVerificationError as error:
-            raise S3Error(f"the certificate of {self.where} cannot be verified: {error.verify_message}",
-                          hint="set AWS_CA_BUNDLE to its authority's certificate") from None  # fmt: skip
+            raise S3Error(
+                f"the certificate of {self.where} cannot be verified: {error.verify_message}",
+                hint="set AWS_CA_BUNDLE to its authority's certificate",
+            ) from None
         except http.client.IncompleteRead:
             connection.close()
             raise S3Error(f"{self.where} broke off its answer", passing=True) from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise S3Error(f"{self.where} does not answer: {_reason(error)}", hint=self.check,
-                          code="NoAnswer", passing=True) from None  # fmt: skip
+            raise S3Error(
+                f"{self.where} does not answer: {_reason(error)}", hint=self.check, code="NoAnswer", passing=True
+            ) from None
         except BaseException:
             connection.close()
             raise
@@ -405,13 +431,13 @@ class S3:
     def _refused(self, status: int, data: bytes, headers: Mapping[str, str], bucket: str) -> S3Error:
         """The server's error in the user's words."""
         try:
-            reply = _parsed(data)
-            code, told = _plain(_text(reply, "Code"))[:80], _plain(_text(reply, "Message"))
+            reply = parsed(data)
+            code, told = printable(text_of(reply, "Code"))[:80], printable(text_of(reply, "Message"))
         except xml.ParseError:
             code, told = str(status), http.client.responses.get(status, "")
         key, where = self.settings.access_key, self.where
         who = f"access key {key}" if key else "no access key (AWS_ACCESS_KEY_ID is not set)"
-        region = _plain(headers.get("x-amz-bucket-region") or "")
+        region = printable(headers.get("x-amz-bucket-region") or "")
         if status in (500, 502, 503, 504, 429) or code in ("RequestTimeout", "SlowDown"):
             return S3Error(f"{where} is busy: {status} {code}", code=code, passing=True)
         for codes, message, hint in (
@@ -435,7 +461,7 @@ class S3:
 
     def _xml(self, reply: tuple[dict[str, str], bytes]) -> xml.Element:
         try:
-            return _parsed(reply[1])
+            return parsed(reply[1])
         except xml.ParseError:
             raise S3Error(f"{self.where} does not answer as S3 does", hint=self.check) from None
 
@@ -455,27 +481,7 @@ def begins_at(content_range: str | None) -> int:
     return int(match[1]) if match else -1
 
 
-def _parsed(data: bytes) -> xml.Element:
-    """An answer in XML. Raises ParseError for other bytes, document types and what takes more memory than a listing.
-
-    S3 sends no document types; their entities may grow to gigabytes, and name files. All is taken for UTF-8, so that
-    none can hide in another encoding.
-    """
-    if re.search(rb"<!(?!--|\[CDATA\[)", data) or data.count(b"<") > MOST_TAGS:
-        raise xml.ParseError("no answer of S3")
-    return xml.fromstring(data, xml.XMLParser(encoding="utf-8"))
-
-
-def _plain(text: str) -> str:
-    """What a server sent, fit for a message."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])
-
-
-def _text(element: Any, name: str) -> str:
-    return element.findtext(f"{{*}}{name}") or ""
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, socket.timeout):
         return "no answer in time"
-    return _plain(getattr(error, "strerror", None) or str(error)) or type(error).__name__
+    return printable(getattr(error, "strerror", None) or str(error)) or type(error).__name__

@@ -1,18 +1,14 @@
-"""What a replica's script uses: processors, memory, GPUs. It travels to the replicas: Python 3.9's standard library alone.
+"""What a replica's script uses: processors, memory, GPUs.
 
 GPUs are read by nvidia-ml-py, which travels along where it is installed; it needs the driver's library alone.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import time
-import zipfile
 from collections.abc import Iterable
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -106,7 +102,7 @@ class Gpus:
             self.missing = "no GPU is there" if chosen is None else f"CUDA_VISIBLE_DEVICES={chosen!r} leaves none"
 
     def permitted(self, count: int) -> list[Gpu]:
-        """Of all GPUs of the machine, those that NVML lets this process speak to; raises its error where those are none."""
+        """Of the machine's GPUs, those that NVML lets this process speak to; raises its error where those are none."""
         found: list[Gpu] = []
         refusal = None
         for number in range(count):
@@ -172,24 +168,13 @@ class Gpu:
         return {"use": self.nvml.nvmlDeviceGetUtilizationRates(self.handle).gpu}
 
 
-def packed_nvml() -> bytes | None:
-    """nvidia-ml-py as a zip file that Python imports from, for images that lack it; None where it is not installed."""
-    spec = find_spec("pynvml")
-    if spec is None or spec.origin is None:
-        return None
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(zipfile.ZipInfo("pynvml.py"), Path(spec.origin).read_bytes(), zipfile.ZIP_DEFLATED)
-    return packed.getvalue()
-
-
 def text(name: str | bytes) -> str:
     """A name as nvidia-ml-py gives it, which had bytes until its version 11.5."""
     return name if isinstance(name, str) else name.decode(errors="replace")
 
 
 def visible(gpus: list[Gpu], chosen: str | None) -> list[Gpu]:
-    """Those that CUDA_VISIBLE_DEVICES names by number or UUID; as for CUDA, what follows one that is not there is void."""
+    """Those that CUDA_VISIBLE_DEVICES names by number or UUID; as for CUDA, one that is not there ends the list."""
     if chosen is None:
         return gpus
     found: list[Gpu] = []
