@@ -54,13 +54,21 @@ FILESYSTEM: dict[str, Any] = {
     "get_matching_paths": _LISTS,
     **dict.fromkeys(
         (
-            "flush_caches", "start_transaction", "end_transaction", "add_to_transaction", "get_transaction_for_path",
-            "get_or_start_transaction_for_path", "decode_transaction_token", "get_filesystem_configuration",
-            "set_filesystem_configuration", "get_filesystem_configuration_option",
-            "set_filesystem_configuration_option", "get_filesystem_configuration_keys",
+            "flush_caches",
+            "start_transaction",
+            "end_transaction",
+            "add_to_transaction",
+            "get_transaction_for_path",
+            "get_or_start_transaction_for_path",
+            "decode_transaction_token",
+            "get_filesystem_configuration",
+            "set_filesystem_configuration",
+            "get_filesystem_configuration_option",
+            "set_filesystem_configuration_option",
+            "get_filesystem_configuration_keys",
         )
     ),
-}  # fmt: skip
+}
 
 
 class Table(Structure):
@@ -71,14 +79,21 @@ class Table(Structure):
 
 class PluginOps(Structure):
     _fields_ = [
-        ("scheme", c_void_p), ("filesystem", Table), ("random_access", Table), ("writable", Table), ("memory", Table),
-    ]  # fmt: skip
+        ("scheme", c_void_p),
+        ("filesystem", Table),
+        ("random_access", Table),
+        ("writable", Table),
+        ("memory", Table),
+    ]
 
 
 class PluginInfo(Structure):
     _fields_ = [
-        ("num_schemes", c_size_t), ("ops", POINTER(PluginOps)), ("allocate", c_void_p), ("free", c_void_p),
-    ]  # fmt: skip
+        ("num_schemes", c_size_t),
+        ("ops", POINTER(PluginOps)),
+        ("allocate", c_void_p),
+        ("free", c_void_p),
+    ]
 
 
 class Failure(Exception):
