@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tfspawner.data.decoding import read_record
 from tfspawner.data.encoding import (
     MOST_RESTORED_BYTES,
     Encoder,
@@ -13,7 +14,6 @@ from tfspawner.data.encoding import (
     encodings_of,
     longest_run,
     narrow,
-    read_record,
     runs_in,
     widen,
 )
