@@ -93,12 +93,14 @@ def conclude(facts: Facts) -> End | None:
     doom = facts.doomed.get(None)
     if facts.succeeded_at is not None:
         return _succeeded(facts)
+    if not states <= set(ENDED):
+        return None
     if facts.are_all_seen and states == {"succeeded"}:
         return End(result="succeeded", cause=facts.state.cause)
-    if facts.are_all_seen and states <= set(ENDED):
+    if facts.are_all_seen:
         failed = _first_failed(facts)
         return End(result="failed", cause=_cause_of_pod(failed) if failed else facts.state.cause)
-    if doom and doom.seen.state == "failed" and states <= set(ENDED):
+    if doom and doom.seen.state == "failed":
         return _failed_job(facts, doom.seen)
     return None
 
