@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from tfspawner.base.states import PodState
 from tfspawner.plan.spec import JobSpec
 
 from .client import AgentClient, Holder
@@ -25,7 +26,7 @@ class Observation:
     """
 
     replica: str | None
-    state: str  # pending, starting, running, succeeded, failed, gone
+    state: PodState
     message: str = ""
     hint: str | None = None
     node: str = ""

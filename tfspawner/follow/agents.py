@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from tfspawner.backends.base import Backend, KeepsFiles, Left
 from tfspawner.backends.client import AgentClient, Holder
+from tfspawner.base.states import PodState, Result
 from tfspawner.base.threads import each
 from tfspawner.errors import AgentUnreachable, ArtifactError, ClusterError, NotFoundError, NotTheAgent
 from tfspawner.replica.protocol import FINISHED, LOST
@@ -42,7 +43,7 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
     candidates = [replica for replica in state.replicas if replica not in state.gone]
     waited_for = {
         replica for replica in candidates
-        if state.result == "succeeded" or state.replicas[replica].state in ("running", *FINISHED)
+        if state.result == Result.SUCCEEDED or state.replicas[replica].state in ("running", *FINISHED)
     }  # fmt: skip
     agents: dict[str, AgentClient] = {}
     false_answers = {replica: FalseAnswers() for replica in candidates}
@@ -142,4 +143,4 @@ def seen_running(backend: Backend, job: str, replicas: list[str]) -> set[str]:
         return set(replicas)
     finally:
         stop.set()
-    return {replica for replica in replicas if states.get(replica) == "running"}
+    return {replica for replica in replicas if states.get(replica) == PodState.RUNNING}

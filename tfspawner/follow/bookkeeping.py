@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, cast
+from typing import Any
 
 from tfspawner.backends.answers import Gang, Report
 from tfspawner.backends.base import Observation
+from tfspawner.base.states import PodState, Result
 from tfspawner.record.writing import Record
 from tfspawner.replica.protocol import FINISHED, LOST
 
 from .facts import Facts
 from .judge import End
-from .state import JobState, ReplicaState, Result, View
+from .state import JobState, ReplicaState, View
 
 USAGE_OF, USAGE_EVERY_S = (
     16,
@@ -53,9 +54,9 @@ class Bookkeeper:
         line = self.state.replicas[seen.replica or ""]
         line.node = seen.node or line.node
         has_ended = line.state in FINISHED
-        if has_ended or (line.replica in self.facts.reported and seen.state not in ("failed", "gone")):
+        if has_ended or (line.replica in self.facts.reported and seen.state not in (PodState.FAILED, PodState.GONE)):
             return
-        shown = "starting" if seen.state == "running" else seen.state
+        shown = PodState.STARTING if seen.state == PodState.RUNNING else seen.state
         if line.state != shown:
             line.state, line.since = shown, time.time()
         line.message = seen.message
@@ -83,7 +84,8 @@ class Bookkeeper:
             self.facts.changed_at = time.monotonic()
             if self.record:
                 self.record.event("phase", phase=gang["phase"], result=gang["result"])
-        self.state.phase, self.state.result = gang["phase"], cast(Result | None, gang["result"])
+        self.state.phase = gang["phase"]
+        self.state.result = Result(gang["result"]) if gang["result"] else None
         self.state.cause, self.state.times = gang["cause"], self.state.times | gang["times"]
         for replica, report in gang["replicas"].items():
             if report["state"] in FINISHED or not self.facts.has_ended(replica):  # else it is from before the end

@@ -9,6 +9,7 @@ from typing import Any
 
 from tfspawner.backends.base import Backend
 from tfspawner.base.names import shown
+from tfspawner.base.states import Result
 from tfspawner.errors import ArtifactError
 from tfspawner.record.causes import explained
 from tfspawner.record.writing import Record
@@ -85,7 +86,7 @@ def _warn_of_losses(state: JobState, view: View, collected: list[Collected], wit
         if line.unkept:
             size, why = line.unkept["bytes"], line.unkept["why"]
             view.note(f"warning: {size:,} bytes of {line.replica}'s output could not be kept there: {why}")
-    if without_log and state.result == "succeeded":
+    if without_log and state.result == Result.SUCCEEDED:
         view.note(f"warning: no log of {', '.join(without_log[:5])} could be had")
 
 
@@ -94,7 +95,7 @@ def _without_log(backend: Backend, state: JobState, broken: dict[str, str], view
     alive = still_running(backend, state.job, list(broken)) if broken else set()
     errors = []
     for replica, why in broken.items():
-        if state.result == "succeeded" or replica in alive:
+        if state.result == Result.SUCCEEDED or replica in alive:
             errors.append(ArtifactError(f"{replica}'s log could not be fetched whole: {why}"))
         else:
             view.note(f"warning: {replica}'s log is not whole: {why}")
@@ -108,7 +109,7 @@ def _without_answer(backend: Backend, state: JobState, silent: list[str], view: 
     if not state.result and state.phase in STARTING and "running" not in state.times:
         return []  # none has begun yet
     alive = still_running(backend, state.job, silent) if silent else set()
-    if state.result == "succeeded":
+    if state.result == Result.SUCCEEDED:
         waiting, lost = silent, []
     else:
         waiting, lost = [r for r in silent if r in alive], [r for r in silent if r not in alive]

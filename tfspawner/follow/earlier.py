@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import get_args
 
 from tfspawner.base.cause import Cause
 from tfspawner.base.shapes import DamagedFile
+from tfspawner.base.states import Result
 from tfspawner.errors import ArtifactError
 from tfspawner.record.reading import read_events, read_report
 from tfspawner.record.writing import Record
@@ -14,7 +14,6 @@ from tfspawner.record.writing import Record
 from .collect import Collected
 from .landing import Landing
 from .outcome import Outcome
-from .state import Result
 
 
 def came_earlier(record: Record, silent: list[str]) -> tuple[list[Collected], set[str]]:
@@ -48,7 +47,7 @@ def all_here(record: Record) -> Outcome | None:
     """The outcome that an earlier fetch recorded, if the job had ended and all its files are still here; else None."""
     try:
         report = read_report(record.folder)
-        if report is None or report.get("missing") or report.get("result") not in get_args(Result):
+        if report is None or report.get("missing") or report.get("result") not in tuple(Result):
             return None
         files = report.get("files", {}).items()
         collected = [Collected(replica=r, files=of, skipped=[], refused=[]) for r, of in files]

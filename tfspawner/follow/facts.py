@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, field
 
 from tfspawner.backends.base import Observation
+from tfspawner.base.states import PodState
 
 from .state import JobState
 
-ENDED = ("succeeded", "failed", "gone")  # states of a pod or process in which no agent can answer
+ENDED = (PodState.SUCCEEDED, PodState.FAILED, PodState.GONE)  # in which no agent can answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,9 @@ class Facts:
             self._see_coordinator(seen, before, now)
 
     def _see_job(self, seen: Observation, now: float) -> None:
-        if seen.state == "succeeded":
+        if seen.state == PodState.SUCCEEDED:
             self.succeeded_at = now
-        elif seen.state in ("failed", "gone") or seen.fatal:
+        elif seen.state in (PodState.FAILED, PodState.GONE) or seen.fatal:
             self.doomed.setdefault(None, Doom(now, seen))
 
     def _forget_refusal(self) -> None:
@@ -93,7 +94,7 @@ class Facts:
             del self.doomed[None]
 
     def _see_loss(self, replica: str, seen: Observation, now: float) -> None:
-        is_lost = seen.state in ("failed", "gone")
+        is_lost = seen.state in (PodState.FAILED, PodState.GONE)
         if is_lost:
             self.lost_at.setdefault(replica, now)
         else:
@@ -107,7 +108,7 @@ class Facts:
     def _see_coordinator(self, seen: Observation, before: Observation | None, now: float) -> None:
         if seen.state in ENDED:
             self.doomed.setdefault(self.coordinator, Doom(now, seen))
-        elif seen.state == "running" and before and before.state != "running":
+        elif seen.state == PodState.RUNNING and before and before.state != PodState.RUNNING:
             self.silent_since = None  # another pod has taken its place
 
     @property

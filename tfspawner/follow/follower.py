@@ -11,6 +11,7 @@ from typing import Any
 
 from tfspawner.backends.base import Backend, Observation
 from tfspawner.backends.client import STREAM_IDLE_S
+from tfspawner.base.states import PodState
 from tfspawner.errors import AgentBusy, AgentUnreachable, BadAnswer, ClusterError, NotTheAgent, TimedOut
 from tfspawner.plan.code import Code
 from tfspawner.record.writing import Record
@@ -150,7 +151,7 @@ class Follower:
     def _take(self, kind: str, value: Any) -> None:
         if kind == "seen":
             self.books.observe(value)
-            if value.replica == self.coordinator and value.state == "running":
+            if value.replica == self.coordinator and value.state == PodState.RUNNING:
                 self.reachable.set()
         elif kind == "log":
             self.books.log(*value)
@@ -162,7 +163,7 @@ class Follower:
             self.facts.stream_ended_at = time.monotonic()
             self._judge()
         elif kind == "impostor":
-            seen = Observation(replica=self.coordinator, state="failed", message=value.what, hint=value.hint)
+            seen = Observation(replica=self.coordinator, state=PodState.FAILED, message=value.what, hint=value.hint)
             self.facts.impostor = seen
             self._judge()
         elif kind == "error":

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Literal, NoReturn
 
 from tfspawner.backends.base import Backend
+from tfspawner.base.states import Result
 from tfspawner.errors import (
     AgentUnreachable,
     ArtifactError,
@@ -181,7 +182,7 @@ class Homecoming:
     def _as_it_was(self) -> JobState:
         """What is known of a job that cannot be told to stop."""
         state = self.state or JobState(job=self.job, replicas={r: ReplicaState(replica=r) for r in self.replicas})
-        state.result = state.result or "interrupted"
+        state.result = state.result or Result.INTERRUPTED
         return state
 
     def _follow_to_the_end(self, ends_by: float) -> JobState:
@@ -191,7 +192,7 @@ class Homecoming:
         )
         with suppress(TimedOut, ArtifactError):
             follower.follow(deadline=ends_by)
-        follower.state.result = follower.state.result or "interrupted"
+        follower.state.result = follower.state.result or Result.INTERRUPTED
         return follower.state
 
     def _interruption(self) -> Interrupted:
@@ -225,7 +226,9 @@ class Homecoming:
         if doing == "stopping":
             return Interrupted(f"interrupted; job {job} was stopped without waiting: files may be missing here; "
                                f"the job keeps them for {SHORT_HOLD_S / 60:g} minutes", hint=on)  # fmt: skip
-        held_for = "--hold" if self.state and self.state.result == "succeeded" else f"{SHORT_HOLD_S / 60:g} minutes"
+        held_for = (
+            "--hold" if self.state and self.state.result == Result.SUCCEEDED else f"{SHORT_HOLD_S / 60:g} minutes"
+        )
         return Interrupted(
             f"interrupted; files of job {job} are missing here; the job keeps them for {held_for}", hint=on
         )

@@ -12,11 +12,12 @@ from enum import Enum
 
 from tfspawner.backends.base import Observation
 from tfspawner.base.cause import Cause
+from tfspawner.base.states import PodState, Result
 from tfspawner.plan.plan import DEFAULT_START_TIMEOUT_S
 from tfspawner.replica.protocol import LOST, STARTING, TERMINATED
 
 from .facts import ENDED, Facts
-from .state import NO_POD, JobState, Result, which_pods_are_gone
+from .state import NO_POD, JobState, which_pods_are_gone
 
 AGENT_GRACE_S = 3.0  # how long the agents have to tell what the backend has seen
 UNHEARD_GRACE_S = 1.0  # the same where the coordinator has ended and never told anything
@@ -93,12 +94,14 @@ def conclude(facts: Facts) -> End | None:
     doom = facts.doomed.get(None)
     if facts.succeeded_at is not None:
         return _succeeded(facts)
-    if facts.are_all_seen and states == {"succeeded"}:
-        return End(result="succeeded", cause=facts.state.cause)
-    if facts.are_all_seen and states <= set(ENDED):
+    if not states <= set(ENDED):
+        return None
+    if facts.are_all_seen and states == {PodState.SUCCEEDED}:
+        return End(result=Result.SUCCEEDED, cause=facts.state.cause)
+    if facts.are_all_seen:
         failed = _first_failed(facts)
-        return End(result="failed", cause=_cause_of_pod(failed) if failed else facts.state.cause)
-    if doom and doom.seen.state == "failed" and states <= set(ENDED):
+        return End(result=Result.FAILED, cause=_cause_of_pod(failed) if failed else facts.state.cause)
+    if doom and doom.seen.state == PodState.FAILED:
         return _failed_job(facts, doom.seen)
     return None
 
@@ -127,7 +130,7 @@ def _doomed_start(facts: Facts, now: float) -> End | None:
 
 def _patience_s(seen: Observation, start_timeout_s: float | None) -> float:
     """How long a replica may stay as it is before it counts as one that cannot start."""
-    if seen.state == "pending" and seen.patience_s and start_timeout_s is not None:
+    if seen.state == PodState.PENDING and seen.patience_s and start_timeout_s is not None:
         return start_timeout_s
     return seen.patience_s
 
@@ -141,7 +144,7 @@ def _late_start(facts: Facts, now: float) -> End | None:
         return None
     late = facts.platform.get(facts.coordinator) or next(iter(facts.platform.values()))
     why = late.message or f"it is {late.state}"
-    return _failed(facts, replace(late, message=f"did not start within {limit_s:g} s: {why}"), "timeout")
+    return _failed(facts, replace(late, message=f"did not start within {limit_s:g} s: {why}"), Result.TIMEOUT)
 
 
 def _doomed_job(facts: Facts, now: float) -> End | None:
@@ -149,9 +152,9 @@ def _doomed_job(facts: Facts, now: float) -> End | None:
     doom = facts.doomed.get(None)
     if not doom or now - doom.since <= AGENT_GRACE_S:
         return None
-    if doom.seen.state == "gone":
+    if doom.seen.state == PodState.GONE:
         return _failed(facts, doom.seen)
-    if doom.seen.state == "failed" and not facts.is_ended_by_agents:
+    if doom.seen.state == PodState.FAILED and not facts.is_ended_by_agents:
         return _failed_job(facts, doom.seen)
     return None
 
@@ -174,7 +177,7 @@ def _silent_coordinator(facts: Facts, now: float) -> End | Step | None:
     if facts.first_answer_at <= silent_since:
         return Step.ASK_BACKEND
     if facts.last_answer_at - facts.first_answer_at >= ANSWERS_S:
-        lost = Observation(replica=facts.coordinator, state="failed", message=LOST)
+        lost = Observation(replica=facts.coordinator, state=PodState.FAILED, message=LOST)
         return _failed(facts, lost, gone=frozenset({facts.coordinator}))
     return Step.ASK_BACKEND if now - facts.first_answer_at >= ANSWERS_S else None
 
@@ -182,7 +185,7 @@ def _silent_coordinator(facts: Facts, now: float) -> End | Step | None:
 def _silence_s(facts: Facts) -> float:
     """How long the coordinator may be silent: longer while another pod takes its place."""
     seen = facts.platform.get(facts.coordinator)
-    if seen and seen.state in ("pending", "starting"):
+    if seen and seen.state in (PodState.PENDING, PodState.STARTING):
         return (facts.start_timeout_s or DEFAULT_START_TIMEOUT_S) + SILENCE_S
     return SILENCE_S
 
@@ -191,10 +194,12 @@ def _ended_coordinator(facts: Facts, now: float) -> End | None:
     """The coordinator's pod or process has ended. Its stream tells that first; what it did not tell, the pods do."""
     if not facts.has_ended(facts.coordinator):
         return None
-    have_all_succeeded = facts.are_all_seen and all(seen.state == "succeeded" for seen in facts.platform.values())
+    have_all_succeeded = facts.are_all_seen and all(
+        seen.state == PodState.SUCCEEDED for seen in facts.platform.values()
+    )
     if have_all_succeeded and not facts.heard:
         marks = dict.fromkeys(facts.state.replicas, Mark(state="succeeded"))
-        return End(result="succeeded", cause=facts.state.cause, marks=marks)
+        return End(result=Result.SUCCEEDED, cause=facts.state.cause, marks=marks)
     grace_s = AGENT_GRACE_S if facts.heard else UNHEARD_GRACE_S
     if now - facts.doomed[facts.coordinator].since <= grace_s:
         return None
@@ -206,7 +211,7 @@ def _ended_coordinator(facts: Facts, now: float) -> End | None:
 # What an end consists of
 
 
-def _failed(facts: Facts, seen: Observation, result: Result = "failed", gone: frozenset[str] = frozenset()) -> End:
+def _failed(facts: Facts, seen: Observation, result: Result = Result.FAILED, gone: frozenset[str] = frozenset()) -> End:
     """The job has ended by what was seen. What is fatal has kept the replica from starting."""
     cause = {
         "replica": seen.replica,
@@ -214,7 +219,7 @@ def _failed(facts: Facts, seen: Observation, result: Result = "failed", gone: fr
         "hint": seen.hint,
         "exit_code": None,
         "never_ran": seen.fatal,
-        "no_room": seen.fatal and seen.state == "pending",
+        "no_room": seen.fatal and seen.state == PodState.PENDING,
         "never_whole": seen.fatal and not facts.are_all_seen,
     }
     marks = {seen.replica: Mark(state="failed")} if seen.replica and not seen.fatal else {}
@@ -243,15 +248,15 @@ def _failed_job(facts: Facts, job: Observation) -> End:
 def _succeeded(facts: Facts) -> End:
     """The backend says that all replicas have succeeded. What they left is gone with their pods."""
     gone, marks = _without_pods(facts)
-    result = facts.state.result or "succeeded"
-    if result == "succeeded":
+    result = facts.state.result or Result.SUCCEEDED
+    if result == Result.SUCCEEDED:
         marks = {replica: replace(marks.get(replica, Mark()), state="succeeded") for replica in facts.state.replicas}
     return End(result=result, cause=facts.state.cause, marks=marks, gone=gone)
 
 
 def _without_pods(facts: Facts) -> tuple[frozenset[str], dict[str, Mark]]:
     """The replicas of an ended job that have no pod any more, and a mark for each whose agent has not reported."""
-    gone = [r for r in facts.state.replicas if r not in facts.platform or facts.platform[r].state == "gone"]
+    gone = [r for r in facts.state.replicas if r not in facts.platform or facts.platform[r].state == PodState.GONE]
     marks = {replica: Mark(state="gone", message=NO_POD) for replica in gone if replica not in facts.reported}
     return frozenset(gone), marks
 
@@ -259,7 +264,7 @@ def _without_pods(facts: Facts) -> tuple[frozenset[str], dict[str, Mark]]:
 def _as_agents_told(facts: Facts) -> End:
     """The agents' own result; but why a replica's agent fell silent, the backend may know better."""
     state, replica = facts.state, _replica_to_explain(facts)
-    if not state.cause or not replica or facts.platform[replica].state not in ("failed", "gone"):
+    if not state.cause or not replica or facts.platform[replica].state not in (PodState.FAILED, PodState.GONE):
         return End(result=state.result, cause=state.cause)
     seen = facts.platform[replica]
     cause = state.cause.but(message=seen.message, hint=seen.hint)
@@ -275,7 +280,7 @@ def _replica_to_explain(facts: Facts) -> str | None:
 
 
 def _first_failed(facts: Facts) -> Observation | None:
-    return next((seen for seen in facts.platform.values() if seen.state == "failed"), None)
+    return next((seen for seen in facts.platform.values() if seen.state == PodState.FAILED), None)
 
 
 def _is_starting(state: JobState) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfspawner.base.cause import Cause
+from tfspawner.base.states import Result
 from tfspawner.errors import ArtifactError, ClusterError, JobFailed, SpawnerError, TimedOut
 from tfspawner.record.causes import explained
 from tfspawner.record.folder import RunFolder
@@ -43,7 +44,7 @@ class Outcome:
 
 def raise_for(state: JobState, record: Record | None) -> None:
     """Raises what a job's end means: nothing, JobFailed or TimedOut."""
-    if state.result == "succeeded":
+    if state.result == Result.SUCCEEDED:
         return
     cause = explained(state.cause or Cause())
     replica, message = cause.replica, cause.message or "failed"
@@ -51,7 +52,7 @@ def raise_for(state: JobState, record: Record | None) -> None:
     lines = cause.stands or kept or cause.tail
     text = f"{replica} {message}" if replica else message
     error: SpawnerError
-    if state.result == "timeout":
+    if state.result == Result.TIMEOUT:
         longer = "raise --start-timeout" if "did not start" in message else "raise --timeout"
         error = TimedOut(text, hint=cause.hint or longer)
     elif cause.never_ran:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from tfspawner.base.cause import Cause
+from tfspawner.base.states import Result
 
 NO_POD = "its pod is gone"
-Result = Literal["succeeded", "failed", "timeout", "interrupted"]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tfspawner.backends.base import Observation
 from tfspawner.base.fields import mapping, text
+from tfspawner.base.states import PodState
 
 from .objects import Launched, LeftOut, ReplicaPod, RoleJob, belongs, controller_uid, read_job, read_pod
 from .pods import LOST_POD, explain_failed_create, observe, observe_event
@@ -64,7 +65,7 @@ class News:
         replica = read.replica
         if change == "DELETED":
             if self.pods.get(replica) == read.name:
-                yield self.unless_replaced(Observation(replica=replica, state="gone", message=LOST_POD))
+                yield self.unless_replaced(Observation(replica=replica, state=PodState.GONE, message=LOST_POD))
             return
         self.replicas[read.uid] = replica
         if self.pods.get(replica, read.name) != read.name and read.newness < self.newest.get(replica, ("", False)):
@@ -76,18 +77,21 @@ class News:
 
     def unless_replaced(self, seen: Observation) -> Observation:
         """A lost replica waits for its next pod, where there will be one."""
-        if str(seen.replica).rpartition("-")[0] not in self.replacing or seen.state not in ("failed", "gone"):
+        if str(seen.replica).rpartition("-")[0] not in self.replacing or seen.state not in (
+            PodState.FAILED,
+            PodState.GONE,
+        ):
             self.lost.pop(seen.replica or "", None)
             return seen
         self.lost[seen.replica or ""] = seen
-        return replace(seen, state="pending", message=f"{seen.message}; another pod takes its place")
+        return replace(seen, state=PodState.PENDING, message=f"{seen.message}; another pod takes its place")
 
     def job_object(self, change: str, manifest: Mapping[str, Any]) -> Iterator[Observation]:
         """What a change of one of the job's Job objects says of the job."""
         uid = text(manifest, "metadata", "uid")
         if change == "DELETED":
             if uid == self.first.uid or uid in self.jobs:
-                yield Observation(replica=None, state="gone", message=f"job {self.first.job} was deleted")
+                yield Observation(replica=None, state=PodState.GONE, message=f"job {self.first.job} was deleted")
             return
         read = read_job(manifest)
         if isinstance(read, LeftOut) or not (uid == self.first.uid or belongs(read, self.first)):
@@ -96,13 +100,13 @@ class News:
         (self.replacing.add if read.replaces and not read.condition else self.replacing.discard)(read.role)
         if read.condition and read.condition[0] == "Failed":
             yield from self.lost.values()
-            yield Observation(replica=None, state="failed", message=f"the {read.role}s' Job {read.condition[1]}")
+            yield Observation(replica=None, state=PodState.FAILED, message=f"the {read.role}s' Job {read.condition[1]}")
         if not read.condition:
             self.unfinished.add(uid)  # one that was created after the others were read
         elif read.condition[0] == "Complete" and uid in self.unfinished:
             self.unfinished.discard(uid)
             if not self.unfinished:
-                yield Observation(replica=None, state="succeeded", message="its Jobs are complete")
+                yield Observation(replica=None, state=PodState.SUCCEEDED, message="its Jobs are complete")
         for pod in self.waiting_pods.pop(uid, {}).values():
             yield from self.pod("ADDED", pod)
         for waiting in self.unclaimed.pop(uid, []):
@@ -124,11 +128,15 @@ class News:
         if reason == "FailedCreate":
             words, hint = explain_failed_create(message)
             yield Observation(
-                replica=None, state="pending", message=words, hint=hint, fatal=True, patience_s=patience_s
+                replica=None, state=PodState.PENDING, message=words, hint=hint, fatal=True, patience_s=patience_s
             )
             return
         yield Observation(
-            replica=self.replicas[uid], state="starting", message=message[:300], fatal=True, patience_s=patience_s
+            replica=self.replicas[uid],
+            state=PodState.STARTING,
+            message=message[:300],
+            fatal=True,
+            patience_s=patience_s,
         )
 
     def _keep_event(self, uid: str, event: Mapping[str, Any]) -> None:

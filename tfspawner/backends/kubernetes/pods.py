@@ -9,6 +9,7 @@ from typing import Any
 
 from tfspawner.backends.base import Observation
 from tfspawner.base.fields import count, mapping, mappings, text, texts
+from tfspawner.base.states import PodState
 
 Object = Mapping[str, Any]
 
@@ -41,20 +42,20 @@ def observe(replica: str, pod: Object) -> Observation:
         return _terminated(replica, node, mapping(state, "terminated"), pod)
     if text(status, "phase") == "Failed":
         message = _sentence(text(status, "reason") or "lost", text(status, "message"))
-        return Observation(replica=replica, state="failed", node=node, message=message)
+        return Observation(replica=replica, state=PodState.FAILED, node=node, message=message)
     if text(pod, "metadata", "deletionTimestamp"):
-        return Observation(replica=replica, state="gone", node=node, message=_disruption(status) or LOST_POD)
+        return Observation(replica=replica, state=PodState.GONE, node=node, message=_disruption(status) or LOST_POD)
     if "running" in state:
-        return Observation(replica=replica, state="running", node=node)
+        return Observation(replica=replica, state=PodState.RUNNING, node=node)
     waiting = mapping(state, "waiting")
     if waiting:
         return _waiting(replica, node, waiting, _image(spec, "containers", text(container, "name")))
     for condition in mappings(status, "conditions"):
         if (text(condition, "type"), text(condition, "status")) == ("PodScheduled", "False"):
             if text(condition, "reason") == "SchedulingGated":
-                return Observation(replica=replica, state="pending", message="is held by a scheduling gate")
+                return Observation(replica=replica, state=PodState.PENDING, message="is held by a scheduling gate")
             return _unschedulable(replica, condition, spec)
-    return Observation(replica=replica, state="starting" if node else "pending", node=node)
+    return Observation(replica=replica, state=PodState.STARTING if node else PodState.PENDING, node=node)
 
 
 def observe_event(event: Object) -> tuple[str, str, float] | None:
@@ -124,7 +125,7 @@ def _failed_init(replica: str, node: str, status: Object, spec: Object) -> Obser
         if code:
             return Observation(
                 replica=replica,
-                state="failed",
+                state=PodState.FAILED,
                 node=node,
                 message=f"did not start: its init container {name} ended with exit code {code}",
                 hint="check --pod-file's initContainers",
@@ -143,7 +144,7 @@ def _image(spec: Object, kind: str, name: str) -> str:
 def _terminated(replica: str, node: str, ended: Object, pod: Object) -> Observation:
     code, reason = count(ended, "exitCode"), text(ended, "reason")
     if code == 0:
-        return Observation(replica=replica, state="succeeded", node=node)
+        return Observation(replica=replica, state=PodState.SUCCEEDED, node=node)
     hint = None
     if reason == "OOMKilled":
         limit = _limits(mapping(pod, "spec")).get("memory")
@@ -157,7 +158,7 @@ def _terminated(replica: str, node: str, ended: Object, pod: Object) -> Observat
         disruption = _disruption(mapping(pod, "status"))
         how = "ended" if code is None else f"ended with exit code {code}"
         message = disruption or how + (f" ({reason})" if reason not in ("", "Error") else "")
-    return Observation(replica=replica, state="failed", node=node, message=message, hint=hint)
+    return Observation(replica=replica, state=PodState.FAILED, node=node, message=message, hint=hint)
 
 
 def _waiting(replica: str, node: str, waiting: Object, image: str) -> Observation:
@@ -166,7 +167,7 @@ def _waiting(replica: str, node: str, waiting: Object, image: str) -> Observatio
         never = reason in ("InvalidImageName", "ErrImageNeverPull")
         return Observation(
             replica=replica,
-            state="starting",
+            state=PodState.STARTING,
             node=node,
             fatal=True,
             patience_s=0.0 if never else START_PATIENCE_S,
@@ -176,7 +177,7 @@ def _waiting(replica: str, node: str, waiting: Object, image: str) -> Observatio
     if reason in _CREATE:
         return Observation(
             replica=replica,
-            state="starting",
+            state=PodState.STARTING,
             node=node,
             fatal=True,
             patience_s=START_PATIENCE_S / 2,
@@ -184,7 +185,7 @@ def _waiting(replica: str, node: str, waiting: Object, image: str) -> Observatio
             hint="check the names in --pod-file and --template-dir",
         )
     return Observation(
-        replica=replica, state="starting", node=node, message="" if reason == "ContainerCreating" else reason
+        replica=replica, state=PodState.STARTING, node=node, message="" if reason == "ContainerCreating" else reason
     )
 
 
@@ -203,7 +204,7 @@ def _unschedulable(replica: str, condition: Object, spec: Object) -> Observation
     message = message.replace("not found. not found", "not found")  # as the scheduler says of a claim
     return Observation(
         replica=replica,
-        state="pending",
+        state=PodState.PENDING,
         fatal=True,
         patience_s=UNSCHEDULABLE_PATIENCE_S,
         message=f"cannot be scheduled: {message}" + (f" (it asks for {asks})" if asks else ""),

@@ -24,6 +24,7 @@ from tfspawner.backends.gpu_types import is_product
 from tfspawner.backends.tf_keras import installed_tensorflow, wheel
 from tfspawner.base.patience import patient
 from tfspawner.base.shapes import DamagedFile
+from tfspawner.base.states import PodState
 from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from tfspawner.plan.checks import is_name
 from tfspawner.plan.spec import JobSpec
@@ -249,7 +250,7 @@ class LocalBackend:
         host = socket.gethostname()
         while not stop.is_set():
             if not is_folder(self.folder / job):
-                yield Observation(replica=None, state="gone", message=f"job {job} was deleted")
+                yield Observation(replica=None, state=PodState.GONE, message=f"job {job} was deleted")
             for replica in self._pids(job):
                 state, message = self._state(job, replica)
                 if told.get(replica) != state:
@@ -381,18 +382,18 @@ class LocalBackend:
             pid for pid, at in pairs if started(pid) == at != 0 and is_agent_of(self.folder / job, pid, may_wait=True)
         ]
 
-    def _state(self, job: str, replica: str) -> tuple[str, str]:
+    def _state(self, job: str, replica: str) -> tuple[PodState, str]:
         """A replica's state and a message: its agent runs, or left a note when it ended, or was killed."""
         if self._alive(job, replica):
-            return "running", ""
+            return PodState.RUNNING, ""
         try:
             ended = read_exit(self.folder / job, replica)
         except DamagedFile as error:
-            return "gone", f"was lost: {error.message}"
+            return PodState.GONE, f"was lost: {error.message}"
         if ended is None:
             why = self._full() or "was lost: its agent's process is gone"
-            return "gone", f"{why}{self._last_words(job, replica)}"
-        return ("succeeded", "") if ended["code"] == 0 else ("failed", ended["message"])
+            return PodState.GONE, f"{why}{self._last_words(job, replica)}"
+        return (PodState.SUCCEEDED, "") if ended["code"] == 0 else (PodState.FAILED, ended["message"])
 
     def _full(self) -> str:
         """That the state folder is full, if it is: why an agent's process is gone."""
