@@ -10,6 +10,8 @@ import resource
 import sys
 import traceback
 
+import numpy as np
+
 from tfspawner.data.checking import check_shard, glance
 from tfspawner.data.convert import Options, Shard, _write
 from tfspawner.data.filesystems import list_files
@@ -30,7 +32,7 @@ def read(path):
     for record in records_of(file):
         lengths.append(sum(map(len, record.values())))
         for name, values in record.items():
-            summaries.setdefault(name, Summary()).take(values, None)
+            summaries.setdefault(name, Summary()).take(values, np.array([len(values)]))
     json.dumps({name: summary.words() for name, summary in summaries.items()})
     return lengths
 

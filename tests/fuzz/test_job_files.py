@@ -20,10 +20,9 @@ from tfspawner.cli import main as cli
 from tfspawner.cli import options
 from tfspawner.cli.options import make_spec
 from tfspawner.errors import ConfigurationError
-from tfspawner.jobs.prepare import prepare
+from tfspawner.jobs.prepare import new_name, prepare
 from tfspawner.jobs.running import described
 from tfspawner.plan.grid import Sweep
-from tfspawner.plan.plan import job_name
 
 MOST_S = 2.0
 MOST_KIB = 400 * 1024  # that this process may grow by
@@ -80,7 +79,7 @@ def is_refused_or_whole(make: Callable[[], Any], what: object) -> bool:
     try:
         asked = make()
         if isinstance(asked, Sweep):
-            asked = asked.job(job_name(asked.spec), f"{job_name(asked.spec)}-1", asked.points[0])
+            asked = asked.job(new_name(asked.spec), f"{new_name(asked.spec)}-1", asked.points[0])
         if len(asked.replicas) <= 1000 or asked.on == "kubernetes":  # each has a socket here
             whole(asked)
         refused = False

@@ -7,8 +7,9 @@ import pytest
 from hostile import Hostile
 
 from tfspawner.backends.kubernetes.backend import KubernetesBackend
+from tfspawner.jobs.prepare import planned
 from tfspawner.plan.code import Code
-from tfspawner.plan.plan import Plan, make_plan
+from tfspawner.plan.plan import Plan
 from tfspawner.plan.spec import JobSpec
 
 
@@ -25,7 +26,7 @@ def make_fixed_plan(tmp_path):
         archive.flush()
         code = Code(archive=archive, sha256="0" * 64, size_bytes=archive.tell(), file_count=1)
         backend = KubernetesBackend(namespace=None, context=None, kubeconfig=None)
-        plan = make_plan(spec, job, backend.reserve(spec, job), code, needs_tf_keras=False)
+        plan = planned(spec, job, backend.reserve(spec, job), code, needs_tf_keras=False)
         return Plan(job=job, spec=spec, code=code, token="the-token", files=plan.files)
 
     return make

@@ -19,12 +19,12 @@ from tfspawner.cli import main as cli
 from tfspawner.cli.options import make_spec, recorded_sweep
 from tfspawner.errors import ConfigurationError
 from tfspawner.follow.sweep import Point
+from tfspawner.jobs.prepare import planned_like
 from tfspawner.jobs.prepare import prepare as prepare_job
 from tfspawner.jobs.running import described
 from tfspawner.jobs.sweep_plan import points_of, prepare
 from tfspawner.pages.sweep import axis, page, write_page
 from tfspawner.plan.grid import Sweep, best, grid_word, parse_grid, ranked
-from tfspawner.plan.plan import plan_like
 from tfspawner.plan.spec import JobSpec
 from tfspawner.plan.words import sweep_words
 from tfspawner.views.sweep import live_table
@@ -283,7 +283,7 @@ def test_a_verb_for_jobs_says_what_the_jobs_of_a_sweep_are(folder):
 def test_points_share_the_code_and_differ_in_name_arguments_and_token(folder):
     planned = prepare(asked({"lr": ["1", "2"]}, args=("a",)))
     (folder / "code/train.py").write_text("print('edited meanwhile')")
-    plans = [plan_like(planned.plan, spec, "here:1") for spec in planned.specs]
+    plans = [planned_like(planned.plan, spec, "here:1") for spec in planned.specs]
     configs = [json.loads(plan.files["job.json"]) for plan in plans]
     assert [(config["job"], config["args"]) for config in configs] == [
         ("swp-1", ["a", "--lr=1"]),

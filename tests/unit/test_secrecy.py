@@ -14,11 +14,11 @@ from tfspawner.backends.kubernetes.manifests import render, travels_in_configmap
 from tfspawner.cli import main as cli
 from tfspawner.cli.options import make_spec, recorded_options
 from tfspawner.errors import ConfigurationError
-from tfspawner.jobs.prepare import prepare
+from tfspawner.jobs.prepare import planned_like, prepare
 from tfspawner.jobs.running import described
 from tfspawner.jobs.sweep_plan import prepare as prepare_sweep
 from tfspawner.plan.grid import Sweep
-from tfspawner.plan.plan import Plan, plan_like
+from tfspawner.plan.plan import Plan
 from tfspawner.plan.secrecy import HIDDEN
 from tfspawner.plan.spec import JobSpec
 from tfspawner.record.writing import Record
@@ -156,7 +156,7 @@ def test_points_of_a_sweep_keep_the_secret_of_their_arguments(folder, tmp_path):
     sweep = Sweep(spec=spec, grid={"lr": ["1", "2"]})
     prepared = prepare_sweep(sweep)
     assert CANARY not in json.dumps(prepared.record, default=str)
-    plan = plan_like(prepared.plan, prepared.specs[1], "x")
+    plan = planned_like(prepared.plan, prepared.specs[1], "x")
     assert json.loads(plan.hidden[HIDDEN])["args"] == [f"--key={CANARY}", "--lr=2"]
     assert json.loads(plan.files["job.json"])["args"] == ["--key=***", "--lr=2"]
     assert CANARY not in json.dumps(described(plan), default=str)

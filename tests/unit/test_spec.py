@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfspawner.errors import ConfigurationError
+from tfspawner.jobs.prepare import new_name
 from tfspawner.plan.checks import is_name, quantity
 from tfspawner.plan.limits import MAX_ENV_BYTES
-from tfspawner.plan.plan import job_name
 from tfspawner.plan.spec import KUBERNETES_ONLY, JobSpec, flag_of
 from tfspawner.record.reading import spec_shape
 from tfspawner.replica.protocol import PORT
@@ -248,7 +248,7 @@ def test_any_name_is_a_dns_label_for_every_replica_or_refused_with_its_value(tmp
     script = tmp_path_factory.getbasetemp() / "named.py"
     script.touch()
     try:
-        made, told = job_name(JobSpec(script=script, name=name, workers=workers)), ""
+        made, told = new_name(JobSpec(script=script, name=name, workers=workers)), ""
     except ConfigurationError as error:
         made, told = name, error.message
     assert made == name
@@ -268,7 +268,7 @@ def test_a_made_name_is_a_dns_label_for_every_replica(tmp_path_factory, stem, wo
     script = folder / f"{stem}.py"
     script.touch()
     spec = JobSpec(script=script, workers=workers, evaluator=evaluator)
-    name = job_name(spec)
+    name = new_name(spec)
     assert is_name(name)
     for role, count in spec.roles.items():
         assert LABEL.fullmatch(f"{name}-{role}-{count - 1}")
@@ -292,16 +292,16 @@ def test_a_made_name_is_a_dns_label_for_every_replica(tmp_path_factory, stem, wo
 def test_a_made_name_begins_with_the_scripts_and_ends_at_random(tmp_path, path, start):
     (tmp_path / path).parent.mkdir()
     (tmp_path / path).touch()
-    names = {job_name(JobSpec(script=tmp_path / path)) for _ in range(3)}
+    names = {new_name(JobSpec(script=tmp_path / path)) for _ in range(3)}
     assert len(names) == 3
     assert all(re.fullmatch(re.escape(start) + "-[a-z0-9]{5}", name) for name in names)
 
 
 def test_a_name_too_long_for_the_last_replica_is_refused(script):
     JobSpec(script=script)
-    assert job_name(JobSpec(script=script, name="a" * 54, workers=10)) == "a" * 54
+    assert new_name(JobSpec(script=script, name="a" * 54, workers=10)) == "a" * 54
     with pytest.raises(ConfigurationError, match="at most 53"):
-        job_name(JobSpec(script=script, name="a" * 54, workers=11))
+        new_name(JobSpec(script=script, name="a" * 54, workers=11))
 
 
 @pytest.mark.parametrize("text", ["", "2 Gi", "-1", "1e-3", "Gi", "2gi", "2KI", "1Gi\n", "٣", "nan"])

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tfspawner.agent import RESULTS
 from tfspawner.base.states import PodState, Result
+from tfspawner.replica.protocol import RESULTS
 
 
 @pytest.mark.parametrize("word", [*Result, *PodState])

@@ -24,14 +24,14 @@ PROJECT = Path(tfspawner.__file__).parent
 # Where a thread is begun otherwise than by the agent's begin() or the follower's _raising(), and what becomes of its errors.
 BEGUN = {
     ("replica/base.py", "begin"): "it is what all others are begun by",
-    ("follow.py", "follow"): "_raising() puts them into the queue that follow() reads",
-    ("backends/kubernetes.py", "watch"): "they are put into the queue that watch() reads",
-    ("homecoming.py", "bring"): "it raises them, once the thread has ended",
-    ("threads.py", "each"): "it raises the first",
-    ("sweeping.py", "_run_all"): "_work() keeps it, and run() raises it",
-    ("tensorboard.py", "__init__"): "run() keeps it, and watch() raises it",
+    ("follow/follower.py", "follow"): "_raising() puts them into the queue that follow() reads",
+    ("backends/kubernetes/backend.py", "watch"): "they are put into the queue that watch() reads",
+    ("follow/homecoming.py", "bring"): "it raises them, once the thread has ended",
+    ("base/threads.py", "each"): "it raises the first",
+    ("jobs/sweeps.py", "_run_all"): "_work() keeps it, and run() raises it",
+    ("jobs/tensorboard.py", "__init__"): "run() keeps it, and watch() raises it",
     ("data/xrootd.py", "start"): "listen() ends the process, and tells all who wait",
-    ("cli.py", "complete_job"): "the shell completes nothing then, in silence on purpose",
+    ("cli/target.py", "complete_job"): "the shell completes nothing then, in silence on purpose",
 }
 
 

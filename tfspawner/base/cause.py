@@ -43,6 +43,7 @@ class Cause:
         return Cause.of({**self.told, **words})
 
     def as_json(self) -> dict[str, Any]:
+        """The words that the cause was made of."""
         return dict(self.told)
 
     @property

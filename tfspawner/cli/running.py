@@ -144,12 +144,11 @@ def render(ctx: click.Context, /, output: str, **options: Any) -> None:
     asked = asked_of(ctx, options)
     from tfspawner.backends.kubernetes.manifests import redacted, to_yaml
     from tfspawner.backends.kubernetes.manifests import render as render_plan
-    from tfspawner.jobs.prepare import prepare
+    from tfspawner.jobs.prepare import new_name, prepare
     from tfspawner.plan.grid import Sweep, shown
-    from tfspawner.plan.plan import job_name
 
     if isinstance(asked, Sweep):
-        name, values = job_name(asked.spec), asked.points[0]
+        name, values = new_name(asked.spec), asked.points[0]
         echo(f"point 1 of {len(asked.points)}: {shown(values)}", err=True)
         asked = asked.job(name, f"{name}-1", values)
     _, plan = prepare(asked, check=False)

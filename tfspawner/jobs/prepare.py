@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tfspawner.backends.base import Backend
 from tfspawner.backends.choice import backend_for
 from tfspawner.base.userfile import MOST_BYTES, TooLarge, named, read_bytes
 from tfspawner.errors import ConfigurationError
-from tfspawner.plan.plan import Plan, job_name, make_plan
+from tfspawner.plan.code import Code
+from tfspawner.plan.plan import Plan, job_name, make_plan, plan_like
 from tfspawner.plan.script.findings import Finding, findings
-from tfspawner.plan.secrecy import known_of, told_of_code
+from tfspawner.plan.secrecy import Known, known_of, told_of_code
 from tfspawner.plan.spec import JobSpec
-from tfspawner.replica.packing import packed_nvml
+from tfspawner.replica.packing import packed, packed_nvml, sources
 
 from .packing import mentions, pack
 
@@ -21,7 +24,7 @@ from .packing import mentions, pack
 def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Backend, Plan]:
     """All that can be known and refused before anything is created, for so many jobs at once."""
     warnings = read_script(spec)
-    name = job_name(spec)
+    name = new_name(spec)
     backend = backend_for(spec.on, namespace=spec.namespace, context=spec.context, kubeconfig=spec.kubeconfig)
     warnings += backend.check(spec) if check else []
     needed = needs_tf_keras(spec)
@@ -31,7 +34,7 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
         warnings += more
     gpus, more = backend.gpus(spec, at_once) if check and spec.gpus else ({}, [])
     warnings += more
-    known = known_of(spec)
+    known = secrets_of(spec)
     code = pack(
         spec.folder,
         out=spec.out,
@@ -41,11 +44,12 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
         known=known,
         script=spec.script_path.relative_to(spec.folder).as_posix(),
     )
-    plan = make_plan(
+    plan = planned(
         spec,
         name,
         backend.reserve(spec, name),
         code,
+        known=known,
         needs_tf_keras=needed,
         speaks_of_s3=_speaks_of_s3(spec),
         needs_gpus=_needs_gpus(spec),
@@ -54,6 +58,56 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
     )
     warnings += [*plan.warnings, *told_of_code(code.secrets), *(backend.preflight(plan) if check else [])]
     return backend, replace(plan, warnings=tuple(warnings), notes=(code.left_out,) if code.left_out else ())
+
+
+def new_name(spec: JobSpec) -> str:
+    """The job's name, with an ending of its own where the user gave none."""
+    return job_name(spec, "".join(secrets.choice("bcdfghjkmnpqrstvwxz23456789") for _ in range(5)))
+
+
+def secrets_of(spec: JobSpec) -> Known:
+    """The job's secrets, once its pod file is read. Raises ConfigurationError as known_of() does."""
+    pod_file = read_bytes(spec.pod_file, "--pod-file") if spec.pod_file else b""
+    return known_of(spec, "\n".join(sources().values()), pod_file)
+
+
+def planned(
+    spec: JobSpec,
+    job: str,
+    coordinator_address: str,
+    code: Code,
+    warnings: tuple[str, ...] = (),
+    *,
+    known: Known | None = None,
+    **facts: Any,
+) -> Plan:
+    """make_plan(), of files that are read and a token that is drawn here."""
+    return make_plan(
+        spec,
+        job,
+        coordinator_address,
+        code,
+        warnings,
+        known=known or secrets_of(spec),
+        token=new_token(),
+        agent=packed(),
+        command=_command_of(spec),
+        **facts,
+    )
+
+
+def planned_like(plan: Plan, spec: JobSpec, coordinator_address: str, slot: int = 0) -> Plan:
+    """plan_like(), with a token of its own."""
+    return plan_like(plan, spec, coordinator_address, token=new_token(), command=_command_of(spec), slot=slot)
+
+
+def new_token() -> str:
+    """A job's token: 192 random bits."""
+    return secrets.token_urlsafe(24)
+
+
+def _command_of(spec: JobSpec) -> bytes | None:
+    return read_bytes(spec.command_file, "the command file") if spec.command_file else None
 
 
 def read_script(spec: JobSpec) -> list[str]:

@@ -19,6 +19,7 @@ from tfspawner.plan.spec import JobSpec
 from tfspawner.record.reading import read_id, read_report, read_sweep
 
 from .packing import digests
+from .prepare import new_name
 from .prepare import prepare as prepare_job
 from .running import described
 
@@ -42,7 +43,7 @@ class Planned:
 def prepare(asked: Sweep) -> Planned:
     """All that can be known and refused before anything is created. Raises ConfigurationError, ClusterError."""
     spec = asked.spec
-    name = job_name(spec)
+    name = new_name(spec)
     folder = spec.out / name
     former = read_sweep(folder) or {}
     if former and former["sweep"] != name:

@@ -22,7 +22,6 @@ from tfspawner.follow.sweep import ENDED, Point, SilentSweep, SweepOutcome, Swee
 from tfspawner.pages.run import compared
 from tfspawner.pages.sweep import write_page
 from tfspawner.plan.grid import Sweep, best, ranked
-from tfspawner.plan.plan import plan_like
 from tfspawner.plan.spec import JobSpec
 from tfspawner.record.folder import SWEEP_FILE
 from tfspawner.record.reading import read_events
@@ -30,6 +29,7 @@ from tfspawner.record.writing import Record
 from tfspawner.replica.protocol import STARTING
 
 from .job import Job
+from .prepare import planned_like
 from .running import carry_out, take_over, tell
 from .sweep_plan import STORED, Planned, is_done, prepare, report_of
 
@@ -294,7 +294,7 @@ class _Run:
     def _run_job(self, point: Point, slot: int, view: PointView) -> Outcome:
         """Takes over the job that is there, or launches one; never both, for a job's name is there once."""
         spec, backend = self.specs[point.job], self._backend()
-        plan = plan_like(self.planned.plan, spec, backend.reserve(spec, point.job), slot)
+        plan = planned_like(self.planned.plan, spec, backend.reserve(spec, point.job), slot)
         if point.job in self.there:
             if self._goes_on(backend, point):
                 view.note("its job is there from before, and is followed to its end")

@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from tfspawner.base.userfile import read_bytes
 from tfspawner.errors import ConfigurationError
-from tfspawner.replica.packing import packed
 
 from .code import Code
 from .limits import MAX_SECRET_BYTES
-from .secrecy import Known, hidden, known_of
+from .secrecy import Known, hidden
 from .spec import JobSpec
 
 MAX_NAME = 63  # a DNS label: the longest pod host name, <job>-<role>-<index>
@@ -51,8 +49,8 @@ class Plan:
         return id_of(self.token)
 
 
-def job_name(spec: JobSpec) -> str:
-    """--name, or the script's own name with a random ending; checked to fit a DNS label in every replica."""
+def job_name(spec: JobSpec, ending: str = "") -> str:
+    """--name, or the script's own name with this ending; checked to fit a DNS label in every replica."""
     longest = max(len(f"-{role}-{count - 1}") for role, count in spec.roles.items())
     if spec.name:
         if len(spec.name) + longest > MAX_NAME:
@@ -66,19 +64,70 @@ def job_name(spec: JobSpec) -> str:
     if stem in ("train", "main", "training-script") and spec.script_path.parent.name:
         stem = re.sub(r"[^a-z0-9]+", "-", spec.script_path.parent.name.lower()).strip("-")
     stem = stem if stem[:1].isalpha() else f"job-{stem}".rstrip("-")
-    ending = "".join(secrets.choice("bcdfghjkmnpqrstvwxz23456789") for _ in range(5))
     return f"{stem[:24].rstrip('-')}-{ending}"
 
 
-def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, warnings: tuple[str, ...] = (), *,
-              needs_tf_keras: bool, speaks_of_s3: bool = False, needs_gpus: bool = False,
-              gpus: Mapping[str, tuple[str, ...]] | None = None, nvml: bytes | None = None) -> Plan:  # fmt: skip
-    """Puts together what the agents have to know; does no I/O but for reading the user's command file and pod file."""
-    known = known_of(spec)
-    command = read_bytes(spec.command_file, "the command file") if spec.command_file else None
-    masked, more, told = hidden(spec, known, command)
+def make_plan(
+    spec: JobSpec,
+    job: str,
+    coordinator_address: str,
+    code: Code,
+    warnings: tuple[str, ...] = (),
+    *,
+    known: Known,
+    token: str,
+    agent: Mapping[str, bytes],
+    command: bytes | None = None,
+    needs_tf_keras: bool = False,
+    speaks_of_s3: bool = False,
+    needs_gpus: bool = False,
+    gpus: Mapping[str, tuple[str, ...]] | None = None,
+    nvml: bytes | None = None,
+) -> Plan:
+    """Puts together what launching makes, of what was read and drawn before: it does no I/O, and draws nothing.
+
+    Args:
+        known: the job's secrets.
+        token: what the launcher and the agents prove to each other that they know.
+        agent: the files that each replica runs by.
+        command: the user's command file.
+        needs_tf_keras, speaks_of_s3, needs_gpus: what the replicas' TensorFlow must have.
+        gpus: which ones, as the backend found them.
+        nvml: nvidia-ml-py as a zip file, for images that lack it.
+
+    Raises ConfigurationError where a secret, or all of them, do not fit into the Secret.
+    """
+    masked, more, more_warnings = hidden(spec, known, command)
     _check_secret(spec, more)
     config = {
+        **_job_json(spec, job, coordinator_address, code),
+        "needs_tf_keras": needs_tf_keras,
+        "needs_gpus": needs_gpus,
+        "speaks_of_s3": speaks_of_s3,
+        "secret_names": known.names,  # what the agents mask in the output
+        **masked,
+    }
+    files = {**agent, "job.json": json.dumps(config, separators=(",", ":")).encode()}
+    if nvml:
+        files["pynvml.zip"] = nvml
+    if command is not None:
+        files["command"] = known.mask_bytes(command)
+    return Plan(
+        job=job,
+        spec=spec,
+        code=code,
+        token=token,
+        files=files,
+        hidden=more,
+        known=known,
+        gpus=gpus or {},
+        warnings=(*warnings, *more_warnings),
+    )
+
+
+def _job_json(spec: JobSpec, job: str, coordinator_address: str, code: Code) -> dict[str, Any]:
+    """What the agents are told of the job by its options alone."""
+    return {
         "job": job,
         "roles": spec.roles,
         "coordinator_address": coordinator_address,
@@ -98,34 +147,22 @@ def make_plan(spec: JobSpec, job: str, coordinator_address: str, code: Code, war
         "replaces_lost": spec.on == "kubernetes" and spec.restarts > 0,
         "hold_s": spec.hold_s,
         "legacy_keras": spec.legacy_keras and len(spec.replicas) > 1,
-        "needs_tf_keras": needs_tf_keras,
-        "needs_gpus": needs_gpus,
-        "speaks_of_s3": speaks_of_s3,
-        "secret_names": known.names,  # what the agents mask in the output
-        **masked,
     }
-    files = {**packed(), "job.json": json.dumps(config, separators=(",", ":")).encode()}
-    if nvml:
-        files["pynvml.zip"] = nvml
-    if command is not None:
-        files["command"] = known.mask_bytes(command)
-    return Plan(job=job, spec=spec, code=code, token=secrets.token_urlsafe(24), files=files, hidden=more, known=known,
-                gpus=gpus or {}, warnings=(*warnings, *told))  # fmt: skip
 
 
 def _check_secret(spec: JobSpec, more: Mapping[str, str]) -> None:
-    if spec.on == "kubernetes" and sum(len(value.encode()) for value in (*spec.env.values(), *more.values())) > MAX_SECRET_BYTES:  # fmt: skip
+    size = sum(len(value.encode()) for value in (*spec.env.values(), *more.values()))
+    if spec.on == "kubernetes" and size > MAX_SECRET_BYTES:
         raise ConfigurationError("the variables, with what holds one of them, are more than a Secret holds, 1 MiB")
 
 
-def plan_like(plan: Plan, spec: JobSpec, coordinator_address: str, slot: int = 0) -> Plan:
+def plan_like(
+    plan: Plan, spec: JobSpec, coordinator_address: str, *, token: str, command: bytes | None = None, slot: int = 0
+) -> Plan:
     """The plan of another job with the same code and replicas: its name, arguments and token are its own."""
-    job = job_name(spec)
     config = json.loads(plan.files["job.json"])
-    masked, more, _ = hidden(
-        spec, plan.known, read_bytes(spec.command_file, "the command file") if spec.command_file else None
-    )
+    masked, more, _ = hidden(spec, plan.known, command)
+    job = job_name(spec)
     config.update(job=job, coordinator_address=coordinator_address, **{"args": list(spec.args), **masked})
     files = {**plan.files, "job.json": json.dumps(config, separators=(",", ":")).encode()}
-    return replace(plan, job=job, spec=spec, token=secrets.token_urlsafe(24), files=files, hidden=more,
-                   warnings=(), notes=(), slot=slot)  # fmt: skip
+    return replace(plan, job=job, spec=spec, token=token, files=files, hidden=more, warnings=(), notes=(), slot=slot)

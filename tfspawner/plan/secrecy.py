@@ -10,14 +10,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tfspawner.base.userfile import read_bytes
 from tfspawner.errors import ConfigurationError
 from tfspawner.replica.masking import Masker
-from tfspawner.replica.packing import sources
 from tfspawner.replica.protocol import MASK, MASKED_BYTES
 
 from .limits import MAX_ENV_BYTES
@@ -110,10 +107,13 @@ class Known:
         return name, data.count(b"\n", 0, place.start()) + 1
 
 
-def known_of(spec: JobSpec) -> Known:
-    """The job's secrets. Raises ConfigurationError where one stands in an option: those are in names, labels and records."""
-    options = _options(spec)
-    known = Known(spec.env, "\n".join([own_words(), *(text for _, text in options)]) if spec.env else "")
+def known_of(spec: JobSpec, own_words: str = "", pod_file: bytes = b"") -> Known:
+    """The job's secrets; `own_words` are what tf-spawner itself sends, and so no secret.
+
+    Raises ConfigurationError where one stands in an option: those are in names, labels and records.
+    """
+    options = _options(spec, pod_file)
+    known = Known(spec.env, "\n".join([own_words, *(text for _, text in options)]) if spec.env else "")
     for flag, text in options:
         if hit := known.found(text.encode(errors="replace")):
             raise ConfigurationError(
@@ -123,12 +123,12 @@ def known_of(spec: JobSpec) -> Known:
     return known
 
 
-def _options(spec: JobSpec) -> list[tuple[str, str]]:
+def _options(spec: JobSpec, pod_file: bytes) -> list[tuple[str, str]]:
     """(flag, text) of all that stands in objects or records as it is given."""
     fields = {name: value for name, value in asdict(spec).items() if name not in ("env", "env_files", "args")}
     found = [(flag_of(name), text) for name, value in fields.items() for text in _texts(value)]
     if spec.pod_file:
-        found.append((f"--pod-file {spec.pod_file}", read_bytes(spec.pod_file, "--pod-file").decode(errors="replace")))
+        found.append((f"--pod-file {spec.pod_file}", pod_file.decode(errors="replace")))
     return found
 
 
@@ -138,12 +138,6 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, tuple):
         return [str(item) for item in value]
     return [str(value)] if isinstance(value, str | Path) else []
-
-
-@cache
-def own_words() -> str:
-    """What tf-spawner itself sends to the replicas."""
-    return "\n".join(sources().values())
 
 
 def hidden(spec: JobSpec, known: Known, command: bytes | None) -> tuple[dict[str, Any], dict[str, str], list[str]]:
