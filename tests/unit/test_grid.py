@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfspawner
-from tfspawner.backends.local import backend as local
+from tfspawner.backends.local.ports import free_ports
 from tfspawner.cli import main as cli
 from tfspawner.cli.options import make_spec, recorded_sweep
 from tfspawner.errors import ConfigurationError
@@ -296,7 +296,7 @@ def test_points_share_the_code_and_differ_in_name_arguments_and_token(folder):
 
 
 def test_ports_come_again_only_after_all_others():
-    found = [port for _ in range(100) for port in local._free_ports(4, None)]
+    found = [port for _ in range(100) for port in free_ports(4, None)]
     assert len(set(found)) == len(found)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from tfspawner.backends.kubernetes.api import Api
 from tfspawner.base import userfile
-from tfspawner.base.userfile import MOST_BYTES, MOST_VALUES, brief, expanded, load_yaml, read_bytes, read_text
+from tfspawner.base.names import brief
+from tfspawner.base.userfile import MOST_BYTES, MOST_VALUES, expanded, load_yaml, read_bytes, read_text
 from tfspawner.errors import ConfigurationError
 
 

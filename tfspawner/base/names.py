@@ -30,3 +30,12 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
         return f"a {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def brief(value: object) -> str:
+    """A value for an error's one line: without control characters, and of at most 100 characters."""
+    try:
+        text = repr(value[:200] if isinstance(value, str) else value)
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits, lists in lists
+        return f"a value too large to show ({type(value).__name__})"
+    return text if len(text) <= 100 else f"{text[:100]}…"

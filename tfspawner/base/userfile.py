@@ -14,6 +14,8 @@ import yaml
 
 from tfspawner.errors import ConfigurationError
 
+from .names import brief
+
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is 10 times as fast
 MOST_BYTES = 1024**2  # of a file that is read whole: job.yaml, env-files, pod files, templates, .tfspawnerignore
 MOST_VALUES = 100_000  # in a YAML file, each alias counted with all that it stands for
@@ -27,15 +29,6 @@ KINDS = ((stat.S_ISDIR, A_FOLDER), (stat.S_ISFIFO, A_PIPE), (stat.S_ISREG, ""), 
 
 class TooLarge(ConfigurationError):
     """A file has more bytes than are read."""
-
-
-def brief(value: object) -> str:
-    """A value for an error's one line: without control characters, and of at most 100 characters."""
-    try:
-        text = repr(value[:200] if isinstance(value, str) else value)
-    except (ValueError, RecursionError):  # a number of more than 4,300 digits, lists in lists
-        return f"a value too large to show ({type(value).__name__})"
-    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def brief_line(text: str) -> str:

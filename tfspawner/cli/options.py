@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfspawner.base.userfile import LOADER, brief, expanded, load_yaml, named, read_text
+from tfspawner.base.names import brief
+from tfspawner.base.userfile import LOADER, expanded, load_yaml, named, read_text
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.grid import SWEEP_OPTIONS, Sweep, parse_grid
 from tfspawner.plan.options import (

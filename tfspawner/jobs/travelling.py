@@ -11,8 +11,8 @@ from fnmatch import translate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfspawner.base.names import ID_FILE
-from tfspawner.base.userfile import brief, brief_line, named, read_bytes
+from tfspawner.base.names import ID_FILE, brief
+from tfspawner.base.userfile import brief_line, named, read_bytes
 from tfspawner.errors import ConfigurationError
 
 if TYPE_CHECKING:

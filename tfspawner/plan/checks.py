@@ -9,9 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfspawner.base.names import brief
 from tfspawner.base.shapes import Wrong
 from tfspawner.base.shapes import text as text_shape
-from tfspawner.base.userfile import A_FOLDER, brief, kind_of, named, wrong_path
+from tfspawner.base.userfile import A_FOLDER, kind_of, named, wrong_path
 from tfspawner.errors import ConfigurationError
 from tfspawner.replica.protocol import PORT
 

@@ -12,7 +12,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal
 
-from tfspawner.base.userfile import brief
+from tfspawner.base.names import brief
 from tfspawner.errors import ConfigurationError
 
 from .options import FIXED, GRID, NUMBER, OFTEN, SWEEPS, described, option, options_of

@@ -20,8 +20,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tfspawner.backends.gpu_types import as_label
 from tfspawner.base.fields import text, texts
+from tfspawner.base.names import brief
 from tfspawner.base.templating import templates_dir
-from tfspawner.base.userfile import LOADER, brief, brief_line, load_yaml, no_json, read_bytes
+from tfspawner.base.userfile import LOADER, brief_line, load_yaml, no_json, read_bytes
 from tfspawner.errors import ConfigurationError
 from tfspawner.plan.egress import destinations
 from tfspawner.plan.plan import CONFIGMAP_BYTES, Plan
