@@ -1,11 +1,19 @@
 """The command line and job.yaml together make one JobSpec."""
 
+import ast
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
-from tfspawner.cli.options import duration, make_spec
+from tfspawner import plan
+from tfspawner.cli.job_flags import job_flags
+from tfspawner.cli.options import duration, make_spec, read_job_file
 from tfspawner.errors import ConfigurationError
+from tfspawner.plan.grid import SWEEP_OPTIONS
+from tfspawner.plan.options import Kind, Section, Trait, option, options_of
+from tfspawner.plan.spec import OPTIONS, JobSpec
 
 
 @pytest.fixture
@@ -206,3 +214,52 @@ def test_durations(word, seconds):
 def test_what_is_no_duration_is_refused(word):
     with pytest.raises(ValueError, match="not a duration"):
         duration(word)
+
+
+# ---- said once ----------------------------------------------------------------------------------
+
+FIELDS = {**OPTIONS, **SWEEP_OPTIONS}
+FLAGS = {flag.name: flag for flag in job_flags(OPTIONS)}
+
+
+def test_every_field_of_a_job_is_an_option():
+    assert list(OPTIONS) == [field.name for field in fields(JobSpec)]
+
+
+@pytest.mark.parametrize("name", [name for name, option in FIELDS.items() if option.words])
+def test_a_fields_words_are_its_flags_and_its_key(job_file, name):
+    option, flag = FIELDS[name], FLAGS[FIELDS[name].parameter]
+    assert tuple(flag.opts) == option.words
+    assert flag.help == option.full_help
+    assert "{" not in flag.help
+    value = {Kind.NUMBER: 1, Kind.SWITCH: True, Kind.GRID: {"lr": [1]}, Kind.PAIRS: "a=b"}.get(option.kind, "90")
+    assert option.parameter in read_job_file(job_file(f"{option.key}: {json.dumps(value)}\n"))
+
+
+def test_no_two_options_share_a_word():
+    words = [word for flag in FLAGS.values() for word in flag.opts]
+    assert sorted(set(words)) == sorted(words)
+    assert len({option.key for option in FIELDS.values()}) == len(FIELDS)
+
+
+def test_a_new_field_with_metadata_is_a_flag_a_key_and_a_word():
+    @dataclass(kw_only=True)
+    class More:
+        speed_s: float | None = option(None, Kind.SECONDS, "-z --speed", Section.FAULTS, Trait.OFTEN, help="How fast.")
+        is_on: bool = option(True, Kind.SWITCH, "--no-on", Section.FAULTS)
+
+    made = options_of(More)
+    assert (made["speed_s"].key, made["speed_s"].flag, made["speed_s"].is_optional) == ("speed", "--speed", True)
+    assert (made["is_on"].key, made["is_on"].flag, made["is_on"].default) == ("on", "--on", True)
+    assert More().speed_s is None
+
+
+def test_plan_knows_no_command_line():
+    found = [path for path in Path(plan.__file__).parent.rglob("*.py") if "click" in imported(path)]
+    assert found == []
+
+
+def imported(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}

@@ -1,10 +1,12 @@
 """JobSpec refuses what cannot be carried out, and names it."""
 
+import doctest
+import inspect
 import json
 import math
 import re
 import string
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from tfspawner.errors import ConfigurationError
 from tfspawner.jobs.prepare import new_name
 from tfspawner.plan.checks import is_name, quantity
 from tfspawner.plan.limits import MAX_ENV_BYTES
-from tfspawner.plan.spec import KUBERNETES_ONLY, JobSpec, flag_of
+from tfspawner.plan.spec import KUBERNETES_ONLY, OPTIONS, JobSpec, flag_of
 from tfspawner.record.reading import spec_shape
 from tfspawner.replica.protocol import PORT
 
@@ -330,3 +332,33 @@ def test_what_is_no_name_is_told(text):
 )
 def test_kubernetess_less_usual_quantities_are_numbers(text, number):
     assert quantity(text) == pytest.approx(number)
+
+
+def explained() -> dict[str, str]:
+    """What JobSpec's docstring says of each field."""
+    described = str(inspect.getdoc(JobSpec)).split("Args:")[1].split("Raises")[0]
+    told = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", described, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in told}
+
+
+def test_the_docstring_explains_every_field_in_their_order():
+    assert list(explained()) == [field.name for field in fields(JobSpec)]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_docstring_says_default_unit_and_place(name):
+    option, text = OPTIONS[name], explained()[name]
+    default = {"hold_s": "24 h", "restart_on": "lost, stalled"}.get(name, option.default)
+    if default or name == "restarts":
+        assert f"({default}" in text.replace('"', "")
+    if name.endswith("_s"):
+        assert "seconds" in text
+    assert text.endswith(" K") == (name in KUBERNETES_ONLY)
+
+
+def test_the_docstrings_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").touch()
+    (example,) = doctest.DocTestFinder(recurse=False).find(JobSpec, globs={"JobSpec": JobSpec, "Path": Path})
+    done = doctest.DocTestRunner().run(example)
+    assert (done.attempted, done.failed) == (1, 0)
