@@ -1,7 +1,7 @@
 """Every public module, class and function of tf-spawner says what it is for.
 
 Properties may speak by their name. So may a method that a Protocol of ours explains, for that is where one reads it, and one
-that click defines. The docstring of a click command is its --help.
+that a class of click's or io's defines. The docstring of a click command is its --help.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from pathlib import Path
 import tfspawner
 
 PACKAGE = Path(tfspawner.__file__).parent
-# Their owners write them at present.
-LATER = ("replica/", "data/", "follow/")
+LATER = ("replica/",)  # its owner writes them at present
 MODULES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Node = ast.Module | ast.ClassDef | Function
@@ -45,8 +44,8 @@ def needing(body: list[ast.stmt], known: set[str], owner: str = "") -> Iterator[
         if isinstance(node, ast.ClassDef) or not (owner and (is_property or node.name in known)):
             yield owner + node.name, node
         if isinstance(node, ast.ClassDef):
-            is_clicks = any(base.startswith("click.") for base in bases(node))
-            yield from [] if is_clicks else needing(node.body, known, f"{owner}{node.name}.")
+            is_foreign = any(base.startswith(("click.", "io.")) for base in bases(node))
+            yield from [] if is_foreign else needing(node.body, known, f"{owner}{node.name}.")
 
 
 def sets_property(decorator: ast.expr) -> bool:

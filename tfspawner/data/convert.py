@@ -84,6 +84,7 @@ class Done:
     doubles: Loss = field(default_factory=Loss)
 
     def add(self, other: Done) -> None:
+        """Counts what another part did, too."""
         self.files += other.files
         self.records += other.records
         self.size += other.size

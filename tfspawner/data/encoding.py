@@ -64,6 +64,7 @@ class Loss:
     infinite: int = 0
 
     def add(self, other: Loss) -> None:
+        """Takes the greater loss of both, and counts the infinite values of both."""
         self.absolute = max(self.absolute, other.absolute)
         self.relative = max(self.relative, other.relative)
         self.infinite += other.infinite

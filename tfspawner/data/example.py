@@ -29,6 +29,7 @@ def schema_of(data: bytes) -> dict[str, str]:
 
 
 def kind_of(values: Array) -> str:
+    """A feature's kind as `data head` names it."""
     return NAMES.get(values.dtype) or str(values.dtype)
 
 

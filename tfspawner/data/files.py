@@ -54,6 +54,7 @@ class FileSystem(Protocol):
 
 
 def has_pattern(path: str) -> bool:
+    """Whether the path is a pattern of several files."""
     return bool(re.search(r"[*?\[]", path))
 
 

@@ -172,6 +172,7 @@ class LocalFiles:
 
 
 def local_path(uri: str) -> str:
+    """The path of a file:// URI, or of what is a path already."""
     return uri.removeprefix("file://")
 
 

@@ -115,6 +115,7 @@ class Cutter:
             )
 
     def damaged(self, what: str) -> DataError:
+        """The error for the record at which the cutter stands; `what` is the part of it that is wrong."""
         first = self.offset == 0 and self.count == 0
         return DataError(
             f"{self.uri} is damaged: record {self.count} at byte {self.offset}: its {what} does not match its checksum"

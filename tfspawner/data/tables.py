@@ -97,6 +97,7 @@ class Columns:
     ends: Array  # where each row ends in flat
 
     def row(self, number: int) -> Array:
+        """One row's values."""
         return self.flat[self.ends[number - 1] if number else 0 : self.ends[number]]
 
 
@@ -229,6 +230,7 @@ def rows_of(file: File) -> int:
 
 
 def arrow() -> Any:
+    """pyarrow. Raises ConfigurationError where it is not installed."""
     try:
         import pyarrow as pa
         import pyarrow.ipc
@@ -434,6 +436,7 @@ class TableWriter:
         self.waiting, self.held = [], 0
 
     def close(self) -> None:
+        """Writes the rows that wait and the file's end; a table without rows gets its columns, too."""
         if self.waiting or self.writer is None:
             self._flush()
         self.writer.close()

@@ -66,6 +66,7 @@ class Helper:
         return future.result()
 
     def start(self) -> None:
+        """Starts the process that speaks XRootD, and a thread that takes its answers."""
         command = [sys.executable, "-m", "tfspawner.data.xrootd"]
         self.process = subprocess.Popen(
             command, env={**SETTINGS, **os.environ}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -74,6 +75,7 @@ class Helper:
         threading.Thread(target=self.listen, args=(self.process,), daemon=True).start()
 
     def listen(self, process: subprocess.Popen[bytes]) -> None:
+        """Hands each answer to who waits for it, until the process ends."""
         assert process.stdout
         try:
             for line in process.stdout:
@@ -169,6 +171,7 @@ class Server:
         self.lock = threading.Lock()
 
     def names(self, fs: Any, host: str, folder: str) -> list[tuple[str, int, str, bool]]:
+        """A folder's entries: name, size, time of change, whether it is a folder; none where it is absent."""
         status, listing = fs.dirlist(folder or "/", self.flags.DirListFlags.STAT, timeout=TIMEOUT_S)
         if not status.ok:
             refused = Refused(status, host)
@@ -230,6 +233,7 @@ class Server:
         return bytes(data)
 
     def opened(self, uri: str) -> Any:
+        """The file, which stays open for the next read. Raises Refused."""
         with self.lock:
             file = self.open.get(uri)
         if file is None:
@@ -268,6 +272,7 @@ class Server:
 
     @staticmethod
     def must(status: Any, host: str) -> None:
+        """Raises Refused for a status that is not ok."""
         if not status.ok:
             raise Refused(status, host)
 
@@ -280,6 +285,7 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def main() -> None:
+    """Answers the requests of stdin on stdout, several at a time."""
     server, lock = Server(), threading.Lock()
 
     def answer(request: dict[str, Any]) -> None:

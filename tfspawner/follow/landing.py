@@ -30,9 +30,11 @@ class Landing:
         self.top, self.replica = top.absolute(), replica
 
     def place(self, file: dict[str, Any]) -> str:
+        """Where the file ends up, below the landing's folder."""
         return f"{self.replica}/{file['path']}"
 
     def part(self, file: dict[str, Any]) -> str:
+        """Where the file lies while it is not whole; another content of the same path has another name."""
         name = hashlib.sha256(f"{file['path']}/{file['sha256']}".encode()).hexdigest()
         return f"{PARTS}/{self.replica}/{name}"
 
@@ -89,12 +91,14 @@ class Landing:
         return None
 
     def sha256(self, name: str) -> Any:
+        """The digest of a file that lies here. Follows no link."""
         with self.at(name) as (directory, last):
             source = os.open(last, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
         with open(source, "rb") as file:
             return hashlib.file_digest(file, "sha256")
 
     def holds(self, file: dict[str, Any]) -> bool:
+        """Whether the file is here already, by size and checksum."""
         place = self.place(file)
         return self.size(place) == file["size"] and bool(self.sha256(place).hexdigest() == file["sha256"])
 
@@ -110,10 +114,12 @@ class Landing:
                 yield file
 
     def move(self, name: str, to: str) -> None:
+        """Moves a file within the landing's folder, and makes the folders above its new place."""
         with self.at(name) as (source, old), self.at(to, make=True) as (target, new):
             os.replace(old, new, src_dir_fd=source, dst_dir_fd=target)
 
     def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
         with suppress(FileNotFoundError), self.at(name) as (directory, last):
             os.unlink(last, dir_fd=directory)
 
@@ -123,6 +129,7 @@ class Landing:
             pass
 
     def remove_parts(self) -> None:
+        """Removes what is left of the replica's files that did not become whole."""
         with suppress(FileNotFoundError), self.at(f"{PARTS}/{self.replica}") as (directory, last):
             shutil.rmtree(last, ignore_errors=True, dir_fd=directory)
 

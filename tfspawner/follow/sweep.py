@@ -93,6 +93,7 @@ class SweepOutcome:
         return f"{', '.join(f'{count} {word}' for word, count in counts.items())} in {age(self.seconds)}"
 
     def as_json(self) -> dict[str, Any]:
+        """The outcome as --output json prints it; metrics that are no finite numbers are null."""
         error = {"error": self.error.message, "hint": self.error.hint} if self.error else {}
         points = [
             {**row, "metrics": {name: _finite(value) for name, value in row["metrics"].items()}} for row in self.points

@@ -46,9 +46,8 @@ KINDS = {  # kind -> (its API, its plural)
 PARTS = ("Service", "ConfigMap", "Secret", "NetworkPolicy")  # each has the job's name
 PREFLIGHT_RIGHTS = (("pods", "create"), ("resourcequotas", "list"), ("nodes", "list"))
 MANY = 100  # replicas: from here on, not every pod's first steps are watched
-MANY_START_S = 10.0
 LISTED_S = 30.0  # so long a look at a job's pods holds: another may take the coordinator's place
-MOST_STRANGERS = 1000
+MANY_START_S, MOST_STRANGERS = 10.0, 1000
 CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: the uid of the Job that made them
 FIRST_INDEX = "batch.kubernetes.io/job-completion-index=0"
 
