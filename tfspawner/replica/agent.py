@@ -42,6 +42,7 @@ class Agent(Holding):
     """One replica: gets the code, meets its peers, runs the script, reports, and holds what it wrote."""
 
     def main(self, listener: socket.socket) -> int:
+        """Serves and works until all is said and done; returns the exit status."""
         self.begin(self.end_scripts)
         self.begin(Server(self, listener).serve_forever)
         works = [self.heartbeat, self.listen]
@@ -107,6 +108,7 @@ class Agent(Holding):
         return [Peer(self.key, r["replica"], r["agent"]) for r in reports]
 
     def work(self) -> int:
+        """Gets the code, waits for the others, runs the script and reports how it ended."""
         is_sent = self.is_coordinator and not self.code.arrived.is_set()  # and not kept where another pod finds it
         told = {"message": CODE_IS_SENT, "hint": CODE_IS_SENT_HINT} if is_sent else {}
         self.tell("getting the code", **told)
@@ -172,6 +174,7 @@ class Agent(Holding):
             time.sleep(0.05)
 
     def try_port(self) -> str | None:
+        """Why TensorFlow's port cannot be used here; None where it can."""
         port = self.port
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -84,6 +84,7 @@ class Replica:
         self.report = self.new_report()
 
     def new_report(self) -> dict[str, Any]:
+        """What is reported of a replica that has just begun."""
         return {
             "replica": self.replica,
             "state": "starting",
@@ -141,13 +142,16 @@ class Replica:
                     self.collected_at = time.monotonic()
 
     def is_collected(self) -> bool:
+        """Whether nobody fetches files now, nor did a moment ago."""
         return not self.collecting and time.monotonic() - self.collected_at > COLLECTING_PAUSE_S
 
     def terminate(self, *_: Any) -> None:
+        """Ends the replica: what a SIGTERM leads to."""
         self.terminated.set()
         self.stop.set()
         self.stop_child()  # in a thread of its own: this one may hold the lock that wakes
 
     def wake(self) -> None:
+        """Lets those look again who wait for an order."""
         with self.ordered:
             self.ordered.notify_all()

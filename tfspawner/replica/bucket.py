@@ -43,6 +43,7 @@ class Store:
                 raise OSError(f"{self.uri}{name} is not what was sent")
 
     def has(self, name: str, size: int, sha256: str) -> bool:
+        """Whether an object of that size and checksum is there."""
         found = self.s3.head(self.bucket, self.prefix + name) or {}
         return (found.get("content-length"), found.get(self.sha256)) == (str(size), sha256)
 

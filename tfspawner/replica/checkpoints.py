@@ -27,6 +27,7 @@ class Checkpoints:
         self.newest = Tree(self.folder if is_coordinator else self.copy)
 
     def changed_at(self) -> int:
+        """When the newest checkpoint was last written, in ns; 0 where there is none."""
         return self.newest.changed_at()
 
     def mirror(self, coordinator: Peer) -> None:
@@ -72,6 +73,7 @@ class Checkpoints:
 
 
 def copy_bytes(source: Any, out: Any, size: int) -> None:
+    """Copies exactly `size` bytes. Raises OSError where the source has fewer."""
     while size:
         data = source.read(min(CHUNK, size))
         if not data:

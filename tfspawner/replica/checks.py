@@ -55,12 +55,14 @@ def shown(value: Any) -> str:
 
 
 def whole_number(value: Any) -> int:
+    """The value, a whole number of 0 or more. Raises ValueError, as all of these do."""
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise ValueError(f"{shown(value)} is not a whole number")
     return value
 
 
 def number(value: Any) -> float:
+    """The value, a finite number."""
     if type(value) not in (int, float) or not -1e15 <= value <= 1e15:
         raise ValueError(f"{shown(value)} is not a number")
     return value  # type: ignore[no-any-return]  # an int or a float: see above
@@ -74,24 +76,28 @@ def metric(value: Any) -> float:
 
 
 def text(value: Any, longest: int = LONGEST_TEXT) -> str:
+    """The value, a text, cut after `longest` characters."""
     if type(value) is not str:
         raise ValueError(f"{shown(value)} is not a text")
     return value[:longest]
 
 
 def lines(value: Any) -> list[str]:
+    """The value, a list of lines, of which the first are taken."""
     if type(value) is not list:
         raise ValueError(f"{shown(value)} is not a list of lines")
     return [text(line, LONGEST_LINE) for line in value[:MOST_LINES]]
 
 
 def flag(value: Any) -> bool:
+    """The value, true or false."""
     if type(value) is not bool:
         raise ValueError(f"{shown(value)} is neither true nor false")
     return value
 
 
 def network_address(value: Any) -> str:
+    """The value, host:port."""
     found = ADDRESS.fullmatch(text(value, 300))
     if not found or not 0 < int(found[1]) < 65536:
         raise ValueError(f"{shown(value)} is not an address with a port")
@@ -99,6 +105,8 @@ def network_address(value: Any) -> str:
 
 
 def one_of(*values: Any) -> Check:
+    """A check for one of these texts, or None where that is among them."""
+
     def check(value: Any) -> Any:
         if type(value) not in (str, type(None)) or value not in values:
             raise ValueError(f"{shown(value)} is none of {', '.join(map(str, values))}")
@@ -108,6 +116,7 @@ def one_of(*values: Any) -> Check:
 
 
 def or_none(check: Check) -> Check:
+    """The same check for a value that may be None."""
     return lambda value: None if value is None else check(value)
 
 
@@ -129,6 +138,7 @@ def fields(value: Any, checks: Mapping[str, Check], needed: tuple[str, ...] = ()
 
 
 def relative_name(value: Any) -> str:
+    """The value, a path below a folder."""
     name = text(value)
     if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
         raise ValueError(f"{shown(name)} is no path below a folder")

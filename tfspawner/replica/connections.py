@@ -41,6 +41,7 @@ def look_up_again(address: str) -> None:
 
 
 def connect(host: str, timeout_s: float) -> Connection:
+    """A connection to host:port, whose name is looked up now."""
     name, port = split_address(host)
     return Connection(resolve(name), port, timeout=timeout_s)
 
@@ -99,6 +100,7 @@ class Line(socket.socket):
         self.arrived_before = arrived
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """Reads into the buffer; hangs up on who is too slow."""
         while True:
             began = time.monotonic()
             try:
@@ -111,6 +113,7 @@ class Line(socket.socket):
             return size
 
     def sendall(self, data: Any, flags: int = 0) -> None:
+        """Sends all; hangs up on who takes it too slowly."""
         at = 0
         with memoryview(data) as whole:
             while at < len(whole):
@@ -157,6 +160,7 @@ class Connection(http.client.HTTPConnection):
     sock: Line
 
     def connect(self) -> None:
+        """Connects by a Line, so that the other's pace is judged."""
         super().connect()
         self.sock = Line.over(self.sock)
 

@@ -35,6 +35,7 @@ class Unreadable:
             self.names.append(name if len(name) <= self.LONGEST else f"{name[: self.LONGEST]}...")
 
     def told(self) -> list[str]:
+        """The names, and how many more there are."""
         return self.names + ([f"and {self.more:,} more"] if self.more else [])
 
 
@@ -99,6 +100,7 @@ class Files:
             return None
 
     def entries(self, unreadable: Unreadable) -> Iterator[tuple[str, str, os.stat_result]]:
+        """(path, name, status) of each file that is to come back."""
         yield from self.walk(self.output, "", unreadable)
         for source, name, status in self.walk(self.code, "workdir", unreadable):
             if not stat.S_ISDIR(status.st_mode) and self.before.get(source) != (status.st_size, status.st_mtime_ns):
@@ -113,6 +115,7 @@ class Files:
                     yield path, name, status_there
 
     def matching(self, pattern: str, unreadable: Unreadable) -> list[str]:
+        """The files of the code's folder that a pattern of --collect names, sorted."""
         try:
             return sorted(glob.glob(os.path.join(self.code, pattern), recursive=True))
         except (OSError, RecursionError):  # Python's own search calls itself for each folder in a folder
@@ -198,6 +201,7 @@ class Tree(Files):
         self.replaced = 0  # how often another took its place
 
     def entries(self, unreadable: Unreadable) -> Iterator[tuple[str, str, os.stat_result]]:
+        """(path, name, status) of each file, the one named checkpoint first."""
         with self.lock:
             found = list(self.walk(self.folder, "", unreadable))
         yield from sorted(found, key=lambda entry: os.path.basename(entry[0]) != "checkpoint")

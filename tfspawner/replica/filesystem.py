@@ -72,12 +72,14 @@ class FileSystem:
             return self.client
 
     def split(self, uri: str) -> tuple[str, str]:
+        """The bucket and the key of an s3:// URI."""
         bucket, _, key = uri[len("s3://") :].partition("/")
         if not bucket:
             raise Failure(INVALID_ARGUMENT, "it names no bucket")
         return bucket, re.sub("//+", "/", key)
 
     def opened(self, uri: str, file: Any, handle: Any) -> None:
+        """Puts a handle into TensorFlow's file; its number is all that TensorFlow keeps."""
         with self.lock:
             self.last_handle += 1
             self.handles[self.last_handle] = handle
@@ -95,6 +97,7 @@ class FileSystem:
         return -1 if found or not key else None
 
     def must_exist(self, uri: str) -> int:
+        """The object's size; below 0 for a folder. Raises Failure where there is neither."""
         size = self.size_of(uri)
         if size is None:
             raise Failure(NOT_FOUND, f"there is no such object at {self.s3.where}")
@@ -103,15 +106,18 @@ class FileSystem:
     # -- files
 
     def new_random_access_file(self, uri: str, file: Any) -> None:
+        """Opens an object to be read."""
         size = self.must_exist(uri)
         if size < 0:
             raise Failure(FAILED_PRECONDITION, "it is a folder")
         self.opened(uri, file, ReadFile(self.s3, *self.split(uri), size, self.reading))
 
     def new_writable_file(self, uri: str, file: Any) -> None:
+        """Opens a new object to be written."""
         self.opened(uri, file, WriteFile(self.s3, *self.split(uri)))
 
     def new_appendable_file(self, uri: str, file: Any) -> None:
+        """Opens an object to be written on: what it has is fetched first."""
         handle = WriteFile(self.s3, *self.split(uri))
         size = self.size_of(uri)
         if size is not None and size >= 0:
@@ -130,16 +136,19 @@ class FileSystem:
     recursively_create_dir = create_dir
 
     def delete_file(self, uri: str) -> None:
+        """Deletes an object."""
         if self.must_exist(uri) < 0:
             raise Failure(FAILED_PRECONDITION, "it is a folder")
         self.s3.delete(*self.split(uri))
 
     def delete_dir(self, uri: str) -> None:
+        """Deletes an empty folder, which in a bucket is nothing."""
         bucket, key = self.split(uri)
         if next(self.s3.list(bucket, f"{key.rstrip('/')}/"), None):
             raise Failure(FAILED_PRECONDITION, "the folder is not empty")
 
     def delete_recursively(self, uri: str, files: Any, folders: Any) -> None:
+        """Deletes an object or all below a folder."""
         files[0] = folders[0] = 0
         bucket, key = self.split(uri)
         if self.must_exist(uri) >= 0:
@@ -148,10 +157,12 @@ class FileSystem:
             self.s3.delete(bucket, found.key)
 
     def copy_file(self, source: str, target: str) -> None:
+        """Copies within the store, a folder with all below it."""
         for old, new in self.moved(source, target):
             self.s3.copy(*old, *new)
 
     def rename_file(self, source: str, target: str) -> None:
+        """Moves within the store: copies and deletes."""
         for old, new in self.moved(source, target):
             self.s3.copy(*old, *new)
             self.s3.delete(*old)
@@ -166,24 +177,29 @@ class FileSystem:
         return [((old[0], key), (new[0], f"{new[1].rstrip('/')}/{key[len(prefix) :]}")) for key in keys]
 
     def path_exists(self, uri: str) -> None:
+        """Raises Failure where there is neither object nor folder."""
         self.must_exist(uri)
 
     def stat(self, uri: str, found: Any) -> None:
+        """Fills in size and kind; the time of change is not told."""
         size = self.must_exist(uri)
         found[0] = FileStatistics(max(size, 0), 0, size < 0)
 
     def is_directory(self, uri: str) -> bool:
+        """Raises Failure for what is no folder."""
         if self.must_exist(uri) >= 0:
             raise Failure(FAILED_PRECONDITION, "it is no folder")
         return True
 
     def get_file_size(self, uri: str) -> int:
+        """An object's size in bytes."""
         size = self.must_exist(uri)
         if size < 0:
             raise Failure(FAILED_PRECONDITION, "it is a folder")
         return size
 
     def get_children(self, uri: str, entries: Any) -> int:
+        """Lists a folder's names; returns how many there are."""
         if self.must_exist(uri) >= 0:
             raise Failure(FAILED_PRECONDITION, "it is no folder")
         bucket, key = self.split(uri)
@@ -192,9 +208,11 @@ class FileSystem:
         return self.texts([name for name in names if name], entries)
 
     def get_matching_paths(self, uri: str, entries: Any) -> int:
+        """Lists the URIs that a pattern names, sorted; returns how many there are."""
         return self.texts(sorted(self.matching(uri)), entries)
 
     def matching(self, uri: str) -> Iterator[str]:
+        """The URIs that a pattern names."""
         bucket, pattern = self.split(uri)
         wild = re.search(r"[*?\[\\]", pattern)
         if not wild:
@@ -240,6 +258,7 @@ class FileSystem:
         }
 
     def on_path(self, name: str, kind: Any) -> Callable[..., Any]:
+        """The function for TensorFlow's table that calls the method of this name with texts."""
         if name == "init":
             return lambda _, status: self.set_status(status, OK, b"")
         if name == "cleanup":
@@ -254,6 +273,8 @@ class FileSystem:
         return call
 
     def on_file(self, name: str) -> Callable[..., Any]:
+        """The function for TensorFlow's table that does this with an open file."""
+
         def call(file: Any, status: Any) -> Any:
             handle = self.handles[file[0]]
             work = {"tell": lambda: handle.size, "close": handle.close}.get(name, lambda: None)
@@ -275,14 +296,17 @@ class FileSystem:
         return got
 
     def append(self, file: Any, data: int, size: int, status: Any) -> None:
+        """Writes `size` bytes, at the address `data`, to an open file."""
         handle = self.handles[file[0]]
         uri = f"s3://{handle.bucket}/{handle.key}"
         self.guarded(uri, status, lambda: handle.append(ctypes.string_at(data, size)), None)
 
     def close_reading(self, file: Any) -> None:
+        """Forgets a file that was read."""
         self.handles.pop(file[0]).close()
 
     def close_writing(self, file: Any) -> None:
+        """Forgets a file that was written; what could not be stored is said on stderr."""
         handle = self.handles.pop(file[0])
         try:
             handle.close()

@@ -91,10 +91,12 @@ class Gang:
             self.trail.take(replica, report.get("progress") or {}, self.seen[replica])
 
     def next_revision(self, replica: str) -> int:
+        """The number of a replica's next report, by which an older one is known."""
         self.revisions[replica] = self.revisions.get(replica, 0) + 1
         return self.revisions[replica]
 
     def mark_lost(self, replica: str) -> None:
+        """Reports for a replica that is gone that it failed."""
         report = self.reports.get(replica, {"replica": replica, "since": time.time()})
         self.reports[replica] = dict(
             report,
@@ -134,6 +136,7 @@ class Gang:
         return {"tensorflow": tensorflow, "agents": agents, "checkpoint": newest}
 
     def order(self) -> dict[str, Any]:
+        """What all replicas are told: the phase, the result, and what follows from them."""
         return {
             "version": self.version,
             "generation": self.generation,
@@ -145,6 +148,7 @@ class Gang:
         }
 
     def snapshot(self) -> dict[str, Any]:
+        """All that is known of the job at one moment."""
         with self.changed:
             return dict(
                 self.order(),
@@ -192,11 +196,13 @@ class Gang:
         return {r: round(s, 1) for r, s in late.items() if s > least_s and self.reports[r]["state"] == "running"}
 
     def release(self) -> None:
+        """Lets the replicas end: their files are collected."""
         with self.changed:
             self.released = True
             self.moved()
 
     def keep(self) -> None:
+        """Lets the replicas wait on, though their files are collected."""
         with self.changed:
             self.kept = True
             self.moved()
@@ -212,15 +218,18 @@ class Gang:
             return before
 
     def tick(self) -> None:
+        """Decides what follows from the time that has passed."""
         with self.changed:
             self.decide()
             self.behind = self.find_behind()
 
     def moved(self) -> None:
+        """Counts the version up and wakes those who wait for it."""
         self.version += 1
         self.changed.notify_all()
 
     def enter(self, phase: str, result: str | None = None, cause: dict[str, Any] | None = None) -> None:
+        """Begins a phase; a result is set where there is one."""
         self.phase, self.phase_since = phase, time.monotonic()
         self.times[phase] = time.time()
         if result:
@@ -306,6 +315,7 @@ class Gang:
         return dict(self.reports[name], message=FROZEN, kind="lost", exit_code=None)
 
     def decide_start(self) -> None:
+        """Begins training once all are ready, or fails the job once that took too long."""
         waiting = [r for r in self.job.replicas if self.reports.get(r, {}).get("state") != "ready"]
         if not waiting:
             self.enter("running")
@@ -358,10 +368,12 @@ class Gang:
         return dict(found[0], message=message, kind="stalled", exit_code=None)
 
     def silent_s(self, report: dict[str, Any]) -> float:
+        """Seconds since the script of this report last put out anything."""
         now = time.monotonic()
         return float(report.get("silent_s", 0.0)) + now - self.seen.get(report["replica"], now)
 
     def decide_end(self) -> None:
+        """Ends the job once its trainers have ended, or stand still."""
         now = time.monotonic()
         self.running_since = self.running_since or now
         still = [r for r in self.job.replicas if self.reports[r]["state"] not in FINISHED]

@@ -38,6 +38,7 @@ def build_info(package: Path) -> dict[str, Any]:
 
 
 def missing_driver() -> dict[str, str] | None:
+    """What is wrong with the NVIDIA driver, with a hint; None where it works."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -63,12 +64,14 @@ def missing_driver() -> dict[str, str] | None:
 
 
 def error_name(cuda: Any, error: int) -> str:
+    """CUDA's own name for an error."""
     name = ctypes.c_char_p()
     cuda.cuGetErrorName(error, ctypes.byref(name))
     return (name.value or b"").decode() or f"error {error}"
 
 
 def missing_libraries(info: dict[str, Any]) -> dict[str, str] | None:
+    """Which of CUDA's libraries TensorFlow would not find, with a hint; None where all are there."""
     versions = {"cudart": info.get("cuda_version"), "cudnn": info.get("cudnn_version")}
     names = [f"lib{name}.so.{str(version).split('.')[0]}" for name, version in versions.items() if version]
     absent = [name for name in names if not is_found(name, sys.path)]
@@ -92,12 +95,14 @@ def is_found(library: str, places: list[str]) -> bool:
 
 
 def sees_gpus() -> bool:
+    """Whether TensorFlow sees a GPU."""
     import tensorflow
 
     return bool(tensorflow.config.list_physical_devices("GPU"))
 
 
 def main() -> None:
+    """Prints as JSON what is missing, if anything is and TensorFlow sees no GPU."""
     here = Path(__file__).resolve().parent
     sys.path[:] = [place for place in sys.path if Path(place).resolve() != here]  # where other programs' modules lie
     found = missing()

@@ -79,6 +79,7 @@ class Log:
         return not self.untold
 
     def notice(self, data: bytes) -> None:
+        """Reads Keras's progress out of what the script puts out."""
         lines = re.split(rb"[\r\n]", self.rest + data)
         self.rest = lines.pop()[-LONGEST_PROGRESS - 1 :]  # of one that is too long, so much that it stays so
         for line in lines:
@@ -106,6 +107,7 @@ class Log:
         self.progress, self.pace = {}, Pace()
 
     def end(self) -> None:
+        """Marks the log's end: nothing more comes."""
         with self.changed:
             self.tell_of_gap()
             self.ended = True
@@ -135,5 +137,6 @@ class Log:
                 copy.write(data)
 
     def last_lines(self, count: int = 20) -> list[str]:
+        """The last lines that are neither empty nor a progress bar."""
         lines = re.split(r"[\r\n]+", self.tail.decode(errors="replace"))
         return [line for line in lines if line.strip() and not is_progress_bar(line)][-count:]

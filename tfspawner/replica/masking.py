@@ -100,9 +100,11 @@ class Masker:
         return self.mask(data)
 
     def mask(self, data: bytes) -> bytes:
+        """The bytes with *** in place of each secret."""
         return data if self.is_idle or not self.quick.search(data) else self.exact.sub(MASK, data)
 
     def mask_text(self, text: str) -> str:
+        """The same for a text."""
         return self.mask(text.encode(errors="replace")).decode(errors="replace")
 
     def decided(self, data: bytes) -> int:

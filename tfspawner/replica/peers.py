@@ -61,6 +61,7 @@ class Peer:
         return response
 
     def ask_json(self, method: str, path: str, body: Any = None, timeout_s: float = 15.0) -> Any:
+        """A peer's answer as a JSON value. Raises OSError for one that is none."""
         try:
             with self.ask(method, path, body, timeout_s, whole=True) as response:
                 return read_json(response.read(LONGEST_WANTED), MARKS_OF_ANSWER)

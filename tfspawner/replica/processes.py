@@ -117,6 +117,7 @@ def reap() -> None:
 
 
 def kill_group(pid: int, how: int) -> None:
+    """Sends a signal to a group of processes, if it is there."""
     try:
         os.killpg(pid, how)
     except (ProcessLookupError, PermissionError):

@@ -82,6 +82,7 @@ class Answered:
         self.last: OrderedDict[str, tuple[int, int]] = OrderedDict()  # sender -> highest number, bits of those below
 
     def is_new(self, sender: str, number: int) -> bool:
+        """Whether the sender's request of that number has not been answered yet; from now on it has."""
         with self.lock:
             highest, bits = self.last.pop(sender, (number, 0))
             if number > highest:

@@ -63,13 +63,16 @@ KINDS = ("failed", "lost", "stalled", "configuration", "interrupted")  # of a fa
 
 
 def is_trainer(replica: str) -> bool:
+    """Whether a replica of this name trains: a chief or a worker."""
     return replica.rsplit("-", 1)[0] in TRAINERS
 
 
 def address(host: str, port: int) -> str:
+    """host:port, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_address(address: str) -> tuple[str, int]:
+    """The host and the port of host:port."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)

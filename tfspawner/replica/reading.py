@@ -32,6 +32,7 @@ class Reading:
         os.register_at_fork(after_in_child=self.reset)
 
     def reset(self) -> None:
+        """Begins anew, with threads of its own: after a fork there are none."""
         self.pool = ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="tfspawner-s3")
         self.files, self.held = 0, 0
         self.lock = threading.Lock()
@@ -41,6 +42,7 @@ class Reading:
         return max(LEAST_BLOCK_BYTES, min(BLOCK_BYTES, MEMORY_BYTES // max(1, self.files) // 4))
 
     def take(self, size: int, *, first: bool) -> bool:
+        """Takes memory for a block; False where there is none left and the block is not a file's first."""
         with self.lock:
             if not first and self.held + size > MEMORY_BYTES:
                 return False
@@ -48,6 +50,7 @@ class Reading:
             return True
 
     def give(self, size: int) -> None:
+        """Gives a block's memory back."""
         with self.lock:
             self.held -= size
 
@@ -66,6 +69,7 @@ class ReadFile:
             reading.files += 1
 
     def close(self) -> None:
+        """Gives back what was read ahead; a file can be closed once."""
         with self.lock:
             self.closed = True
             self.drop(self.size + 1)
@@ -106,12 +110,14 @@ class ReadFile:
             self.begun += 1
 
     def drop(self, offset: int) -> None:
+        """Gives back the blocks that end at or before the offset."""
         while self.blocks and self.blocks[0][0] + self.blocks[0][1] <= offset:
             _, size, future = self.blocks.popleft()
             future.cancel()
             self.reading.give(size)
 
     def fetch(self, offset: int, size: int) -> bytes:
+        """Reads a block, again after errors that pass."""
         for tries in range(TRIES):
             try:
                 return self.s3.read(self.bucket, self.key, offset, size)
@@ -131,12 +137,14 @@ class WriteFile:
         self.size = 0
 
     def append(self, data: bytes) -> None:
+        """Writes to the file on disk that becomes the object."""
         if self.file is None:
             raise Failure(FAILED_PRECONDITION, "it is closed")
         self.file.write(data)
         self.size += len(data)
 
     def close(self) -> None:
+        """Stores the object; a second call does nothing."""
         if self.file is None:
             return
         file, self.file = self.file, None

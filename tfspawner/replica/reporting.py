@@ -83,6 +83,7 @@ class Reporting(Replica):
         return {"usage": told}
 
     def log_problems(self, usage: Any) -> None:
+        """Puts what measuring met into the log, each thing once."""
         while usage.problems and usage is self.usage:
             self.log.write(f"{AGENT_MARK.decode()} {usage.problems.pop(0)}\n".encode())
 

@@ -38,6 +38,7 @@ CLOCKS_DIFFER_S = 366 * 86400.0  # a year, by which machines' clocks may be apar
 
 
 def metrics_of(value: Any) -> dict[str, float]:
+    """Metrics by their names, of which the first are taken. Raises ValueError, as all of these do."""
     if type(value) is not dict:
         raise ValueError(f"{shown(value)} is not an object")
     return {text(name, 100): metric(found) for name, found in itertools.islice(value.items(), MOST_METRICS)}
@@ -53,12 +54,14 @@ def progress_of(value: Any) -> dict[str, Any]:
 
 
 def gpus_of(value: Any) -> list[dict[str, Any]]:
+    """What a replica says of its GPUs."""
     if type(value) is not list or len(value) > MOST_GPUS:
         raise ValueError(f"{shown(value)} is not a list of GPUs")
     return [fields(gpu, GPU, ("use", "memory")) for gpu in value]
 
 
 def usage_of(value: Any) -> dict[str, Any]:
+    """What a replica says of its use of CPU, memory and GPUs."""
     return fields(value, USAGE, ("cpu", "memory", "gpus") if value else ())
 
 
@@ -146,6 +149,7 @@ ORDER: dict[str, Check] = {
 
 
 def order_of(value: Any) -> dict[str, Any]:
+    """The order in a coordinator's answer."""
     return fields(value, ORDER, tuple(ORDER))
 
 

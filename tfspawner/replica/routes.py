@@ -42,17 +42,20 @@ class Answers(Handler):
     """The handler of an agent's requests: one method for each method and path."""
 
     def gang(self) -> Gang:
+        """The gang. Raises ValueError where this replica does not coordinate."""
         gang = self.server.agent.gang
         if gang is None:
             raise ValueError("this replica is not the coordinator, which is " + self.server.agent.job.coordinator)
         return gang
 
     def get_status(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """The state of all replicas; of this one where it does not coordinate."""
         if not agent.gang:
             return self.reply_json({"replicas": {agent.replica: agent.report}})
         self.reply_json(agent.gang.brief() if "brief" in query else agent.gang.snapshot())
 
     def get_log(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """A piece of the log from an offset on; waits for it where there is none yet."""
         offset, wait = whole_number(int(query.get("offset", 0))), min(30.0, float(query.get("wait", 0)))
         offset = max(offset, agent.log.base)
         ended = agent.log.wait_for(offset, wait, self.alive)
@@ -61,31 +64,38 @@ class Answers(Handler):
         self.reply(data, headers={"X-Offset": str(offset), "X-End": str(int(last)), "X-Size": str(agent.log.size)})
 
     def post_report(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """Takes a replica's report."""
         report = report_of(self.body(LONGEST_REPORT, MARKS_OF_REPORT), agent.job.replicas, agent.job.restarts)
         self.gang().report(report["replica"], report)
         self.reply_json({})
 
     def get_order(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """The order, once it is another than the one that the asker has."""
         wait_s = min(10.0, float(query.get("wait", 10.0)))
         self.reply_json(self.gang().wait(int(query["version"]), wait_s, self.alive, query.get("replica")))
 
     def get_cluster(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """The addresses of all replicas, once all have reported."""
         if self.gang().phase == "forming":
             return self.refuse(503, "not all replicas have reported yet")
         self.reply_json(self.gang().cluster())
 
     def post_release(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """Lets all replicas end."""
         self.gang().release()
         self.reply_json({})
 
     def post_keep(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """Lets all replicas wait on."""
         self.gang().keep()
         self.reply_json({})
 
     def post_stop(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """Ends the job as interrupted."""
         self.reply_json(self.gang().interrupt())
 
     def put_code(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """Takes the code; the same a second time is taken as well."""
         if agent.code.arrived.is_set():  # such as by a request whose answer was lost
             digest = hashlib.sha256()
             for data in iter(lambda: self.read(CHUNK), b""):
@@ -99,6 +109,7 @@ class Answers(Handler):
         self.reply_json({})
 
     def get_code(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """Gives the code, or says whether it is wanted here."""
         if "wanted" in query:
             is_wanted = query["wanted"] == agent.job.code_sha256 and not agent.code.arrived.is_set()
             return self.reply_json({"wanted": is_wanted})
@@ -111,18 +122,23 @@ class Answers(Handler):
             self.connection.sendfile(file)
 
     def get_files(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """Lists the files that are to come back."""
         self.reply_json(agent.files.manifest(query.get("named"), self.alive))
 
     def get_checkpoints(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """Lists the newest checkpoint's files."""
         self.reply_json(agent.checkpoints.newest.manifest(alive=self.alive))
 
     def post_files(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """Sends the files that are asked for."""
         self.send_files(agent.files)
 
     def post_checkpoints(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """The same for the newest checkpoint's files."""
         self.send_files(agent.checkpoints.newest)
 
     def send_files(self, files: Files) -> None:
+        """Sends each file's bytes from its offset on, behind a line that says what comes."""
         body = self.body(LONGEST_WANTED, MARKS_OF_WANTED)
         wanted = [(text(name), whole_number(offset), whole_number(size)) for name, offset, size in body]
         self.begin_stream()
@@ -150,6 +166,7 @@ class Answers(Handler):
         self.frame({"end": True})
 
     def post_stream(self, agent: Replica, path: str, query: dict[str, str]) -> None:
+        """Sends states and logs of all replicas as they come, until the asker hangs up."""
         count = len(agent.job.replicas)
         asked = self.body(1024 + 512 * count, 16 + 4 * count)["offsets"]
         offsets = {} if asked is None else {r: whole_number(asked.get(r, 0)) for r in agent.job.replicas}

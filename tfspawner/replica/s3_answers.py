@@ -26,4 +26,5 @@ def printable(text: str) -> str:
 
 
 def text_of(element: Any, name: str) -> str:
+    """The text of an element's child of that name; "" where there is none."""
     return element.findtext(f"{{*}}{name}") or ""

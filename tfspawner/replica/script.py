@@ -38,6 +38,7 @@ class Script(Reporting):
     """Runs the script in its environment, and says how it ended."""
 
     def environment(self, cluster: dict[str, list[str]], site: Path | None) -> dict[str, str]:
+        """The script's environment variables; none of ours but those that are documented."""
         env = {key: value for key, value in os.environ.items() if not key.startswith("TFSPAWNER_")}
         env.update(
             TF_CONFIG=tf_config(cluster, self.role, self.index),
@@ -75,6 +76,7 @@ class Script(Reporting):
         return first
 
     def missing_tf_keras(self, env: dict[str, str]) -> str | None:
+        """Why the script would not find tf-keras, which it needs; None where it does not need it or finds it."""
         if not self.job.needs_tf_keras or env.get("TF_USE_LEGACY_KERAS") != "1":
             return None
         find = "import importlib.util as u, sys; sys.exit(u.find_spec('tensorflow') and not u.find_spec('tf_keras'))"
@@ -105,6 +107,7 @@ class Script(Reporting):
             shutil.copy(self.code.folder / self.job.script, target / "training-script.py")
 
     def command(self) -> list[str]:
+        """The script's command line."""
         if not self.job.command_file:
             script = self.job.script
             return [sys.executable, f"./{script}" if script.startswith("-") else script, *self.job.args]
@@ -149,6 +152,7 @@ class Script(Reporting):
         return self.ended(returncode, finished, kills_before)
 
     def start(self, env: dict[str, str], output: int) -> subprocess.Popen[bytes]:
+        """Starts the script in the code's folder, in a group of processes of its own."""
         return subprocess.Popen(
             self.command(),
             cwd=self.code.folder,

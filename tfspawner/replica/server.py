@@ -42,6 +42,7 @@ class Handler(BaseHTTPRequestHandler):
     unread = 0  # bytes of the request's body
 
     def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing: requests are no news."""
         pass
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -49,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         self.refuse(401, NOT_KNOWN)
 
     def version_string(self) -> str:
+        """What the Server header says."""
         return "tf-spawner"  # not which Python this is
 
     def send_response(self, code: int, message: str | None = None) -> None:
@@ -67,6 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         raise AttributeError(name)
 
     def handle_one_request(self) -> None:
+        """Waits for a request, but not for ever."""
         self.asked = None
         self.connection.begin(IDLE_S, math.inf)
         super().handle_one_request()
@@ -84,9 +87,11 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def handle_expect_100(self) -> bool:
+        """Asks for the body only of who has the token."""
         return self.is_known() and super().handle_expect_100()
 
     def handle_any(self) -> None:
+        """Answers a request, or refuses it."""
         agent = self.server.agent
         if not self.is_known() or not self.has_length():
             return
@@ -118,6 +123,7 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def refuse(self, status: int, message: str) -> None:
+        """Answers with an error, and hangs up."""
         self.close_connection = True  # what is left of a stranger's body is not read
         if self.asked:
             self.drain()
@@ -141,6 +147,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.unread -= len(data)
 
     def reply(self, data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        """Answers with these bytes."""
         self.close_connection = self.close_connection or self.unread > 0  # it would be taken for the next request
         self.send_response(status)
         for key, value in (headers or {}).items():
@@ -153,6 +160,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def reply_json(self, value: Any) -> None:
+        """Answers with a JSON value."""
         self.reply(json.dumps(value).encode(), headers={"Content-Type": "application/json"})
 
     def begin_stream(self) -> None:
@@ -164,9 +172,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def frame(self, head: dict[str, Any], data: bytes = b"") -> None:
+        """Sends a line of JSON, and bytes behind it."""
         self.wfile.write(json.dumps(head).encode() + b"\n" + data)
 
     def body(self, longest: int, most_marks: int) -> Any:
+        """The request's JSON value. Raises ValueError for one that is too large."""
         if self.unread > longest:
             raise ValueError(f"{self.unread} bytes are more than the {longest} that this may take")
         data, self.unread = self.rfile.read(self.unread), 0
@@ -180,6 +190,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Listener(ThreadingHTTPServer):
+    """Takes connections, and hangs up on the oldest of too many that have not shown the token."""
+
     daemon_threads = True
     request_queue_size = 1024
 
@@ -194,10 +206,12 @@ class Listener(ThreadingHTTPServer):
         listener.listen(self.request_queue_size)
 
     def get_request(self) -> tuple[Line, Any]:
+        """A connection as a Line, so that the other's pace is judged."""
         connection, address = super().get_request()
         return Line.over(connection), address
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Notes a connection as a stranger's until it has shown the token."""
         with self.lock:
             too_many = list(self.strangers)[: max(0, len(self.strangers) + 1 - MOST_STRANGERS)]
             self.strangers[request] = time.monotonic()
@@ -205,10 +219,12 @@ class Listener(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
+        """Forgets a connection that has ended."""
         self.forget(request)
         super().shutdown_request(request)
 
     def forget(self, connection: Any) -> None:
+        """The connection is no stranger's any more."""
         with self.lock:
             self.strangers.pop(connection, None)
 
@@ -234,11 +250,13 @@ class Listener(ThreadingHTTPServer):
         self.hang_up([connection for connection, _ in overdue])
 
     def hang_up(self, connections: list[socket.socket]) -> None:
+        """Ends these connections."""
         for connection in connections:
             self.forget(connection)
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
+        """Shows a bug's traceback; a connection that broke off is none."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, socket.timeout)):
             super().handle_error(request, client_address)

@@ -18,6 +18,7 @@ class Hook:
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+        """Lets `after` happen once TensorFlow is imported."""
         if name != "tensorflow":
             return None
         sys.meta_path.remove(Hook)
@@ -28,6 +29,8 @@ class Hook:
 
 
 def after(exec_module: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An exec_module that makes s3:// known to TensorFlow when it has been imported."""
+
     def both(module: Any) -> None:
         exec_module(module)
         try:
@@ -41,6 +44,7 @@ def after(exec_module: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def run_hidden() -> None:
+    """Runs the sitecustomize that this one hides, if there is one."""
     here = realpath(dirname(__file__))
     hidden = PathFinder.find_spec("sitecustomize", [folder for folder in sys.path if realpath(folder) != here])
     if hidden and hidden.loader:

@@ -12,6 +12,7 @@ class Importer(zipimporter):
     """Compiles each module once. Python's own does it twice: the first time only to find out the file's name."""
 
     def get_filename(self, fullname: str) -> str:
+        """The path that a traceback shows."""
         ending = "/__init__.py" if self.is_package(fullname) else ".py"
         return f"{self.archive}/{self.prefix}{fullname.rpartition('.')[2]}{ending}"
 

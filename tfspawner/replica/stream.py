@@ -40,6 +40,7 @@ class Stream:
 
     @staticmethod
     def piece_of(count: int) -> int:
+        """How many bytes of a log are sent at a time, where there are so many replicas."""
         return STREAM_PIECE if count <= 64 else STREAM_PIECE // 4
 
     @classmethod
@@ -48,6 +49,7 @@ class Stream:
         return max(STREAM_HOLDS, (STREAM_QUEUE + count + 1) * cls.piece_of(count) if count else 0)
 
     def close(self) -> None:
+        """Ends the stream."""
         self.closed = True
 
     def put(self, item: tuple[str, int, bytes | None]) -> None:
@@ -111,6 +113,7 @@ class Stream:
         self.put((replica, offset, None))
 
     def frames(self) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """(head, bytes) of each frame: states when they change, logs as they grow."""
         sent: dict[str, int] = {}
         version, told_at = -1, 0.0
         while self.alive():

@@ -12,6 +12,8 @@ FILE, FS, STATUS, PATH = POINTER(c_void_p), c_void_p, c_void_p, c_char_p
 
 
 class FileStatistics(Structure):
+    """TensorFlow's TF_FileStatistics."""
+
     _fields_ = [("length", c_int64), ("mtime_nsec", c_int64), ("is_directory", c_bool)]
 
 
@@ -78,6 +80,8 @@ class Table(Structure):
 
 
 class PluginOps(Structure):
+    """TensorFlow's TF_FilesystemPluginOps."""
+
     _fields_ = [
         ("scheme", c_void_p),
         ("filesystem", Table),
@@ -88,6 +92,8 @@ class PluginOps(Structure):
 
 
 class PluginInfo(Structure):
+    """TensorFlow's TF_FilesystemPluginInfo."""
+
     _fields_ = [
         ("num_schemes", c_size_t),
         ("ops", POINTER(PluginOps)),

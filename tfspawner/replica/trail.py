@@ -21,6 +21,7 @@ class Trail:
         self.passed_at: list[float] = []  # and since when
 
     def take(self, replica: str, progress: dict[str, Any], now: float) -> None:
+        """Takes in how far a replica has got."""
         if not progress:
             return
         place = progress.get("epoch", 0), progress.get("step", 0)

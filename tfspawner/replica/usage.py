@@ -161,10 +161,12 @@ class Gpu:
         return told
 
     def memory(self) -> dict[str, int]:
+        """Bytes of its memory, used and in all."""
         memory = self.nvml.nvmlDeviceGetMemoryInfo(self.handle)
         return {"memory": memory.used, "memory_total": memory.total}
 
     def use(self) -> dict[str, int]:
+        """Its use in percent."""
         return {"use": self.nvml.nvmlDeviceGetUtilizationRates(self.handle).gpu}
 
 
@@ -187,6 +189,7 @@ def visible(gpus: list[Gpu], chosen: str | None) -> list[Gpu]:
 
 
 def named(gpus: list[Gpu], word: str) -> Gpu | None:
+    """The GPU or part that a word of CUDA_VISIBLE_DEVICES names; None where it names none."""
     if word.isdigit():
         return next((gpu for gpu in gpus if gpu.word == str(int(word))), None)
     if not word.startswith(("GPU-", "MIG-")):
