@@ -19,6 +19,7 @@ from tfspawner.backends.kubernetes.manifests import redacted, render, to_yaml
 from tfspawner.cli import main as cli
 from tfspawner.cli import options
 from tfspawner.cli.options import make_spec
+from tfspawner.cli.target import asked_of
 from tfspawner.errors import ConfigurationError
 from tfspawner.jobs.prepare import new_name, prepare
 from tfspawner.jobs.running import described
@@ -26,10 +27,7 @@ from tfspawner.plan.grid import Sweep
 
 MOST_S = 2.0
 MOST_KIB = 400 * 1024  # that this process may grow by
-KEYS = sorted(
-    {*options._LISTS, *options._PAIRS, *options._DURATIONS, *options._PATHS, *options._FLAGS, *options._NUMBERS, *options._TEXTS, "grid"}
-    | {*options._KEYS, "unknown", "", "~"}
-)  # fmt: skip
+KEYS = sorted({*options._KNOWN, *options._KEYS, "unknown", "", "~"})
 PATHS = ("train.py", "run.sh", "pod.yaml", "s3.env", "templates", ".", "/dev/zero", "/dev/null", "/dev/stdout", "fifo", "loop", "huge",
          "~nouser/x", "~/x", "a/b\0c", "x" * 256, "x/" * 3000, "/proc/self/mem", "/proc/kmsg", "job.yaml")  # fmt: skip
 WORDS = (
@@ -157,7 +155,7 @@ def words(rng: random.Random) -> list[str]:
 def asked_by(argv: list[str]) -> Any:
     context = cli.cli.commands["run"].make_context("run", list(argv), resilient_parsing=False)
     parsed = {key: value for key, value in context.params.items() if key != "output"}
-    return cli._asked(context, parsed)
+    return asked_of(context, parsed)
 
 
 def test_any_flags_are_a_job_or_refused_in_a_line(place: Path, fuzz: Any) -> None:
