@@ -45,6 +45,8 @@ lint: $(VENV)/test $(VENV)/tools/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=. $(VENV)/tools/bin/lint-imports --no-logo --no-cache
+	$(BIN)/python tests/tools/sizes.py
 	$(VENV)/tools/bin/vermin -q -t=3.9- --violations --no-tips tfspawner/replica
 	$(VENV)/tools/bin/zizmor -q --offline --persona=pedantic .github
 
