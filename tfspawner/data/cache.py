@@ -1,4 +1,4 @@
-"""A folder on this machine that keeps what was read from afar, in blocks: each is fetched once, by whoever needs it first.
+"""A folder on this machine that keeps remote data in blocks; whoever needs a block first fetches it for all.
 
 Any number of processes share the folder. A block has its name only once it is whole, and whoever fetches it holds a
 lock that ends with its process: nothing is left to repair after a kill. A full cache keeps what it has, which is the
@@ -32,7 +32,7 @@ STALE_S = 3600.0  # a file still without its name after so long was left by a pr
 
 
 class Cache:
-    """Reads files through a folder that holds most_bytes at most. What files in it belong to no file of these goes first.
+    """Reads files through a folder that holds most_bytes at most. Blocks of other files are removed first.
 
     What lies in it was put there by this user, or it is refused: the folder may be anywhere, /tmp among them.
     """

@@ -89,7 +89,7 @@ def glance(file: File) -> Shard | None:
 
 
 def check_shards(files: Iterable[File], progress: Callable[[int], None], done: Path | None = None) -> Iterator[Shard]:
-    """Checks the files, some at once; one that `done` lists as sound is not read again if its size and version are the same.
+    """Checks the files, some at once. A file that `done` lists as sound, in this size and version, is not read again.
 
     A file whose place tells no version is read each time. Raises DataError where done cannot be written.
     """

@@ -84,9 +84,7 @@ def parquet(
             return whole.filter(lambda batch: tf.shape(tf.nest.flatten(batch)[0])[0] == batch_size).map(
                 lambda batch: {name: tf.ensure_shape(batch[name], fixed[name]) for name in features}
             )
-        records = whole.unbatch().shuffle(
-            shuffle_records, seed=(seed or 0) + epoch, reshuffle_each_iteration=False
-        )  # fmt: skip
+        records = whole.unbatch().shuffle(shuffle_records, seed=(seed or 0) + epoch, reshuffle_each_iteration=False)
         return records.batch(batch_size, drop_remainder=drop_remainder)
 
     passes = Passes(first_epoch)

@@ -207,7 +207,7 @@ def _room(destination: str, names: list[str], *, alone: bool, overwrite: bool) -
 
 @contextmanager
 def _stage(destination: str) -> Iterator[Path]:
-    """A folder for what is under way, which begins empty and goes away; one conversion at a time into a local folder."""
+    """An empty folder for unfinished files, removed at the end; one conversion at a time uses a local target."""
     if not _is_local(destination):
         with tempfile.TemporaryDirectory() as name:
             yield Path(name)

@@ -111,7 +111,7 @@ def _listed(uri: str) -> str:
 
 @contextmanager
 def _stage(target: str) -> Iterator[Any]:
-    """A file for what is under way: beside a local target, so that the next one takes the place of one that was killed."""
+    """The unfinished copy: beside a local target, so that the next try replaces what a killed one left."""
     if not isinstance(filesystem_of(target), LocalFiles):
         with tempfile.NamedTemporaryFile() as file:
             yield file

@@ -6,6 +6,7 @@ import itertools
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,53 +82,25 @@ def tfrecords(
     if local and not gzipped:
         for file in files:
             check_end(file)
-    through = Cache(Path(cache), cache_bytes, files).read if cache and not local else None
-
-    def parts_of(epoch: int) -> list[Part]:
-        ordered = files if seed is None else shuffled(files, seed, epoch)
-        return divide(ordered, workers, splittable=not gzipped)[worker]
-
-    def read(epoch: Any) -> Iterator[list[bytes]]:
-        """The records in lists of batch_size."""
-        chunk_bytes = min(CHUNK_BYTES, max(1, window_bytes // 2))
-        batch: list[bytes] = []
-        for records in read_records(
-            parts_of(int(epoch)), gzipped=gzipped, window_bytes=window_bytes, chunk_bytes=chunk_bytes, read=through
-        ):
-            batch += records
-            while len(batch) >= batch_size:
-                yield batch[:batch_size]
-                del batch[:batch_size]
-        if batch:
-            yield batch
-
-    def stretches(epoch: Any) -> Iterator[tuple[str, int, int]]:
-        for part in parts_of(int(epoch)):
-            yield local_path(part.file.uri), *_whole_records(part)
-
-    def from_disk(epoch: tf.Tensor | None) -> tf.data.Dataset:
-        if seed is None:  # the same in each epoch: a generator would cost a pass a third of its time
-            found = list(stretches(first_epoch))
-            columns = (
-                tf.constant([s[i] for s in found], kind) for i, kind in enumerate((tf.string, tf.int64, tf.int64))
-            )
-            parts = tf.data.Dataset.from_tensor_slices(tuple(columns))
-        else:
-            spec = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.int64))
-            parts = passes.generated(stretches, epoch, spec)
-        return parts.interleave(
-            lambda path, offset, count: _native(path, offset, "GZIP" if gzipped else "").take(count),
-            block_length=LOCAL_BLOCK, cycle_length=LOCAL_FILES_AT_ONCE, num_parallel_calls=LOCAL_FILES_AT_ONCE, deterministic=True,
-        )  # fmt: skip
-
-    def from_afar(epoch: tf.Tensor | None) -> tf.data.Dataset:
-        return passes.generated(read, epoch, tf.TensorSpec((None,), tf.string))
+    passes = Passes(first_epoch)
+    share = _Share(
+        files=files,
+        gzipped=gzipped,
+        batch_size=batch_size,
+        seed=seed,
+        worker=worker,
+        workers=workers,
+        window_bytes=window_bytes,
+        read=Cache(Path(cache), cache_bytes, files).read if cache and not local else None,
+        passes=passes,
+        first_epoch=first_epoch,
+    )
 
     def batches(epoch: tf.Tensor | None) -> tf.data.Dataset:
         if not local and not shuffle_records:  # as they come: to take them apart and together again costs much
-            whole = from_afar(epoch)
+            whole = share.from_afar(epoch)
             return whole.filter(lambda batch: tf.size(batch) == batch_size) if drop_remainder else whole
-        records = from_disk(epoch) if local else from_afar(epoch).unbatch()
+        records = share.from_disk(epoch) if local else share.from_afar(epoch).unbatch()
         if epoch is not None:
             records = records.shuffle(shuffle_records, seed=(seed or 0) + epoch, reshuffle_each_iteration=False)
         return records.batch(batch_size, drop_remainder=drop_remainder)
@@ -138,9 +111,77 @@ def tfrecords(
         parsed = tf.io.parse_example(batch, wanted)
         return expand(parsed, features, encodings) if encodings else parsed
 
-    passes = Passes(first_epoch)
-    found = passes.dataset(batches, knows_epoch=bool(shuffle_records))
-    return found.map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2).with_options(unsharded())
+    dataset = passes.dataset(batches, knows_epoch=bool(shuffle_records))
+    return dataset.map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2).with_options(unsharded())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Share:
+    """A worker's share of the files, and how its records are read."""
+
+    files: list[File]
+    gzipped: bool
+    batch_size: int
+    seed: int | None
+    worker: int
+    workers: int
+    window_bytes: int
+    read: Callable[..., bytes] | None  # through a cache, if there is one
+    passes: Passes
+    first_epoch: int
+
+    def parts(self, epoch: int) -> list[Part]:
+        """What this worker reads in an epoch."""
+        ordered = self.files if self.seed is None else shuffled(self.files, self.seed, epoch)
+        return divide(ordered, self.workers, splittable=not self.gzipped)[self.worker]
+
+    def from_afar(self, epoch: tf.Tensor | None) -> tf.data.Dataset:
+        """Lists of batch_size records, which this process reads."""
+        import tensorflow as tf
+
+        return self.passes.generated(self._lists, epoch, tf.TensorSpec((None,), tf.string))
+
+    def _lists(self, epoch: Any) -> Iterator[list[bytes]]:
+        chunk_bytes = min(CHUNK_BYTES, max(1, self.window_bytes // 2))
+        batch: list[bytes] = []
+        for records in read_records(
+            self.parts(int(epoch)),
+            gzipped=self.gzipped,
+            window_bytes=self.window_bytes,
+            chunk_bytes=chunk_bytes,
+            read=self.read,
+        ):
+            batch += records
+            while len(batch) >= self.batch_size:
+                yield batch[: self.batch_size]
+                del batch[: self.batch_size]
+        if batch:
+            yield batch
+
+    def from_disk(self, epoch: tf.Tensor | None) -> tf.data.Dataset:
+        """Single records, which TensorFlow itself reads."""
+        import tensorflow as tf
+
+        if self.seed is None:  # the same in each epoch: a generator would cost a pass a third of its time
+            stretches = list(self._stretches(self.first_epoch))
+            columns = (
+                tf.constant([s[i] for s in stretches], kind) for i, kind in enumerate((tf.string, tf.int64, tf.int64))
+            )
+            parts = tf.data.Dataset.from_tensor_slices(tuple(columns))
+        else:
+            spec = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.int64))
+            parts = self.passes.generated(self._stretches, epoch, spec)
+        return parts.interleave(
+            lambda path, offset, count: _native(path, offset, "GZIP" if self.gzipped else "").take(count),
+            block_length=LOCAL_BLOCK,
+            cycle_length=LOCAL_FILES_AT_ONCE,
+            num_parallel_calls=LOCAL_FILES_AT_ONCE,
+            deterministic=True,
+        )
+
+    def _stretches(self, epoch: Any) -> Iterator[tuple[str, int, int]]:
+        for part in self.parts(int(epoch)):
+            yield local_path(part.file.uri), *_whole_records(part)
 
 
 class Passes:
@@ -269,6 +310,7 @@ def check_end(file: File) -> None:
             last, here = here, here + _length_at(data, here, file)
         if here > size:
             raise DataError(
-                f"{file.uri} is cut off: the record at byte {last} should reach to byte {here}, and the file has {size}",
+                f"{file.uri} is cut off: the record at byte {last} should reach to byte {here}, "
+                f"and the file has {size}",
                 hint="copy the file again",
             )

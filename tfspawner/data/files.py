@@ -11,7 +11,7 @@ HIDDEN = ("_", ".")  # Spark's _SUCCESS and the like are no data
 
 @dataclass(frozen=True, slots=True, order=True)
 class File:
-    """One file, as a listing gives it; `version` is another one when the file has changed, and empty where no place tells."""
+    """One file of a listing; `version` changes when the file does, and is empty where the place tells none."""
 
     uri: str
     size: int
@@ -59,5 +59,5 @@ def has_pattern(path: str) -> bool:
 
 
 def is_hidden(name: str, pattern: str = "") -> bool:
-    """Whether a file is left out of a folder, or of what a pattern fits: one that begins as the name does asks for it."""
+    """Whether a file is left out of a folder or a pattern's matches; a pattern that begins like its name includes it."""
     return name.startswith(HIDDEN) and pattern[:1] != name[:1]

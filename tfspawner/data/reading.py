@@ -29,8 +29,14 @@ Chunk = tuple[Part, int, bytes]
 Reader = Callable[[File, int, int, threading.Event], bytes]  # read_exactly, or something before it
 
 
-def read_records(parts: Iterable[Part], *, gzipped: bool = False, window_bytes: int = WINDOW_BYTES,
-                 chunk_bytes: int = CHUNK_BYTES, read: Reader | None = None) -> Generator[list[bytes]]:  # fmt: skip
+def read_records(
+    parts: Iterable[Part],
+    *,
+    gzipped: bool = False,
+    window_bytes: int = WINDOW_BYTES,
+    chunk_bytes: int = CHUNK_BYTES,
+    read: Reader | None = None,
+) -> Generator[list[bytes]]:
     """The parts' records in order, as lists of those that came together.
 
     At most window_bytes are in memory before they are cut, and one record above them. Raises DataError for

@@ -40,7 +40,7 @@ def frame(data: bytes) -> bytes:
 
 
 class Cutter:
-    """Cuts a stream of bytes into records; `offset` is where in the file the next begins, `size` is the whole file's."""
+    """Cuts a stream of bytes into records; `offset` is where the next one begins, `size` the whole file's size."""
 
     def __init__(self, uri: str, offset: int = 0, size: int | None = None) -> None:
         self.uri, self.offset, self.count, self.size = uri, offset, 0, size

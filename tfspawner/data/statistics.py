@@ -138,14 +138,19 @@ class Summary:
         """For printing; None for what does not apply."""
         few = self.classes if self.classes else None
         return {
-            "kind": self.kind or "empty", "records": self.records, "values": self.count,
-            "shape": [self.shortest, self.longest], "minimum": self.minimum, "maximum": self.maximum,
+            "kind": self.kind or "empty",
+            "records": self.records,
+            "values": self.count,
+            "shape": [self.shortest, self.longest],
+            "minimum": self.minimum,
+            "maximum": self.maximum,
             "mean": _finite(self.mean) if self.finite else None,
             "deviation": _finite((self.squares / self.finite) ** 0.5) if self.finite else None,
-            "nan": self.nan, "infinite": self.infinite,
+            "nan": self.nan,
+            "infinite": self.infinite,
             "padding": self.padding / self.rows if self.rows else None,
             "classes": {str(label): few[label] for label in sorted(few)} if few else None,
-        }  # fmt: skip
+        }
 
 
 def _labels(rows: Array) -> Array | None:

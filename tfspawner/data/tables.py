@@ -135,7 +135,8 @@ class Table:
         counts = [self.group_rows(group) for group in range(self.groups)] if self.form == "parquet" else [self.rows]
         if min(counts, default=0) < 0 or sum(counts) != self.rows:
             raise DataError(
-                f"{self.file.uri} is damaged or cut off: its footer tells of {self.rows} rows, and {sum(counts)} in groups",
+                f"{self.file.uri} is damaged or cut off: its footer tells of {self.rows} rows, "
+                f"and {sum(counts)} in groups",
                 hint="copy the file again",
             )
         self.words()
@@ -351,7 +352,8 @@ def _narrowed(flat: Array, kind: str, numbers: Numbers, at: Callable[[int], str]
         lost = lost[np.isfinite(flat[lost])]
         if len(lost) and not numbers.overflow:
             raise DataError(
-                f"{at(int(lost[0]))} has {flat[lost[0]]:g}, which becomes infinite in float32, the floats of a tf.train.Example",
+                f"{at(int(lost[0]))} has {flat[lost[0]]:g}, which becomes infinite in float32, "
+                "the floats of a tf.train.Example",
                 hint="tf-spawner data convert --overflow lets such values become infinite",
             )
         if numbers.loss is not None:

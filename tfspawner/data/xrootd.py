@@ -32,10 +32,14 @@ COPY_BYTES = 8 << 20
 TIMEOUT_S = 12
 # The library's own bounds are minutes; see "XrdCl environment variables" in xrdcp's manual.
 SETTINGS = {
-    "XRD_CONNECTIONWINDOW": "5", "XRD_CONNECTIONRETRY": "2", "XRD_REQUESTTIMEOUT": str(TIMEOUT_S),
-    "XRD_STREAMTIMEOUT": str(TIMEOUT_S), "XRD_TIMEOUTRESOLUTION": "1", "XRD_SUBSTREAMSPERCHANNEL": "4",
+    "XRD_CONNECTIONWINDOW": "5",
+    "XRD_CONNECTIONRETRY": "2",
+    "XRD_REQUESTTIMEOUT": str(TIMEOUT_S),
+    "XRD_STREAMTIMEOUT": str(TIMEOUT_S),
+    "XRD_TIMEOUTRESOLUTION": "1",
+    "XRD_SUBSTREAMSPERCHANNEL": "4",
     "XRD_LOGLEVEL": "Error",
-}  # fmt: skip
+}
 LOGIN_HINT = "kinit, or set X509_USER_PROXY, or BEARER_TOKEN_FILE; in pods by --env-file"
 
 
@@ -69,9 +73,12 @@ class Helper:
         """Starts the process that speaks XRootD, and a thread that takes its answers."""
         command = [sys.executable, "-m", "tfspawner.data.xrootd"]
         self.process = subprocess.Popen(
-            command, env={**SETTINGS, **os.environ}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            command,
+            env={**SETTINGS, **os.environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         threading.Thread(target=self.listen, args=(self.process,), daemon=True).start()
 
     def listen(self, process: subprocess.Popen[bytes]) -> None:

@@ -42,9 +42,10 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
     deadline = time.monotonic() + ANSWER_WITHIN_S
     candidates = [replica for replica in state.replicas if replica not in state.gone]
     waited_for = {
-        replica for replica in candidates
+        replica
+        for replica in candidates
         if state.result == Result.SUCCEEDED or state.replicas[replica].state in ("running", *FINISHED)
-    }  # fmt: skip
+    }
     agents: dict[str, AgentClient] = {}
     false_answers = {replica: FalseAnswers() for replica in candidates}
     while True:
@@ -68,9 +69,13 @@ def left_of(backend: Backend, job: str, replicas: Iterable[str]) -> dict[str, Le
 
 
 def busy(
-    backend: Backend, holders: Mapping[str, Holder], state: JobState, view: View, ends_by: float,
+    backend: Backend,
+    holders: Mapping[str, Holder],
+    state: JobState,
+    view: View,
+    ends_by: float,
     given_up: threading.Event | None,
-) -> tuple[dict[str, ArtifactError], set[str]]:  # fmt: skip
+) -> tuple[dict[str, ArtifactError], set[str]]:
     """Waits until ends_by for replicas of a job with a result that still write files, or still put them into a bucket.
 
     Returns an error for each that has not ended by then, and those whose agents have ended meanwhile. The gang's own

@@ -96,8 +96,13 @@ class Bookkeeper:
     def _hear_report(self, line: ReplicaState, report: Report) -> None:
         self.facts.reported.add(line.replica)
         if line.state != report["state"] and self.record:
-            self.record.event("replica", replica=line.replica, state=report["state"], message=report.get("message"),
-                              exit_code=report.get("exit_code"))  # fmt: skip
+            self.record.event(
+                "replica",
+                replica=line.replica,
+                state=report["state"],
+                message=report.get("message"),
+                exit_code=report.get("exit_code"),
+            )
         line.state, line.since = report["state"], report["since"]
         line.message = report.get("message", "")
         line.progress = report.get("progress") or {}
@@ -121,8 +126,14 @@ class Bookkeeper:
                 self.usage_at[line.replica] = (began, now)
                 gpus = [gpu["use"] for gpu in usage["gpus"] if gpu["use"] is not None]
                 filled = [gpu["memory"] for gpu in usage["gpus"] if gpu["memory"] is not None]
-                self.record.event("usage", replica=line.replica, cpu=usage["cpu"], memory=usage["memory"],
-                                  gpus=gpus or None, gpu_memory=sum(filled) if filled else None)  # fmt: skip
+                self.record.event(
+                    "usage",
+                    replica=line.replica,
+                    cpu=usage["cpu"],
+                    memory=usage["memory"],
+                    gpus=gpus or None,
+                    gpu_memory=sum(filled) if filled else None,
+                )
         line.usage = usage
 
     def _hear_of_restarts(self, gang: Gang) -> None:
@@ -132,8 +143,10 @@ class Bookkeeper:
             if restart["generation"] in known:
                 continue
             self.state.restarts.append(dict(restart))
-            self.view.note(f"restart {restart['generation']} of {gang['restarts_allowed']}: "
-                           f"{restart['replica']} {restart['message']}")  # fmt: skip
+            self.view.note(
+                f"restart {restart['generation']} of {gang['restarts_allowed']}: "
+                f"{restart['replica']} {restart['message']}"
+            )
             if self.record:
                 self.record.event("restart", **restart)
             self._begin_again()

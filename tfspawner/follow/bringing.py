@@ -153,13 +153,22 @@ def _outcome(
 
 def _write_report(outcome: Outcome, state: JobState, record: Record, view: View, missing: ArtifactError | None) -> None:
     """Writes report.json and the page. Raises ArtifactError where the report fails; the page can be made later."""
-    record.write_json("report.json", {
-        "job": outcome.job, "result": outcome.result, "cause": state.cause and explained(state.cause).as_json(),
-        "seconds": round(outcome.seconds, 3), "restarts": state.restarts,
-        "times": state.times, "replicas": [asdict(line) for line in state.replicas.values()],
-        "files": {replica.replica: replica.files for replica in outcome.collected}, "artifacts": outcome.artifacts,
-        "missing": missing and missing.message, "whole": sorted(outcome.whole),
-    })  # fmt: skip
+    record.write_json(
+        "report.json",
+        {
+            "job": outcome.job,
+            "result": outcome.result,
+            "cause": state.cause and explained(state.cause).as_json(),
+            "seconds": round(outcome.seconds, 3),
+            "restarts": state.restarts,
+            "times": state.times,
+            "replicas": [asdict(line) for line in state.replicas.values()],
+            "files": {replica.replica: replica.files for replica in outcome.collected},
+            "artifacts": outcome.artifacts,
+            "missing": missing and missing.message,
+            "whole": sorted(outcome.whole),
+        },
+    )
     from tfspawner.pages.run import write_page  # Jinja, which a local job needs for nothing else
 
     try:

@@ -56,7 +56,14 @@ def all_here(record: Record) -> Outcome | None:
             if not all(landing.holds(file) for file in replica.files):
                 return None
         cause = Cause.of(report["cause"]) if report.get("cause") is not None else None
-        return Outcome(job=report["job"], result=report["result"], folder=record.folder, cause=cause,
-                       collected=collected, seconds=report["seconds"], artifacts=report.get("artifacts"))  # fmt: skip
+        return Outcome(
+            job=report["job"],
+            result=report["result"],
+            folder=record.folder,
+            cause=cause,
+            collected=collected,
+            seconds=report["seconds"],
+            artifacts=report.get("artifacts"),
+        )
     except (OSError, ArtifactError, DamagedFile):
         return None

@@ -224,8 +224,11 @@ class Homecoming:
         if doing == "telling":
             return Interrupted(f"interrupted; job {job} may go on, and what it has written is not all here", hint=on)
         if doing == "stopping":
-            return Interrupted(f"interrupted; job {job} was stopped without waiting: files may be missing here; "
-                               f"the job keeps them for {SHORT_HOLD_S / 60:g} minutes", hint=on)  # fmt: skip
+            return Interrupted(
+                f"interrupted; job {job} was stopped without waiting: files may be missing here; "
+                f"the job keeps them for {SHORT_HOLD_S / 60:g} minutes",
+                hint=on,
+            )
         held_for = (
             "--hold" if self.state and self.state.result == Result.SUCCEEDED else f"{SHORT_HOLD_S / 60:g} minutes"
         )

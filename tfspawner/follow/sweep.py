@@ -98,8 +98,16 @@ class SweepOutcome:
         points = [
             {**row, "metrics": {name: _finite(value) for name, value in row["metrics"].items()}} for row in self.points
         ]
-        return {"sweep": self.name, "result": self.result, "folder": str(self.folder), "page": str(self.page),
-                "seconds": round(self.seconds, 3), "points": points, "best": self.best, **error}  # fmt: skip
+        return {
+            "sweep": self.name,
+            "result": self.result,
+            "folder": str(self.folder),
+            "page": str(self.page),
+            "seconds": round(self.seconds, 3),
+            "points": points,
+            "best": self.best,
+            **error,
+        }
 
 
 def _finite(value: float) -> float | None:

@@ -442,19 +442,30 @@ class S3:
             return S3Error(f"{where} is busy: {status} {code}", code=code, passing=True)
         for codes, message, hint in (
             ("SignatureDoesNotMatch", f"{where} refuses the secret of {who}", "check AWS_SECRET_ACCESS_KEY"),
-            ("InvalidAccessKeyId|.*UserNotFound|InvalidClientTokenId|NotSignedUp", f"{where} does not know the {who}",
-             "check AWS_ACCESS_KEY_ID"),
-            ("ExpiredToken|InvalidToken", f"{where} does not take the session token, or not any more",
-             "get a new AWS_SESSION_TOKEN"),
+            (
+                "InvalidAccessKeyId|.*UserNotFound|InvalidClientTokenId|NotSignedUp",
+                f"{where} does not know the {who}",
+                "check AWS_ACCESS_KEY_ID",
+            ),
+            (
+                "ExpiredToken|InvalidToken",
+                f"{where} does not take the session token, or not any more",
+                "get a new AWS_SESSION_TOKEN",
+            ),
             ("RequestTimeTooSkewed", f"{where} says that the clock here is wrong", "set this machine's clock"),
             ("NoSuchBucket", f"there is no bucket {bucket!r} at {where}", "check its name and the endpoint"),
             ("NoSuchKey|404", f"there is no such object at {where}", None),
-            ("PermanentRedirect|AuthorizationHeaderMalformed|TemporaryRedirect|30[17]",
-             f"the bucket {bucket!r} is not in region {self.settings.region}",
-             f"set AWS_REGION{'=' + region if region else ''}"),
-            ("AccessDenied|403|401", f"{where} refuses access with {who}",
-             "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"),
-        ):  # fmt: skip
+            (
+                "PermanentRedirect|AuthorizationHeaderMalformed|TemporaryRedirect|30[17]",
+                f"the bucket {bucket!r} is not in region {self.settings.region}",
+                f"set AWS_REGION{'=' + region if region else ''}",
+            ),
+            (
+                "AccessDenied|403|401",
+                f"{where} refuses access with {who}",
+                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
+            ),
+        ):
             if re.fullmatch(codes, code):
                 return S3Error(message, hint=hint, code=code)
         return S3Error(f"{where} answers {status} {code}: {told}", code=code)
