@@ -37,12 +37,13 @@ class JobOption(click.Option):
 
 def target_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say where to look for jobs."""
-    for option in reversed([
-        click.option("--on", type=click.Choice(["local", "kubernetes"]), help="Look only there.  [default: here, then the cluster]"),
-        click.option("-n", "--namespace", help="Namespace.  [default: the context's]"),
-        click.option("--context", help="Kube context.  [default: the current one]"),
+    where = click.Choice(["local", "kubernetes"])
+    for option in (
         click.option("--kubeconfig", type=PATH, help="Kubeconfig file."),
-    ]):  # fmt: skip
+        click.option("--context", help="Kube context.  [default: the current one]"),
+        click.option("-n", "--namespace", help="Namespace.  [default: the context's]"),
+        click.option("--on", type=where, help="Look only there.  [default: here, then the cluster]"),
+    ):  # the last one is the first in --help
         command = option(command)
     return command
 

@@ -1,4 +1,4 @@
-"""The flags that follow from JobSpec's and Sweep's fields. Apart from flags.py, for `tf-spawner --help` needs none of them."""
+"""The flags that follow from JobSpec's and Sweep's fields; apart from flags.py, for `tf-spawner --help` needs none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a JobSpec's values, each alone and several together. All raise ConfigurationError, naming the value."""
+"""What is wrong with a JobSpec's values, each alone and several together. All raise ConfigurationError."""
 
 from __future__ import annotations
 

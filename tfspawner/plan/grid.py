@@ -64,7 +64,8 @@ class Sweep:
             )
         if self.spec.port and self.spec.on == "local" and self.parallel > 1:
             raise ConfigurationError(
-                f"--port {self.spec.port} with --parallel {self.parallel}: all would take the same ports on this machine",
+                f"--port {self.spec.port} with --parallel {self.parallel}: "
+                "all would take the same ports on this machine",
                 hint="leave --port out, and each gets free ones",
             )
         if "--" in self.spec.args:
@@ -203,7 +204,8 @@ def _brief(name: str, spec: Mapping[str, Any]) -> str:
 def _check_name(name: str, args: tuple[str, ...]) -> None:
     if not _FLAG.fullmatch(name) or len(name) > 100:
         raise ConfigurationError(
-            f"--grid: {brief(name)} is no name of a flag; it must be letters, digits, '_', '-' and '.', and begin with a letter",
+            f"--grid: {brief(name)} is no name of a flag; it must be letters, digits, '_', '-' and '.', "
+            "and begin with a letter",
             hint="lr becomes --lr, and batch-size --batch-size",
         )
     if any(arg == f"--{name}" or arg.startswith(f"--{name}=") for arg in args):
