@@ -1,4 +1,4 @@
-"""Reads a JSON value of others by the path to a field: what stands there and is of another kind counts as absent."""
+"""Reads a field of JSON that others wrote, by its path. A value of the wrong kind counts as absent."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def mapping(value: object, *path: str) -> Mapping[str, Any]:
 
 def mappings(value: object, *path: str) -> list[Mapping[str, Any]]:
     """The mappings of the list at the end of the path."""
-    found = mapping(value, *path[:-1]).get(path[-1]) if path else value
-    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+    items = mapping(value, *path[:-1]).get(path[-1]) if path else value
+    return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
 
 
 def text(value: object, *path: str) -> str:
-    """The text at the end of the path, or its beginning where it is long; "" where there is none."""
-    found = mapping(value, *path[:-1]).get(path[-1])
-    return _encodable(found[:LONGEST_TEXT]) if isinstance(found, str) else ""
+    """The text at the end of the path, cut to LONGEST_TEXT characters; "" where there is none."""
+    content = mapping(value, *path[:-1]).get(path[-1])
+    return _encodable(content[:LONGEST_TEXT]) if isinstance(content, str) else ""
 
 
 def texts(value: object, *path: str) -> dict[str, str]:
-    """The mapping of texts at the end of the path, such as labels."""
-    return {key: found for key, found in mapping(value, *path).items() if isinstance(found, str)}
+    """The texts of the mapping at the end of the path, for example labels."""
+    return {key: content for key, content in mapping(value, *path).items() if isinstance(content, str)}
 
 
 def count(value: object, *path: str) -> int | None:
     """The whole number at the end of the path; None where there is none."""
-    found = mapping(value, *path[:-1]).get(path[-1])
-    return found if type(found) is int else None
+    number = mapping(value, *path[:-1]).get(path[-1])
+    return number if type(number) is int else None
 
 
 def names(values: Iterable[object]) -> list[str]:
@@ -43,6 +43,6 @@ def names(values: Iterable[object]) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
-def _encodable(found: str) -> str:
-    """Without halves of surrogate pairs, which no terminal and no file takes."""
-    return found.encode(errors="replace").decode()
+def _encodable(content: str) -> str:
+    """The text without lone surrogates, which can be neither printed nor written."""
+    return content.encode(errors="replace").decode()

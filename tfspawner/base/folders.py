@@ -1,4 +1,4 @@
-"""Folders and files that others may have got at: what is written there is ours alone, or it is refused."""
+"""Opens folders and files where others may have been before us; refuses those that are not ours alone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def own_folder(path: Path, what: str) -> int:
-    """The folder's open descriptor; it is made where it is missing. Whoever holds that is safe from what others do.
+    """Opens the folder, creating it if needed, and returns its descriptor: nobody can swap that for another folder.
 
-    Raises ConfigurationError where somebody else owns it or may write to it, or it is a link; and OSError.
+    Raises ConfigurationError if it is a link, or if somebody else owns it or may write to it; and OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -41,7 +41,7 @@ def own_folder(path: Path, what: str) -> int:
 
 
 def own_file(path: str) -> int:
-    """A file of ours that is open for writing, made where it is missing. Raises DataError for others' files and links."""
+    """Opens our file for appending, creating it if needed. Raises DataError for links and for files of others."""
     try:
         descriptor = os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666

@@ -1,8 +1,8 @@
-"""Names of files that came from outside: which may be used here, and how any value is shown in a message."""
+"""Which file names from outside are safe to use here, and how a message shows a value from outside."""
 
 from __future__ import annotations
 
-ID_FILE = ".job-id"  # in the folder of a run, and of a local job: whose it is
+ID_FILE = ".job-id"  # in a run's folder and in a local job's: the id of the job it belongs to
 
 MOST_ENTRIES = 1_000_000
 DEEPEST = 64
@@ -11,7 +11,7 @@ LONGEST_PATH = 4095  # bytes, Linux's bound (PATH_MAX), without the NUL
 
 
 def is_safe(name: object, longest: int = LONGEST_PATH) -> bool:
-    """Whether a file may have this name: a plain relative path, without what a terminal would obey."""
+    """Whether a file may have this name: a plain relative path without control characters."""
     if not isinstance(name, str) or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
         return False
     try:
@@ -24,7 +24,7 @@ def is_safe(name: object, longest: int = LONGEST_PATH) -> bool:
 
 
 def shown(value: object) -> str:
-    """What an agent sent, fit for a message."""
+    """A value that an agent sent, as a message shows it: escaped, at most 100 characters."""
     try:
         text = repr(value) if isinstance(value, str) and value.isprintable() else ascii(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
@@ -33,7 +33,7 @@ def shown(value: object) -> str:
 
 
 def brief(value: object) -> str:
-    """A value for an error's one line: without control characters, and of at most 100 characters."""
+    """A value for an error message: on one line, at most 100 characters."""
     try:
         text = repr(value[:200] if isinstance(value, str) else value)
     except (ValueError, RecursionError):  # a number of more than 4,300 digits, lists in lists

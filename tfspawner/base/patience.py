@@ -1,4 +1,4 @@
-"""Connections on which an answer's head comes within a time: sockets alone bound each wait for a byte, and not all of them."""
+"""HTTP connections that bound the time for a whole response head; a socket's time-out bounds only each read."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.poolmanager import pool_classes_by_scheme
 
-HEAD_S = 10.0  # on top of the time in which its first byte has to come
+HEAD_S = 10.0  # for the whole head, on top of the time-out for its first byte
 
 
 def patient(pool: urllib3.PoolManager) -> urllib3.PoolManager:
-    """The same pool, by whose connections an answer's head comes in time, or not at all."""
-    if pool.pool_classes_by_scheme is pool_classes_by_scheme:  # a way through SOCKS has its own
+    """Makes the pool's connections give up when a response's head takes too long; returns the pool."""
+    if pool.pool_classes_by_scheme is pool_classes_by_scheme:  # a SOCKS proxy has classes of its own
         pool.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
     return pool
 
 
 def _head_in_time(connection: HTTPConnection, read: Callable[[], Any]) -> Any:
-    """What read returns; the connection is cut, and TimeoutError raised, where that takes too long."""
+    """Returns what read returns; cuts the connection and raises TimeoutError if that takes too long."""
     sock, wait_s = connection.sock, connection.timeout
 
     is_late = threading.Event()
@@ -42,7 +42,7 @@ def _head_in_time(connection: HTTPConnection, read: Callable[[], Any]) -> Any:
         reply = read()
     finally:
         timer.cancel()
-    if is_late.is_set():  # to http.client a head that is cut off is a whole one
+    if is_late.is_set():  # http.client takes a head that was cut off for a whole one
         raise TimeoutError(f"it did not begin to answer within {wait_s + HEAD_S:g} s")
     return reply
 

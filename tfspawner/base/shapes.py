@@ -1,4 +1,4 @@
-"""What a JSON file of ours has to look like, and its reading: values of the right kinds and sizes, or an error that names file and place."""
+"""Reads our JSON files and checks each value's kind and size. An error names the file and the place in it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tfspawner.errors import ConfigurationError
 
 from .names import shown
 
-Shape = Callable[[Any], Any]  # gives the value as it may be used, or raises Wrong
+Shape = Callable[[Any], Any]  # returns the checked value, or raises Wrong
 
 LONGEST_TEXT = 1 << 20
-MOST = 1e15  # of a number that is not said to be less
+MOST = 1e15  # the largest number, unless a shape says less
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Wrong(ValueError):
-    """A value that is not what stands there otherwise; `place` are the keys that lead to it."""
+    """A value is not what it must be; `place` is the path of keys to it."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
         self.what, self.place = what, ""
 
     def at(self, key: str | int) -> Wrong:
-        """The same, told from one level above."""
+        """Puts a key in front of the place, and returns this error: for the caller one level up."""
         step = (
             f"[{key}]" if isinstance(key, int) else key if re.fullmatch(r"[\w-]{1,64}", key) else f"[{shown(key[:64])}]"
         )
@@ -44,13 +44,13 @@ class Wrong(ValueError):
 
 
 class DamagedFile(ConfigurationError):
-    """A file of ours does not hold what we write there."""
+    """One of our files does not hold what we write there."""
 
 
 def is_not(value: Any, must: str) -> Wrong:
     """The error for a value that must be something else; it names the value, but nothing in a list or mapping."""
-    told = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else _brief(value)
-    return Wrong(f"is {told}; it must be {must}")
+    description = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else _brief(value)
+    return Wrong(f"is {description}; it must be {must}")
 
 
 def _brief(value: Any) -> str:
@@ -61,7 +61,7 @@ def _brief(value: Any) -> str:
 
 
 def text(longest: int = LONGEST_TEXT, *, pattern: str = "", lines: bool = True, must: str = "a text") -> Shape:
-    """A text that can be written down again; lines: it may have several, and control characters."""
+    """A text that can be encoded; lines: whether it may have line breaks and other control characters."""
 
     def shape(value: Any) -> str:
         if not isinstance(value, str) or (pattern and not re.fullmatch(pattern, value)):
@@ -80,7 +80,7 @@ def text(longest: int = LONGEST_TEXT, *, pattern: str = "", lines: bool = True, 
 
 
 def number(low: float = -MOST, high: float = MOST) -> Shape:
-    """A finite number in these bounds."""
+    """A finite number from low to high."""
 
     def shape(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -102,7 +102,7 @@ def whole(low: int, high: int) -> Shape:
 
 
 def measure(value: Any) -> float:
-    """A metric's value, which may be no number any more."""
+    """A metric's value, which may be nan or infinite."""
     if not isinstance(value, bool) and isinstance(value, int | float):
         try:
             return float(value)
@@ -124,12 +124,12 @@ def optional(of: Shape) -> Shape:
 
 
 def listed(of: Shape, most: int) -> Shape:
-    """A list, each entry of which has that shape."""
+    """A list of at most `most` entries, all of one shape."""
 
     def shape(value: Any) -> list[Any]:
         if not isinstance(value, list) or len(value) > most:
             raise is_not(value, f"a list of at most {most:,}")
-        return [_inner(of, entry, at) for at, entry in enumerate(value)]
+        return [_inner(of, entry, index) for index, entry in enumerate(value)]
 
     return shape
 
@@ -145,9 +145,9 @@ def mapped(key: Shape, of: Shape, most: int) -> Shape:
     return shape
 
 
-def record(needed: Mapping[str, Shape], more: Mapping[str, Shape] | None = None) -> Shape:
-    """A mapping with the needed keys; of those in `more`, an absent one stays absent. Other keys are left out."""
-    known = {**needed, **(more or {})}
+def record(needed: Mapping[str, Shape], may_have: Mapping[str, Shape] | None = None) -> Shape:
+    """A mapping that has the needed keys and may have those of `may_have`. Other keys are dropped."""
+    known = {**needed, **(may_have or {})}
 
     def shape(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -171,7 +171,10 @@ def _inner(of: Shape, value: Any, key: str | int) -> Any:
 
 
 def read(path: Path, shape: Shape, longest: int, hint: str) -> Any:
-    """What a JSON file holds; None where there is none. Raises DamagedFile for all else: a link, a device, too much, other values."""
+    """The value in a JSON file; None if there is no file.
+
+    Raises DamagedFile for a link, a device, a file of more than `longest` bytes, or a value of the wrong shape.
+    """
     data = read_bytes(path, longest, hint)
     if data is None:
         return None
@@ -182,7 +185,7 @@ def read(path: Path, shape: Shape, longest: int, hint: str) -> Any:
 
 
 def read_bytes(path: Path, longest: int, hint: str) -> bytes | None:
-    """A file's bytes; None where there is none."""
+    """A file's bytes; None if there is no file. Raises DamagedFile."""
     try:
         file = opened(path)
         if file is None:
@@ -197,7 +200,7 @@ def read_bytes(path: Path, longest: int, hint: str) -> bytes | None:
 
 
 def opened(path: Path) -> BinaryIO | None:
-    """A plain file, open; None where there is none. Raises OSError; a link is not followed, and nothing but a file is read."""
+    """Opens a plain file; None if there is none. Raises OSError, also for a link, a pipe or a device."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -215,7 +218,7 @@ def reason(error: OSError) -> str:
 
 
 def json_of(data: bytes) -> Any:
-    """The value that stands there. Raises Wrong, with the line."""
+    """Parses JSON. Raises Wrong with the line of the error."""
     try:
         return json.loads(data.decode())
     except json.JSONDecodeError as error:
@@ -223,7 +226,7 @@ def json_of(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise Wrong(f"line {line}: that is no UTF-8") from None
-    except ValueError:  # Python's bound for the digits of a whole number
+    except ValueError:  # Python limits the digits of an integer
         raise Wrong("it has a number of too many digits") from None
     except RecursionError:
         raise Wrong("it has lists or mappings in each other, too deep") from None

@@ -1,4 +1,4 @@
-"""Jinja for the pages, and where the templates are."""
+"""Jinja's environment for HTML pages, and the templates' folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from markupsafe import Markup
 
 
 def templates_dir() -> Path:
-    """The templates: in the package where it was installed as a wheel, one level up in a checkout."""
+    """The templates' folder: in the package if it was installed as a wheel, one level up in a checkout."""
     here = Path(__file__).resolve().parents[2]
     return next(path for path in (here / "templates", here.parent / "templates") if path.is_dir())
 
 
-# classes that a state, or a result, has in the pages' style
+# states and results that are CSS classes of the pages
 PAGE_STATES = (
     "pending",
     "running",
@@ -29,15 +29,15 @@ PAGE_STATES = (
     "interrupted",
     "incomplete",
 )
-# control characters, those that turn the text's direction, and halves of characters
+# control characters, characters that change the text's direction, and lone surrogates
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @cache
 def html_environment() -> Environment:
-    """Jinja for pages: what is put in is escaped, and what a record does not have is empty.
+    """Jinja for pages: values are escaped, a missing one is empty, and no odd character gets through.
 
-    No value has what turns text round or cannot be encoded, and none becomes a class but those that the pages' style has.
+    The filter `state` turns a word into a CSS class only if it is one of PAGE_STATES.
     """
     environment = Environment(loader=FileSystemLoader(templates_dir()), autoescape=True, finalize=_plain)
     environment.filters["state"] = lambda word: word if word in PAGE_STATES else ""
@@ -45,7 +45,7 @@ def html_environment() -> Environment:
 
 
 def _plain(value: object) -> object:
-    """A value as a page may have it; what a macro made is left as it is."""
+    """A value without the characters of _UNSHOWN; a macro's output stays as it is."""
     if isinstance(value, Markup) or not isinstance(value, str | Path):
         return value
     return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", str(value))

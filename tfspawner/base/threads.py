@@ -1,4 +1,4 @@
-"""Work on many things at once, for which a program that is interrupted does not wait."""
+"""Work on many items at once, in threads that do not keep an interrupted program alive."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Result = TypeVar("Result")
 
 
 def each(work: Callable[[Item], Result], items: Iterable[Item], most: int) -> list[Result]:
-    """What work makes of each item, in their order, by so many threads at most; raises what the first of them raised.
+    """Calls work for each item in at most `most` threads. Returns the results in order; raises the first error.
 
-    An executor's threads are waited for when Python ends, also those that hang in a request; these are not.
+    Not an executor: Python waits for an executor's threads when it ends, even for one that hangs in a request.
     """
     todo: queue.SimpleQueue[tuple[Item, Future[Result]]] = queue.SimpleQueue()
     futures: list[Future[Result]] = []

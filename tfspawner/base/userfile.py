@@ -1,4 +1,4 @@
-"""The files and values that a user names: read within bounds, and shown within bounds when they are refused."""
+"""Reads files that a user names, up to a limit, and shortens their values for error messages."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from .names import brief
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is 10 times as fast
 MOST_BYTES = 1024**2  # of a file that is read whole: job.yaml, env-files, pod files, templates, .tfspawnerignore
-MOST_VALUES = 100_000  # in a YAML file, each alias counted with all that it stands for
-MOST_DIGITS = 4300  # of a number, Python's own bound
-DEEPEST = 100  # lists and mappings in each other
+MOST_VALUES = 100_000  # in a YAML file, with every alias expanded
+MOST_DIGITS = 4300  # of a number: Python's own limit
+DEEPEST = 100  # levels of nested lists and mappings
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes: Linux's NAME_MAX, and its PATH_MAX without the NUL
-PIPE_S = 60.0  # how long the writer of `-e <(…)` may take, with a passphrase to be typed
+PIPE_S = 60.0  # how long the writer of `-e <(…)` may take: the user may have to type a passphrase
 ABSENT, A_FOLDER, A_PIPE = "does not exist", "is a folder", "is a pipe"
 KINDS = ((stat.S_ISDIR, A_FOLDER), (stat.S_ISFIFO, A_PIPE), (stat.S_ISREG, ""), (stat.S_ISSOCK, "is a socket"))
 
 
 class TooLarge(ConfigurationError):
-    """A file has more bytes than are read."""
+    """A file is larger than the limit."""
 
 
 def brief_line(text: str) -> str:
-    """The first words of an exception, on one line."""
+    """The beginning of an exception's text, on one line."""
     words = "".join(char if char.isprintable() else " " for char in text[:200])
     return f"{words}…" if len(text) > 200 else words
 
 
 def named(value: object) -> str:
-    """A path or a key as it stands, where that is one short line."""
+    """A path or a key as it is if that is one short line, else as brief() shows it."""
     text = str(value) if isinstance(value, str | Path) else ""
     return text if text and text.isprintable() and len(text) <= 200 else brief(text or value)
 
 
 def wrong_path(text: str) -> str | None:
-    """Why no file can have this path."""
+    """Why no file can have this path; None if one can."""
     if "\0" in text:
         return "it holds a NUL"
     try:
@@ -58,7 +58,7 @@ def wrong_path(text: str) -> str | None:
 
 
 def expanded(path: Path, what: str) -> Path:
-    """The path with `~` and `~user` replaced by the home folder."""
+    """The path with `~` or `~user` replaced by the home folder."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -68,7 +68,7 @@ def expanded(path: Path, what: str) -> Path:
 
 
 def kind_of(path: Path) -> str:
-    """What keeps a path from being a file to read, in words; "" for a file."""
+    """Why a path is not a readable file, in words; "" for a file."""
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -79,25 +79,25 @@ def kind_of(path: Path) -> str:
 
 
 def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
-    """The bytes of a file, or of a pipe such as `<(…)`, at most so many. Raises ConfigurationError."""
-    told = f"{what} {named(path)}"
+    """The bytes of a file, or of a pipe such as `<(…)`. Raises ConfigurationError, TooLarge above `most` bytes."""
+    label = f"{what} {named(path)}"
     if reason := wrong_path(str(path)):
-        raise ConfigurationError(f"{told} is no path: {reason}")
+        raise ConfigurationError(f"{label} is no path: {reason}")
     kind = kind_of(path)
     is_pipe = kind == A_PIPE and _is_unnamed(path)
     if kind == ABSENT:
-        raise ConfigurationError(f"{told}: No such file or directory")
+        raise ConfigurationError(f"{label}: No such file or directory")
     if kind and not is_pipe:
-        raise ConfigurationError(f"{told} {kind}{', and it must be a file' if kind.startswith('is') else ''}")
+        raise ConfigurationError(f"{label} {kind}{', and it must be a file' if kind.startswith('is') else ''}")
     try:
         with open(path, "rb", buffering=0, opener=_without_waiting) as file:
             data = _read_pipe(file, most + 1) if is_pipe else _read(file, most + 1)
     except TimeoutError:
-        raise ConfigurationError(f"{told}: nothing came out of the pipe for {PIPE_S:.0f} s") from None
+        raise ConfigurationError(f"{label}: nothing came out of the pipe for {PIPE_S:.0f} s") from None
     except OSError as error:
-        raise ConfigurationError(f"{told} cannot be read: {error.strerror}") from None
+        raise ConfigurationError(f"{label} cannot be read: {error.strerror}") from None
     if len(data) > most:
-        raise TooLarge(f"{told} has more than {most:,} bytes, which is too large for one")
+        raise TooLarge(f"{label} has more than {most:,} bytes, which is too large for one")
     return data
 
 
@@ -110,7 +110,7 @@ def read_text(path: Path, what: str, most: int = MOST_BYTES) -> str:
 
 
 def _is_unnamed(path: Path) -> bool:
-    """Whether a shell has made this pipe: it ends when its writer does. One with a name may have no writer at all."""
+    """Whether a shell made this pipe: it ends with its writer. A named pipe may never have a writer."""
     return os.path.realpath(path).rpartition("/")[2].startswith("pipe:[")
 
 
@@ -121,7 +121,7 @@ def _without_waiting(path: str, flags: int) -> int:
 def _read(file: IO[bytes], most: int) -> bytes:
     parts = []
     while most > 0 and (part := file.read(most)) != b"":
-        if part is None:  # some of /proc's files wait for more, like /proc/kmsg
+        if part is None:  # some files in /proc, like kmsg, wait for more
             raise BlockingIOError(EAGAIN, "it has no end")
         parts.append(part)
         most -= len(part)
@@ -129,26 +129,26 @@ def _read(file: IO[bytes], most: int) -> bytes:
 
 
 def _read_pipe(file: IO[bytes], most: int) -> bytes:
-    found, deadline = b"", time.monotonic() + PIPE_S
-    while len(found) < most:
+    data, deadline = b"", time.monotonic() + PIPE_S
+    while len(data) < most:
         if not select.select([file], [], [], max(0.0, deadline - time.monotonic()))[0]:
             raise TimeoutError
-        part = file.read(most - len(found))
+        part = file.read(most - len(data))
         if part == b"":
             break
-        found += part or b""
-    return found
+        data += part or b""
+    return data
 
 
 # ---- YAML ---------------------------------------------------------------------------------------
 
 
 def load_yaml(text: str, loader: Any, what: str, *, unique: bool = False) -> list[Any]:
-    """The documents of a user's YAML that are not empty; none that grows by its aliases. Raises ConfigurationError.
+    """The documents of a user's YAML, without empty ones. Raises ConfigurationError.
 
-    unique: no key may stand twice in a mapping, where the last would win without a word.
+    unique: refuse a mapping that has a key twice; YAML would silently take the last one.
 
-    An error says where something is wrong, and does not show what stands there: it may be a secret.
+    An error names the place but never shows the value, which may be a secret.
     """
     try:
         if reason := _too_much(text, loader) or (_twice(text, loader) if unique else None):
@@ -169,7 +169,7 @@ def load_yaml(text: str, loader: Any, what: str, *, unique: bool = False) -> lis
 
 
 def _in_words(error: Exception) -> str:
-    """What is wrong where no place is known; without the value, which may be a secret."""
+    """What is wrong, for an error without a place; without the value, which may be a secret."""
     if isinstance(error, yaml.reader.ReaderError):
         return "it holds a control character, or what is no UTF-8"
     if isinstance(error, RecursionError):
@@ -178,8 +178,8 @@ def _in_words(error: Exception) -> str:
 
 
 def _twice(text: str, loader: Any) -> str | None:
-    """The first key that stands twice in its mapping."""
-    open_: list[set[str] | None] = []  # of each collection that is open the keys so far; None for a list
+    """Says which key stands twice in its mapping, the first such one."""
+    open_: list[set[str] | None] = []  # for each open collection: the keys so far; None for a list
     awaits_key: list[bool] = []
     for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.CollectionEndEvent):
@@ -200,12 +200,12 @@ def _twice(text: str, loader: Any) -> str | None:
 
 
 def _is_quoted(event: yaml.ScalarEvent) -> bool:
-    """Whether a scalar is read as text; a number in base 60, like 1:1:1, takes as long as its length's square."""
+    """Whether a scalar is read as text. Numbers are not, and parsing one in base 60 (1:1:1) takes quadratic time."""
     return not (event.implicit[0] or event.tag) or event.value.strip("0123456789+-.:_") != ""
 
 
 def no_json(value: Any, name: str = "") -> str | None:
-    """What in a manifest cannot be sent to Kubernetes: YAML has dates, sets and bytes, and JSON has not."""
+    """What in a manifest cannot be sent to Kubernetes: JSON lacks YAML's dates, sets and bytes."""
     if isinstance(value, dict):
         key = next((key for key in value if not isinstance(key, str | int | bool)), None)
         if key is not None:
@@ -229,9 +229,9 @@ def _is_text(value: str) -> bool:
 
 
 def _too_much(text: str, loader: Any) -> str | None:
-    """What is beyond the bounds, told before any value is made: one alias of an alias can stand for billions."""
+    """Which limit a text exceeds. Checked before any value is built: an alias of an alias can stand for billions."""
     sizes: dict[str, int] = {}
-    open_: list[tuple[str | None, int]] = []  # the anchors of the collections that are open, and the count before each
+    open_: list[tuple[str | None, int]] = []  # for each open collection: its anchor, and the count before it
     count = 0
     for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.AliasEvent):

@@ -1,4 +1,4 @@
-"""Numbers in words: sizes, durations, how long is left."""
+"""Sizes, durations and the time left, in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LONGEST_AGE_S = 1e9
 
 
 def human_bytes(size: float) -> str:
-    """A number of bytes with a binary unit."""
+    """A number of bytes in B, KiB, MiB or GiB."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -18,8 +18,8 @@ def human_bytes(size: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """A duration in kubectl's manner: 8s, 3m12s, 2h5m."""
-    whole = int(min(max(0.0, seconds), LONGEST_AGE_S))  # of what is no number: 0
+    """A duration as kubectl writes it: 8s, 3m12s, 2h5m."""
+    whole = int(min(max(0.0, seconds), LONGEST_AGE_S))  # 0 for nan
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
@@ -28,7 +28,7 @@ def age(seconds: float) -> str:
 
 
 def left(progress: dict[str, Any]) -> str:
-    """How long training still takes, if each epoch takes as long as the last one, or each step as the last ones."""
+    """How much longer training takes at the pace of the last epoch, or of the last steps."""
     epochs = progress.get("epochs", 1) - progress.get("epoch", 1) + 1
     if "epoch_s" in progress:
         return age(epochs * progress["epoch_s"] - (time.time() - progress["epoch_since"]))

@@ -1,4 +1,4 @@
-"""Why a script failed, told from its exit code and its last lines. Pure: values in, values out."""
+"""Why a script failed, judged by its exit code and its last lines. Pure: values in, values out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfspawner.base.cause import Cause
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownCause:
-    """One way in which scripts fail: how it is known, and the next step."""
+    """One way in which scripts fail: the pattern that shows it, and what to do next."""
 
     kind: str
     pattern: re.Pattern[str]
@@ -23,7 +23,7 @@ def _cause(kind: str, pattern: str, hint: str) -> KnownCause:
     return KnownCause(kind=kind, pattern=re.compile(pattern, re.M), hint=hint)
 
 
-# The first that fits counts: what is particular stands before what is general. Error texts are TensorFlow 2.21's.
+# The first match counts, so the special cases come before the general ones. Error texts are TensorFlow 2.21's.
 CAUSES = (
     _cause(
         "keras-3",
@@ -42,7 +42,8 @@ CAUSES = (
     ),
     _cause(
         "different-programs",
-        r"joining a group with size|Collective instance \S+ expected|mismatched? .{0,500}collective|Shape mismatch in the collective",
+        r"joining a group with size|Collective instance \S+ expected|mismatched? .{0,500}collective"
+        r"|Shape mismatch in the collective",
         "all workers must run the same steps on batches of the same shapes: look for what depends on the worker",
     ),
     _cause(
@@ -58,12 +59,14 @@ CAUSES = (
     ),
     _cause(
         "data-empty",
-        r"Unexpected result of `?train_function`? \(Empty [Ll]ogs\)|[Ii]nput ran out of data|Expected input data to be non-empty",
+        r"Unexpected result of `?train_function`? \(Empty [Ll]ogs\)|[Ii]nput ran out of data"
+        r"|Expected input data to be non-empty",
         "the dataset gave no batch: check its pattern by tf-spawner data ls, and drop_remainder",
     ),
     _cause(
         "parse-example",
-        r"Feature: \w+ \(data type: \w+\) is required but could not be found|Key: \w+\.\s{1,9}Can't parse serialized Example",
+        r"Feature: \w+ \(data type: \w+\) is required but could not be found"
+        r"|Key: \w+\.\s{1,9}Can't parse serialized Example",
         "see what the records hold: tf-spawner data head URI",
     ),
     _cause(
@@ -124,29 +127,29 @@ CAUSES = (
 )
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?([A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning))(?:: ?(.*))?$")
 _NODES = re.compile(r"\{\{function_node [^{}]*\}\} ?| \[Op:\w+\] name: $")  # TensorFlow's own bookkeeping
-TAIL = 65536  # characters of the last lines that are looked at
+TAIL = 65536  # how many of the last characters are searched
 LONGEST = 200  # characters of an exception's text in a message
 
 
 def cause_of(tail: Iterable[str]) -> KnownCause | None:
-    """The cause that the last lines of a failed script tell; None where none is known."""
+    """The cause that the last lines of a failed script show; None if it is not a known one."""
     text = "\n".join(tail)[-TAIL:]
     return next((cause for cause in CAUSES if cause.pattern.search(text)), None)
 
 
 def exception_in(tail: Iterable[str]) -> str | None:
-    """The exception that ended a Python script, such as "ValueError: no events", from its last lines."""
+    """The exception that ended a Python script, from its last lines: "ValueError: no events"."""
     for line in reversed(list(tail)):
-        found = _EXCEPTION.match(line[:TAIL])
-        if found:
-            words = _NODES.sub("", found[2] or "")
-            text = f"{found[1]}: {words}" if words else found[1]
+        match = _EXCEPTION.match(line[:TAIL])
+        if match:
+            words = _NODES.sub("", match[2] or "")
+            text = f"{match[1]}: {words}" if words else match[1]
             return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
     return None
 
 
 def explained(cause: Cause) -> Cause:
-    """The cause with the script's exception in its message; and its class and the next step, where they are known."""
+    """The cause with the exception added to its message, and the class and the next step added where they are known."""
     if not cause.message.startswith("ended with exit code"):
         return cause
     known, exception = cause_of(cause.tail), exception_in(cause.tail)

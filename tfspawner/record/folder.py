@@ -1,4 +1,4 @@
-"""A run's folder, runs/<job>: each path in it, spelled once, and how it is found by a name."""
+"""A run's folder, runs/<job>: spells each path in it once, and finds the folder by a name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PAGE_FILE, SWEEP_PAGE_FILE = "report.html", "sweep.html"
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The paths in a run's folder, or in a sweep's; whether anything lies there is not looked at."""
+    """The paths in a run's folder, or in a sweep's, whether or not the files exist."""
 
     path: Path
 
     @property
     def spec(self) -> Path:
-        """The job's options; what was fetched elsewhere has none."""
+        """The job's options; missing if the run was fetched on another machine."""
         return self.path / SPEC_FILE
 
     @property
@@ -36,22 +36,22 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        """What happened when, a line each."""
+        """What happened when, one event a line."""
         return self.path / EVENTS_FILE
 
     @property
     def page(self) -> Path:
-        """All of this to look at in a browser."""
+        """The run as a page for a browser."""
         return self.path / PAGE_FILE
 
     @property
     def sweep(self) -> Path:
-        """A sweep's points, and how far each is."""
+        """A sweep's points, and how far each has come."""
         return self.path / SWEEP_FILE
 
     @property
     def sweep_page(self) -> Path:
-        """A sweep's points side by side, in a browser."""
+        """A sweep's points side by side, as a page for a browser."""
         return self.path / SWEEP_PAGE_FILE
 
     @property
@@ -71,7 +71,7 @@ class RunFolder:
 
     @property
     def bases(self) -> Path:
-        """Where in its log the output of each replica's last pod begins."""
+        """Where in each replica's log the output of its last pod begins."""
         return self.logs / BASES_FILE
 
     @property
@@ -85,13 +85,13 @@ class RunFolder:
 
 
 def find_run(name: str, out: Path, *, with_files: bool = False) -> RunFolder | None:
-    """The run that is named by its folder's path, or by its job in `out`; None for neither."""
+    """The run with this path, or of the job with this name in `out`; None if there is neither."""
     runs = (RunFolder(Path(name)), RunFolder(out / name))
     return next((run for run in runs if (run.files if with_files else run.path).is_dir()), None)
 
 
 def run_folder(name: str, out: Path) -> Path:
-    """The folder of find_run(). Raises ConfigurationError where there is none."""
+    """The folder that find_run() finds. Raises ConfigurationError if there is none."""
     run = find_run(name, out)
     if run is None:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""A run's record as it is read again: checked values, whoever wrote it. What leads out of its folder is refused."""
+"""Reads a run's record and checks every value, whoever wrote it. Refuses links that lead out of the folder."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from tfspawner.plan.spec import JobSpec
 from .folder import SPEC_FILE, RunFolder
 
 SPEC_BYTES, REPORT_BYTES, SWEEP_BYTES, BASES_BYTES = 16 << 20, 256 << 20, 64 << 20, 16 << 20
-EVENT_BYTES, EVENTS_BYTES, MOST_EVENTS = 1 << 18, 1 << 30, 500_000  # of a line; that are read in all; that are kept
+EVENT_BYTES, EVENTS_BYTES, MOST_EVENTS = 1 << 18, 1 << 30, 500_000  # in a line; in the whole file; events kept
 MOST_REPLICAS, MOST_POINTS, MOST_RESTARTS, MOST_ARGS = 100_000, 10_000, 100_000, 100_000
 LATEST = 1e11  # seconds since 1970: the year 5138
 _REPLICA = re.compile(r"(chief|worker|ps|evaluator)-(0|[1-9]\d{0,5})")
 
 Note = Callable[[str], None]
-Event = dict[str, Any]  # time, event, and what EVENTS says of its kind
+Event = dict[str, Any]  # time, event (its kind), and the fields that EVENTS lists for that kind
 
 
 def is_replica(name: str) -> bool:
@@ -145,7 +145,7 @@ def path(value: Any) -> str:
 
 def _shape_of(name: str, kind: Any) -> Shape:
     if get_origin(kind) in (UnionType, Union):
-        (inner,) = (one for one in get_args(kind) if one is not type(None))
+        (inner,) = (member for member in get_args(kind) if member is not type(None))
         return optional(_shape_of(name, inner))
     if get_origin(kind) is Literal:
         return text(pattern="|".join(get_args(kind)), must=f"of {', '.join(get_args(kind))}")
@@ -165,20 +165,20 @@ def _shape_of(name: str, kind: Any) -> Shape:
 
 @cache
 def spec_shape() -> Shape:
-    """Of what `described` in job.py writes: absent are fields that have no value."""
+    """The shape of what `described` in job.py writes; a field without a value is absent."""
     shapes = {name: _shape_of(name, kind) for name, kind in get_type_hints(JobSpec).items()}
     shapes["env"] = listed(VARIABLE, 10_000)  # the names
     return record({"script": shapes.pop("script")}, {**shapes, "job": job, "code_sha256": SHA256})
 
 
 def _always_there() -> list[str]:
-    """The fields that have a value in every job, whether it was asked for or not."""
+    """The fields that have a value in every job, if only a default."""
     empty: tuple[Any, ...] = (None, (), {}, MISSING)
     return ["env", *(f.name for f in fields(JobSpec) if f.default not in empty and f.name != "restart_on")]
 
 
 def read_whole(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What a run or a sweep was asked for, and the sweep's record; nothing of it has to be guessed. Raises ConfigurationError."""
+    """A run's or sweep's spec, and the sweep's record. Raises ConfigurationError if a field is missing or unknown."""
     swept = read_sweep(folder)
     spec = swept["spec"] if swept else read_spec(folder)
     if not spec:
@@ -208,22 +208,22 @@ def _hint(folder: Path) -> str:
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
-    """report.json; None where there is none."""
-    found: dict[str, Any] | None = read(RunFolder(folder).report, REPORT, REPORT_BYTES, _hint(folder))
-    return found
+    """report.json; None if there is none."""
+    report: dict[str, Any] | None = read(RunFolder(folder).report, REPORT, REPORT_BYTES, _hint(folder))
+    return report
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
-    """spec.json; empty where there is none: a job that was fetched has none."""
-    found: dict[str, Any] | None = read(RunFolder(folder).spec, spec_shape(), SPEC_BYTES, _hint(folder))
-    return found or {}
+    """spec.json; empty if there is none, as after a fetch on another machine."""
+    spec: dict[str, Any] | None = read(RunFolder(folder).spec, spec_shape(), SPEC_BYTES, _hint(folder))
+    return spec or {}
 
 
 def _point(value: Any) -> dict[str, Any]:
-    found: dict[str, Any] = _POINT(value)
-    if not re.fullmatch(r".+-[1-9]\d{0,8}", found["job"]):
-        raise is_not(found["job"], "a sweep's name and a number").at("job")
-    return found
+    point: dict[str, Any] = _POINT(value)
+    if not re.fullmatch(r".+-[1-9]\d{0,8}", point["job"]):
+        raise is_not(point["job"], "a sweep's name and a number").at("job")
+    return point
 
 
 FLAG = text(200, pattern=r"[A-Za-z_][A-Za-z0-9_.-]*", must="a flag's name")
@@ -242,7 +242,7 @@ _POINT = record(
 
 
 def _sweep(value: Any) -> dict[str, Any]:
-    found: dict[str, Any] = record(
+    sweep: dict[str, Any] = record(
         {
             "sweep": job,
             "id": ID,
@@ -253,59 +253,59 @@ def _sweep(value: Any) -> dict[str, Any]:
             "points": listed(_point, MOST_POINTS),
         }
     )(value)
-    for at, point in enumerate(found["points"]):
-        if point["job"].rpartition("-")[0] != found["sweep"]:
-            raise is_not(point["job"], f"a job of sweep {found['sweep']}").at("job").at(at).at("points")
-    for job_name, count in Counter(point["job"] for point in found["points"]).items():
+    for at, point in enumerate(sweep["points"]):
+        if point["job"].rpartition("-")[0] != sweep["sweep"]:
+            raise is_not(point["job"], f"a job of sweep {sweep['sweep']}").at("job").at(at).at("points")
+    for job_name, count in Counter(point["job"] for point in sweep["points"]).items():
         if count > 1:
             raise Wrong(f"has {shown(job_name)} twice").at("points")
-    for name, values in found["grid"].items():
+    for name, values in sweep["grid"].items():
         if not values:
             raise Wrong("has no values").at(name).at("grid")
-    return found
+    return sweep
 
 
 def read_sweep(folder: Path) -> dict[str, Any] | None:
-    """sweep.json; None where there is none."""
+    """sweep.json; None if there is none."""
     hint = "sweeps go on from it: give another --name, or move the folder away to begin anew"
-    found: dict[str, Any] | None = read(RunFolder(folder).sweep, _sweep, SWEEP_BYTES, hint)
-    return found
+    sweep: dict[str, Any] | None = read(RunFolder(folder).sweep, _sweep, SWEEP_BYTES, hint)
+    return sweep
 
 
 def read_bases(folder: Path) -> dict[str, list[int]]:
-    """{replica: [offset of its last pod's first byte, where in the file]}."""
+    """{replica: [offset of its last pod's first byte, that byte's place in the log file]}."""
     offset = whole(0, (1 << 64) - 1)
     shape = mapped(REPLICA, several(offset, 2), MOST_REPLICAS)
     hint = "give another --out, or move the run's folder away"
-    found: dict[str, list[int]] | None = read(_checked_logs(folder, hint).bases, shape, BASES_BYTES, hint)
-    return found or {}
+    bases: dict[str, list[int]] | None = read(_checked_logs(folder, hint).bases, shape, BASES_BYTES, hint)
+    return bases or {}
 
 
 def several(of: Shape, count: int) -> Shape:
-    """A list of that many."""
+    """A list of exactly `count` entries."""
 
     def shape(value: Any) -> list[Any]:
-        found: list[Any] = listed(of, count)(value)
-        if len(found) != count:
+        items: list[Any] = listed(of, count)(value)
+        if len(items) != count:
             raise is_not(value, f"a list of {count}")
-        return found
+        return items
 
     return shape
 
 
 def read_id(folder: Path) -> str | None:
-    """The id of the job whose record this is; None where nothing says so."""
+    """The id of the job whose record this is; None if it has none."""
     data = read_bytes(RunFolder(folder).id, 64, "give another --out, or move the run's folder away")
     return None if data is None else data.decode(errors="replace")
 
 
 def read_events(folder: Path, note: Note = lambda text: None) -> list[Event]:
-    """events.jsonl, line by line; times never run backwards. A damaged line is left out, and that is noted once.
+    """The events of events.jsonl; times never run backwards. Damaged lines are left out, with one warning for all.
 
-    A last line that is cut off is what a launcher leaves that was killed.
+    There is no warning for a last line that is cut off: a launcher that was killed leaves that.
     """
     place = RunFolder(folder).events
-    found: list[Event] = []
+    events: list[Event] = []
     wrong: list[str] = []
     last = 0.0
     try:
@@ -321,8 +321,8 @@ def read_events(folder: Path, note: Note = lambda text: None) -> list[Event]:
                         wrong.append(f"line {count}: {error}") if not wrong else wrong.append("")
                     continue
                 last = event["time"] = max(last, event["time"])
-                found.append(event)
-                if len(found) >= MOST_EVENTS:
+                events.append(event)
+                if len(events) >= MOST_EVENTS:
                     note(f"warning: {place}: it has more than {MOST_EVENTS:,} events: the first ones are shown")
                     break
     except OSError as error:
@@ -330,7 +330,7 @@ def read_events(folder: Path, note: Note = lambda text: None) -> list[Event]:
     if wrong:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         note(f"warning: {place}, {wrong[0]}{more}: left out")
-    return found
+    return events
 
 
 def _event(line: bytes) -> Event:
@@ -345,14 +345,14 @@ def _event(line: bytes) -> Event:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines; of one that is too long its beginning and its end."""
-    left = EVENTS_BYTES
-    while left > 0 and (line := file.readline(EVENT_BYTES + 1)):
+    """The lines; one that is too long is cut, and still too long for _event()."""
+    remaining = EVENTS_BYTES
+    while remaining > 0 and (line := file.readline(EVENT_BYTES + 1)):
         rest = line
         while len(rest) > EVENT_BYTES and not rest.endswith(b"\n"):
-            left -= len(rest)
+            remaining -= len(rest)
             rest = file.readline(EVENT_BYTES + 1)
-        left -= len(rest)
+        remaining -= len(rest)
         yield line if rest is line else line + b"\n"
 
 
@@ -366,7 +366,7 @@ def _checked_logs(folder: Path, hint: str = "") -> RunFolder:
 
 
 def logs_folder(folder: Path, hint: str = "") -> Path:
-    """The folder of a run's logs, which may not be there yet. Raises ConfigurationError for a link, which leads out of the run."""
+    """The folder of a run's logs, which may not exist yet. Raises ConfigurationError for a link out of the run."""
     logs = RunFolder(folder).logs
     if logs.is_symlink() or (logs.exists() and not logs.is_dir()):
         raise damaged(logs, " is no folder of the run", hint or "a run has its own logs: leave it out")
@@ -374,13 +374,13 @@ def logs_folder(folder: Path, hint: str = "") -> Path:
 
 
 def log_file(folder: Path, replica: str) -> Path | None:
-    """A replica's log, if the run has it; a link is none."""
+    """A replica's log; None if the run has none, or a link in its place."""
     path = _checked_logs(folder).log(replica)
     return path if is_replica(replica) and path.is_file() and not path.is_symlink() else None
 
 
 def log_files(folder: Path) -> dict[str, Path]:
-    """{replica: its log}, by role and then by number."""
+    """{replica: its log}, sorted by role and then by number."""
 
     def order(replica: str) -> tuple[str, int]:
         role, _, index = replica.rpartition("-")

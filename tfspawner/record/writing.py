@@ -1,4 +1,4 @@
-"""The run's record: one folder with the job's spec, manifests, logs, files, history and report."""
+"""Writes a run's record: one folder with the job's spec, manifests, logs, files, events and report."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from tfspawner.errors import ArtifactError, ConfigurationError
 from .folder import BASES_FILE, EVENTS_FILE, LOCK_FILE, RunFolder
 from .reading import Note, logs_folder, read_bases, read_id
 
-OWN_FILES = (LOCK_FILE, f".{ID_FILE}.part")  # a launcher that was killed at its beginning leaves no more
+OWN_FILES = (LOCK_FILE, f".{ID_FILE}.part")  # all that a launcher leaves that was killed right at its start
 
 
 class Record:
     """runs/<job>: spec.json, manifests.yaml, logs/<replica>.log, files/<replica>/…, events.jsonl, report.json.
 
-    It is one job's: what a former job of the same name left there is set aside. Only one process at a time
-    writes into it; a second one raises ConfigurationError, and so does a folder that is no record, or a sweep's for a job.
+    It belongs to one job: the record of a former job of the same name is renamed. Only one process at a time
+    writes into it. Raises ConfigurationError if another process is writing, if the folder is not empty and not
+    a record, or if it is a sweep's and this is a job.
     """
 
     def __init__(self, folder: Path, job_id: str, *, is_sweep: bool = False) -> None:
@@ -54,7 +55,7 @@ class Record:
             ) from None
         self._open: dict[Path, Any] = {}
         self._bases_lock = threading.Lock()
-        self._ends: dict[str, int] = {}  # offset behind the last byte that each log has
+        self._ends: dict[str, int] = {}  # for each log: the offset behind its last byte
         self._bases = read_bases(folder)
 
     @staticmethod
@@ -71,7 +72,7 @@ class Record:
         return lock
 
     def _refuse_foreign(self, is_sweep: bool) -> None:
-        """Leaves a folder as it was that is no job's record: it is the user's, or all that a sweep goes on from."""
+        """Refuses a folder that is the user's, or a sweep's record while this is a job, and leaves it as it was."""
         of_sweep = self.run.sweep.exists()
         if (self._is_new and not of_sweep) or (of_sweep and not is_sweep):
             self._lock.close()
@@ -82,12 +83,12 @@ class Record:
             )
 
     def tell_aside(self, note: Note) -> None:
-        """Says where the record of a former job of this name is now, if there was one."""
+        """Tells the user where the record of a former job of this name is now, if there was one."""
         if self.aside:
             note(f"the former {self.folder} is now {self.aside}")
 
     def _set_aside(self) -> None:
-        """Moves the record of a former job of this name to <job>.1, .2, …"""
+        """Renames the record of a former job of this name to <job>.1, <job>.2, …"""
         number = next(n for n in itertools.count(1) if not self.folder.with_name(f"{self.folder.name}.{n}").exists())
         self.aside = self.folder.rename(self.folder.with_name(f"{self.folder.name}.{number}"))
         self._lock.close()
@@ -103,7 +104,7 @@ class Record:
         self.run.lock.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Undoes the making of this record: nothing was launched."""
+        """Undoes the creation of this record, because nothing was launched."""
         self.close()
         if self._is_new:
             shutil.rmtree(self.folder)
@@ -115,7 +116,7 @@ class Record:
         return self.run.log(replica)
 
     def log_end(self, replica: str) -> int:
-        """The offset behind the log's last byte, as its agent counts."""
+        """The offset behind the log's last byte, in the agent's count."""
         if replica not in self._ends:
             base, place = self._bases.get(replica, (0, 0))
             self._ends[replica] = base + max(0, self._log_bytes(replica) - place)
@@ -126,9 +127,9 @@ class Record:
         return path.stat().st_size if path.exists() else 0
 
     def append_log(self, replica: str, offset: int, data: bytes) -> bytes:
-        """Adds what the log does not have yet of data, which begins at offset; returns just that.
+        """Appends the part of data that the log does not have yet, and returns it; data begins at offset.
 
-        Another pod that took the replica's place counts from an offset of its own on: a multiple of 2^32.
+        A pod that replaces the replica's former one starts at an offset of its own: a multiple of 2^32.
         """
         end = self.log_end(replica)
         if offset >> 32 > end >> 32:
@@ -147,7 +148,7 @@ class Record:
             self.write_json(f"logs/{BASES_FILE}", self._bases)
 
     def replace_log(self, replica: str, data: bytes) -> None:
-        """Puts a log in place that was had from elsewhere, if it holds more than there is."""
+        """Replaces the log by data, which came another way, if that is longer."""
         if len(data) > self._log_bytes(replica):
             path = self.log_path(replica)
             with _writing(path), _open_own(path, os.O_WRONLY | os.O_TRUNC) as file:
@@ -155,7 +156,7 @@ class Record:
             self._ends.pop(replica, None)
 
     def last_lines(self, replica: str, count: int) -> list[str]:
-        """The last lines of a log that are not a progress bar on its way."""
+        """The last lines of a log, without those of a progress bar that is not finished."""
         from tfspawner.replica.keras_output import is_progress_bar
 
         file = opened(self.log_path(replica))
@@ -189,7 +190,7 @@ class Record:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file of a record, whole or not at all; where a link stands, the file takes its place."""
+    """Writes a file of a record, whole or not at all; it replaces a link of the same name."""
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
@@ -198,7 +199,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def _open_own(path: Path, how: int) -> Any:
-    """A file of the record, made where there is none; a link is not followed, and a pipe or device not written to."""
+    """Opens a file of the record, creating it if needed. Raises OSError for a link, a pipe or a device."""
     descriptor = os.open(path, how | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -207,14 +208,14 @@ def _open_own(path: Path, how: int) -> Any:
 
 
 def _write(file: Any, data: bytes) -> None:
-    """All of it: where the disk is full, a part may be taken first, and the rest is refused."""
+    """Writes all of data. One write() may take only a part, as on a disk that is almost full; the next then raises."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def _appending(path: Path) -> Any:
-    """The file, to be lengthened; no link is followed. A launcher that was killed may have left half an event: it is ended."""
+    """Opens a file for appending, but not a link. Ends the half event that a killed launcher may have left there."""
     file = _open_own(path, os.O_RDWR | os.O_APPEND)
     size = os.fstat(file.fileno()).st_size
     if path.name == EVENTS_FILE and size and os.pread(file.fileno(), 1, size - 1) != b"\n":
