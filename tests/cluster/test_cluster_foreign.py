@@ -183,7 +183,7 @@ def test_one_backend_lists_a_later_job_of_the_same_name_and_reaches_it(cluster_p
     ids = []
     for _ in range(2):
         launched()
-        wait_until(lambda: summaries(backend)[0].told, "an answer of its coordinator, to its own token")
+        wait_until(lambda: summaries(backend)[0].brief, "an answer of its coordinator, to its own token")
         (summary,) = summaries(backend)
         ids.append(summary.id)
         assert cluster_place.of("delete", "again").code == 0

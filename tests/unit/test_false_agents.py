@@ -355,7 +355,7 @@ def test_of_a_job_that_was_never_whole_no_files_are_missed(false, tmp_path):
 def test_a_job_whose_coordinator_answers_nonsense_is_listed_as_the_backend_sees_it_and_named(false):
     false.lie = lambda kind, replica, wanted: (200, {}, b'{"phase": "\x1b[2J"}')
     (job,) = summaries(false)
-    assert (job.state, job.told) == ("running", {})
+    assert (job.state, job.brief) == ("running", {})
     assert job.warning.startswith("job j: worker-0's agent sent no ")
     assert job.warning.isprintable()
     state = job_of(false).status()

@@ -103,7 +103,7 @@ def test_jobs_are_told_in_a_line_each():
             "progress": {"epoch": 1, "epochs": 3, "step": 5, "steps": 10, "rate": 0.5, "metrics": {"loss": 2}},
             "behind": {"worker-1": 12.0}, "restarts": 1}  # fmt: skip
     job = JobSummary(job="a", on="kubernetes", namespace="physics", tag="", roles={"worker": 3}, created=time.time() - 61,
-                     state="running", told=told)  # fmt: skip
+                     state="running", brief=told)  # fmt: skip
     _, line, silent = jobs_table([job, JobSummary(job="b", on="local", namespace="", tag="", roles={"worker": 2},
                                                   created=0, state="pending")]).plain.split("\n")  # fmt: skip
     assert " ".join(line.split()) == (

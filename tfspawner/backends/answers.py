@@ -1,4 +1,4 @@
-"""What agents say, parsed once: typed values with bounds, of the job's own replicas. What is anything else is no answer.
+"""Parses what agents send into typed, bounded values, and accepts only the job's own replicas.
 
 The functions raise ValueError with words that follow "sent no status: ", as in "phase: 'x' is none of ...".
 """
@@ -18,12 +18,12 @@ from tfspawner.replica.checks import fields, flag, number, or_none, read_json, s
 from tfspawner.replica.protocol import LOG_ANSWER, PHASES, STATES
 from tfspawner.replica.reports import ORDER, REPORT, log_place, order_of, progress_of
 
-MARKS, MARKS_A_REPLICA = 10_000, 2_000  # of JSON (see read_json) that an answer may have, and more for each replica
+MARKS, MARKS_A_REPLICA = 10_000, 2_000  # JSON marks (see read_json) in an answer, and on top for each replica
 MOST_RESTARTS = 1000
 LONGEST_ENTRY = 64 << 10  # characters of one entry in a list of files
 LISTS = ("files", "folders", "skipped", "unreadable")
 _DECODER = json.JSONDecoder()
-_BEHIND = frozenset(" \t\r\n,:]}")  # what may follow a value
+_BEHIND = frozenset(" \t\r\n,:]}")  # the characters that may follow a value
 _SPACE = re.compile(r"[ \t\r\n]*")
 Value = TypeVar("Value")
 
@@ -41,7 +41,7 @@ class Order(TypedDict):
 
 
 class Report(TypedDict):
-    """One replica's."""
+    """One replica's state, and what goes with it."""
 
     state: str
     since: float
@@ -56,7 +56,7 @@ class Report(TypedDict):
 
 
 class Restart(TypedDict):
-    """When the gang began again, and why."""
+    """When the gang restarted, and why."""
 
     replica: str
     message: str
@@ -66,7 +66,7 @@ class Restart(TypedDict):
 
 
 class Gang(Order):
-    """All that the coordinator knows: of the replicas, or of those with news."""
+    """All that the coordinator knows: about all replicas, or about those with news."""
 
     cause: Cause | None
     times: dict[str, float]
@@ -98,7 +98,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A frame with a file's bytes from offset on; or without, where it is gone or shorter by now."""
+    """A frame with a file's bytes from offset on; `missing` if the file is gone, or shorter now."""
 
     path: str
     offset: int
@@ -107,7 +107,7 @@ class Part:
 
 
 def cleaned(value: Value) -> Value:
-    """The same without anything in its texts that a terminal would obey, each in one line."""
+    """The value with each of its texts on one line, and without control characters."""
     if isinstance(value, str):
         plain = value if value.isprintable() else harmless(value).replace("\n", " ")
         return cast(Value, plain)
@@ -119,7 +119,7 @@ def cleaned(value: Value) -> Value:
 
 
 def json_of(data: bytes, replicas: int = 0) -> Any:
-    """An answer's JSON value: no larger than what so many replicas have to say."""
+    """Parses an answer's JSON. Raises ValueError if it is larger than that many replicas can need."""
     return read_json(data, MARKS + replicas * MARKS_A_REPLICA)
 
 
@@ -144,9 +144,9 @@ def gang(value: Any, replicas: Collection[str]) -> Gang:
 
 
 def own_report(value: Any, replica: str, replicas: Collection[str]) -> Report | None:
-    """What an agent's status says of its own replica; None where it says nothing yet."""
-    found = fields(value, {"replicas": lambda reports: _reports(reports, replicas)}, ("replicas",))
-    return cast(Report | None, cleaned(found["replicas"].get(replica)))
+    """What an agent's status says about its own replica; None if it says nothing yet."""
+    status = fields(value, {"replicas": lambda reports: _reports(reports, replicas)}, ("replicas",))
+    return cast(Report | None, cleaned(status["replicas"].get(replica)))
 
 
 def brief(value: Any, replicas: Collection[str]) -> Brief:
@@ -167,42 +167,42 @@ def frame(head: Any, replicas: Collection[str], *, has_output: bool) -> Output |
     """A frame of the coordinator's stream; None at its end."""
     if type(head) is dict and "gang" in head:
         return gang(head["gang"], replicas)
-    found = fields(head, {"end": flag, "replica": text, "offset": whole_number, "size": whole_number})
-    if found.get("end"):
+    values = fields(head, {"end": flag, "replica": text, "offset": whole_number, "size": whole_number})
+    if values.get("end"):
         return None
-    _known(found.get("replica"), replicas)
+    _known(values.get("replica"), replicas)
     if not has_output:
         raise ValueError("output, which was not asked for")
-    if "offset" not in found or not 0 < found.get("size", 0) <= LOG_ANSWER:
+    if "offset" not in values or not 0 < values.get("size", 0) <= LOG_ANSWER:
         raise ValueError("output without an offset, or of no size that one has")
-    return Output(found["replica"], found["offset"], found["size"])
+    return Output(values["replica"], values["offset"], values["size"])
 
 
 def part(head: Any) -> Part | None:
     """A frame of files; None at the end."""
-    found = fields(head, {"end": flag, "path": text, "offset": whole_number, "size": whole_number, "missing": flag})
-    if found.get("end"):
+    values = fields(head, {"end": flag, "path": text, "offset": whole_number, "size": whole_number, "missing": flag})
+    if values.get("end"):
         return None
-    missing = found.get("missing", False)
-    if "path" not in found or not (missing or {"offset", "size"} <= found.keys()):
+    missing = values.get("missing", False)
+    if "path" not in values or not (missing or {"offset", "size"} <= values.keys()):
         raise ValueError("a file without a path, an offset or a size")
-    return Part(found["path"], found.get("offset", 0), 0 if missing else found["size"], missing)
+    return Part(values["path"], values.get("offset", 0), 0 if missing else values["size"], missing)
 
 
-def wanted(value: Any) -> bool:
-    """Whether the code is still to be sent."""
+def is_wanted(value: Any) -> bool:
+    """Whether the coordinator still needs the code."""
     return bool(fields(value, {"wanted": flag}, ("wanted",))["wanted"])
 
 
 def log_head(headers: Mapping[str, str]) -> tuple[bool, int]:
-    """Of a log's answer: whether the output ends there, and where the log ended when it was asked for."""
+    """The headers of a log's answer: whether the output ends there, and where the log ended at that time."""
     end = headers.get("X-End")
     if end not in ("0", "1"):
         raise ValueError("it does not say whether it ends there")
     return end == "1", log_place(headers.get("X-Size"))
 
 
-# ---- parts of them ------------------------------------------------------------------------------
+# ---- parts of answers ---------------------------------------------------------------------------
 
 _SUMS: dict[str, Callable[[Any], Any]] = {
     "cpu": number,
@@ -242,17 +242,17 @@ def _times(value: Any) -> dict[str, Any]:
 def _of_a_replica(
     value: Any, checks: Mapping[str, Callable[[Any], Any]], needed: tuple[str, ...], replicas: Collection[str]
 ) -> dict[str, Any]:
-    found = fields(value, checks, needed)
-    _known(found["replica"], replicas)
-    return found
+    checked = fields(value, checks, needed)
+    _known(checked["replica"], replicas)
+    return checked
 
 
 def _cause(value: Any, replicas: Collection[str]) -> dict[str, Any]:
-    """Why a gang ended: what a replica reported, or no replica's doing."""
-    found = fields(value, {**REPORT, "replica": or_none(text)}, ("replica", "message"))
-    if found["replica"] is not None:
-        _known(found["replica"], replicas)
-    return found
+    """Why a gang ended: a replica's report, or a cause that is no replica's."""
+    cause = fields(value, {**REPORT, "replica": or_none(text)}, ("replica", "message"))
+    if cause["replica"] is not None:
+        _known(cause["replica"], replicas)
+    return cause
 
 
 def _reports(value: Any, replicas: Collection[str]) -> dict[str, Any]:
@@ -266,11 +266,11 @@ def _restarts(value: Any, replicas: Collection[str]) -> list[dict[str, Any]]:
     return [_of_a_replica(restart, _RESTART, needed, replicas) for restart in value]
 
 
-# ---- a list of files, as it comes ---------------------------------------------------------------
+# ---- a list of files, parsed piece by piece -----------------------------------------------------
 
 
 def listing(pieces: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
-    """(which list, entry) of the lists that a manifest has; no more than one entry is here at a time."""
+    """(list's name, entry) for all lists of a manifest. Holds one entry at a time in memory."""
     source = _Text(pieces)
     source.take("{")
     missing = set(LISTS)
@@ -294,7 +294,7 @@ def listing(pieces: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
 
 
 class _Text:
-    """JSON text of which a small part is here at a time."""
+    """JSON text, with only a small part of it in memory at a time."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self.pieces, self.decoder = iter(pieces), codecs.getincrementaldecoder("utf-8")()
@@ -307,9 +307,9 @@ class _Text:
         self.at = 0
 
     def next(self) -> str:
-        """The next character that is no space; none at the end."""
+        """The next character that is not white space; "" at the end."""
         while True:
-            self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]  # it matches nothing, too
+            self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]  # it matches "" as well
             if self.at < len(self.text) or self.is_over:
                 return self.text[self.at : self.at + 1]
             self.more()
@@ -329,7 +329,7 @@ class _Text:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
-                is_whole = self.is_over or self.text[end : end + 1] in _BEHIND  # a number may go on
+                is_whole = self.is_over or self.text[end : end + 1] in _BEHIND  # else a number may continue
             except (ValueError, RecursionError):
                 value, end, is_whole = None, len(self.text), False
             if end - self.at > LONGEST_ENTRY or (self.is_over and not is_whole):

@@ -1,4 +1,4 @@
-"""Where replicas run: a backend launches a plan, watches the replicas, and says how to reach their agents."""
+"""The Backend protocol: a backend launches a plan, watches its replicas, and knows how to reach their agents."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What the backend itself sees of one replica, or of the job where replica is None.
+    """What the backend itself sees of one replica, or of the whole job if replica is None.
 
-    A state of "failed" ends the job where no agent can tell more; "succeeded" of the whole job counts whatever became of
-    its replicas since.
+    "failed" ends the job if no agent can say more. "succeeded" for the whole job stands, whatever happened to its
+    replicas afterwards.
     """
 
     replica: str | None
@@ -30,8 +30,8 @@ class Observation:
     message: str = ""
     hint: str | None = None
     node: str = ""
-    fatal: bool = False  # it will not get better by waiting
-    patience_s: float = 0.0  # fatal only if it stays so long
+    fatal: bool = False  # waiting will not help
+    patience_s: float = 0.0  # how long it has to last before it counts as fatal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +45,10 @@ class JobSummary:
     roles: dict[str, int]
     created: float
     state: str
-    id: str = ""  # tells it from former and foreign jobs of the same name
-    told: dict[str, Any] = field(default_factory=dict)  # what its coordinator says of all, in brief
-    warning: str = ""  # what is damaged of it, or wrong with what it says
-    is_bare: bool = False  # nothing is left of it but its name, and so nothing that is another's
+    id: str = ""  # differs from that of any other job of the same name
+    brief: dict[str, Any] = field(default_factory=dict)  # its coordinator's summary of the gang
+    warning: str = ""  # what is damaged in it, or wrong with its answers
+    is_bare: bool = False  # nothing but its name is left, so nothing in it can be another job's
 
     @property
     def replicas(self) -> list[str]:
@@ -56,10 +56,10 @@ class JobSummary:
 
 
 class Left(Holder, Protocol):
-    """A replica's files without their agent."""
+    """A replica's files that outlived their agent."""
 
     def is_missed(self) -> bool:
-        """Whether there are any, and nobody has fetched them."""
+        """Whether there are files that nobody has fetched."""
 
     def mark_fetched(self) -> None:
         """Notes that the files were fetched, so that is_missed says no from then on."""
@@ -67,10 +67,10 @@ class Left(Holder, Protocol):
 
 @runtime_checkable
 class KeepsFiles(Protocol):
-    """A backend on which a replica's files outlive its agent: on this machine, and not in pods."""
+    """A backend on which a replica's files outlive its agent: this machine, but not pods."""
 
     def left(self, job: str, replica: str) -> Left | None:
-        """What still gives the files of a replica whose agent was killed; None where there are none."""
+        """The files of a replica whose agent was killed; None if there are none."""
 
 
 class Backend(Protocol):
@@ -79,54 +79,55 @@ class Backend(Protocol):
     name: str
 
     def reserve(self, spec: JobSpec, job: str) -> str:
-        """Takes the place where the coordinator's agent will listen, and says it as "host:port".
+        """Reserves the address where the coordinator's agent will listen, and returns it as "host:port".
 
-        It is all that the other replicas have to know. Raises ClusterError where there is none.
+        The other replicas need to know no more. Raises ClusterError if no address is free.
         """
 
     def check(self, spec: JobSpec) -> list[str]:
-        """Raises what would stop a launch, before anything is created; returns warnings."""
+        """Checks before anything is created whether a launch can work: raises if not, and returns warnings."""
 
     def gpus(self, spec: JobSpec, jobs: int = 1) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
-        """Which GPUs --gpus and --gpu-type get in so many jobs, by the variable or the node labels that name them; warnings.
+        """The GPUs for --gpus and --gpu-type in that many jobs, as {variable or node label: values}; and warnings.
 
-        Raises ConfigurationError where there are none such.
+        Raises ConfigurationError if there are no such GPUs.
         """
 
     def preflight(self, plan: Plan) -> list[str]:
-        """Raises what would refuse the plan's replicas; returns warnings, such as that there is no room for them."""
+        """Asks whether the replicas would be accepted: raises if not; returns warnings, as for too little capacity."""
 
     def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
-        """Wheels to send along so that the replicas have tf-keras, and warnings; raises where it must fail."""
+        """The wheels to send so that the replicas have tf-keras, and warnings; raises if the job would fail without."""
 
     def must_upload(self, plan: Plan) -> bool:
-        """Whether the code has to be uploaded to the coordinator after launch."""
+        """Whether the code must be uploaded to the coordinator after launch."""
 
     def launch(self, plan: Plan) -> None:
-        """Creates all of the job, or raises and leaves nothing."""
+        """Creates the whole job, or raises and leaves nothing behind."""
 
     def find(self, job: str) -> JobSummary:
         """Raises NotFoundError."""
 
     def jobs(self) -> list[JobSummary]:
-        """All jobs that were launched here, oldest first."""
+        """All jobs on this backend, oldest first."""
 
     def left_out(self, *, thorough: bool = False) -> list[str]:
-        """What looked like a job, or a part of one, and is none: what it is, and why. Thorough: where jobs() does not look."""
+        """What looked like a job, or a part of one, but is not, and why. thorough: also look where jobs() does not."""
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
-        """What happens to the job's replicas, until stop is set; None when all that is so far was told."""
+        """Yields what happens to the job's replicas until stop is set, and None whenever it is up to date."""
 
     def agent(self, job: str, replica: str) -> AgentClient:
-        """The way to a replica's agent. Raises AgentUnreachable where there is none now."""
+        """A client for a replica's agent. Raises AgentUnreachable if there is no agent now."""
 
     def last_output(self, job: str, replica: str) -> bytes | None:
-        """The replica's output as far as the backend itself has it, for when the agent is gone."""
+        """The replica's output as far as the backend itself has it, for use when the agent is gone."""
 
     def delete(
         self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
     ) -> None:
-        """Removes all of the job, if it has that id, and returns when it is gone; what is waited for long is told by note.
+        """Removes the whole job and returns when it is gone; calls note with what holds that up for long.
 
-        With an id, raises ClusterError where the job's own cannot be read: it may be another job.
+        With an id, removes only the job that has it. Raises ClusterError if the job's id cannot be read: it may be
+        another job.
         """

@@ -1,4 +1,4 @@
-"""Which backend a job is launched on, or is found on."""
+"""Chooses the backend to launch a job on, and finds the backend that has a job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def backend_for(
 
 
 def backend_of(job: str, on: str | None, **target: Any) -> Backend:
-    """The backend that has the job: the one named, else this machine, else the cluster. Raises NotFoundError."""
+    """The backend that has the job: the one given, else this machine, else the cluster. Raises NotFoundError."""
     if not is_name(job):
         raise NotFoundError(f"{job!r} is not a job's name", hint="tf-spawner list")
     if on:

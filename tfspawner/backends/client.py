@@ -1,4 +1,4 @@
-"""The agent's HTTP interface, seen from the launcher's side: over loopback, or through the API server."""
+"""The client of an agent's HTTP interface: over loopback, or through the API server."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ from tfspawner.replica.reports import next_offset
 from . import answers
 from .listing import Listing, gathered
 
-STREAM_IDLE_S = 15.0  # a stream that brings nothing for so long is given up, and begun again
+STREAM_IDLE_S = 15.0  # a stream that sends nothing for this long is closed and opened again
 LONGEST_HEAD = 64 << 20  # bytes of a frame's head, or of an answer: the reports of all replicas
 LONGEST_FILE_HEAD = 1 << 20
 LONGEST_MANIFEST = 256 << 20
-LONGEST_SMALL = 64 << 10  # an order, an answer that only says that all went well
-LOG_S = 300.0  # in which the bytes of one log request, or of a frame, have to come
-SLOWEST = 1024  # bytes a second, at which files have to come
-# Before a log that broke off is asked for again: the API server's proxy has hiccups.
-LOG_PAUSES_S = (0.2, 0.4, 0.8, 1.6)
-MOST_BASES = 3  # so many other processes may take a replica's place while its log comes
+LONGEST_SMALL = 64 << 10  # an order, or an answer that only confirms
+LOG_S = 300.0  # how long one log request, or one frame, may take
+SLOWEST = 1024  # bytes a second: the lowest rate at which files may come
+LOG_PAUSES_S = (0.2, 0.4, 0.8, 1.6)  # before a log request is repeated: the API server's proxy has hiccups
+MOST_BASES = 3  # how often a replica may get another pod while its log is read
 Parsed = TypeVar("Parsed")
 
 
@@ -43,7 +42,7 @@ class Pieces(Protocol):
 
 
 class Holder(Protocol):
-    """Who gives a replica's files."""
+    """A source of a replica's files."""
 
     @property
     def replica(self) -> str: ...
@@ -59,54 +58,57 @@ class Holder(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentClient:
-    """One replica's agent. Every method raises AgentUnreachable where it does not answer as it should."""
+    """A client of one replica's agent. Every method raises AgentUnreachable if there is no proper answer."""
 
     replica: str
     url: str
     token: str
     pool: urllib3.PoolManager
-    headers: Callable[[], Mapping[str, str]]  # what the way there asks for; made anew for each request
-    manifest_s: float = 300.0  # how long a manifest may take: its beginning, and then all the rest of it
-    idle_s: float = 60.0  # how long files may send nothing
-    window_s: float = 60.0  # how long they may come slower than SLOWEST
+    headers: Callable[[], Mapping[str, str]]  # for the server on the way; called for each request
+    manifest_s: float = 300.0  # how long a manifest may take to begin, and then to arrive
+    idle_s: float = 60.0  # how long no bytes of files may arrive
+    window_s: float = 60.0  # how long files may arrive slower than SLOWEST
 
     def status(self, replicas: Collection[str], timeout_s: float = 5.0) -> answers.Gang:
-        """The gang's snapshot (to be asked of the coordinator) with what is known of its replicas."""
+        """The gang's status, with the reports of the given replicas. Only the coordinator has it."""
         with self._parsing("status"):
             return answers.gang(self._json("GET", "/status", timeout_s=timeout_s, replicas=len(replicas)), replicas)
 
     def report(self, replicas: Collection[str], timeout_s: float = 5.0) -> answers.Report | None:
-        """What it knows of its own replica; None where that has not begun."""
+        """The agent's report on its own replica; None if that has not begun."""
         with self._parsing("status"):
-            told = self._json("GET", "/status", timeout_s=timeout_s, replicas=len(replicas))
-            return answers.own_report(told, self.replica, replicas)
+            status = self._json("GET", "/status", timeout_s=timeout_s, replicas=len(replicas))
+            return answers.own_report(status, self.replica, replicas)
 
     def ping(self, timeout_s: float = 5.0) -> None:
-        """Returns if it answers."""
+        """Returns if the agent answers."""
         self._json("GET", "/status?brief=1", timeout_s=timeout_s)
 
     def order(self, version: int, wait_s: float) -> answers.Order:
-        """The gang's phase and result, as soon as the version is another or wait_s are over."""
+        """The gang's phase and result, as soon as the version has changed or wait_s have passed."""
         path = f"/order?version={version}&wait={wait_s:g}"
         with self._parsing("order"):
             return answers.order(self._json("GET", path, timeout_s=wait_s + 10, longest=LONGEST_SMALL))
 
     def brief(self, replicas: Collection[str], timeout_s: float = 5.0) -> answers.Brief:
-        """The gang in one line (to be asked of the coordinator): of equal size for any number of replicas."""
+        """A summary of the gang, of the same size for any number of replicas. Only the coordinator has it."""
         with self._parsing("status"):
             return answers.brief(self._json("GET", "/status?brief=1", timeout_s=timeout_s, replicas=1), replicas)
 
     def manifest(self, named: str | None = None) -> Listing:
-        """What the replica wrote; of files named like a pattern alone, without their SHA-256. Raises ArtifactError, too."""
+        """The list of files that the replica wrote. Raises ArtifactError as well.
+
+        named: only files whose names match this pattern, and without their SHA-256.
+        """
         path = f"/files?named={quote(named)}" if named else "/files"
         with self._request("GET", path, timeout_s=self.manifest_s) as reply, self._parsing("JSON for /files"):
             pieces = self._pieces(reply, self.manifest_s, LONGEST_MANIFEST)
             return gathered(answers.listing(pieces), self.replica, hashed=not named)
 
     def log(self, offset: int) -> tuple[int, bytes, bool, int]:
-        """Output from offset on: where it begins, its bytes, whether the output ends there, and where it ended when asked.
+        """Output from offset on: (where it begins, its bytes, whether the output is complete, where the log ends now).
 
-        It begins later than offset where another pod has taken the replica's place.
+        It begins later than offset if another pod has replaced the replica's.
         """
         with self._request("GET", f"/log?offset={offset}", timeout_s=30) as reply, self._parsing("log"):
             data = self._read(reply, LOG_S, LOG_ANSWER)
@@ -119,10 +121,9 @@ class AgentClient:
             return begins, data, has_ended, size
 
     def rest_of_log(self, offset: int, most: int, *, tries: int = 2) -> Iterator[tuple[int, bytes]]:
-        """All output from offset on that there is now, in pieces: where each begins, and its bytes.
+        """All present output from offset on, in pieces: (where the piece begins, its bytes).
 
-        A piece that breaks off is asked for again, up to `tries` times in all. Raises BadAnswer, before a byte comes,
-        where that is more than most bytes.
+        Each is requested up to `tries` times. Raises BadAnswer before the first byte if there are more than `most`.
         """
         end, bases = -1, 0
         while True:
@@ -152,23 +153,23 @@ class AgentClient:
         return self.log(offset)
 
     def release(self) -> None:
-        """Lets all replicas of the job end (to be asked of the coordinator)."""
+        """Lets all replicas of the job end. Only the coordinator can do it."""
         self._json("POST", "/release", timeout_s=5.0, longest=LONGEST_SMALL)
 
     def keep(self) -> None:
-        """Lets the job hold its files as long as after success (to be asked of the coordinator)."""
+        """Has the job hold its files as long as after success. Only the coordinator can do it."""
         self._json("POST", "/keep", timeout_s=5.0, longest=LONGEST_SMALL)
 
     def stop(self) -> answers.Order:
-        """Ends the job's training (to be asked of the coordinator); gives the order that held until then."""
+        """Ends the job's training, and returns the order that was in force. Only the coordinator can do it."""
         with self._parsing("order"):
             return answers.order(self._json("POST", "/stop", timeout_s=5.0, longest=LONGEST_SMALL))
 
     def send_code(self, code: Code) -> None:
-        """Uploads the code (to be asked of the coordinator), unless it has it already."""
+        """Uploads the code to the coordinator, unless it has it already."""
         path = f"/code?wanted={code.sha256}"
         with self._parsing(f"JSON for {path}"):
-            if not answers.wanted(self._json("GET", path, timeout_s=5.0, longest=LONGEST_SMALL)):
+            if not answers.is_wanted(self._json("GET", path, timeout_s=5.0, longest=LONGEST_SMALL)):
                 return
         size = str(code.size_bytes)
         with self._request("PUT", "/code", code.open(), {"Content-Length": size}, timeout_s=60) as reply:
@@ -177,9 +178,9 @@ class AgentClient:
     def stream(
         self, offsets: Mapping[str, int] | None, replicas: Collection[str], idle_s: float = STREAM_IDLE_S
     ) -> Iterator[tuple[answers.Output | answers.Gang, Body]]:
-        """Frames with every replica's output from its offset on, and the gang's news, until the job's end.
+        """Yields frames with each replica's output from its offset on, and with the gang's news, until the job ends.
 
-        Without offsets the news alone. Raises AgentBusy where it has too many streams.
+        Without offsets, only the news. Raises AgentBusy if the agent has too many streams.
         """
         body = json.dumps({"offsets": offsets}).encode()
         with self._request("POST", "/stream", body, timeout_s=idle_s) as reply:
@@ -188,18 +189,18 @@ class AgentClient:
             def parsed(head: Any) -> answers.Output | answers.Gang | None:
                 return answers.frame(head, replicas, has_output=offsets is not None)
 
-            while found := self._frame(source, parsed):
-                source.left = found.size if isinstance(found, answers.Output) else 0
-                yield found, source
+            while frame := self._frame(source, parsed):
+                source.remaining = frame.size if isinstance(frame, answers.Output) else 0
+                yield frame, source
                 source.skip()
 
-    def files(self, wanted: list[tuple[str, int, int]]) -> Iterator[tuple[answers.Part, Body]]:
-        """Frames with the bytes of those files (path, offset, size), each from its offset to its size."""
-        with self._request("POST", "/files", json.dumps(wanted).encode(), timeout_s=self.idle_s) as reply:
+    def files(self, ranges: list[tuple[str, int, int]]) -> Iterator[tuple[answers.Part, Body]]:
+        """Yields frames with the bytes of the files in ranges, (path, offset, size), each from offset to size."""
+        with self._request("POST", "/files", json.dumps(ranges).encode(), timeout_s=self.idle_s) as reply:
             source = Body(reply, self.replica, longest=LONGEST_FILE_HEAD, window_s=self.window_s)
-            while found := self._frame(source, answers.part):
-                source.left = found.size
-                yield found, source
+            while part := self._frame(source, answers.part):
+                source.remaining = part.size
+                yield part, source
                 source.skip()
 
     def _frame(self, source: Body, parsed: Callable[[Any], Parsed]) -> Parsed:
@@ -208,7 +209,7 @@ class AgentClient:
 
     @contextmanager
     def _parsing(self, what: str) -> Iterator[None]:
-        """Makes what is no such answer a BadAnswer."""
+        """Turns an error in parsing an answer into BadAnswer."""
         try:
             yield
         except (ValueError, RecursionError) as error:
@@ -222,7 +223,7 @@ class AgentClient:
         return b"".join(self._pieces(reply, timeout_s, longest))
 
     def _pieces(self, reply: urllib3.BaseHTTPResponse, timeout_s: float, longest: int) -> Iterator[bytes]:
-        """The whole answer. It has timeout_s from here on."""
+        """The whole answer in pieces; it may take timeout_s from now on."""
         deadline, size = time.monotonic() + timeout_s, 0
         while piece := read_some(reply, CHUNK, self.replica):
             size += len(piece)
@@ -261,7 +262,7 @@ class AgentClient:
             with reply:
                 text = read_some(reply, 300, self.replica).decode(errors="replace").strip()
             is_busy = reply.status == 503 and key.is_answer(reply.headers.get(PROOF_HEADER), request, self.replica, 503)
-            kind = AgentBusy if is_busy else AgentUnreachable  # a proxy on the way says 503, too
+            kind = AgentBusy if is_busy else AgentUnreachable  # a proxy on the way may say 503 as well
             raise kind(f"{self.replica}'s agent answered {reply.status}: {answers.cleaned(text)}")
         if not key.is_answer(reply.headers.get(PROOF_HEADER), request, self.replica, reply.status):
             reply.close()
@@ -270,7 +271,7 @@ class AgentClient:
 
 
 def read_some(reply: urllib3.BaseHTTPResponse, most: int, replica: str) -> bytes:
-    """At most that many bytes, as soon as there are any; none at the end."""
+    """Up to `most` bytes, as soon as there are any; none at the end."""
     try:
         return reply.read1(most)
     except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -278,10 +279,10 @@ def read_some(reply: urllib3.BaseHTTPResponse, most: int, replica: str) -> bytes
 
 
 class Body:
-    """The raw bytes behind a frame's head; to be read before the next frame, or else skipped.
+    """The raw bytes after a frame's head; read or skip them before the next frame.
 
-    With window_s, the other side is broken off when it let us wait that long for less than SLOWEST; with whole_s, when a
-    frame that has begun takes longer. A head may be `longest` bytes long, and tell of so many replicas.
+    Gives up when the sender stays below SLOWEST for window_s, or takes longer than whole_s for one frame. A head may
+    have `longest` bytes, and may describe `replicas` replicas.
     """
 
     def __init__(
@@ -296,12 +297,12 @@ class Body:
     ) -> None:
         self.reply, self.replica, self.longest, self.replicas = reply, replica, longest, replicas
         self.window_s, self.whole_s = window_s, whole_s
-        self.left, self._buffer = 0, b""
+        self.remaining, self._buffer = 0, b""
         self._waited, self._came = 0.0, 0
-        self._spent = 0.0  # in waiting for the rest of the frame
+        self._spent = 0.0  # seconds spent waiting for the rest of the frame
 
     def head(self) -> Any:
-        """The next frame's head. Raises ValueError where it is none."""
+        """The next frame's head. Raises ValueError if it is not valid."""
         pieces, size = [self._buffer or self._more(65536)], len(self._buffer)
         self._spent = 0.0
         while b"\n" not in pieces[-1]:
@@ -313,10 +314,10 @@ class Body:
         return answers.json_of(line, self.replicas)
 
     def pieces(self) -> Iterator[bytes]:
-        while self.left:
+        while self.remaining:
             data = self._buffer or self._more(CHUNK)
-            data, self._buffer = data[: self.left], data[self.left :]
-            self.left -= len(data)
+            data, self._buffer = data[: self.remaining], data[self.remaining :]
+            self.remaining -= len(data)
             yield data
 
     def skip(self) -> None:

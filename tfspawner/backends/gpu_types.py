@@ -7,17 +7,17 @@ import re
 GPU_PRODUCT = "nvidia.com/gpu.product"  # set on nodes by NVIDIA's GPU feature discovery
 
 
-def is_product(asked: str | None, product: str) -> bool:
-    """Whether a product has all the words that are asked for: "a100" fits NVIDIA-A100-SXM4-40GB, and A10 does not.
+def is_product(requested: str | None, product: str) -> bool:
+    """Whether a product has all the words requested: "a100" fits NVIDIA-A100-SXM4-40GB, but not A10.
 
-    A part of a GPU, or a GPU that several pods share, is meant only where that is asked for.
+    A part of a GPU, or a GPU shared between pods, fits only a request that says so.
     """
-    if asked is None:
+    if requested is None:
         return True
-    words, wanted = (set(re.findall(r"[a-z0-9]+", text.lower())) for text in (product, asked))
-    return wanted <= words and not {"mig", "shared"} & (words - wanted)
+    words, needed = (set(re.findall(r"[a-z0-9]+", text.lower())) for text in (product, requested))
+    return needed <= words and not {"mig", "shared"} & (words - needed)
 
 
-def as_label(asked: str) -> dict[str, tuple[str, ...]]:
-    """A product as it is given, as the value that GPU feature discovery makes of it."""
-    return {GPU_PRODUCT: (asked.replace(" ", "-"),)}
+def as_label(product: str) -> dict[str, tuple[str, ...]]:
+    """The label that GPU feature discovery gives a node with this product."""
+    return {GPU_PRODUCT: (product.replace(" ", "-"),)}

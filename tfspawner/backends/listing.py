@@ -1,4 +1,4 @@
-"""What a replica says it holds, checked as a whole before anything is asked for or written."""
+"""The list of a replica's files, checked as a whole before any file is fetched or written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The files and empty folders that can be had, and the names of what cannot."""
+    """The files and empty folders that can be fetched, and the names of what cannot."""
 
     files: list[dict[str, Any]]  # path, size, sha256
     folders: list[str]
@@ -27,21 +27,21 @@ class Manifest:
 
 @dataclass(slots=True, kw_only=True)
 class Listing:
-    """What an agent lists: files that are described as they should be, and names, good and bad ones."""
+    """What an agent lists: files with a proper description, and names, whether safe or not."""
 
     files: list[dict[str, Any]] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
-    nameless: list[str] = field(default_factory=list)  # what stands in the place of a file's or folder's name
+    nameless: list[str] = field(default_factory=list)  # what an entry has in place of a name
 
 
 def gathered(entries: Iterable[tuple[str, Any]], replica: str, *, hashed: bool) -> Listing:
-    """The entries of a manifest as they come, each brought into its smallest form; hashed: files with their SHA-256.
+    """Collects a manifest's entries, reduced to the fields we need; hashed: files must have their SHA-256.
 
-    Raises ArtifactError where something is described wrongly or there is too much of it.
+    Raises ArtifactError if an entry is wrong, or if there are too many.
     """
-    found = Listing()
+    listing = Listing()
     for count, (kind, entry) in enumerate(entries, 1):
         if count > MOST_ENTRIES:
             raise ArtifactError(
@@ -51,20 +51,20 @@ def gathered(entries: Iterable[tuple[str, Any]], replica: str, *, hashed: bool) 
         described = _file(entry, replica, hashed) if kind == "files" else entry
         name = described["path"] if kind == "files" else entry
         if isinstance(name, str):
-            getattr(found, kind).append(described)
+            getattr(listing, kind).append(described)
         else:
-            found.nameless.append(shown(name))
-    return found
+            listing.nameless.append(shown(name))
+    return listing
 
 
 def checked(listed: Listing, *, key: Callable[[str], str] = str, longest: int = LONGEST_PATH) -> Manifest:
-    """Of what an agent lists, the files with a safe name of their own.
+    """Sorts what an agent lists into what can be fetched and what is refused: unsafe names, and names used twice.
 
-    Names with the same key are the same file here; a path may take `longest` bytes.
+    Names with the same key are the same file on this machine; a path may have `longest` bytes.
     """
     files = {key(file["path"]): file for file in reversed(listed.files) if is_safe(file["path"], longest)}
     parents = {key(parent) for file in files.values() for parent in _with_parents(file["path"])[1:]}
-    for name in parents & files.keys():  # a file that is a folder, too
+    for name in parents & files.keys():  # listed both as a file and as a folder
         del files[name]
     came = {id(file) for file in files.values()}
 

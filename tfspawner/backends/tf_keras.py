@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tfspawner.plan.spec import DEFAULT_IMAGE
 
-# tf-keras's last version for each minor version of TensorFlow's, and its wheel's SHA-256. A new one gets in as CONTRIBUTING.md
-# says: by a commit that somebody else reads, too.
+# tf-keras's last version for each minor version of TensorFlow, and its wheel's SHA-256. CONTRIBUTING.md says how to add
+# one: by a commit that somebody else reviews.
 WHEELS = {
     "2.15": ("2.15.1", "8beaef46b8b4f1158de1410e7c0cf82f008b9e8c4ab3443f54ac1aaef9c2ad74"),
     "2.16": ("2.16.0", "b2ad0541fa7d9e92c4b7a1b96593377afb58aaff374299a6ca6be1a42f51d899"),
@@ -38,7 +38,7 @@ def wheel_for(image: str | None) -> Path | None:
 
 
 def installed_tensorflow() -> str | None:
-    """The version of this machine's TensorFlow, whichever of its packages it came with; None where there is none."""
+    """The version of this machine's TensorFlow, from whichever package; None if it is not installed."""
     for package in ("tensorflow", "tensorflow-cpu"):
         with suppress(PackageNotFoundError):
             return version(package)
@@ -48,10 +48,10 @@ def installed_tensorflow() -> str | None:
 def wheel(tensorflow: str | None, cache: Path | None = None) -> Path:
     """tf-keras's wheel for a version of TensorFlow, or the newest, from the package index or the cache.
 
-    It is pure Python (about 2 MB) and travels with the code; tf-keras that is there already comes first. It is not
-    installed, since it depends on the package tensorflow, and would bring that beside tensorflow-cpu. It is code that runs
-    in each replica: only a file with the SHA-256 that stands in WHEELS is taken, from wherever it comes.
-    Raises OSError when there is none, or it cannot be downloaded.
+    It is pure Python (about 2 MB) and travels with the code; a replica's own tf-keras comes first. It is not installed,
+    because it depends on the package tensorflow and would install that beside tensorflow-cpu. It is code that runs
+    in each replica, so only a file with the SHA-256 in WHEELS is used, wherever it comes from.
+    Raises OSError if there is none, or if it cannot be downloaded.
     """
     minor = ".".join(tensorflow.split(".")[:2]) if tensorflow else next(reversed(WHEELS))
     if minor not in WHEELS:
@@ -68,7 +68,7 @@ def wheel(tensorflow: str | None, cache: Path | None = None) -> Path:
 
 
 def _download(requirement: str, path: Path) -> None:
-    """Has pip put the wheel there, if it has the hash that the requirement names."""
+    """Has pip download the wheel to path, and check it against the hash in the requirement."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
         listed = Path(folder) / "requirements.txt"
         listed.write_text(f"{requirement}\n")

@@ -129,7 +129,7 @@ def _watch_jobs(target: dict[str, Any], output: str) -> None:
     if warning:
         echo(f"warning: {warning}", err=True)
     if output == "json":
-        print_json([summary_json(job) | job.told for job in jobs])
+        print_json([summary_json(job) | job.brief for job in jobs])
     elif jobs:
         from tfspawner.views.table import jobs_table
 

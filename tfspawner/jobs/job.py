@@ -234,7 +234,7 @@ def summaries(backend: Backend) -> list[JobSummary]:
         state = "starting" if told["phase"] in STARTING else told["phase"]
         if told["phase"] == "ended":
             state = f"{told['result']}, {'fetched' if told['released'] else 'to be fetched'}"
-        return replace(summary, state=state, told=dict(told))
+        return replace(summary, state=state, brief=dict(told))
 
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(refine, backend.jobs()))

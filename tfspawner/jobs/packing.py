@@ -76,7 +76,7 @@ def _secrets_in(files: list[tuple[Path, str]], known: Known) -> tuple[list[str],
     places = [
         f"the name of {named(known.mask(name))} holds the value of {hit[0]}"
         for _, name in files
-        if (hit := known.found(name.encode(errors="surrogateescape")))
+        if (hit := known.find(name.encode(errors="surrogateescape")))
     ]
     left = MOST_SEARCHED_BYTES
     for path, name in files:
@@ -85,7 +85,7 @@ def _secrets_in(files: list[tuple[Path, str]], known: Known) -> tuple[list[str],
         left -= len(data)
         if left < 0:
             return places, False
-        if hit := known.found(data):
+        if hit := known.find(data):
             places.append(f"{named(known.mask(name))}, line {hit[1]} holds the value of {hit[0]}")
     return places, True
 

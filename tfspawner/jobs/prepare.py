@@ -14,7 +14,7 @@ from tfspawner.errors import ConfigurationError
 from tfspawner.plan.code import Code
 from tfspawner.plan.plan import Plan, job_name, make_plan, plan_like
 from tfspawner.plan.script.findings import Finding, findings
-from tfspawner.plan.secrecy import Known, known_of, told_of_code
+from tfspawner.plan.secrecy import Known, code_warnings, known_of
 from tfspawner.plan.spec import JobSpec
 from tfspawner.replica.packing import packed, packed_nvml, sources
 
@@ -56,7 +56,7 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
         gpus=gpus,
         nvml=packed_nvml() if spec.gpus and spec.on == "kubernetes" else None,
     )
-    warnings += [*plan.warnings, *told_of_code(code.secrets), *(backend.preflight(plan) if check else [])]
+    warnings += [*plan.warnings, *code_warnings(code.secrets), *(backend.preflight(plan) if check else [])]
     return backend, replace(plan, warnings=tuple(warnings), notes=(code.left_out,) if code.left_out else ())
 
 

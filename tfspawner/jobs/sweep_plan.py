@@ -109,12 +109,12 @@ def points_of(asked: Sweep, name: str, former: Sequence[Mapping[str, Any]]) -> t
 def _refuse_secrets(asked: Sweep, plan: Plan) -> None:
     """A grid's values stand in each record and on the sweep's page."""
     for flag, values in asked.grid.items():
-        if hit := plan.known.found(flag.encode(errors="surrogateescape")):
+        if hit := plan.known.find(flag.encode(errors="surrogateescape")):
             raise ConfigurationError(
                 f"--grid: a flag's name holds the value of the variable {hit[0]}, which is taken for a secret",
                 hint="a grid's flags stand in records, and on the sweep's page: name the flag otherwise",
             )
-        if hit := plan.known.found("\n".join(values).encode(errors="surrogateescape")):
+        if hit := plan.known.find("\n".join(values).encode(errors="surrogateescape")):
             raise ConfigurationError(
                 f"--grid {flag}: a value holds that of the variable {hit[0]}, which is taken for a secret",
                 hint=f"leave {hit[0]} out of --env and --env-file: each point is given --{flag}",

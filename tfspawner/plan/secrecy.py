@@ -94,7 +94,7 @@ class Known:
         """Whether a secret stands in the text."""
         return not self._masker.is_idle and self._masker.mask_text(text) != text
 
-    def found(self, data: bytes) -> tuple[str, int] | None:
+    def find(self, data: bytes) -> tuple[str, int] | None:
         """The first variable whose value stands in data, and in which line."""
         if self.is_idle or not self._masker.quick.search(data):
             return None
@@ -115,7 +115,7 @@ def known_of(spec: JobSpec, own_words: str = "", pod_file: bytes = b"") -> Known
     options = _options(spec, pod_file)
     known = Known(spec.env, "\n".join([own_words, *(text for _, text in options)]) if spec.env else "")
     for flag, text in options:
-        if hit := known.found(text.encode(errors="replace")):
+        if hit := known.find(text.encode(errors="replace")):
             raise ConfigurationError(
                 f"{flag} holds the value of the variable {hit[0]}, which is secret by its name",
                 hint="it would stand in objects and records, which others may read: write something else there",
@@ -150,12 +150,12 @@ def hidden(spec: JobSpec, known: Known, command: bytes | None) -> tuple[dict[str
     masked = [known.mask(arg) for arg in spec.args]
     if masked != list(spec.args):
         secret["args"] = list(spec.args)
-        name = next(hit[0] for arg in spec.args if (hit := known.found(arg.encode(errors="surrogateescape"))))
+        name = next(hit[0] for arg in spec.args if (hit := known.find(arg.encode(errors="surrogateescape"))))
         warnings.append(
             f"an argument of the script holds the value of {name}: it travels in the Secret, and is *** in records; "
             f'better read it in the script: os.environ["{name}"]'
         )
-    if command is not None and (hit := known.found(command)):
+    if command is not None and (hit := known.find(command)):
         secret["command"] = command.decode(errors="surrogateescape")
         warnings.append(
             f"the command file, line {hit[1]} holds the value of {hit[0]}: it travels in the Secret; "
@@ -177,11 +177,12 @@ def is_masked(args: Iterable[str]) -> bool:
     return any(MASK.decode() in arg for arg in args)
 
 
-def told_of_code(found: Sequence[str]) -> list[str]:
+def code_warnings(places: Sequence[str]) -> list[str]:
     """One warning for all places of the code in which a secret stands."""
-    if not found:
+    if not places:
         return []
-    more = f" and so in {len(found) - SHOWN} more files" if len(found) > SHOWN else ""
+    rest = f" and so in {len(places) - SHOWN} more files" if len(places) > SHOWN else ""
     return [
-        f"{'; '.join(found[:SHOWN])}{more}: better have it read from the environment; the code is uploaded, and put into no object"
+        f"{'; '.join(places[:SHOWN])}{rest}: better have it read from the environment; "
+        "the code is uploaded, and put into no object"
     ]

@@ -91,7 +91,7 @@ def replica_row(line: ReplicaState, now: float) -> Row:
 
 def job_row(job: JobSummary, now: float) -> Row:
     """The same for a job, as `tf-spawner top` shows it."""
-    told, everything = job.told, len(job.replicas)
+    told, everything = job.brief, len(job.replicas)
     states, usage, progress = told.get("states", {}), told.get("usage") or {}, told.get("progress", {})
     epoch, step, metrics = describe_progress(progress)
     gpus = usage.get("gpus", {})

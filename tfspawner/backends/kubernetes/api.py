@@ -1,4 +1,4 @@
-"""Requests to the Kubernetes API server: raw JSON, every refusal translated in one place."""
+"""Requests to the Kubernetes API server: raw JSON, with all refusals translated in one place."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from tfspawner.plan.checks import is_namespace
 
 from .pods import ADMISSION_HINT, WEBHOOK_HINT, denied_by_admission
 
-WATCH_S = 240  # the API server ends a watch after so long, and we begin the next
+WATCH_S = 240  # after this the API server ends a watch, and we start the next
 READ_TIMEOUT_S = 30.0
-RETRIES = 4  # of a request that the server was too busy for, or that was lost on its way
-QUICK_S = 1.0  # a watch that ends within it and has brought nothing is none
+RETRIES = 4  # when the server was too busy, or the request got lost
+QUICK_S = 1.0  # a watch that ends sooner, without an event, counts as failed
 CHANGES = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR")
-BACK_S = 30.0  # so long an API server that was away may refuse what it allows: its roles come a little later
+BACK_S = 30.0  # for this long after an outage the API server may wrongly refuse: it loads its roles a little later
 
 
 class Conflict(ClusterError):
-    """409: an object of that name is there already, or it is not the one that was meant."""
+    """409: an object of that name exists already, or it is not the one that was meant."""
 
 
 class Expired(ClusterError):
@@ -46,12 +46,12 @@ class Api:
         self.host, self.namespace, self.pool = host.rstrip("/"), namespace, pool
         self._configuration = configuration
         self.warnings: list[str] = []  # the Warning headers of the last request
-        self.answered = False  # this server can be reached, so that silence may pass
-        self.away_at = -math.inf  # when it could not be reached last
+        self.answered = False  # the server has answered once, so it is worth trying again
+        self.away_at = -math.inf  # when the server was last out of reach
 
     @classmethod
     def from_kubeconfig(cls, kubeconfig: Path | None, context: str | None, namespace: str | None) -> Api:
-        """Raises ConfigurationError for a kubeconfig or context that cannot be used."""
+        """The API server that a kubeconfig names. Raises ConfigurationError if the file or context cannot be used."""
         from kubernetes import config
         from kubernetes.client import Configuration
         from kubernetes.client.rest import RESTClientObject
@@ -71,9 +71,9 @@ class Api:
             config.load_kube_config(path, context, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
         except (config.ConfigException, TypeError, KeyError, AttributeError, ValueError, OSError) as error:
             where = f" {named(kubeconfig)}" if kubeconfig else ""
-            told = str(error) if isinstance(error, config.ConfigException) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, config.ConfigException) else f"{type(error).__name__}: {error}"
             raise ConfigurationError(
-                f"no usable kubeconfig{where}: {brief_line(told)}",
+                f"no usable kubeconfig{where}: {brief_line(reason)}",
                 hint="set KUBECONFIG or give --kubeconfig; to run on this machine: --on local",
             ) from None
         chosen = next((c for c in contexts if c["name"] == context), active)
@@ -88,27 +88,27 @@ class Api:
         return cls(configuration.host, where, pool, configuration)
 
     def headers(self) -> dict[str, str]:
-        """What authenticates a request; asks the kubeconfig's exec plugin again when its token is over."""
-        found = {"User-Agent": "tf-spawner", "Accept": "application/json"}
+        """The headers that authenticate a request; calls the kubeconfig's exec plugin again when its token expires."""
+        headers = {"User-Agent": "tf-spawner", "Accept": "application/json"}
         for setting in self._configuration.auth_settings().values():
             if setting["value"]:
-                found[setting["key"]] = setting["value"]
-        return found
+                headers[setting["key"]] = setting["value"]
+        return headers
 
     def request(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json", kind: str = ""
     ) -> Any:
-        """One request and its JSON reply; a busy server is asked again, within bounds.
+        """Sends one request and returns its JSON reply; tries again a few times if the server is busy.
 
-        The reply must be an object of this kind, or after a POST of the kind that was sent; "List" stands for any list.
+        The reply must be an object of this kind, or of the kind that was POSTed; "List" stands for any list.
         """
-        wanted = kind or (text(body, "kind") if method == "POST" else "")
-        asked = f"{method} {path.split('?')[0]}"
+        expected = kind or (text(body, "kind") if method == "POST" else "")
+        called = f"{method} {path.split('?')[0]}"
 
         def accepted(reply: Any, content: bytes) -> Any:
             answer = _json(content)
-            if not _is_of(wanted, answer):
-                raise self._foreign(f"{reply.status} to {asked} with {shown(content[:60]) if content else 'nothing'}")
+            if not _is_of(expected, answer):
+                raise self._foreign(f"{reply.status} to {called} with {shown(content[:60]) if content else 'nothing'}")
             return answer
 
         return self._request(method, path, body, content_type, accepted)
@@ -119,25 +119,24 @@ class Api:
                 raise self._foreign(f"{reply.status} to GET {path.split('?')[0]} with a web page")
             return content
 
-        found: bytes = self._request("GET", path, None, "application/json", accepted)
-        return found
+        data: bytes = self._request("GET", path, None, "application/json", accepted)
+        return data
 
     def patch(self, path: str, body: Any, kind: str = "") -> Any:
         """Changes an object by a JSON merge patch, and returns it as it is then."""
         return self.request("PATCH", path, body, "application/merge-patch+json", kind)
 
     def list(self, path: str, which: str = "") -> list[dict[str, Any]]:
-        """The objects there; which of them, a labelSelector= or fieldSelector= says."""
+        """The objects at a path; which: a labelSelector= or fieldSelector=."""
         return [dict(item) for item in mappings(self.request("GET", f"{path}?{which}", kind="List"), "items")]
 
     def watch(self, path: str, which: str, stop: threading.Event, for_s: float = math.inf) -> Iterator[dict[str, Any]]:
-        """ADDED, MODIFIED and DELETED events from the objects' present state on; SYNCED after each list.
+        """Yields ADDED, MODIFIED and DELETED events, first for the present objects; and SYNCED after each list.
 
-        Until stop is set, or for_s seconds are over.
+        Ends when stop is set or for_s seconds have passed; which: a labelSelector= or fieldSelector=.
 
-        Which objects, a labelSelector= or fieldSelector= says. Broken connections, expired versions and a restarting
-        server are met by a new list; what was deleted meanwhile is told then. Raises ClusterError only for a refusal
-        that stays.
+        After a broken connection, an expired version or a restart of the server it lists again, and yields what was
+        deleted meanwhile. Raises ClusterError only for a lasting refusal.
         """
         known: dict[str, dict[str, Any]] = {}
         failures = 0
@@ -159,10 +158,10 @@ class Api:
                 known = items
                 yield {"type": "SYNCED", "object": listing}
                 version = _version(listing)
-                while left := left_s():
-                    began, has_told = time.monotonic(), False
-                    for event in self._watch_once(path, which, version, math.ceil(min(WATCH_S, left))):
-                        version, has_told = _version(event["object"]), True
+                while remaining_s := left_s():
+                    began, had_events = time.monotonic(), False
+                    for event in self._watch_once(path, which, version, math.ceil(min(WATCH_S, remaining_s))):
+                        version, had_events = _version(event["object"]), True
                         if event["type"] == "BOOKMARK":
                             continue
                         uid = text(event["object"], "metadata", "uid")
@@ -171,7 +170,7 @@ class Api:
                         else:
                             known[uid] = event["object"]
                         yield event
-                    if not has_told and time.monotonic() - began < QUICK_S:
+                    if not had_events and time.monotonic() - began < QUICK_S:
                         raise Unreachable("the watch ended at once")
                     failures = 0
             except (Expired, Unreachable):
@@ -201,7 +200,7 @@ class Api:
     def _request(
         self, method: str, path: str, body: Any, content_type: str, accepted: Callable[[Any, bytes], Any]
     ) -> Any:
-        """What is accepted of the reply. What may pass is tried again: a creation may find that it has happened."""
+        """What `accepted` returns for the reply. Retries what may pass; a repeated POST may then raise Conflict."""
         headers = {"Content-Type": content_type}
         data = None if body is None else json.dumps(body).encode()
         attempt = 0
@@ -255,7 +254,7 @@ class Api:
         )
 
     def _foreign(self, answered: str) -> Unreachable:
-        """An answer that no API server gives says nothing about what is there."""
+        """The error for an answer that did not come from an API server: it says nothing about the cluster."""
         return Unreachable(
             f"the API server's address {self.host} answered {answered}:"
             " something between, such as a proxy's login, answers in its place",
@@ -263,9 +262,9 @@ class Api:
         )
 
     def _translate(self, method: str, path: str, status: int, content: bytes) -> ClusterError:
-        told = _json(content)
-        message = text(told, "message")
-        if status < 400 or (status in (404, 409, 410) and text(told, "kind") != "Status"):
+        status_object = _json(content)
+        message = text(status_object, "message")
+        if status < 400 or (status in (404, 409, 410) and text(status_object, "kind") != "Status"):
             return self._foreign(f"{status} to {method} {path.split('?')[0]}")
         if not message:
             message = content[:300].decode(errors="replace").strip()
@@ -302,7 +301,7 @@ class Api:
 
 
 class Unreachable(ClusterError):
-    """The API server did not answer, or not in its right mind."""
+    """The API server gave no answer, or none that makes sense."""
 
 
 def _json(content: bytes) -> Any:
@@ -312,11 +311,11 @@ def _json(content: bytes) -> Any:
         return None
 
 
-def _is_of(wanted: str, answer: object) -> bool:
+def _is_of(expected: str, answer: object) -> bool:
     kind = text(answer, "kind")
-    if wanted == "List":
+    if expected == "List":
         return kind.endswith("List") and isinstance(mapping(answer).get("items"), list)
-    return kind == wanted if wanted else bool(kind or text(answer, "gitVersion"))  # /version has no kind
+    return kind == expected if expected else bool(kind or text(answer, "gitVersion"))  # /version has no kind
 
 
 def _version(item: Mapping[str, Any]) -> str:
@@ -324,13 +323,13 @@ def _version(item: Mapping[str, Any]) -> str:
 
 
 def _retry_after(reply: Any, otherwise_s: float) -> float:
-    """How long the server asks to wait, within bounds."""
-    asked = reply.headers.get("Retry-After", "")
-    return min(float(asked), 30.0) if asked.isdigit() else otherwise_s
+    """How long the server asks us to wait, at most 30 s."""
+    value = reply.headers.get("Retry-After", "")
+    return min(float(value), 30.0) if value.isdigit() else otherwise_s
 
 
 def _reason(error: Exception) -> str:
-    """The innermost words of a transport error: urllib3's own name the pool and the request."""
+    """The innermost text of a transport error; urllib3's own text names the pool and the request."""
     cause: BaseException = error
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]

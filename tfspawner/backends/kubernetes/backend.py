@@ -1,4 +1,4 @@
-"""Kubernetes as a backend: Indexed Jobs and their objects, through the API server and nothing else."""
+"""Kubernetes as a backend: Indexed Jobs and their objects, through the API server alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfspawner.backends.base import JobSummary, Observation
 from tfspawner.backends.client import AgentClient
 from tfspawner.backends.gpu_types import GPU_PRODUCT, as_label
 from tfspawner.backends.tf_keras import wheel_for
-from tfspawner.base.fields import mapping, text
+from tfspawner.base.fields import text
 from tfspawner.base.names import shown
 from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
 from tfspawner.plan.checks import is_name
@@ -28,9 +28,22 @@ from tfspawner.replica.protocol import AGENT_MARK, PORT, TOKEN
 from .api import Api, Conflict
 from .capacity import fits, gpus_offered, labels_of, quota_shortfalls, requests_of
 from .leaving import Leaving, delete_object
-from .manifests import ID, JOB_LABEL, MANAGED_BY, ROLE_LABEL, Manifest, render, travels_in_configmap
+from .manifests import JOB_LABEL, MANAGED_BY, Manifest, render, travels_in_configmap
 from .news import News
-from .objects import Launched, LeftOut, ReplicaPod, RoleJob, claimants, is_secret_of, owner_uids, read_jobs, read_pod
+from .objects import (
+    Launched,
+    LeftOut,
+    ReplicaPod,
+    RoleJob,
+    ambiguous,
+    claimants,
+    is_created,
+    is_secret_of,
+    owner_uids,
+    read_jobs,
+    read_pod,
+    select_pods_of,
+)
 from .rights import Rights
 
 if TYPE_CHECKING:
@@ -45,10 +58,10 @@ KINDS = {  # kind -> (its API, its plural)
 }
 PARTS = ("Service", "ConfigMap", "Secret", "NetworkPolicy")  # each has the job's name
 PREFLIGHT_RIGHTS = (("pods", "create"), ("resourcequotas", "list"), ("nodes", "list"))
-MANY = 100  # replicas: from here on, not every pod's first steps are watched
-LISTED_S = 30.0  # so long a look at a job's pods holds: another may take the coordinator's place
-MANY_START_S, MOST_STRANGERS = 10.0, 1000
-CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"  # of pods: the uid of the Job that made them
+MANY = 100  # above this number of replicas, not every pod is watched while it starts
+MANY_START_S = 10.0
+LISTED_S = 30.0  # how long a list of a job's pods is used: a new pod may replace the coordinator's
+MOST_STRANGERS = 1000
 FIRST_INDEX = "batch.kubernetes.io/job-completion-index=0"
 
 
@@ -59,21 +72,22 @@ class KubernetesBackend:
 
     def __init__(self, *, namespace: str | None, context: str | None, kubeconfig: Path | None) -> None:
         self._target = (kubeconfig, context, namespace)
-        self.known: dict[str, Launched] = {}  # name -> the job that is meant by it here
-        self.tokens: dict[str, str] = {}  # by the uid of a job's first Job, as all below: a name may be another's later
+        self.known: dict[str, Launched] = {}  # name -> the job that this process means by it
+        # The next four are keyed by the uid of a job's first Job: another job may take the name later.
+        self.tokens: dict[str, str] = {}
         self.pods: dict[str, dict[str, str]] = {}  # -> replica -> pod
-        self.listed_at: dict[str, float] = {}  # when a job's pods were looked up
-        self.starting: set[str] = set()  # jobs of many replicas that were launched here and are not yet watched
+        self.listed_at: dict[str, float] = {}  # when the job's pods were listed
+        self.starting: set[str] = set()  # jobs of many replicas that were launched here and are not watched yet
         self.strangers: dict[tuple[str, str], LeftOut] = {}  # what was left out, by its kind and name
 
     @cached_property
     def api(self) -> Api:
-        """Made when it is first asked for: what a job would be can be said without a cluster."""
+        """The API server; connected on first use, because a dry run needs no cluster."""
         return Api.from_kubeconfig(*self._target)
 
     @cached_property
     def rights(self) -> Rights:
-        """What this user may do here."""
+        """What this user may do in the namespace."""
         return Rights(self.api)
 
     @property
@@ -81,7 +95,7 @@ class KubernetesBackend:
         return self.api.namespace
 
     def reserve(self, spec: JobSpec, job: str) -> str:
-        """The Service's name, behind which there is the coordinator's pod alone."""
+        """The Service's address; the Service selects only the coordinator's pod."""
         return f"{job}:{PORT}"
 
     def check(self, spec: JobSpec) -> list[str]:
@@ -89,34 +103,35 @@ class KubernetesBackend:
         return []
 
     @cached_property
-    def room(self) -> tuple[list[Manifest], list[Manifest]] | None:
-        """The cluster's nodes, and the pods that take room on them; None where this user may not see them."""
+    def capacity(self) -> tuple[list[Manifest], list[Manifest]] | None:
+        """The cluster's nodes, and the pods that use them; None if this user may not list them."""
         if not self.rights.allow("", "nodes", "list"):
             return None
         try:
             nodes = self.api.list("/api/v1/nodes")
             return nodes, self.api.list("/api/v1/pods", "fieldSelector=status.phase!=Succeeded,status.phase!=Failed")
-        except ClusterError:  # such as for a right that was bound for the namespace alone
+        except ClusterError:  # for example if the right is bound for the namespace alone
             return None
 
     def gpus(self, spec: JobSpec, jobs: int = 1) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
-        """The labels of the nodes that offer GPUs of --gpu-type; where they may not be seen, what was given counts."""
+        """The labels of nodes with GPUs of --gpu-type; if nodes may not be listed, the label that is likely."""
         if not spec.gpu_type:
             return {}, []
-        if self.room is None:
+        if self.capacity is None:
             label = as_label(spec.gpu_type)
-            told = "is not looked up, since you may not list nodes and pods: the nodes' label has to be"
-            return label, [f"--gpu-type {spec.gpu_type} {told} {GPU_PRODUCT}={label[GPU_PRODUCT][0]}"]
-        found = labels_of(spec.gpu_type, self.room[0])
-        if not found:
+            why = "is not looked up, since you may not list nodes and pods: the nodes' label has to be"
+            return label, [f"--gpu-type {spec.gpu_type} {why} {GPU_PRODUCT}={label[GPU_PRODUCT][0]}"]
+        labels = labels_of(spec.gpu_type, self.capacity[0])
+        if not labels:
             raise ConfigurationError(
-                f"--gpu-type {spec.gpu_type}: no node offers such GPUs; there are {gpus_offered(*self.room) or 'none'}",
+                f"--gpu-type {spec.gpu_type}: no node offers such GPUs; "
+                f"there are {gpus_offered(*self.capacity) or 'none'}",
                 hint="for nodes that come when they are asked for, name the pool: --node-selector KEY=VALUE",
             )
-        return found, []
+        return labels, []
 
     def preflight(self, plan: Plan) -> list[str]:
-        """What this user's rights allow to ask: a dry run of each role's pod, the quotas, and room on the nodes."""
+        """Checks what this user's rights allow: a dry run of each role's pod, the quotas, and the nodes' capacity."""
         warnings, pods = [], []
         if not any(self.rights.allow("", *right) for right in PREFLIGHT_RIGHTS):
             return []
@@ -131,13 +146,13 @@ class KubernetesBackend:
         if self.rights.allow("", "resourcequotas", "list"):
             quotas = self.api.list(f"/api/v1/namespaces/{self.namespace}/resourcequotas")
             warnings += quota_shortfalls(quotas, [(requests_of(spec), count) for spec, count in pods])
-        if self.room and not plan.spec.queue:
-            told = [fits(*self.room, spec, count) for spec, count in pods]
-            warnings += [text for text in told if text]
+        if self.capacity and not plan.spec.queue:
+            shortfalls = [fits(*self.capacity, spec, count) for spec, count in pods]
+            warnings += [text for text in shortfalls if text]
         return warnings
 
     def _dry_run(self, template: Manifest, name: str) -> Manifest | None:
-        """The pod as the API server would take it, with the LimitRange's defaults. Raises ClusterError."""
+        """The pod as the API server would accept it, with the LimitRange's defaults. Raises ClusterError."""
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -147,7 +162,7 @@ class KubernetesBackend:
         try:
             admitted: Manifest = self.api.request("POST", f"/api/v1/namespaces/{self.namespace}/pods?dryRun=All", pod)
         except NotFoundError:
-            return None  # such as a service account that is made later
+            return None  # for example a service account that will be created later
         return admitted
 
     def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
@@ -173,7 +188,7 @@ class KubernetesBackend:
             for manifest in manifests[1:]:
                 manifest["metadata"]["ownerReferences"] = [reference]
                 if manifest["kind"] == "Service":
-                    _select_pods_of(owner, manifest)
+                    select_pods_of(owner, manifest)
                 created.append(self._create(plan, manifest))
             launched = self._know(plan, created[: len(plan.spec.roles)])
             if not plan.spec.queue:  # Kueue starts what it admits
@@ -183,22 +198,22 @@ class KubernetesBackend:
             if len(plan.spec.replicas) > MANY:
                 self.starting.add(launched.first.uid)
         except BaseException:
-            for made in created[:1]:  # whatever became of its labels: all else goes with it
+            for made in created[:1]:  # by uid, in case its labels were changed; the other objects go with it
                 delete_object(self.api, self._path("Job", made["metadata"]["name"]), made["metadata"]["uid"])
             self.delete(plan.job, 30, plan.id)
             raise
 
     def _know(self, plan: Plan, created: list[Manifest]) -> Launched:
-        """The job that these Jobs make, as the API server has stored them: from now on it is the one of this name."""
-        found, left_out = read_jobs(created)
-        if left_out or len(found) != 1:
+        """The job that these stored Jobs make up; from now on it is the known one of this name."""
+        jobs, left_out = read_jobs(created)
+        if left_out or len(jobs) != 1:
             why = "; ".join(map(str, left_out)) or "they are of several jobs"
             raise ClusterError(
                 f"the API server stores the Jobs of job {plan.job} otherwise than they were sent: {why}",
                 hint="see what the cluster's mutating webhooks change: kubectl get mutatingwebhookconfigurations",
             )
-        self.known[plan.job] = found[0]
-        return found[0]
+        self.known[plan.job] = jobs[0]
+        return jobs[0]
 
     def must_upload(self, plan: Plan) -> bool:
         """Whether the code is too large for the ConfigMap."""
@@ -215,11 +230,11 @@ class KubernetesBackend:
             listed.append(launched.summary(self.namespace))
         return listed
 
-    def _meant(self, found: list[Launched]) -> list[Launched]:
-        """Of jobs of one name the one that is meant, if it can be told; all others are left out."""
+    def _meant(self, candidates: list[Launched]) -> list[Launched]:
+        """For each name the job that is meant, if that is clear; the other candidates are left out."""
         meant = []
-        for name in dict.fromkeys(launched.job for launched in found):
-            same = self._same(self._rightful(claimants(found, name)))
+        for name in dict.fromkeys(launched.job for launched in candidates):
+            same = self._same(self._rightful(claimants(candidates, name)))
             if len(same) == 1:
                 meant += same
             else:
@@ -229,16 +244,16 @@ class KubernetesBackend:
         return meant
 
     def left_out(self, *, thorough: bool = False) -> list[str]:
-        """What looked like an object of a job and is none; thorough: among all that has a job's label or name."""
+        """What looked like an object of a job but is not; thorough: look at all objects with a job's label or name."""
         if thorough:
             self._look_for_strangers(self._meant(self._launched(f"{MANAGED_BY}=tf-spawner")))
-        return [str(found) for found in self.strangers.values()]
+        return [str(stranger) for stranger in self.strangers.values()]
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
-        """Three watches, whatever the number of replicas: pods, the Jobs, and the namespace's warnings.
+        """Runs three watches for any number of replicas: pods, Jobs, and the namespace's warnings.
 
-        Of many that were just launched, each role's first pod stands for all at first: the news of a thousand
-        pods coming up would take the API server as much work as starting them.
+        While a large job starts, only each role's first pod is watched: to report on a thousand pods would cost the
+        API server as much as starting them.
         """
         launched = self._known(job)
         first = launched.first.uid
@@ -255,7 +270,7 @@ class KubernetesBackend:
                             news.put((kind, event))
                 for event in self.api.watch(path, which, stop):
                     news.put((kind, event))
-            except Exception as error:  # raised by who reads the news
+            except Exception as error:  # raised again in the thread that reads the news
                 news.put(error)
 
         for kind, path, labels in (
@@ -264,7 +279,7 @@ class KubernetesBackend:
             ("event", f"{namespace}/events", "fieldSelector=type=Warning"),
         ):
             threading.Thread(target=follow, args=(kind, path, labels), daemon=True).start()
-        self.listed_at.pop(first, None)  # the watch tells of each new pod
+        self.listed_at.pop(first, None)  # from now on the watch reports each new pod
         reader = News(launched, self.pods.setdefault(first, {}))
         synced: set[str] = set()
         while not stop.is_set():
@@ -295,7 +310,7 @@ class KubernetesBackend:
         )
 
     def last_output(self, job: str, replica: str) -> bytes | None:
-        """The container's log: what the kubelet still has of it."""
+        """The container's log, as far as the kubelet still has it."""
         pod = self._pod_of(job, replica)
         if pod is None:
             return None
@@ -308,13 +323,14 @@ class KubernetesBackend:
     def delete(
         self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
     ) -> None:
-        """Deletes the Jobs, of that id if one is given, and what they own; returns when all of it is gone."""
-        found, known = self._claiming(job, id), self.known.get(job)
-        if known and id in (None, known.first.id):  # another of its name or id is not meant
-            found = [launched for launched in found if self._is_known(launched)] or [known]  # its labels may be changed
-        if len(found) > 1:
-            raise self._ambiguous(job, found)
-        for launched in found:
+        """Deletes the job's Jobs and all that they own; returns when everything is gone."""
+        claims, known = self._claiming(job, id), self.known.get(job)
+        if known and id in (None, known.first.id):  # any other job of this name is not meant
+            same = [launched for launched in claims if self._is_known(launched)]
+            claims = same or [known]  # not among them if its labels were changed
+        if len(claims) > 1:
+            raise ambiguous(self.namespace, job, claims)
+        for launched in claims:
             leaving = Leaving(self.api, launched, note)
             for role in sorted(launched.roles, key=lambda role: role.owner != ""):
                 leaving.delete(self._path("Job", role.name), role.uid)
@@ -335,8 +351,8 @@ class KubernetesBackend:
         except Conflict:
             kind = manifest["kind"]
             there: Manifest = self.api.request("GET", self._path(kind, manifest["metadata"]["name"]), kind=kind)
-            if _is_same(there, manifest):
-                return there  # the reply to its creation was lost
+            if is_created(there, manifest):
+                return there  # it was created, but the reply got lost
             taken = "another job" if kind == "Job" else f"a {kind}"
             raise ConfigurationError(
                 f"the name {plan.job!r} is in use by {taken} in namespace {self.namespace}",
@@ -355,28 +371,28 @@ class KubernetesBackend:
         return created
 
     def _launched(self, selector: str) -> list[Launched]:
-        found, left_out = read_jobs(self.api.list(self._path("Job"), f"labelSelector={selector}"))
+        launched, left_out = read_jobs(self.api.list(self._path("Job"), f"labelSelector={selector}"))
         for stranger in left_out:
             self._leave_out(stranger)
-        return found
+        return launched
 
     def _leave_out(self, stranger: LeftOut) -> None:
         if len(self.strangers) < MOST_STRANGERS:
             self.strangers[stranger.kind, stranger.name] = stranger
 
     def _claiming(self, job: str, id: str | None = None) -> list[Launched]:
-        """What is there under the name, and with that id if one is given: of the job that is known here nothing but itself."""
-        if not is_name(job):  # it stands in paths and selectors
+        """The jobs of that name, and id if given; only the known one if it is among them. Raises NotFoundError."""
+        if not is_name(job):  # the name goes into paths and selectors
             raise NotFoundError(f"{shown(job)} is not a job's name", hint="tf-spawner list")
         named = claimants(self._launched(f"{JOB_LABEL}={job}"), job)
-        found = [launched for launched in named if id in (None, launched.first.id)]
-        same = self._same(found)
-        return same if any(map(self._is_known, same)) else self._rightful(found)
+        matching = [launched for launched in named if id in (None, launched.first.id)]
+        same = self._same(matching)
+        return same if any(map(self._is_known, same)) else self._rightful(matching)
 
     def _rightful(self, rivals: list[Launched]) -> list[Launched]:
-        """Of several that say they are the job of one name the one that owns the Secret of that name; else all.
+        """The one of several jobs of one name that owns the Secret of that name; all of them if none does.
 
-        There is one Secret of a name, which only a job's launcher creates: labels, annotations and ids can be copied.
+        Anybody can copy labels, annotations and ids, but there is only one Secret of that name: the launcher's.
         """
         if len(rivals) < 2:
             return rivals
@@ -393,53 +409,43 @@ class KubernetesBackend:
                 self._leave_out(LeftOut(kind="Job", name=rival.first.name, why=why))
         return owners
 
-    def _same(self, found: list[Launched]) -> list[Launched]:
-        """Of jobs of one name the one that is known here, if it is among them."""
-        return [launched for launched in found if self._is_known(launched)] or found
+    def _same(self, rivals: list[Launched]) -> list[Launched]:
+        """The known one of several jobs of one name; all of them if it is not among them."""
+        return [launched for launched in rivals if self._is_known(launched)] or rivals
 
     def _is_known(self, launched: Launched) -> bool:
         known = self.known.get(launched.job)
         return known is not None and known.first.uid == launched.first.uid
 
     def _known(self, job: str) -> Launched:
-        """The job that was launched here, or was found under this name first. Raises NotFoundError."""
+        """The job that this process launched, or first found, under this name. Raises NotFoundError."""
         return self.known.get(job) or self._find(job)
 
     def _find(self, job: str) -> Launched:
-        """The job as it is now; another that has taken its name is not meant."""
-        found = self._claiming(job)
-        is_other = job in self.known and not any(map(self._is_known, found))
-        if not found or is_other:
+        """The job as it is now, but not another that has taken its name. Raises NotFoundError, ClusterError."""
+        claims = self._claiming(job)
+        is_other = job in self.known and not any(map(self._is_known, claims))
+        if not claims or is_other:
             error = NotFoundError(f"there is no job {job!r} in namespace {self.namespace}", hint="tf-spawner list")
-            if is_other and found:
+            if is_other and claims:
                 error = NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
             elif self.strangers:
                 error.hint = "what looks like one and is none: tf-spawner list -v"
             error.namespace = self.namespace
             raise error
-        if len(found) > 1:
-            raise self._ambiguous(job, found)
-        self.known[job] = found[0]
-        return found[0]
+        if len(claims) > 1:
+            raise ambiguous(self.namespace, job, claims)
+        self.known[job] = claims[0]
+        return claims[0]
 
-    def _ambiguous(self, job: str, found: list[Launched]) -> ClusterError:
-        names = [launched.first.name for launched in found]
-        told = " and ".join(f"Job {name}" for name in names)
-        removing = ", or ".join(f"kubectl delete job -n {self.namespace} {name}" for name in names)
-        return ClusterError(
-            f"{told} in namespace {self.namespace} say that they are job {job}: which one is, cannot be told,"
-            f" since the Secret {job}, which would tell, is gone or belongs to none of them alone",
-            hint=f"see whose they are: kubectl get jobs -n {self.namespace} -l {JOB_LABEL}={job}; remove what is not yours: {removing}",
-        )
-
-    def _look_for_strangers(self, found: list[Launched]) -> None:
-        """One request for the pods, and one for each object that a job has by its name."""
-        jobs = {uid: role for launched in found for uid, role in launched.uids.items()}
+    def _look_for_strangers(self, jobs: list[Launched]) -> None:
+        """Looks for strangers: one request for all pods, and one for each object with a job's name."""
+        uids = {uid: role for launched in jobs for uid, role in launched.uids.items()}
         for pod in self.api.list(f"/api/v1/namespaces/{self.namespace}/pods", f"labelSelector={JOB_LABEL}"):
-            read = read_pod(pod, jobs)
+            read = read_pod(pod, uids)
             if isinstance(read, LeftOut):
                 self._leave_out(read)
-        for launched, kind in itertools.product(found, PARTS):
+        for launched, kind in itertools.product(jobs, PARTS):
             try:
                 there = self.api.request("GET", self._path(kind, launched.job), kind=kind)
             except NotFoundError:
@@ -448,9 +454,9 @@ class KubernetesBackend:
                 self._leave_out(LeftOut(kind=kind, name=launched.job, why=f"job {launched.job} does not own it"))
 
     def _token(self, first: RoleJob) -> str:
-        """The token in the Secret that the job owns; a Secret of others under its name is refused.
+        """The token in the job's Secret. Raises ClusterError if the Secret of its name is not the job's.
 
-        One that was created by hand, of what `render` prints, has no owner, and a token that its creator chose.
+        A Secret created by hand, from what `render` prints, has no owner, and a token of its creator's choice.
         """
         try:
             secret = self.api.request("GET", self._path("Secret", first.job), kind="Secret")
@@ -458,7 +464,8 @@ class KubernetesBackend:
             raise AgentUnreachable(f"job {first.job} has no token: it was not launched whole") from None
         if not is_secret_of(first, secret):
             raise ClusterError(
-                f"the Secret {first.job} in namespace {self.namespace} is not job {first.job}'s: no token is taken from it",
+                f"the Secret {first.job} in namespace {self.namespace} is not job {first.job}'s: "
+                "no token is taken from it",
                 hint=f"see whose it is: kubectl get secret -n {self.namespace} {first.job} -o yaml",
             )
         try:
@@ -485,16 +492,3 @@ class KubernetesBackend:
             for pod in sorted((r for r in read if isinstance(r, ReplicaPod)), key=lambda pod: pod.newness):
                 self.pods.setdefault(first, {})[pod.replica] = pod.name
         return self.pods.get(first, {}).get(replica)
-
-
-def _select_pods_of(owner: Manifest, service: Manifest) -> None:
-    """The coordinator's pod is one that this Job made: others may have a copy of its labels."""
-    selector, role = mapping(service, "spec", "selector"), text(owner, "metadata", "labels", ROLE_LABEL)
-    if selector.get(ROLE_LABEL) == role:
-        service["spec"]["selector"] = {**selector, CONTROLLER_LABEL: owner["metadata"]["uid"]}
-
-
-def _is_same(there: Manifest, manifest: Manifest) -> bool:
-    """Whether an object is the one that was to be created: by the job's id, or by its owner's uid."""
-    ids = [text(m, "metadata", "annotations", ID) for m in (there, manifest)]
-    return (ids[0] == ids[1] != "") or bool(owner_uids(there) & owner_uids(manifest))

@@ -1,4 +1,4 @@
-"""What a cluster says of a job before it is launched: quotas and room on the nodes. Pure: values in, values out."""
+"""Whether a job fits into a cluster's quotas and onto its nodes, before launch. Pure: values in, values out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfspawner.plan.checks import quantity
 Manifest = dict[str, Any]
 ENDED = ("Succeeded", "Failed")
 GPU = "nvidia.com/gpu"
-# Where a node's labels name its GPUs. AKS's own, kubernetes.azure.com/accelerator, says no more than "nvidia".
+# The node labels that name a node's GPUs. AKS's kubernetes.azure.com/accelerator is no use: it just says "nvidia".
 PRODUCT_LABELS = (
     GPU_PRODUCT,
     "cloud.google.com/gke-accelerator",
@@ -24,15 +24,15 @@ PRODUCT_LABELS = (
     "karpenter.azure.com/sku-gpu-name",
 )
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-MOST_ROOM = 1_000_000  # pods on one node: more than any has
+MOST_PLACES = 1_000_000  # pods on one node: more than any node takes
 Object = Mapping[str, Any]
 _HARD_TAINTS = ("NoSchedule", "NoExecute")
 
 
 def requests_of(pod_spec: Mapping[str, Any]) -> dict[str, float]:
-    """What a pod asks for in all: {"cpu": cores, "memory": bytes, "nvidia.com/gpu": devices, …}, and "pods": 1.
+    """What a whole pod requests: {"cpu": cores, "memory": bytes, "nvidia.com/gpu": devices, …}, and "pods": 1.
 
-    Of init containers, which run before the others, the largest counts.
+    Init containers run one by one before the others, so only the largest of their requests counts.
     """
     total: dict[str, float] = {}
     for container in mappings(pod_spec, "containers"):
@@ -43,8 +43,8 @@ def requests_of(pod_spec: Mapping[str, Any]) -> dict[str, float]:
     return {**total, "pods": 1.0}
 
 
-def _add(total: dict[str, float], more: Mapping[str, float], times: int = 1) -> None:
-    for key, value in more.items():
+def _add(total: dict[str, float], amounts: Mapping[str, float], times: int = 1) -> None:
+    for key, value in amounts.items():
         total[key] = total.get(key, 0.0) + value * times
 
 
@@ -54,7 +54,7 @@ def _requests(container: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _read(value: object) -> float | None:
-    """A quantity as the cluster tells it; None for what cannot be read, or is less than nothing."""
+    """A Kubernetes quantity as a number; None if it cannot be read or is negative."""
     try:
         return quantity(str(value)) if isinstance(value, str | int | float) else None
     except ValueError:
@@ -62,41 +62,41 @@ def _read(value: object) -> float | None:
 
 
 def allocatable(node: Object, resource: str) -> float:
-    """How much of a resource a node has for pods; 0 where it says nothing that can be read."""
+    """How much of a resource a node has for pods; 0 if that cannot be read."""
     return _read(mapping(node, "status", "allocatable").get(resource)) or 0.0
 
 
 def quota_shortfalls(quotas: Iterable[Manifest], pods: Iterable[tuple[dict[str, float], int]]) -> list[str]:
-    """Which quotas a job's pods, (requests, how many) of each role, would go over, with the numbers."""
-    wanted: dict[str, float] = {}
+    """Which quotas a job would exceed, with the numbers; pods: (one pod's requests, number of pods) of each role."""
+    requested: dict[str, float] = {}
     for requests, count in pods:
-        _add(wanted, requests, count)
-    found = []
+        _add(requested, requests, count)
+    shortfalls = []
     for quota in quotas:
         if mapping(quota, "spec").get("scopes") or mapping(quota, "spec").get("scopeSelector"):
-            continue  # it may not be meant for these pods
+            continue  # it may not apply to these pods
         used = mapping(quota, "status", "used")
         for key, hard in mapping(quota, "status", "hard").items():
             name = str(key).removeprefix("requests.").removeprefix("count/")
             bound = _read(hard)
-            left = math.inf if bound is None else bound - (_read(used.get(key)) or 0.0)
-            if wanted.get(name, 0.0) > left:
-                found.append(
-                    f"quota {text(quota, 'metadata', 'name')} leaves {_amount(name, left)} of {hard} {key}, "
-                    f"and the job asks for {_amount(name, wanted[name])}"
+            free = math.inf if bound is None else bound - (_read(used.get(key)) or 0.0)
+            if requested.get(name, 0.0) > free:
+                shortfalls.append(
+                    f"quota {text(quota, 'metadata', 'name')} leaves {_amount(name, free)} of {hard} {key}, "
+                    f"and the job asks for {_amount(name, requested[name])}"
                 )
-    return found
+    return shortfalls
 
 
 def _amount(resource: str, value: float) -> str:
-    """A quantity for people: memory in Mi or Gi."""
+    """A quantity in words: memory in Mi or Gi."""
     if resource in ("memory", "ephemeral-storage"):
         return f"{value / 1024**3:.3g}Gi" if value >= 1024**3 else f"{value / 1024**2:.3g}Mi"
     return f"{value:g}"
 
 
 def fits(nodes: Sequence[Manifest], pods: Sequence[Manifest], pod_spec: Mapping[str, Any], count: int) -> str | None:
-    """Why that many pods do not fit on the nodes as they are now, with the numbers; None where they do."""
+    """Why that many pods do not fit on the nodes now, with the numbers; None if they fit."""
     requests = requests_of(pod_spec)
     used = used_by_node(pods)
     places, reasons = 0, Counter[str]()
@@ -105,21 +105,21 @@ def fits(nodes: Sequence[Manifest], pods: Sequence[Manifest], pod_spec: Mapping[
         if reason:
             reasons[reason] += 1
             continue
-        room, lacking = _room(node, used.get(text(node, "metadata", "name"), {}), requests)
-        places += room
+        fitting, lacking = _places_on(node, used.get(text(node, "metadata", "name"), {}), requests)
+        places += fitting
         if lacking:
-            reasons[f"room for {room}, lacking {lacking}"] += 1
+            reasons[f"room for {fitting}, lacking {lacking}"] += 1
     if places >= count:
         return None
-    told = "; ".join(f"{number} node{'s' * (number > 1)}: {reason}" for reason, number in reasons.most_common())
-    asked = ", ".join(f"{_amount(k, v)} {k}" for k, v in requests.items() if k != "pods")
-    asking = f", each asking for {asked}" if asked else ""
+    summary = "; ".join(f"{number} node{'s' * (number > 1)}: {reason}" for reason, number in reasons.most_common())
+    amounts = ", ".join(f"{_amount(k, v)} {k}" for k, v in requests.items() if k != "pods")
+    asking = f", each asking for {amounts}" if amounts else ""
     offered = f"; GPUs there: {gpus_offered(nodes, pods) or 'none'}" if requests.get(GPU) else ""
-    return f"{places} of {count} pods fit now{asking} ({told or 'there are no nodes'}){offered}"
+    return f"{places} of {count} pods fit now{asking} ({summary or 'there are no nodes'}){offered}"
 
 
 def used_by_node(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:
-    """What the pods that have not ended ask for in all, by node."""
+    """{node: the sum of the requests of its pods that have not ended}."""
     used: dict[str, dict[str, float]] = {}
     for pod in pods:
         node = text(pod, "spec", "nodeName")
@@ -129,7 +129,7 @@ def used_by_node(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:
 
 
 def _refusal(node: Manifest, pod_spec: Mapping[str, Any]) -> str | None:
-    """Why no such pod runs on the node, however empty it is."""
+    """Why the node would not take such a pod even if it were empty; None if it would."""
     labels, spec = texts(node, "metadata", "labels"), mapping(node, "spec")
     missing = [f"{k}={v}" for k, v in mapping(pod_spec, "nodeSelector").items() if labels.get(k) != v]
     if missing:
@@ -147,7 +147,7 @@ def _refusal(node: Manifest, pod_spec: Mapping[str, Any]) -> str | None:
 
 
 def is_ready(node: Object) -> bool:
-    """Whether the node takes new pods: its kubelet says so, and nobody has cordoned it."""
+    """Whether the node takes new pods: its kubelet says that it is ready, and nobody has cordoned it."""
     if mapping(node, "spec").get("unschedulable"):
         return False
     conditions = mappings(node, "status", "conditions")
@@ -162,38 +162,38 @@ def _tolerates(toleration: Object, taint: Object) -> bool:
     return text(toleration, "key") == text(taint, "key") and text(toleration, "value") == text(taint, "value")
 
 
-def _room(node: Manifest, used: Mapping[str, float], requests: Mapping[str, float]) -> tuple[int, str]:
-    """(how many such pods the node has room for, what it lacks for one more)."""
-    room = {
-        key: int(min((allocatable(node, key) - used.get(key, 0.0)) / value + 1e-9, MOST_ROOM))
+def _places_on(node: Manifest, used: Mapping[str, float], requests: Mapping[str, float]) -> tuple[int, str]:
+    """(how many such pods fit on the node, which resource it lacks for one more)."""
+    fitting = {
+        key: int(min((allocatable(node, key) - used.get(key, 0.0)) / value + 1e-9, MOST_PLACES))
         for key, value in requests.items()
         if value
     }
-    least = min(room, key=lambda key: room[key])
-    return max(0, room[least]), least
+    least = min(fitting, key=lambda key: fitting[key])
+    return max(0, fitting[least]), least
 
 
 # ---- GPUs and their products ---------------------------------------------------------------------
 
 
 def product_of(node: Manifest) -> tuple[str, str] | None:
-    """The label that names the node's GPUs, and its value."""
+    """The label that names the node's GPUs, and its value; None if it has none."""
     labels = texts(node, "metadata", "labels")
     return next(((label, labels[label]) for label in PRODUCT_LABELS if label in labels), None)
 
 
-def labels_of(asked: str, nodes: Iterable[Manifest]) -> dict[str, tuple[str, ...]]:
-    """The labels, and their values, of all nodes that offer GPUs of the product asked for."""
-    found: dict[str, set[str]] = {}
+def labels_of(product: str, nodes: Iterable[Manifest]) -> dict[str, tuple[str, ...]]:
+    """{label: its values} of all nodes that offer GPUs of this product."""
+    products: dict[str, set[str]] = {}
     for node in nodes:
-        label, product = product_of(node) or ("", "")
-        if label and _offers(node) and is_product(asked, product):
-            found.setdefault(label, set()).add(product)
-    return {label: tuple(sorted(products)) for label, products in found.items()}
+        label, node_product = product_of(node) or ("", "")
+        if label and _offers(node) and is_product(product, node_product):
+            products.setdefault(label, set()).add(node_product)
+    return {label: tuple(sorted(values)) for label, values in products.items()}
 
 
 def require_nodes(pod_spec: Manifest, labels: Mapping[str, tuple[str, ...]]) -> None:
-    """Adds to a pod's own node affinity that the node has one of these labels with one of its values."""
+    """Adds to a pod's node affinity that the node must have one of these labels, with one of its values."""
     affinity = mapping(pod_spec, "affinity")
     ours = [{"key": label, "operator": "In", "values": list(values)} for label, values in labels.items()]
     terms = [
@@ -210,11 +210,11 @@ def _node_terms(pod_spec: Object) -> list[Object]:
 
 
 def _matches(term: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a node's labels are what a nodeSelectorTerm wants; Gt, Lt and matchFields are left to the scheduler."""
+    """Whether a node's labels match a nodeSelectorTerm; Gt, Lt and matchFields are left to the scheduler."""
 
     def holds(expression: Mapping[str, Any]) -> bool:
-        key, given = text(expression, "key"), expression.get("values")
-        values = names(given) if isinstance(given, list) else []
+        key, listed = text(expression, "key"), expression.get("values")
+        values = names(listed) if isinstance(listed, list) else []
         return {
             "In": labels.get(key) in values,
             "NotIn": labels.get(key) not in values,
@@ -230,7 +230,7 @@ def _offers(node: Object) -> float:
 
 
 def gpus_offered(nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> str:
-    """The GPUs of the nodes that are ready, by product, how many are free, and what keeps pods away; "" where none are."""
+    """The GPUs on ready nodes in words: for each product how many, how many are free, and taints; "" if none."""
     used = used_by_node(pods)
     sums: dict[tuple[str, str], list[float]] = {}
     for node in nodes:

@@ -1,4 +1,4 @@
-"""The plan as Kubernetes manifests, by the Jinja templates in templates/."""
+"""Renders the plan as Kubernetes manifests, from the Jinja templates in templates/."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def render(plan: Plan) -> list[Manifest]:
-    """All manifests of the job in the order of their creation; the first one owns the others."""
+    """All manifests of the job, in the order in which they are created; the first owns the others."""
     environment = template_environment(plan.spec.template_dir)
     common = {"job": plan.job, "labels": labels(plan), "port": port(plan), "agent_port": PORT}
     jobs = [_job(plan, environment, common, role) for role in plan.spec.roles]
@@ -68,29 +68,30 @@ def render(plan: Plan) -> list[Manifest]:
 
 
 def _refuse_secrets(plan: Plan, manifests: list[Manifest]) -> None:
-    """Raises ConfigurationError where a secret stands in an object by the user's templates or --pod-file: not in the Secret's values."""
+    """Raises ConfigurationError if the user's templates or --pod-file put a secret anywhere but into the Secret."""
     plain = replace(plan, spec=replace(plan.spec, template_dir=None, pod_file=None))
     users = {"--template-dir": plan.spec.template_dir, "--pod-file": plan.spec.pod_file}
-    given = " and ".join(flag for flag, path in users.items() if path)
-    usual = {found for manifest in render(plain) for _, found in _public_texts(manifest)}
+    flags = " and ".join(flag for flag, path in users.items() if path)
+    usual = {words for manifest in render(plain) for _, words in _public_texts(manifest)}
     for manifest in manifests:
-        for place, found in _public_texts(manifest):
-            if found not in usual and (hit := plan.known.found(found.encode(errors="replace"))):
+        for place, words in _public_texts(manifest):
+            if words not in usual and (hit := plan.known.find(words.encode(errors="replace"))):
                 where = f"{manifest['kind']} {manifest['metadata']['name']}: {place}"
                 raise ConfigurationError(
-                    f"{given}: in {brief_line(plan.known.mask(where))} stands the value of the variable {hit[0]}, which is secret",
+                    f"{flags}: in {brief_line(plan.known.mask(where))} stands the value of the variable {hit[0]}, "
+                    "which is secret",
                     hint="pods have it in their environment: leave it out there",
                 )
 
 
 def _public_texts(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """All but the Secret's values."""
+    """(place, text) of all texts of a manifest but the Secret's values."""
     hidden = ("stringData.", "data.") if manifest["kind"] == "Secret" else ()
-    return ((place, found) for place, found in _texts_in(manifest) if not place.startswith(hidden))
+    return ((place, text) for place, text in _texts_in(manifest) if not place.startswith(hidden))
 
 
 def _texts_in(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """(where, text) of all texts and keys of a manifest, as they are read from YAML; a key is below what holds it."""
+    """(place, text) of all texts and keys in a manifest, like ("metadata.name", "job")."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield f"{place}.{key}".lstrip("."), str(key)
@@ -103,8 +104,8 @@ def _texts_in(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _egress(plan: Plan) -> list[Manifest] | None:
-    """Where --egress lets the pods connect to; None where it is not given."""
-    return [asdict(found) for found in destinations(plan.spec.egress)] if plan.spec.egress else None
+    """The destinations that --egress allows; None if the option is not given."""
+    return [asdict(destination) for destination in destinations(plan.spec.egress)] if plan.spec.egress else None
 
 
 def redacted(manifests: list[Manifest]) -> list[Manifest]:
@@ -128,7 +129,7 @@ def to_yaml(manifests: list[Manifest]) -> str:
 
 
 class _ReadableDumper(_Dumper):  # type: ignore[misc, valid-type]
-    """Writes text of several lines as lines."""
+    """Writes a text of several lines as a YAML block."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -139,20 +140,20 @@ _ReadableDumper.add_representer(str, _represent_text)
 
 
 def role_manifest(namespace: str | None, user: str | None = None) -> str:
-    """The least Role that the user of tf-spawner needs, as YAML with its comment; for a user, with its binding."""
+    """The smallest Role that a user of tf-spawner needs, as YAML with comments; with a RoleBinding if user is given."""
     return template_environment(None).get_template("role.yaml").render(namespace=namespace, user=user) + "\n"
 
 
 def labels(plan: Plan) -> dict[str, str]:
     """The labels that every object of the job has."""
-    found = {MANAGED_BY: "tf-spawner", JOB_LABEL: plan.job}
+    common = {MANAGED_BY: "tf-spawner", JOB_LABEL: plan.job}
     if plan.spec.tag:
-        found["tf-spawner/tag"] = plan.spec.tag
-    return found
+        common["tf-spawner/tag"] = plan.spec.tag
+    return common
 
 
 def _pod_labels(plan: Plan) -> dict[str, str]:
-    """Those that pods are found by: what is not needed there is left out, a thousand times."""
+    """The labels that pods are found by. There may be a thousand pods, so they have no others."""
     return {key: value for key, value in labels(plan).items() if key != MANAGED_BY}
 
 
@@ -162,14 +163,14 @@ def port(plan: Plan) -> int:
 
 
 def travels_in_configmap(plan: Plan) -> bool:
-    """Whether the code is small enough for the ConfigMap; else it is uploaded to the coordinator."""
+    """Whether the code goes into the ConfigMap; if it is too large or holds a secret, it is uploaded instead."""
     if plan.code.secrets or not plan.code.is_searched:
-        return False  # who may read ConfigMaps may not read Secrets
+        return False  # people who may read ConfigMaps may not all read Secrets
     return sum(map(len, plan.files.values())) + plan.code.size_bytes <= CONFIGMAP_BYTES
 
 
 def template_environment(override: Path | None) -> ImmutableSandboxedEnvironment:
-    """Jinja in its sandbox: a template gets values and can reach nothing else."""
+    """Jinja in its sandbox: a template sees its values and nothing else."""
     folders = [override, templates_dir()] if override else [templates_dir()]
     environment = ImmutableSandboxedEnvironment(
         loader=_BoundedLoader(folders), undefined=StrictUndefined, autoescape=False
@@ -179,7 +180,7 @@ def template_environment(override: Path | None) -> ImmutableSandboxedEnvironment
 
 
 class _BoundedLoader(FileSystemLoader):
-    """Reads no template that is a device, a pipe or a huge file."""
+    """Refuses a template that is a device, a pipe or a huge file."""
 
     def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
         for folder in map(Path, self.searchpath):
@@ -192,7 +193,7 @@ class _BoundedLoader(FileSystemLoader):
 
 
 def to_yaml_string(value: object) -> str:
-    """A value as JSON that YAML reads back the same: outside the BMP, JSON's surrogate pairs are no YAML."""
+    """A value as JSON that YAML reads the same way: YAML does not know JSON's surrogate pairs."""
     text = json.dumps(value)
     pair = re.compile(r"(?<!\\)((?:\\\\)*)\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
 
@@ -209,9 +210,9 @@ def _manifest(environment: ImmutableSandboxedEnvironment, template: str, **value
         documents = [document for document in load_yaml(text, LOADER, "what it gives") if document]
     except ConfigurationError as error:
         raise ConfigurationError(f"template {template}: {error.message}") from None
-    except Exception as error:  # a template is a program of the user's
-        told = "" if template == SECRET else f": {brief_line(str(error))}"  # it may hold what it could not read
-        raise ConfigurationError(f"template {template}: {type(error).__name__}{told}") from None
+    except Exception as error:  # a template is the user's program: anything can go wrong
+        detail = "" if template == SECRET else f": {brief_line(str(error))}"  # the error's text may hold a secret
+        raise ConfigurationError(f"template {template}: {type(error).__name__}{detail}") from None
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise ConfigurationError(f"template {template} must give one manifest, and gives {len(documents)} documents")
     if reason := no_json(documents[0]):
@@ -276,7 +277,7 @@ def _job(plan: Plan, environment: ImmutableSandboxedEnvironment, common: dict[st
 
 
 def _active_deadline_s(plan: Plan) -> int | None:
-    """A net below the agents' own time-outs, for a job that no client and no coordinator looks after."""
+    """A safety net behind the agents' own time-outs, for a job without a client and without a coordinator."""
     if plan.spec.timeout_s is None:
         return None
     config = json.loads(plan.files["job.json"])
@@ -284,7 +285,7 @@ def _active_deadline_s(plan: Plan) -> int | None:
 
 
 def _configmap_files(plan: Plan) -> dict[str, dict[str, str]]:
-    """Text as text; other bytes in base64, since the API server would replace what is no UTF-8."""
+    """The ConfigMap's files: text as text, others in base64, because the API server would damage what is not UTF-8."""
     files = dict(plan.files)
     if travels_in_configmap(plan):
         files["code.tar.gz"] = plan.code.open().read()
@@ -299,7 +300,7 @@ def _configmap_files(plan: Plan) -> dict[str, dict[str, str]]:
     return {"texts": texts, "binaries": binaries}
 
 
-# ---- the words of --volume, --toleration and --pod-file -----------------------------------------
+# ---- --volume, --toleration and --pod-file ------------------------------------------------------
 
 
 def _volume(text: str, number: int) -> tuple[Manifest, Manifest]:
@@ -331,19 +332,19 @@ def _toleration(text: str) -> Manifest:
             f"--toleration {brief(text)} is not KEY[=VALUE][:EFFECT]",
             hint="for example --toleration nvidia.com/gpu:NoSchedule",
         )
-    found = {"key": match[1], "operator": "Exists" if match[2] is None else "Equal"}
+    toleration = {"key": match[1], "operator": "Exists" if match[2] is None else "Equal"}
     if match[2] is not None:
-        found["value"] = match[2]
+        toleration["value"] = match[2]
     if match[3]:
-        found["effect"] = match[3]
-    return found
+        toleration["effect"] = match[3]
+    return toleration
 
 
 def merge_pod(template: Manifest, pod: Manifest, plan: Plan) -> Manifest:
-    """The user's Pod as a Job's pod template: all of it is kept, and what a replica needs is added.
+    """Makes a Job's pod template of the user's Pod: keeps all of it, and adds what a replica needs.
 
-    The container called tensorflow or worker, else the first, becomes the replica. Its image and
-    resources stay unless flags name others; its command is the agent's.
+    The container called tensorflow or worker, or else the first, becomes the replica. It keeps its image and
+    resources unless flags name others; its command is replaced by the agent's.
     """
     base, ours = _given(pod["spec"]), template["spec"]
     chosen, mine = _replica_container(base["containers"]), ours["containers"][0]
@@ -376,7 +377,7 @@ def merge_pod(template: Manifest, pod: Manifest, plan: Plan) -> Manifest:
 
 
 def _given(mapping: Manifest) -> Manifest:
-    """The mapping without the keys that stand there with nothing behind them."""
+    """The mapping without keys whose value is null."""
     return {key: value for key, value in mapping.items() if value is not None}
 
 

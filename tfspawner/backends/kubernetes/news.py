@@ -1,4 +1,4 @@
-"""What the watches of one job bring, as observations: of the job's own Jobs and pods alone."""
+"""Turns the events of one job's watches into observations, but only those of its own Jobs and pods."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from tfspawner.base.states import PodState
 from .objects import Launched, LeftOut, ReplicaPod, RoleJob, belongs, controller_uid, read_job, read_pod
 from .pods import LOST_POD, explain_failed_create, observe, observe_event
 
-MOST_WAITING = 1000  # objects whose warnings are kept until it is known that they are the job's
-EVENTS_EACH = 8
+MOST_WAITING = 1000  # objects whose warnings are kept while it is unknown whether they are the job's
+EVENTS_EACH = 8  # warnings kept for each
 
 
 class News:
-    """Turns what the watches bring into observations; pods and warnings count only for this job's own objects."""
+    """One job's state as its watches have shown it so far; read() turns their next event into observations."""
 
     def __init__(self, launched: Launched, pods: dict[str, str]) -> None:
         self.first, self.pods = launched.first, pods
-        self.unfinished = set(launched.uids)  # of the job's Jobs, those that are not complete
-        self.jobs: dict[str, RoleJob] = {}  # uid -> the Jobs that the watch has told of
-        self.replicas: dict[str, str | None] = {}  # the job's objects: uid -> replica, None for a Job
-        self.newest: dict[str, tuple[str, bool]] = {}  # replica -> how new its pod is
+        self.unfinished = set(launched.uids)  # the job's Jobs that are not complete
+        self.jobs: dict[str, RoleJob] = {}  # uid -> Job, for the Jobs that the watch has shown
+        self.replicas: dict[str, str | None] = {}  # uid of an object of the job -> its replica, None for a Job
+        self.newest: dict[str, tuple[str, bool]] = {}  # replica -> its pod's ReplicaPod.newness
         self.pull_notes: dict[str, str] = {}  # a pod's uid -> what is wrong with its image pull secrets
         self.waiting_pods: dict[str, dict[str, Mapping[str, Any]]] = {}  # a Job's uid -> pods that came before it
-        self.unclaimed: dict[str, list[Mapping[str, Any]]] = {}  # events that came before their object
-        self.replacing: set[str] = set()  # roles whose Jobs give a lost replica another pod
-        self.lost: dict[str, Observation] = {}  # how replicas were lost whose places others take
+        self.unclaimed: dict[str, list[Mapping[str, Any]]] = {}  # an object's uid -> events that came before it
+        self.replacing: set[str] = set()  # roles whose Jobs replace a lost replica's pod
+        self.lost: dict[str, Observation] = {}  # replica -> how it was lost, while its pod is being replaced
 
     def read(self, kind: str, event: Mapping[str, Any]) -> Iterator[Observation]:
         thing, change = mapping(event, "object"), text(event, "type")
@@ -55,7 +55,7 @@ class News:
             yield from self.event(waiting)
 
     def _keep(self, owner: str, uid: str, change: str, pod: Mapping[str, Any]) -> None:
-        """Keeps a pod until its Job is known: its watch is another."""
+        """Keeps a pod until its Job is known, which another watch brings."""
         if change == "DELETED":
             self.waiting_pods.get(owner, {}).pop(uid, None)
         elif owner:
@@ -69,14 +69,14 @@ class News:
             return
         self.replicas[read.uid] = replica
         if self.pods.get(replica, read.name) != read.name and read.newness < self.newest.get(replica, ("", False)):
-            return  # another has taken its place
+            return  # a newer pod has replaced it
         self.pods[replica], self.newest[replica] = read.name, read.newness
         seen = observe(replica, pod)
         note = self.pull_notes.get(read.uid)
         yield self.unless_replaced(replace(seen, message=f"{seen.message}; {note}") if note and seen.fatal else seen)
 
     def unless_replaced(self, seen: Observation) -> Observation:
-        """A lost replica waits for its next pod, where there will be one."""
+        """The observation; for a lost replica whose pod will be replaced, one that says it is pending."""
         if str(seen.replica).rpartition("-")[0] not in self.replacing or seen.state not in (
             PodState.FAILED,
             PodState.GONE,
@@ -102,7 +102,7 @@ class News:
             yield from self.lost.values()
             yield Observation(replica=None, state=PodState.FAILED, message=f"the {read.role}s' Job {read.condition[1]}")
         if not read.condition:
-            self.unfinished.add(uid)  # one that was created after the others were read
+            self.unfinished.add(uid)  # it may have been created after the others were read
         elif read.condition[0] == "Complete" and uid in self.unfinished:
             self.unfinished.discard(uid)
             if not self.unfinished:
@@ -113,15 +113,15 @@ class News:
             yield from self.event(waiting)
 
     def event(self, event: Mapping[str, Any]) -> Iterator[Observation]:
-        """What an event says of a replica; kept for later where its object is not known yet."""
-        told = observe_event(event)
-        if not told:
+        """What an event says of a replica; an event whose object is not known yet is kept for later."""
+        explained = observe_event(event)
+        if not explained:
             return
         uid = text(event, "involvedObject", "uid")
         if uid not in self.replicas:
             self._keep_event(uid, event)
             return
-        reason, message, patience_s = told
+        reason, message, patience_s = explained
         if reason == "FailedToRetrieveImagePullSecret":
             self.pull_notes[uid] = message
             return
@@ -140,7 +140,7 @@ class News:
         )
 
     def _keep_event(self, uid: str, event: Mapping[str, Any]) -> None:
-        """Keeps an event until its object is known: most are of others, and the oldest of them are forgotten."""
+        """Keeps an event until its object is known. Most belong to others' objects, so the oldest are dropped."""
         kept = self.unclaimed.setdefault(uid, [])
         kept.append(event)
         del kept[:-EVENTS_EACH]

@@ -1,8 +1,8 @@
-"""Which of the cluster's objects are tf-spawner's: each is read once, into a typed value, or left out with the reason.
+"""Which of the cluster's objects are tf-spawner's: reads each into a typed value, or leaves it out with a reason.
 
-Labels and ids are anybody's to copy. A Job is ours when it is all that tf-spawner makes of one; of several that say they
-are one job, the one that owns the Secret of its name. All else belongs to a job when
-its owner is one of the job's Jobs, by uid.
+Anybody can copy labels and ids. A Job is ours if it has all that tf-spawner gives one; if several claim to be the same
+job, it is the one that owns the Secret of that name. Any other object belongs to a job if its owner, by uid, is one of
+the job's Jobs.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tfspawner.backends.base import JobSummary
 from tfspawner.base.fields import count, mapping, mappings, text, texts
 from tfspawner.base.names import shown
+from tfspawner.errors import ClusterError
 from tfspawner.plan.checks import is_name
 from tfspawner.plan.spec import ROLES
 
@@ -25,7 +27,8 @@ from .pods import job_condition
 TAG_LABEL = "tf-spawner/tag"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-MOST_REPLICAS = 100_000  # of one Job: Kubernetes's bound for those with a backoffLimitPerIndex
+MOST_REPLICAS = 100_000  # of one Job: Kubernetes's limit with a backoffLimitPerIndex
+CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"  # a pod's label: the uid of the Job that created it
 _INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 _POD_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _UID = re.compile(r"[A-Za-z0-9-]{1,128}")
@@ -33,7 +36,7 @@ _UID = re.compile(r"[A-Za-z0-9-]{1,128}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """An object that looks like one of tf-spawner's, and is not."""
+    """An object that looks like one of tf-spawner's but is not."""
 
     kind: str
     name: str
@@ -54,14 +57,14 @@ class RoleJob:
     role: str
     tag: str
     completions: int
-    owner: str  # the uid of the job's first Job; "" of the first itself
+    owner: str  # the uid of the job's first Job; "" for the first itself
     created: float
     condition: tuple[str, str] | None
     succeeded: int
     ready: int
     is_suspended: bool
     is_queued: bool
-    replaces: bool  # gives a lost replica another pod
+    replaces: bool  # whether it gives a lost replica another pod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +74,12 @@ class ReplicaPod:
     uid: str
     name: str
     replica: str
-    newness: tuple[str, bool]  # orders the pods of one replica: the next is made when the former has ended
+    newness: tuple[str, bool]  # sorts the pods of one replica: a pod is replaced only after it has ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
-    """One job as it stands in the cluster: its first Job, which owns the others."""
+    """One job in the cluster: its first Job, and the Jobs that the first one owns."""
 
     roles: tuple[RoleJob, ...]  # in TF_CONFIG's order
 
@@ -117,7 +120,7 @@ class Launched:
 
 
 def read_job(manifest: object) -> RoleJob | LeftOut:
-    """One Job as tf-spawner makes them."""
+    """Reads a Job; LeftOut if tf-spawner would not have created it so."""
     labels, name, uid = texts(manifest, "metadata", "labels"), _name(manifest), text(manifest, "metadata", "uid")
     job, role, completions = (
         labels.get(JOB_LABEL, ""),
@@ -167,7 +170,7 @@ def read_job(manifest: object) -> RoleJob | LeftOut:
 
 
 def read_jobs(manifests: Iterable[object]) -> tuple[list[Launched], list[LeftOut]]:
-    """The jobs that these Jobs make, oldest first, and the Jobs that belong to none."""
+    """The jobs that these Jobs make up, oldest first, and the Jobs that belong to none."""
     roles: dict[str, RoleJob] = {}
     left_out = []
     for manifest in manifests:
@@ -187,29 +190,42 @@ def read_jobs(manifests: Iterable[object]) -> tuple[list[Launched], list[LeftOut
             left_out.append(
                 LeftOut(kind="Job", name=role.name, why=f"its owner is not the first Job of job {role.job}")
             )
-    found = [Launched(roles=tuple(sorted(group, key=lambda r: ROLES.index(r.role)))) for group in members.values()]
-    return sorted(found, key=lambda launched: launched.first.created), left_out
+    jobs = [Launched(roles=tuple(sorted(group, key=lambda r: ROLES.index(r.role)))) for group in members.values()]
+    return sorted(jobs, key=lambda launched: launched.first.created), left_out
 
 
 def belongs(role: RoleJob, first: RoleJob) -> bool:
-    """Whether it is a further role's Job of the job whose first Job is given, which has the first role."""
+    """Whether this is the Job of a later role of the same job as the given first Job."""
     is_later = ROLES.index(role.role) > ROLES.index(first.role)
     return not first.owner and is_later and role.owner == first.uid and (role.job, role.id) == (first.job, first.id)
 
 
 def is_secret_of(first: RoleJob, secret: object) -> bool:
-    """Whether that job owns the Secret; one created by hand, of what `render` prints, has no owner and the job's id."""
+    """Whether the job owns the Secret, or the Secret was created by hand from `render`: no owner, but the job's id."""
     owners = owner_uids(secret)
     return first.uid in owners or (not owners and text(secret, "metadata", "annotations", ID) == first.id)
 
 
-def claimants(found: Iterable[Launched], job: str) -> list[Launched]:
-    """All that say they are the job of that name."""
-    return [launched for launched in found if launched.job == job]
+def claimants(candidates: Iterable[Launched], job: str) -> list[Launched]:
+    """The candidates that claim to be the job of that name."""
+    return [launched for launched in candidates if launched.job == job]
+
+
+def ambiguous(namespace: str, job: str, rivals: Iterable[Launched]) -> ClusterError:
+    """The error if several jobs claim one name and it is not clear which one is meant."""
+    names = [launched.first.name for launched in rivals]
+    listed = " and ".join(f"Job {name}" for name in names)
+    removing = ", or ".join(f"kubectl delete job -n {namespace} {name}" for name in names)
+    return ClusterError(
+        f"{listed} in namespace {namespace} say that they are job {job}: which one is, cannot be told,"
+        f" since the Secret {job}, which would tell, is gone or belongs to none of them alone",
+        hint=f"see whose they are: kubectl get jobs -n {namespace} -l {JOB_LABEL}={job}; "
+        f"remove what is not yours: {removing}",
+    )
 
 
 def read_pod(pod: object, jobs: Mapping[str, RoleJob]) -> ReplicaPod | LeftOut:
-    """A pod as a replica of these Jobs, by uid."""
+    """Reads a pod as a replica of one of these Jobs, {uid: Job}; LeftOut if it is not one."""
     owner = controller_uid(pod)
     role = jobs.get(owner)
     name, uid, index = _name(pod), text(pod, "metadata", "uid"), text(pod, "metadata", "labels", INDEX_LABEL)
@@ -233,14 +249,27 @@ def owner_uids(manifest: object) -> set[str]:
     return {uid for owner in mappings(manifest, "metadata", "ownerReferences") if (uid := text(owner, "uid"))}
 
 
+def is_created(existing: object, manifest: object) -> bool:
+    """Whether the existing object is the one we tried to create, judged by the job's id or the owner's uid."""
+    ids = [text(m, "metadata", "annotations", ID) for m in (existing, manifest)]
+    return (ids[0] == ids[1] != "") or bool(owner_uids(existing) & owner_uids(manifest))
+
+
 def controller_uid(pod: object) -> str:
-    """The uid of the Job whose controller made the pod; "" where there is none."""
+    """The uid of the Job whose controller created the pod; "" if none did."""
     owners = mappings(pod, "metadata", "ownerReferences")
     return next((text(o, "uid") for o in owners if o.get("controller") is True and o.get("kind") == "Job"), "")
 
 
+def select_pods_of(owner: dict[str, Any], service: dict[str, Any]) -> None:
+    """Makes the Service select only pods that this Job created: other pods may have copies of its labels."""
+    selector, role = mapping(service, "spec", "selector"), text(owner, "metadata", "labels", ROLE_LABEL)
+    if selector.get(ROLE_LABEL) == role:
+        service["spec"]["selector"] = {**selector, CONTROLLER_LABEL: owner["metadata"]["uid"]}
+
+
 def created_at(manifest: object) -> float | None:
-    """Seconds since the epoch; None where the time cannot be read."""
+    """When the object was created, in seconds since the epoch; None if that cannot be read."""
     try:
         return calendar.timegm(time.strptime(text(manifest, "metadata", "creationTimestamp"), "%Y-%m-%dT%H:%M:%SZ"))
     except ValueError:
@@ -248,7 +277,7 @@ def created_at(manifest: object) -> float | None:
 
 
 def shown_name(manifest: object) -> str:
-    """Its name, as it is where it is a name."""
+    """The object's name for a message; escaped if it is not a valid name."""
     name = _name(manifest)
     return name if _POD_NAME.fullmatch(name) else shown(name)
 

@@ -1,4 +1,4 @@
-"""--pod-file: a Pod as its user wrote it, of the shape that Kubernetes documents as far as tf-spawner reads it."""
+"""Reads --pod-file, a Pod that the user wrote, and checks the shape of the fields that tf-spawner uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from tfspawner.base.userfile import LOADER, load_yaml, named, no_json, read_text
 from tfspawner.errors import ConfigurationError
 
-# {} is a mapping of anything, [{}] a list of mappings; what is not named here is the API server's to check.
+# {} is a mapping of anything, [{}] a list of mappings; other fields are left for the API server to check.
 _CONTAINER: dict[str, Any] = {
     "env": [{}],
     "envFrom": [{}],
@@ -36,27 +36,27 @@ SHAPE: dict[str, Any] = {
 
 def read_pod(path: Path) -> dict[str, Any]:
     """The Pod of the file. Raises ConfigurationError."""
-    told = f"--pod-file {named(path)}"
+    label = f"--pod-file {named(path)}"
     documents = [
-        document for document in load_yaml(read_text(path, "--pod-file"), LOADER, told, unique=True) if document
+        document for document in load_yaml(read_text(path, "--pod-file"), LOADER, label, unique=True) if document
     ]
     if len(documents) != 1 or not isinstance(documents[0], dict) or documents[0].get("kind") != "Pod":
-        raise ConfigurationError(f"{told} must hold one manifest of kind Pod")
+        raise ConfigurationError(f"{label} must hold one manifest of kind Pod")
     pod: dict[str, Any] = documents[0]
     if reason := no_json(pod):
-        raise ConfigurationError(f"{told}: {reason}")
+        raise ConfigurationError(f"{label}: {reason}")
     if reason := _misshapen(pod, {"metadata": SHAPE["metadata"], "spec": {}}):
-        raise ConfigurationError(f"{told}: {reason}")
+        raise ConfigurationError(f"{label}: {reason}")
     containers = (pod.get("spec") or {}).get("containers")
     if not isinstance(containers, list) or not containers or not all(isinstance(c, dict) for c in containers):
-        raise ConfigurationError(f"{told}: the Pod has no containers")
+        raise ConfigurationError(f"{label}: the Pod has no containers")
     if reason := _misshapen(pod, SHAPE):
-        raise ConfigurationError(f"{told}: {reason}")
+        raise ConfigurationError(f"{label}: {reason}")
     return pod
 
 
 def _misshapen(value: Any, shape: Any, name: str = "the file") -> str | None:
-    """What in a value is no mapping or list and should be; what is left out or null is fine."""
+    """Says which part of a value should be a mapping or a list and is not; parts may be missing or null."""
     if value is None:
         return None
     if isinstance(shape, dict):

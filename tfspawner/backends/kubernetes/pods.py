@@ -1,4 +1,4 @@
-"""What a pod's status, or an event, means for its replica. Pure: values in, values out."""
+"""What a pod's status or an event means for its replica. Pure: values in, values out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ START_PATIENCE_S = 20.0
 MOUNT_PATIENCE_S = 60.0
 LOST_POD = "lost its pod: it was deleted"
 ADMISSION_HINT = "it is a rule of this cluster; labels and the like that it wants go into --pod-file or --template-dir"
-WEBHOOK_HINT = "try again later, or tell those who run the cluster: kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations"
+WEBHOOK_HINT = (
+    "try again later, or tell those who run the cluster: "
+    "kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations"
+)
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _CREATE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
@@ -30,7 +33,7 @@ _JOB_REASONS = {
 
 
 def observe(replica: str, pod: Object) -> Observation:
-    """The replica's state, from its pod as the API server gives it."""
+    """The replica's state, from its pod's manifest."""
     status, spec = mapping(pod, "status"), mapping(pod, "spec")
     node = text(spec, "nodeName")
     early = _failed_init(replica, node, status, spec)
@@ -59,9 +62,9 @@ def observe(replica: str, pod: Object) -> Observation:
 
 
 def observe_event(event: Object) -> tuple[str, str, float] | None:
-    """(reason, message, patience in s) of an event that explains why a job's pods do not come, or None.
+    """(reason, message, patience in s) of an event that explains why a job's pods do not start; None for other events.
 
-    A patience of 0 means that waiting cannot help.
+    A patience of 0 means that waiting does not help.
     """
     reason, message = text(event, "reason"), text(event, "message")
     if reason == "FailedCreate":
@@ -74,37 +77,37 @@ def observe_event(event: Object) -> tuple[str, str, float] | None:
 
 
 def explain_failed_create(message: str) -> tuple[str, str | None]:
-    """Kubernetes's refusal to create a pod, in a sentence, and the next step."""
-    told = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", message)
-    if denied_by_admission(told):
-        return f"the cluster's admission control refuses the pods: {told}", ADMISSION_HINT
-    if "failed calling webhook" in told:
-        return f"an admission webhook of the cluster fails: {told}", WEBHOOK_HINT
-    if "violates PodSecurity" in told:
-        return f"the namespace's Pod Security refuses the pods: {told}", "check what --pod-file and --volume ask for"
-    if "exceeded quota" in told:
+    """Kubernetes's refusal to create a pod as a sentence, and what to do next."""
+    reason = re.sub(r'^Error creating: (pods "[^"]*" is forbidden: )?', "", message)
+    if denied_by_admission(reason):
+        return f"the cluster's admission control refuses the pods: {reason}", ADMISSION_HINT
+    if "failed calling webhook" in reason:
+        return f"an admission webhook of the cluster fails: {reason}", WEBHOOK_HINT
+    if "violates PodSecurity" in reason:
+        return f"the namespace's Pod Security refuses the pods: {reason}", "check what --pod-file and --volume ask for"
+    if "exceeded quota" in reason:
         return (
-            f"the namespace's quota does not allow the pods: {told}",
+            f"the namespace's quota does not allow the pods: {reason}",
             "ask for less: -w, --cpu, --memory, --gpus; or wait",
         )
-    if "failed quota" in told:
-        return f"the namespace's quota wants a request: {told}", "name it: --cpu, --memory"
-    if "per Container is" in told or "per Pod is" in told:
-        return f"the namespace's LimitRange refuses the pods: {told}", "change --cpu or --memory"
-    if "service account" in told or "serviceaccount" in told:
-        return f"the pods cannot be created: {told}", "name one that exists: --service-account"
-    return f"the pods cannot be created: {told}", None
+    if "failed quota" in reason:
+        return f"the namespace's quota wants a request: {reason}", "name it: --cpu, --memory"
+    if "per Container is" in reason or "per Pod is" in reason:
+        return f"the namespace's LimitRange refuses the pods: {reason}", "change --cpu or --memory"
+    if "service account" in reason or "serviceaccount" in reason:
+        return f"the pods cannot be created: {reason}", "name one that exists: --service-account"
+    return f"the pods cannot be created: {reason}", None
 
 
 def denied_by_admission(message: str) -> bool:
-    """Whether a webhook or a policy of the cluster's own refuses an object."""
+    """Whether one of the cluster's webhooks or policies has refused an object."""
     return bool(
         re.search(r"^admission webhook .* denied the request|ValidatingAdmissionPolicy .* denied request", message)
     )
 
 
 def job_condition(job: object) -> tuple[str, str] | None:
-    """("Failed", why) or ("Complete", "") once the Job object says so."""
+    """("Failed", why) or ("Complete", "") once the Job has that condition."""
     for condition in mappings(job, "status", "conditions"):
         kind = text(condition, "type")
         if kind in ("Failed", "Complete") and text(condition, "status") == "True":
@@ -118,10 +121,10 @@ def _container(status: Object) -> Object:
 
 
 def _failed_init(replica: str, node: str, status: Object, spec: Object) -> Observation | None:
-    """An init container of --pod-file that keeps the replica from starting, named; None where there is none."""
-    for found in mappings(status, "initContainerStatuses"):
-        name, waiting = text(found, "name"), mapping(found, "state", "waiting")
-        code = count(found, "state", "terminated", "exitCode")
+    """The observation if an init container of --pod-file keeps the replica from starting, else None."""
+    for container in mappings(status, "initContainerStatuses"):
+        name, waiting = text(container, "name"), mapping(container, "state", "waiting")
+        code = count(container, "state", "terminated", "exitCode")
         if code:
             return Observation(
                 replica=replica,
@@ -131,8 +134,8 @@ def _failed_init(replica: str, node: str, status: Object, spec: Object) -> Obser
                 hint="check --pod-file's initContainers",
             )
         if text(waiting, "reason") in (*_PULL, *_CREATE):
-            told = _waiting(replica, node, waiting, _image(spec, "initContainers", name))
-            return replace(told, message=f"{told.message} (init container {name})")
+            seen = _waiting(replica, node, waiting, _image(spec, "initContainers", name))
+            return replace(seen, message=f"{seen.message} (init container {name})")
     return None
 
 
@@ -201,7 +204,7 @@ _SCHEDULING = (
 def _unschedulable(replica: str, condition: Object, spec: Object) -> Observation:
     asks = ", ".join(f"{key} {value}" for key, value in _limits(spec).items())
     message = re.split(r" preemption:|[,.] no new claims", text(condition, "message"))[0].rstrip(". ")
-    message = message.replace("not found. not found", "not found")  # as the scheduler says of a claim
+    message = message.replace("not found. not found", "not found")  # the scheduler says so of a missing claim
     return Observation(
         replica=replica,
         state=PodState.PENDING,
@@ -229,8 +232,8 @@ def _sentence(reason: str, message: str) -> str:
 
 
 def _short(message: str) -> str:
-    """The kubelet's message without its repetitions of the image's name."""
-    told = message.strip().replace("\n", " ")
-    told = re.sub(r'^Back-off pulling image "[^"]*": ?', "", told)
-    told = re.sub(r"^(ErrImagePull|rpc error): ?", "", told)
-    return told[:300]
+    """The kubelet's message, without its repetition of the image's name."""
+    words = message.strip().replace("\n", " ")
+    words = re.sub(r'^Back-off pulling image "[^"]*": ?', "", words)
+    words = re.sub(r"^(ErrImagePull|rpc error): ?", "", words)
+    return words[:300]

@@ -1,4 +1,4 @@
-"""What a user may do in a namespace, and what a job needs of it."""
+"""What a user may do in a namespace, compared with what a job needs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .manifests import role_manifest
 
 
 class Rights:
-    """The rights of this user in the namespace, once they were asked for."""
+    """The rights of this user in the namespace, as check() has read them."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
         self.rules: list[Mapping[str, Any]] = []
 
     def check(self) -> None:
-        """One request: what may this user do here? It also shows that the API server answers. Raises ClusterError."""
+        """Asks in one request what this user may do. Raises ClusterError for a missing right, or without an answer."""
         namespace = self.api.namespace
         review = {
             "apiVersion": "authorization.k8s.io/v1",
@@ -30,7 +30,7 @@ class Rights:
         answer = self.api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)
         self.rules = mappings(answer, "status", "resourceRules")
         if mapping(answer, "status").get("incomplete"):
-            return  # the authorizer cannot list its rules: the requests themselves will tell
+            return  # the authorizer cannot list its rules; the later requests will show what is allowed
         missing = [
             f"{verb} {resource}"
             for group, resource, verb in _needed(role_manifest(None))
@@ -43,7 +43,7 @@ class Rights:
             )
 
     def allow(self, group: str, resource: str, verb: str) -> bool:
-        """Whether one of the rules, as check() read them, allows the verb on all objects of the kind."""
+        """Whether one of the rules allows the verb on all objects of the kind."""
         return any(_allows(rule, group, resource, verb) for rule in self.rules)
 
 

@@ -43,17 +43,17 @@ from .state import is_agent_of, last_words, read_exit, read_log, read_meta, read
 if TYPE_CHECKING:
     from tfspawner.plan.plan import Plan
 
-TENSORFLOW_BYTES = 600 << 20  # what a process has once it has imported TensorFlow 2.21
+TENSORFLOW_BYTES = 600 << 20  # the memory of a process that has imported TensorFlow 2.21
 
 
 def state_folder() -> Path:
-    """Where this machine's jobs lie: $XDG_STATE_HOME/tf-spawner/jobs."""
+    """The folder of this machine's jobs: $XDG_STATE_HOME/tf-spawner/jobs."""
     base = Path(os.environ.get("XDG_STATE_HOME") or "")
     return (base if base.is_absolute() else Path.home() / ".local/state") / "tf-spawner" / "jobs"
 
 
 class _Agents(NamedTuple):
-    """A job's agents: its id, where each listens, the token they share, and each one's process and when that started."""
+    """A job's agents: the job's id, their addresses, their common token, and their processes as in read_pids()."""
 
     id: str
     addresses: dict[str, str]
@@ -62,7 +62,7 @@ class _Agents(NamedTuple):
 
 
 class LocalBackend:
-    """Replicas are processes in sessions of their own, which live on when the launcher ends."""
+    """Replicas are processes in sessions of their own, so they live on when the launcher ends."""
 
     name = "local"
 
@@ -71,12 +71,12 @@ class LocalBackend:
         self.pool = patient(urllib3.PoolManager(maxsize=64, retries=False))
         self.listeners: dict[str, socket.socket] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.launched: dict[str, _Agents] = {}  # what scripts, which are this user's, could change on disk meanwhile
-        self.known: dict[str, str] = {}  # name -> the id of the job that is meant by it here
-        self.made: dict[str, tuple[str, int]] = {}  # name -> the id of what was launched here; its folder, held open
+        self.launched: dict[str, _Agents] = {}  # kept in memory: scripts could change the files on disk
+        self.known: dict[str, str] = {}  # name -> the id of the job that this process means by it
+        self.made: dict[str, tuple[str, int]] = {}  # name -> (id, open folder) of each job launched here
 
     def reserve(self, spec: JobSpec, job: str) -> str:
-        """Binds all agents' sockets, which they inherit at launch."""
+        """Binds the sockets of all agents, which inherit them at launch."""
         for replica in spec.replicas:
             try:
                 self.listeners[replica] = socket.create_server((HOST, 0))
@@ -93,17 +93,17 @@ class LocalBackend:
         return []
 
     def gpus(self, spec: JobSpec, jobs: int = 1) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
-        """Those of this machine, but for what CUDA_VISIBLE_DEVICES keeps from this process."""
-        found, needed = Gpus(), spec.gpus * len(spec.gpu_replicas) * jobs
-        if found.missing == NO_NVML:
+        """This machine's GPUs, without those that CUDA_VISIBLE_DEVICES hides from this process."""
+        detected, needed = Gpus(), spec.gpus * len(spec.gpu_replicas) * jobs
+        if detected.missing == NO_NVML:
             raise ConfigurationError("--gpus needs nvidia-ml-py here", hint="pip install 'tf-spawner[gpu]'")
-        if found.missing:
+        if detected.missing:
             raise ConfigurationError(
-                f"--gpus: this machine shows no NVIDIA GPU: {found.missing}", hint="leave --gpus out"
+                f"--gpus: this machine shows no NVIDIA GPU: {detected.missing}", hint="leave --gpus out"
             )
-        fitting = [gpu for gpu in found.devices if is_product(spec.gpu_type, gpu.name)]
+        fitting = [gpu for gpu in detected.devices if is_product(spec.gpu_type, gpu.name)]
         if len(fitting) < needed:
-            names = Counter(gpu.name for gpu in found.devices)
+            names = Counter(gpu.name for gpu in detected.devices)
             kind = f" of type {spec.gpu_type}" if spec.gpu_type else ""
             raise ConfigurationError(
                 f"--gpus: the replicas ask for {needed} GPUs{kind} in all, and this machine has "
@@ -123,14 +123,14 @@ class LocalBackend:
     def provide_tf_keras(self, spec: JobSpec) -> tuple[tuple[Path, ...], list[str]]:
         if not find_spec("tensorflow") or find_spec("tf_keras"):
             return (), []
-        found = installed_tensorflow()
+        tensorflow = installed_tensorflow()
         try:
-            return (wheel(found),), []
+            return (wheel(tensorflow),), []
         except OSError as error:
             raise ConfigurationError(
                 "the script uses Keras on several workers, which Keras 3 cannot do, and tf-keras, which can, "
                 f"could not be downloaded: {error}",
-                hint=f"pip install --no-deps 'tf-keras=={found or ''}'  (its minor version is TensorFlow's)",
+                hint=f"pip install --no-deps 'tf-keras=={tensorflow or ''}'  (its minor version is TensorFlow's)",
             ) from None
 
     def must_upload(self, plan: Plan) -> bool:
@@ -155,7 +155,7 @@ class LocalBackend:
             for replica, port in zip(plan.spec.replicas, ports, strict=True):
                 process, numbers[replica] = start_replica(plan, folder, replica, port, self.listeners.pop(replica))
                 self.processes.append(process)
-                pids[replica] = [process.pid, started(process.pid)] * 2  # which passes signals on
+                pids[replica] = [process.pid, started(process.pid)] * 2  # the keeper, which passes signals on
                 write_json(folder / "pids.json", pids)
             for replica, number in numbers.items():
                 pid = read_number(number) or pids[replica][0]
@@ -216,12 +216,12 @@ class LocalBackend:
         )
 
     def jobs(self) -> list[JobSummary]:
-        self.known.clear()  # whoever asks for all means those that are there now
-        found = []
+        self.known.clear()  # a list is of the jobs that exist now
+        summaries = []
         for name in filter(is_name, self._names()):
-            with suppress(NotFoundError):  # it was deleted meanwhile
-                found.append(self.find(name))
-        return sorted(found, key=lambda summary: summary.created)
+            with suppress(NotFoundError):  # deleted meanwhile
+                summaries.append(self.find(name))
+        return sorted(summaries, key=lambda summary: summary.created)
 
     def left_out(self, *, thorough: bool = False) -> list[str]:
         places = [self.folder / name for name in self._names()]
@@ -233,7 +233,7 @@ class LocalBackend:
         ]
 
     def _names(self) -> list[str]:
-        """What lies in the state folder. Raises ClusterError."""
+        """The names in the state folder. Raises ClusterError."""
         try:
             return os.listdir(self.folder)
         except FileNotFoundError:
@@ -245,16 +245,16 @@ class LocalBackend:
             ) from None
 
     def watch(self, job: str, stop: threading.Event) -> Iterator[Observation | None]:
-        """Looks after the agents' processes; what their scripts do is told by the agents themselves."""
-        told: dict[str, str] = {}
+        """Watches the agents' processes; the agents themselves report on their scripts."""
+        last_states: dict[str, str] = {}
         host = socket.gethostname()
         while not stop.is_set():
             if not is_folder(self.folder / job):
                 yield Observation(replica=None, state=PodState.GONE, message=f"job {job} was deleted")
             for replica in self._pids(job):
                 state, message = self._state(job, replica)
-                if told.get(replica) != state:
-                    told[replica] = state
+                if last_states.get(replica) != state:
+                    last_states[replica] = state
                     yield Observation(replica=replica, state=state, node=host, message=message)
             yield None
             stop.wait(0.2)
@@ -268,13 +268,13 @@ class LocalBackend:
             raise AgentUnreachable(f"{replica}'s agent is not there any more")
         if agents.id != self.known.setdefault(job, agents.id):
             raise AgentUnreachable(f"job {job} is gone; another has its name now")
-        if not self._alive(job, replica):  # its port may be another's by now
+        if not self._alive(job, replica):  # another process may have its port now
             raise AgentUnreachable(f"{replica}'s agent has ended")
         url = f"http://{agents.addresses[replica]}"
         return AgentClient(replica=replica, url=url, token=agents.token, pool=self.pool, headers=dict)
 
     def _agents(self, job: str) -> _Agents:
-        """As the job's folder tells. Raises DamagedFile."""
+        """The job's agents, from its folder. Raises DamagedFile."""
         meta = read_meta(self.folder / job) or {"id": "", "agents": {}}
         return _Agents(meta["id"], meta["agents"], read_token(self.folder / job) or "", self._pids(job))
 
@@ -283,7 +283,7 @@ class LocalBackend:
         return read_log(self.folder / job, replica) if known is None or self._is_there(job, known) else None
 
     def left(self, job: str, replica: str) -> LeftFiles | None:
-        """The files of a replica whose agent ended without a word; one that could leave a note had held them as long as it should."""
+        """The files of a replica whose agent was killed; None for one that ended by itself and left exit.json."""
         folder = self.folder / job
         root = folder / replica
         if not is_folder(folder) or not is_folder(root) or self._alive(job, replica):
@@ -307,19 +307,19 @@ class LocalBackend:
     def delete(
         self, job: str, timeout_s: float, id: str | None = None, note: Callable[[str], None] | None = None
     ) -> None:
-        """Ends every process of the job's agents and scripts, and removes its folder."""
+        """Ends all processes of the job's agents and scripts, and removes the job's folder."""
         if not is_name(job):
             raise NotFoundError(f"{job!r} is not a job's name")
         try:
-            found = self.find(job)
+            summary = self.find(job)
         except NotFoundError:
             return
-        if id is not None and found.id and found.id != id:
+        if id is not None and summary.id and summary.id != id:
             return  # another job under the same name
-        if id is not None and not found.id and not found.is_bare and not self._made_here(job, id):
+        if id is not None and not summary.id and not summary.is_bare and not self._made_here(job, id):
             raise ClusterError(
                 f"job {job} is not removed: its id cannot be read, and it may be another's"
-                + (f" ({found.warning})" if found.warning else ""),
+                + (f" ({summary.warning})" if summary.warning else ""),
                 hint=f"if it is to go: tf-spawner delete {job} --on local",
             )
         deadline = time.monotonic() + timeout_s
@@ -328,7 +328,7 @@ class LocalBackend:
             kill_group(pid, signal.SIGTERM)
         while pids := self._alive_pids(job):
             if time.monotonic() > kill_at:
-                for pid in pids:  # while it lives, what its script left behind is below it
+                for pid in pids:  # before the kill: only now are the processes that its script left its descendants
                     end_descendants(pid, KILL_WITHIN_S)
                     kill_group(pid, signal.SIGKILL)
             if time.monotonic() > deadline:
@@ -343,14 +343,14 @@ class LocalBackend:
             os.close(self.made.pop(job)[1])
 
     def _made_here(self, job: str, id: str) -> bool:
-        """Whether this process launched the job of that id in the very folder that is there now, whatever that says."""
+        """Whether this process launched the job with that id in this same folder, whatever the folder's files say."""
         made, folder = self.made.get(job, ("", -1))
         with suppress(OSError):
             return made == id and os.path.samestat(os.fstat(folder), (self.folder / job).lstat())
         return False
 
     def _is_there(self, job: str, id: str) -> bool:
-        """Whether the folder of that name is that job's, and not a later one's."""
+        """Whether the folder of that name still belongs to that job, and not to a later one."""
         try:
             meta = read_meta(self.folder / job)
         except DamagedFile:
@@ -360,7 +360,7 @@ class LocalBackend:
     # -- files and processes
 
     def _pids(self, job: str) -> dict[str, list[int]]:
-        """Of a damaged file none: `delete` then finds the processes by their environment."""
+        """As read_pids(); empty if the file is damaged: `delete` then finds the processes by their environment."""
         if job in self.launched:
             return self.launched[job].pids
         try:
@@ -374,7 +374,7 @@ class LocalBackend:
         return bool(self._living(job, self._pids(job).get(replica, [])[:2]))
 
     def _living(self, job: str, noted: list[int]) -> list[int]:
-        """Of processes, each with when it started, those that have not ended and are the job's."""
+        """The job's living processes among those noted: [pid, when it started, …]."""
         for process in self.processes:
             process.poll()
         pairs = zip(noted[::2], noted[1::2], strict=True)
@@ -383,7 +383,7 @@ class LocalBackend:
         ]
 
     def _state(self, job: str, replica: str) -> tuple[PodState, str]:
-        """A replica's state and a message: its agent runs, or left a note when it ended, or was killed."""
+        """A replica's state and a message: its agent runs, or left exit.json when it ended, or was killed."""
         if self._alive(job, replica):
             return PodState.RUNNING, ""
         try:
@@ -396,7 +396,7 @@ class LocalBackend:
         return (PodState.SUCCEEDED, "") if ended["code"] == 0 else (PodState.FAILED, ended["message"])
 
     def _full(self) -> str:
-        """That the state folder is full, if it is: why an agent's process is gone."""
+        """Says that the state folder is full, if it is: that is then why an agent's process is gone."""
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError:
@@ -408,14 +408,14 @@ class LocalBackend:
         return f" ({words})" if words else ""
 
     def _alive_pids(self, job: str, *, agents: bool = False) -> list[int]:
-        """The job's processes that have not ended: the agents', behind those that stand above them."""
+        """The pids of the job's living processes: each replica's keeper and then its agent; agents: only the agents."""
         return self._living(
             job, [n for of in self._pids(job).values() for n in (of[:2] if agents else of[2:] + of[:2])]
         )
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder lies there itself: through a link nothing is looked at, and nothing removed."""
+    """Whether the path is a folder and not a link to one: links are neither followed nor removed."""
     return path.is_dir() and not path.is_symlink()
 
 
@@ -426,7 +426,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _free_memory() -> int | None:
-    """Bytes that new processes can have; None where the system does not tell."""
+    """The memory in bytes that new processes can have; None if the system does not say."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

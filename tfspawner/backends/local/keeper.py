@@ -1,8 +1,9 @@
-"""Stands above a local agent and does nothing: should that be killed, it ends what the agent's script has started.
+"""The parent of a local agent: it waits, and if the agent is killed, it ends what the agent's script has started.
 
-Whatever an agent leaves behind becomes this process's child, also a daemon that hides from its parents and has an empty
-environment. Should this process be killed, the agent is told to end, and ends all itself. It is a program of its own, called
-with a file to write the agent's number into and the agent's command, and imports little: there is one for each replica.
+Whatever an agent leaves behind becomes this process's child, even a daemon that detached itself and cleared its
+environment. If this process is killed, the agent gets SIGTERM and ends everything itself. This is a program of its
+own. Its arguments are a file descriptor, to which it writes the agent's pid, and the agent's command. It imports
+little, because there is one for each replica.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ import sys
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def main(told: int, *command: str) -> int:
-    """Runs the agent's command, writes its number into the open file `told`, and returns its exit status."""
+def main(number_file: int, *command: str) -> int:
+    """Runs the agent's command, writes its pid to the open file, and returns its exit status."""
     prctl = getattr(ctypes.CDLL(None), "prctl", lambda *_: 0)
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     agent = os.fork()
     if agent == 0:
-        os.close(told)
+        os.close(number_file)
         os.setsid()
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         os.execv(command[0], command)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: os.kill(agent, number))
-    os.write(told, str(agent).encode())
-    os.closerange(3, 1024)  # the agent's socket, too: who connects to it is to be refused once the agent is gone
+    os.write(number_file, str(agent).encode())
+    os.closerange(3, 1024)  # with the agent's socket: connections must be refused once the agent is gone
     status = os.waitpid(agent, 0)[1]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -41,8 +42,8 @@ def end_what_is_left() -> None:
     try:
         os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
-        return  # nothing: so it is nearly always
-    # By their folder: the package itself would bring much along.
+        return  # nothing is left, as nearly always
+    # Imported as a folder of its own: the whole package would take long to import.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     from replica.processes import KILL_WITHIN_S, end_descendants, reap  # type: ignore[import-not-found]
 

@@ -1,4 +1,4 @@
-"""Makes a local job's folder and starts its replicas."""
+"""Creates a local job's folder and starts its replicas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tfspawner.plan.plan import Plan
 
 KEEPER = Path(__file__).with_name("keeper.py")
-FULL_BYTES = 1 << 16  # who has less room cannot write anything any more
+FULL_BYTES = 1 << 16  # with less free space nothing can be written
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -44,7 +44,7 @@ def name_in_use(job: str) -> ConfigurationError:
 
 
 def unwritable(plan: Plan, folder: Path, error: OSError) -> ClusterError:
-    """The job's folder cannot be made or filled. Called before what is there of it is removed."""
+    """The error if the job's folder cannot be created or filled; call it before the folder is removed."""
     if error.errno not in NO_ROOM:
         return ClusterError(
             f"job {plan.job} cannot be started in {folder}: {error.strerror}",
@@ -59,7 +59,7 @@ def unwritable(plan: Plan, folder: Path, error: OSError) -> ClusterError:
 
 
 def share(plan: Plan, replica: str) -> str:
-    """A replica's own GPUs, in CUDA_VISIBLE_DEVICES's words; -1 are none."""
+    """A replica's own GPUs as CUDA_VISIBLE_DEVICES names them; "-1" for none."""
     replicas = plan.spec.gpu_replicas
     if replica not in replicas:
         return "-1"
@@ -75,7 +75,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_job(plan: Plan, folder: Path, listeners: Mapping[str, socket.socket]) -> None:
-    """Puts into the job's folder what its agents read there."""
+    """Writes the files that the agents read into the job's folder."""
     (folder / ID_FILE).write_text(plan.id)
     for name, data in plan.files.items():
         (folder / name).write_bytes(data)
@@ -94,7 +94,10 @@ def write_job(plan: Plan, folder: Path, listeners: Mapping[str, socket.socket]) 
 def start_replica(
     plan: Plan, folder: Path, replica: str, port: int, listener: socket.socket
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Starts a replica's keeper, and with it its agent: the keeper's process, and a file in which the agent's number comes."""
+    """Starts a replica's keeper, which starts its agent.
+
+    Returns the keeper's process, and a descriptor from which the agent's pid can be read.
+    """
     role, _, index = replica.rpartition("-")
     root = folder / replica
     root.mkdir()
@@ -106,7 +109,7 @@ def start_replica(
     }
     if plan.spec.gpus:
         env[VISIBLE] = share(plan, replica)
-        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, by which the numbers count
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML numbers them
     command = [
         sys.executable,
         str(folder / STARTER),
@@ -125,12 +128,12 @@ def start_replica(
         "--fd",
         str(listener.fileno()),
     ]
-    number, told = os.pipe()
-    token, given = os.pipe()
-    os.write(given, plan.token.encode())
-    os.close(given)
-    command = [sys.executable, "-I", "-S", str(KEEPER), str(told), *command, "--token-fd", str(token)]
-    with listener, open(root / "agent.log", "wb") as output, open(told, "wb"), open(token, "rb"):
+    number, number_out = os.pipe()
+    token, token_in = os.pipe()
+    os.write(token_in, plan.token.encode())
+    os.close(token_in)
+    command = [sys.executable, "-I", "-S", str(KEEPER), str(number_out), *command, "--token-fd", str(token)]
+    with listener, open(root / "agent.log", "wb") as output, open(number_out, "wb"), open(token, "rb"):
         process = subprocess.Popen(
             command,
             env=env,
@@ -138,7 +141,7 @@ def start_replica(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=output,
-            pass_fds=[listener.fileno(), told, token],
+            pass_fds=[listener.fileno(), number_out, token],
             start_new_session=True,
         )
     return process, number

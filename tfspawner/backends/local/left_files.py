@@ -1,4 +1,4 @@
-"""What a local replica has written and its killed agent can no longer give: it is had from the job's folder."""
+"""The files of a local replica whose agent was killed, read from the job's folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tfspawner.replica.files import Files, Unreadable, open_regular
 from tfspawner.replica.protocol import CHUNK
 
 MOST_BYTES = 1 << 30  # of the code, unpacked
-FETCHED = "fetched"  # an empty file that says so, in the replica's folder
+FETCHED = "fetched"  # an empty file in the replica's folder: its files have been fetched
 
 
 class LeftFiles:
-    """Stands in for the agent of a replica whose folder it is.
+    """Gives a replica's files in place of its agent.
 
-    Patterns of --collect are not followed: the job's folder, which the script could change, would name files outside.
+    It ignores the patterns of --collect: the script could have changed them to name files outside of the folder.
     """
 
     def __init__(self, replica: str, root: Path, archive: Path, writes: Callable[[], bool]) -> None:
@@ -38,7 +38,7 @@ class LeftFiles:
         return files
 
     def report(self, replicas: Collection[str]) -> Report:
-        """What the agent would: that the script runs, as long as a process of it does."""
+        """As the agent's: "running" while a process of the script is alive."""
         return {"state": "running" if self.writes() else "failed", "since": time.time()}
 
     def manifest(self) -> Listing:
@@ -47,8 +47,8 @@ class LeftFiles:
             ((kind, entry) for kind, entries in lists.items() for entry in entries), self.replica, hashed=True
         )
 
-    def files(self, wanted: list[tuple[str, int, int]]) -> Iterator[tuple[Part, Pieces]]:
-        for name, offset, size in wanted:
+    def files(self, ranges: list[tuple[str, int, int]]) -> Iterator[tuple[Part, Pieces]]:
+        for name, offset, size in ranges:
             source = self._files.open(name, size)
             if source is None or offset > size:
                 yield Part(name, offset, 0, True), Pieces(None, 0)
@@ -58,7 +58,7 @@ class LeftFiles:
                 yield Part(name, offset, size - offset, False), Pieces(source, size - offset)
 
     def is_missed(self) -> bool:
-        """Whether there is anything, and nobody has fetched it."""
+        """Whether there are files that nobody has fetched."""
         with suppress(OSError):
             if stat.S_ISREG((self.root / FETCHED).lstat().st_mode):
                 return False
@@ -73,18 +73,18 @@ class Pieces:
     """A file's bytes."""
 
     def __init__(self, source: IO[bytes] | None, size: int) -> None:
-        self.source, self.left = source, size
+        self.source, self.remaining = source, size
 
     def pieces(self) -> Iterator[bytes]:
-        while self.source and self.left and (data := self.source.read(min(CHUNK, self.left))):
-            self.left -= len(data)
+        while self.source and self.remaining and (data := self.source.read(min(CHUNK, self.remaining))):
+            self.remaining -= len(data)
             yield data
 
 
 def _unpacked(archive: Path, code: Path) -> Iterator[tuple[str, Any]]:
-    """(path, (size, time of change)) of files of the code that are as they were unpacked: the script wrote the others."""
+    """(path, (size, time of change)) of the code's files that are unchanged; the script wrote the others."""
     with (
-        suppress(Exception),  # of an archive that the script has changed
+        suppress(Exception),  # the script may have changed the archive
         open_regular(str(archive)) as file,
         tarfile.open(fileobj=file, mode="r:gz") as members,
     ):

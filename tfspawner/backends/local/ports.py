@@ -1,4 +1,4 @@
-"""Ports of this machine that a replica's TensorFlow can have."""
+"""Finds free ports on this machine for the replicas' TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import cycle, islice
 from tfspawner.errors import ClusterError, ConfigurationError
 
 HOST = "127.0.0.1"
-PORTS = range(20000, 32000)  # below Linux's ephemeral ports: no outgoing connection takes one between look and use
+PORTS = range(20000, 32000)  # below Linux's ephemeral ports, so that no outgoing connection takes one meanwhile
 
 
 def free_ports(count: int, first: int | None) -> list[int]:
@@ -22,18 +22,18 @@ def free_ports(count: int, first: int | None) -> list[int]:
         if taken:
             raise ConfigurationError(f"port {taken[0]} is taken on this machine", hint="give another --port, or none")
         return ports
-    found: list[int] = []
+    free: list[int] = []
     for port in islice(_port_order(), len(PORTS)):
-        if len(found) == count:
-            return found
+        if len(free) == count:
+            return free
         if is_free(port):
-            found.append(port)
-    raise ClusterError(f"{count} free ports are needed on this machine, and there are {len(found)}")
+            free.append(port)
+    raise ClusterError(f"{count} free ports are needed on this machine, and there are {len(free)}")
 
 
 @cache
 def _port_order() -> Iterator[int]:
-    """This process's own order: a port comes again after all others, for TensorFlow opens it only some seconds later."""
+    """All ports in random order, over and over: TensorFlow opens its port seconds later, so none is reused soon."""
     return cycle(random.sample(PORTS, len(PORTS)))
 
 

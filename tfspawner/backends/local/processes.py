@@ -1,4 +1,4 @@
-"""A local job's processes: known by number and start, so that one which came later under the same number is not taken for it."""
+"""A local job's processes: known by pid and start time, because a pid may be used again."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from .state import is_agent_of
 
-NUMBER_WITHIN_S = 10.0  # so long a keeper may take to tell its agent's number
-OUTPUT = "TFSPAWNER_OUTPUT"  # the variable by which a job's processes are told from others'
+NUMBER_WITHIN_S = 10.0  # how long a keeper may take to report its agent's pid
+OUTPUT = "TFSPAWNER_OUTPUT"  # the variable by which a job's processes are recognised
 
 
 def read_number(file: int) -> int:
-    """A process's number, as soon as it comes; 0 where none does."""
+    """Reads a pid as soon as it comes; 0 if none does."""
     with open(file, "rb", buffering=0) as source:
         waiting = select.poll()
         waiting.register(source, select.POLLIN)
@@ -23,7 +23,7 @@ def read_number(file: int) -> int:
 
 
 def started(pid: int) -> int:
-    """When a process started, in the kernel's ticks since boot; 0 where there is none (or a zombie)."""
+    """When a process started, in the kernel's ticks since boot; 0 if there is none, or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
     except OSError:
@@ -32,7 +32,7 @@ def started(pid: int) -> int:
 
 
 def exists(pid: int) -> bool:
-    """For systems without /proc, where a reused process number is not told apart."""
+    """Whether a process exists. For systems without /proc, where a reused pid cannot be recognised."""
     try:
         os.kill(pid, 0)
     except OSError:
@@ -41,9 +41,9 @@ def exists(pid: int) -> bool:
 
 
 def strays(folder: Path) -> Iterator[int]:
-    """Processes of scripts of the job, or of one replica, that outlived their agents, and agents that were not noted in time.
+    """Processes of a job, or of one replica: scripts that outlived their agents, and agents not noted in time.
 
-    Scripts are known by a variable; agents, whose environment nobody may read, by their command line.
+    Scripts are recognised by a variable, agents by their command line, because nobody may read their environment.
     """
     mark = f"{OUTPUT}={folder}/".encode()
     for process in Path("/proc").glob("[0-9]*"):

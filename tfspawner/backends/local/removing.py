@@ -1,4 +1,4 @@
-"""Removes a local job's folder, whatever modes its script gave what is in it, and says what stays."""
+"""Removes a local job's folder, whatever modes its script gave the files in it, and says what could not be removed."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pathlib import Path
 from tfspawner.base.names import ID_FILE
 from tfspawner.errors import ClusterError
 
-LAST = ("job.json", "meta.json", ID_FILE)  # by which a job is found again, if the removing is cut short
+LAST = ("job.json", "meta.json", ID_FILE)  # the files by which the job is found again, if the removal is cut short
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes all of it, through no link, in the folder's own place neither; modes that forbid it are changed first.
+    """Removes the whole folder. Follows no link, not even in place of the folder, and changes modes that forbid it.
 
-    Raises ClusterError with the first thing that stays, and why. What tells of the job goes last.
+    Raises ClusterError with the first path that cannot be removed, and why. The files in LAST go last.
     """
     _Removing(folder).run()
 
 
 class _Removing:
-    """A folder within a folder is moved up to the top before it is emptied: so no path is too long, and none too deep."""
+    """Moves each inner folder to the top before it empties it, so that no path gets too long or too deep."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.word = f".removing-{secrets.token_hex(4)}-"
-        self.moved: list[Path] = []  # where the folders lay that are at the top now, by their number
+        self.moved: list[Path] = []  # the former places of the folders that were moved to the top, by their number
 
     def run(self) -> None:
         with suppress(FileNotFoundError):
@@ -46,7 +46,7 @@ class _Removing:
                 self.folder.rmdir()
 
     def _remove(self, top: int, name: str) -> None:
-        """An entry of the top folder: of a folder, the folders in it come to the top and are removed later."""
+        """Removes an entry of the top folder; if it is a folder, its inner folders move to the top for later."""
         place = self._place(name)
         if self._is_folder(name, top):
             with self._inside(name, top, place) as inner:
@@ -60,12 +60,12 @@ class _Removing:
         if not self._is_folder(entry, inner):
             os.unlink(entry, dir_fd=inner)
             return
-        _open_up(entry, inner)  # a folder that may not be written may not be moved either
+        _open_up(entry, inner)  # a folder that is not writable cannot be moved either
         os.rename(entry, f"{self.word}{len(self.moved)}", src_dir_fd=inner, dst_dir_fd=top)
         self.moved.append(place / entry)
 
     def _place(self, name: str) -> Path:
-        """Where an entry of the top folder lay, for a message."""
+        """The former place of an entry of the top folder, for a message."""
         return self.moved[int(name.removeprefix(self.word))] if name.startswith(self.word) else self.folder / name
 
     @staticmethod
@@ -77,7 +77,7 @@ class _Removing:
 
     @contextmanager
     def _inside(self, name: str, within: int | None, place: Path) -> Iterator[int]:
-        """The open folder, which is no link; made readable and writable where it is not."""
+        """Opens a folder that is not a link, and makes it readable and writable if it is not."""
         with self._telling(place):
             _open_up(name, within)
             folder = os.open(name, _FOLDER, dir_fd=within)

@@ -1,4 +1,4 @@
-"""What a local job's folder says of it, checked; and whether a process that it names is the job's own."""
+"""Reads and checks the files in a local job's folder, and tells whether a process named there is the job's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfspawner.record.reading import ID, LATEST, MOST_REPLICAS, REPLICA, several
 LONGEST = 16 << 20  # bytes of a file
 LONGEST_LOG = 1 << 30
 LONGEST_WORDS = 1000  # characters
-EXEC_S = 0.05  # so long a process may have no command line, while it becomes another program
+EXEC_S = 0.05  # how long a process may have no command line, while it starts another program
 TAG = text(pattern=r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,62})?", must="a tag")
 ADDRESS = text(pattern=r"127\.0\.0\.1:\d{1,5}", must="an address on this machine's loopback")
 META = record({"id": ID, "created": number(0, LATEST), "tag": TAG, "agents": mapped(REPLICA, ADDRESS, MOST_REPLICAS)})
@@ -31,36 +31,36 @@ def _hint(folder: Path) -> str:
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
-    """meta.json, which is written last; None where it is not there yet."""
-    found: dict[str, Any] | None = read(folder / "meta.json", META, LONGEST, _hint(folder))
-    return found
+    """meta.json, which is written last; None if it does not exist yet."""
+    meta: dict[str, Any] | None = read(folder / "meta.json", META, LONGEST, _hint(folder))
+    return meta
 
 
 def read_roles(folder: Path) -> dict[str, int]:
-    """Replicas per role, of job.json; empty where it is not there yet."""
-    found: dict[str, Any] | None = read(folder / "job.json", CONFIG, LONGEST, _hint(folder))
-    if found and not found["roles"]:
+    """Replicas per role, from job.json; empty if it does not exist yet."""
+    config: dict[str, Any] | None = read(folder / "job.json", CONFIG, LONGEST, _hint(folder))
+    if config and not config["roles"]:
         raise damaged(folder / "job.json", ": roles is empty", _hint(folder))
-    return found["roles"] if found else {}
+    return config["roles"] if config else {}
 
 
 def read_pids(folder: Path) -> dict[str, list[int]]:
-    """{replica: [its agent's process, when that started, the same of the one above it]}."""
-    found: dict[str, list[int]] | None = read(folder / "pids.json", PIDS, LONGEST, _hint(folder))
-    return found or {}
+    """{replica: [its agent's pid, when the agent started, its keeper's pid, when the keeper started]}."""
+    pids: dict[str, list[int]] | None = read(folder / "pids.json", PIDS, LONGEST, _hint(folder))
+    return pids or {}
 
 
 def read_exit(folder: Path, replica: str) -> dict[str, Any] | None:
-    """How a replica's agent ended, its message in one short line; None where it left no word."""
+    """How a replica's agent ended, with its message in one short line; None if it did not leave exit.json."""
     place = folder / replica / "exit.json"
-    if not (read_bytes(place, LONGEST, _hint(folder)) or b"").strip():  # made at its start, for the room
+    if not (read_bytes(place, LONGEST, _hint(folder)) or b"").strip():  # created blank at the start, to reserve space
         return None
-    found: dict[str, Any] | None = read(place, EXIT, LONGEST, _hint(folder))
-    return found and found | {"message": _shortened(found["message"])}
+    ending: dict[str, Any] | None = read(place, EXIT, LONGEST, _hint(folder))
+    return ending and ending | {"message": _shortened(ending["message"])}
 
 
 def _shortened(words: str) -> str:
-    """What a script may have written, too: one line, of no more characters than an agent leaves."""
+    """One line of limited length: a script may have written the words."""
     line = one_line(words)
     return line if len(line) <= LONGEST_WORDS else f"{line[:LONGEST_WORDS]}..."
 
@@ -76,9 +76,9 @@ def read_token(folder: Path) -> str | None:
 
 
 def is_agent_of(folder: Path, pid: int, *, may_wait: bool = False) -> bool:
-    """Whether a process may be one of the job's agents: never this one nor a whole group; where /proc tells, by its command line.
+    """Whether a process may be one of the job's agents, by its command line if there is /proc.
 
-    Its environment would tell, too, but an agent keeps that to itself.
+    Never true for this process, or for a pid that stands for a whole group. An agent's environment cannot be read.
     """
     if pid <= 1 or pid == os.getpid():
         return False
@@ -86,7 +86,7 @@ def is_agent_of(folder: Path, pid: int, *, may_wait: bool = False) -> bool:
         return True
     try:
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if not line and may_wait:  # just now it becomes another program
+        if not line and may_wait:  # it is just starting another program
             time.sleep(EXEC_S)
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
         words = line.split(b"\0")
@@ -96,7 +96,7 @@ def is_agent_of(folder: Path, pid: int, *, may_wait: bool = False) -> bool:
 
 
 def read_log(folder: Path, replica: str) -> bytes | None:
-    """A replica's output, as far as it lies there as a plain file; of one that is very long the beginning."""
+    """A replica's output from its log file, if that is a plain file; of a very long one only the beginning."""
     try:
         file = opened(folder / replica / "log")
         if file is None:
