@@ -12,12 +12,12 @@ from tfspawner.plan.limits import MAX_ENV_BYTES
 from tfspawner.plan.secrecy import (
     HIDDEN,
     Known,
+    code_warnings,
     hidden,
     is_masked,
     is_plain,
     known_of,
     secret_names,
-    told_of_code,
 )
 from tfspawner.plan.spec import JobSpec
 from tfspawner.replica.packing import sources
@@ -92,11 +92,11 @@ def test_words_and_numbers_are_plain(value, plain):
 def test_a_known_value_is_found_with_its_line_and_its_variable():
     known = Known({"KEY": CANARY, "OTHER_KEY": "another/value+8", "MODEL": "efficientnet"})
     assert known.names == ["KEY", "MODEL", "OTHER_KEY"]
-    assert known.found(f"a\nb {CANARY}\n".encode()) == ("KEY", 2)
-    assert known.found(b"another/value+8") == ("OTHER_KEY", 1)
-    assert known.found(b"\n\n\nefficientnet") is None
-    assert known.found(b"") is None
-    assert known.found(b"Y2FuYXJ5L3ZhbHVlKzc=") == ("KEY", 1)  # in base64
+    assert known.find(f"a\nb {CANARY}\n".encode()) == ("KEY", 2)
+    assert known.find(b"another/value+8") == ("OTHER_KEY", 1)
+    assert known.find(b"\n\n\nefficientnet") is None
+    assert known.find(b"") is None
+    assert known.find(b"Y2FuYXJ5L3ZhbHVlKzc=") == ("KEY", 1)  # in base64
     assert (known.holds(f"x{CANARY}"), known.holds("x")) == (True, False)
     assert (known.mask(f"x{CANARY}"), known.mask_bytes(CANARY.encode())) == ("x***", b"***")
 
@@ -104,7 +104,7 @@ def test_a_known_value_is_found_with_its_line_and_its_variable():
 def test_without_secrets_nothing_is_found_and_nothing_changed():
     known = Known({"PLACE": "/data"})
     text = "é" * 10
-    assert (known.names, known.found(b"/data"), known.holds("/data")) == ([], None, False)
+    assert (known.names, known.find(b"/data"), known.holds("/data")) == ([], None, False)
     assert known.mask(text) is text
 
 
@@ -142,9 +142,9 @@ def test_what_lies_beyond_what_is_searched_is_not_looked_at(tmp_path, monkeypatc
     (list("abcde"), "a; b and so in 3 more files: better"),
 ])  # fmt: skip
 def test_one_warning_is_given_for_all_places(places, words):
-    (warning,) = told_of_code(places)
+    (warning,) = code_warnings(places)
     assert warning.startswith(words)
-    assert told_of_code([]) == []
+    assert code_warnings([]) == []
 
 
 def test_masked_arguments_are_recognised():

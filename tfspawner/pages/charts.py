@@ -9,9 +9,9 @@ from typing import Any
 
 from tfspawner.record.learning import Curve
 
-LARGEST, CLOSEST = 1e300, 1e-300  # what is larger has no place in a chart, nor what is closer together one of its own
-MOST_CURVES = 8  # that have a colour in a chart
-MOST_FAINT = 64  # replicas behind these
+LARGEST, CLOSEST = 1e300, 1e-300  # larger values are not drawn; values closer together than this share one place
+MOST_CURVES = 8  # curves in colour
+MOST_FAINT = 64  # faint curves behind these
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 220, 52, 24  # of a chart, in SVG units
 GANG = "all"
 
@@ -29,23 +29,23 @@ COLOURED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line of a chart: its name, SVG path with a gap where a value is no number, and last value."""
+    """One line of a chart: its name, its SVG path with gaps where a value is not a number, and its last value."""
 
     label: str
     path: str
     last: str
     colour: int
     dashed: bool
-    faint: bool  # it stands behind the others, and in no key
+    faint: bool  # behind the others, and not in the key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dot:
-    """One point of a chart: its SVG place, and what it is."""
+    """One point of a chart: its place in SVG units, and what it stands for."""
 
     x: float
     y: float
-    told: str
+    tooltip: str
     is_best: bool
 
 
@@ -61,16 +61,16 @@ class Chart:
 
 
 def charts(metrics: Mapping[str, Mapping[str, Curve]], *, merged: bool = True) -> list[Chart]:
-    """A chart for each metric, val_ dashed beside it; merged: one line where all replicas tell the same."""
+    """A chart for each metric, with its val_ dashed; merged: one line if all replicas have the same values."""
     names = {name.removeprefix("val_"): None for curves in metrics.values() for name in curves}
-    return [found for found in (chart(name, metrics, merged) for name in names) if found]
+    return [drawn for drawn in (chart(name, metrics, merged) for name in names) if drawn]
 
 
 def chart(name: str, metrics: Mapping[str, Mapping[str, Curve]], merged: bool) -> Chart | None:
-    """The chart of one metric and of its val_, or None where there are not two epochs of it."""
+    """The chart of one metric and its val_; None if there are fewer than two epochs."""
     curves: dict[str, Curve] = {}
     for kind in (name, f"val_{name}"):
-        of = {replica: found[kind] for replica, found in metrics.items() if kind in found}
+        of = {replica: by_name[kind] for replica, by_name in metrics.items() if kind in by_name}
         if merged and len(of) > 1 and len({repr(sorted(curve.items())) for curve in of.values()}) == 1:
             of = {f"all {len(of)} replicas": next(iter(of.values()))}
         curves |= {f"{kind}, {replica}": curve for replica, curve in list(of.items())[: MOST_CURVES + MOST_FAINT]}
@@ -78,7 +78,7 @@ def chart(name: str, metrics: Mapping[str, Mapping[str, Curve]], merged: bool) -
 
 
 def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
-    """Processors, memory and GPUs of the first replicas over the run's seconds."""
+    """The processors, memory and GPUs that the first replicas used, over the run's seconds."""
     curves: dict[str, dict[str, Curve]] = {"processors": {}, "memory": {}, "GPU use, %": {}, "GPU memory": {}}
     for event in events:
         if event["event"] != "usage":
@@ -95,17 +95,17 @@ def usage_charts(events: list[dict[str, Any]]) -> list[Chart]:
                 curves[title].setdefault(replica, {})[at] = value
     ordered = {title: {name: of[name] for name in sorted(of, key=in_order)} for title, of in curves.items()}
     drawn = [draw(*in_units(title, of), from_zero=True) for title, of in ordered.items()]
-    return [found for found in drawn if found]
+    return list(filter(None, drawn))
 
 
 def in_order(replica: str) -> tuple[str, int]:
-    """By role, then by index as a number."""
+    """A key that sorts replicas by role, then by index as a number."""
     role, _, index = replica.rpartition("-")
     return role, int(index) if index.isascii() and index.isdigit() and len(index) < 10 else 0
 
 
 def in_units(title: str, curves: Mapping[str, Curve]) -> tuple[str, Mapping[str, Curve]]:
-    """The title with its unit, and the curves in it: what is bytes becomes MiB or GiB."""
+    """The title with its unit, and the curves in that unit: bytes become MiB or GiB."""
     if "memory" not in title:
         return title, curves
     most = max((value for curve in curves.values() for value in curve.values()), default=0)
@@ -115,16 +115,16 @@ def in_units(title: str, curves: Mapping[str, Curve]) -> tuple[str, Mapping[str,
 
 
 def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, from_zero: bool = False) -> Chart | None:
-    """The chart of named curves, or None where none has two points.
+    """The chart of named curves; None if none has two points.
 
-    A curve and its val_ have one colour. Those behind the first MOST_CURVES stand faint behind these.
+    A curve and its val_ have the same colour. After the first MOST_CURVES, curves are faint and drawn behind.
     """
     values = {label: [value for value in curve.values() if has_place(value)] for label, curve in curves.items()}
     if max(map(len, values.values()), default=0) < 2:
         return None
     places = [place for curve in curves.values() for place in curve]
     first, last = min(places), max(places)
-    y, y_ticks = heights([value for found in values.values() for value in found] + [0.0] * from_zero)
+    y, y_ticks = heights([value for numbers in values.values() for value in numbers] + [0.0] * from_zero)
     colours: dict[str, int] = {}
     for label in curves:
         colours.setdefault(label.removeprefix("val_"), len(colours))
@@ -156,12 +156,12 @@ def draw(title: str, curves: Mapping[str, Curve], *, whole: bool = False, from_z
 
 
 def has_place(value: float) -> bool:
-    """Whether a chart can show it: a number that is not too large to reckon with."""
+    """Whether a chart can show the value: a number that is not too large to calculate with."""
     return abs(value) <= LARGEST
 
 
 def stretches(curve: Curve) -> list[list[tuple[float, float]]]:
-    """The points in order, parted where a value is no number."""
+    """The points in order, split where a value is not a number."""
     parts: list[list[tuple[float, float]]] = [[]]
     for point in sorted(curve.items()):
         if has_place(point[1]):
@@ -172,7 +172,7 @@ def stretches(curve: Curve) -> list[list[tuple[float, float]]]:
 
 
 def last_of(curve: Curve) -> str:
-    """The last value; of one that is no number any more, since when."""
+    """The last value in words; if it is not a number, since when."""
     value = curve[max(curve)]
     if math.isfinite(value):
         return f"{value:.4g}"
@@ -181,7 +181,7 @@ def last_of(curve: Curve) -> str:
 
 
 def heights(values: list[float]) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
-    """From a value to its height in a chart that shows them all; and the ticks there."""
+    """(function from a value to its height in a chart of all values, the ticks)."""
     places = ticks(min(values), max(values))
     low, high = min(*values, places[0]), max(*values, places[-1])
 

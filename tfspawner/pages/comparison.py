@@ -1,4 +1,4 @@
-"""Several runs on one HTML page: their results, times and curves, and what they were asked differently. Reads files alone."""
+"""Several runs on one HTML page: their results, times, curves and differing options. Reads only files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .charts import charts
 from .run import compared_run, curves_of, no_note, write_html
 from .timeline import length_s, timeline
 
-NOT_COMPARED = {"job", "name", "out", "detach", "args", "tag", "code_sha256"}  # the run's own, or told by its row
+NOT_COMPARED = {"job", "name", "out", "detach", "args", "tag", "code_sha256"}  # each run's own, or shown in its row
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raises ConfigurationError for a place where no page may be written: what is no HTML file, or stands there and is none of ours."""
+    """Raises ConfigurationError if path is not an HTML file's, or if a file is there that is not a page of ours."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigurationError(f"--page {named(path)} does not end in .html", hint="--page compared.html")
     if os.path.lexists(path):
@@ -38,12 +38,12 @@ def refuse_foreign(path: Path) -> None:
 
 
 def write_page(path: Path, folders: Sequence[Path], note: Note = no_note) -> Path:
-    """Writes the page of the runs recorded in folders."""
+    """Writes the page that compares the runs recorded in folders."""
     return write_html(path, page(folders, path.parent, note))
 
 
 def page(folders: Sequence[Path], place: Path, note: Note = no_note) -> str:
-    """The page; it needs no network and no other file but for its links to the runs' pages, as from the folder `place`."""
+    """The page's HTML. It needs no network and no other file, except for its links, relative to `place`."""
     names = names_of(folders)
     curves = dict(zip(names, map(curves_of, folders), strict=True))
     rows = [{**compared_run(folder, curves[name]), "job": name} for folder, name in zip(folders, names, strict=True)]
@@ -68,21 +68,21 @@ def page(folders: Sequence[Path], place: Path, note: Note = no_note) -> str:
 
 
 def times(names: Sequence[str], folders: Sequence[Path], note: Note = no_note) -> dict[str, Any]:
-    """The phases of each run, all on one scale, and how long that is."""
+    """The phases of each run on a common time scale, and the length of that scale."""
     events = [read_events(folder, note) for folder in folders]
-    lengths = [length_s(found) for found in events]
+    lengths = [length_s(history) for history in events]
     longest = max(lengths)
     rows = []
-    for name, length, found in zip(names, lengths, map(timeline, events), strict=True):
-        if found:
+    for name, length, run_rows in zip(names, lengths, map(timeline, events), strict=True):
+        if run_rows:
             scale = length / longest
-            bars = [replace(bar, left=bar.left * scale, width=bar.width * scale) for bar in found[0][1]]
+            bars = [replace(bar, left=bar.left * scale, width=bar.width * scale) for bar in run_rows[0][1]]
             rows.append((name, bars))
     return {"times": rows, "longest": age(longest)}
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """A name for each: its folder's, or the whole path where several have it; one that is named twice is numbered."""
+    """A name for each run: its folder's name, or the whole path if several share it; numbered if given twice."""
     same_name = Counter(folder.name for folder in {folder.resolve() for folder in folders})
     names = [folder.resolve().name for folder in folders]
     names = [name if same_name[name] == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
@@ -92,7 +92,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 
 def options_of(spec: Mapping[str, Any]) -> dict[str, str]:
-    """{flag: value} of a job and of its script, as words."""
+    """{flag: value} of a job's options and its script's arguments, as text."""
     words = {key.replace("_", "-"): told(value) for key, value in spec.items() if key not in NOT_COMPARED}
     words["code's SHA-256"] = spec.get("code_sha256", "")[:12]
     return words | {f"-- {name}": value for name, value in arguments(spec.get("args", [])).items()}
@@ -106,25 +106,25 @@ def told(value: Any) -> str:
 
 
 def arguments(words: Sequence[str]) -> dict[str, str]:
-    """{flag: values} of a script's arguments; what stands before all flags has its place as a name."""
-    found: dict[str, list[str]] = {}
+    """{flag: values} of a script's arguments; those before the first flag are called "argument 1" and so on."""
+    by_flag: dict[str, list[str]] = {}
     flag = ""
     for place, word in enumerate(words, 1):
         if is_flag(word):
             flag, has_value, value = word.partition("=")
-            found.setdefault(flag, []).extend([value] if has_value else [])
+            by_flag.setdefault(flag, []).extend([value] if has_value else [])
         else:
-            found.setdefault(flag or f"argument {place}", []).append(word)
-    return {name: " ".join(values) or "given" for name, values in found.items()}
+            by_flag.setdefault(flag or f"argument {place}", []).append(word)
+    return {name: " ".join(values) or "given" for name, values in by_flag.items()}
 
 
 def is_flag(word: str) -> bool:
-    """Whether it is no value: -5 and -1e-3 are."""
+    """Whether the word is a flag and not a value; -5 and -1e-3 are values."""
     return word.startswith("-") and not word[1:2].isdigit() and word[1:2] not in ("", ".")
 
 
 def differing(options: Sequence[Mapping[str, str]]) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """[(option, [(its value, whether it is another than the first run's)])], of those that are not the same in all."""
-    names = dict.fromkeys(name for found in options for name in found)
-    values = {name: [found.get(name, "") for found in options] for name in names}
+    """[(option, [(its value, whether it differs from the first run's)])] of the options that are not all the same."""
+    names = dict.fromkeys(name for of_run in options for name in of_run)
+    values = {name: [of_run.get(name, "") for of_run in options] for name in names}
     return [(name, [(value, value != of[0]) for value in of]) for name, of in values.items() if len(set(of)) > 1]

@@ -1,4 +1,4 @@
-"""A run's record as one HTML page: what ran where, how it learned, what failed, what came back. Reads files alone."""
+"""A run's record as one HTML page: what ran where, how it learned, what failed, what came back. Reads only files."""
 
 from __future__ import annotations
 
@@ -33,11 +33,14 @@ from .timeline import length_s, timeline
 
 
 def no_note(text: str) -> None:
-    """For whoever does not want to hear what of a record is left out."""
+    """A Note that does nothing, for callers to whom damaged parts of a record do not matter."""
 
 
 def write_page(folder: Path, note: Note = no_note) -> Path:
-    """Writes report.html into a run's folder. Raises NotFoundError where no run is recorded there, ConfigurationError for a damaged record."""
+    """Writes report.html into a run's folder.
+
+    Raises NotFoundError if no ended run is recorded there, ConfigurationError for a damaged record.
+    """
     return write_html(RunFolder(folder).page, page(folder, note))
 
 
@@ -48,13 +51,15 @@ def write_html(path: Path, text: str) -> Path:
 
 
 def page(folder: Path, note: Note = no_note) -> str:
-    """The page of the run recorded in folder; it needs no network and no other file but for its links to logs."""
+    """The HTML page of the run recorded in folder. It needs no network and no other file, except for links to logs."""
     report, spec = read_report(folder), read_spec(folder)
     events = read_events(folder, note)
     rows = timeline(events)
     logs = {replica: read_log(path) for replica, path in log_files(folder).items()}
     paces = {replica: found for replica, log in logs.items() if (found := pace(log.took))}
-    slowest = [told for told in (slowest_to_start(events), slowest_in_training(paces, trained(events))) if told]
+    slowest = [
+        sentence for sentence in (slowest_to_start(events), slowest_in_training(paces, trained(events))) if sentence
+    ]
     files = [(replica, file) for replica, found in report.get("files", {}).items() for file in found]
     return (
         html_environment()
@@ -85,12 +90,12 @@ def page(folder: Path, note: Note = no_note) -> str:
 
 
 def measured(events: list[dict[str, Any]], paces: Mapping[str, Took]) -> dict[str, dict[str, str]]:
-    """{column: {replica: words}} of what was measured of the replicas; a column that has nothing is left out."""
+    """{column: {replica: words}} of the replicas' measurements, without empty columns."""
     began, uses = starts(events), used(events)
     first = min((start.at for start in began.values()), default=0.0)
     columns = {
         "came": {replica: f"+{start.at - first:.1f} s" for replica, start in began.items()},
-        "per epoch": {replica: seconds_words(told.seconds) for replica, told in paces.items()},
+        "per epoch": {replica: seconds_words(epoch.seconds) for replica, epoch in paces.items()},
         "processors": {replica: f"{cpu:.2g}" for replica, (cpu, _) in uses.items()},
         "most memory": {replica: human_bytes(memory) for replica, (_, memory) in uses.items()},
     }
@@ -98,7 +103,7 @@ def measured(events: list[dict[str, Any]], paces: Mapping[str, Took]) -> dict[st
 
 
 def runs_of(folder: Path) -> list[Path]:
-    """The run recorded in a folder, or the runs of the sweep recorded there that have ended."""
+    """The run recorded in a folder; if a sweep is recorded there, its runs that have ended."""
     swept = read_sweep(folder)
     if swept is None:
         return [folder]
@@ -107,7 +112,7 @@ def runs_of(folder: Path) -> list[Path]:
 
 
 def compared(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """For each run its job, result, seconds, replicas, arguments and last metrics, as the first replica printed them."""
+    """For each run its job, result, seconds, replicas, arguments and the last metrics of its first replica."""
     return [compared_run(folder, curves_of(folder)) for folder in folders]
 
 
@@ -128,14 +133,14 @@ def compared_run(folder: Path, curves: Mapping[str, Curve]) -> dict[str, Any]:
 
 
 def curves_of(run: Path) -> dict[str, Curve]:
-    """What the first replica of a run learned."""
+    """The curves of the run's first replica."""
     report = read_report_of(run)
     log = log_file(run, report["replicas"][0]["replica"]) if report and report["replicas"] else None
     return learned(log) if log else {}
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """report.json of a run's folder. Raises NotFoundError where there is none, ConfigurationError where it is damaged."""
+    """report.json of a run's folder. Raises NotFoundError if there is none, ConfigurationError if it is damaged."""
     report = read_report_of(folder)
     if report is None:
         raise NotFoundError(
@@ -145,11 +150,5 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def command_of(spec: Mapping[str, Any]) -> str:
-    """The command that launches the same again, without the values of --env."""
+    """The command that launches the same job again, without the values of --env."""
     return shlex.join(["tf-spawner", "run", *words_of(spec)]) if spec else ""
-
-
-# ---- what Keras printed -------------------------------------------------------------------------
-
-
-# ---- when what happened -------------------------------------------------------------------------

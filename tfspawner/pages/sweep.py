@@ -1,4 +1,4 @@
-"""A sweep's record as one HTML page: its points, how they learned, and what each flag does. Reads files alone."""
+"""A sweep's record as one HTML page: its points, how they learned, and what each flag does. Reads only files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tfspawner.record.reading import read_sweep
 from .charts import LEFT, MOST_CURVES, WIDTH, Chart, Dot, draw, has_place, heights
 from .run import curves_of, write_html
 
-MOST_FAINT = 200  # curves behind those that have a colour
-MOST_CHARTS = 6  # of curves
-MOST_METRICS = 2  # that are shown over a flag's values
-LOG_SPREAD = 100  # values that differ by this factor stand on a logarithmic axis
-LABEL_WIDTH, LABEL_LETTERS = 56, 14  # of a tick's text, in SVG units; of a longer one the beginning
+MOST_FAINT = 200  # faint curves behind those in colour
+MOST_CHARTS = 6  # charts of curves
+MOST_METRICS = 2  # metrics that are shown over a flag's values
+LOG_SPREAD = 100  # the axis is logarithmic if values differ by this factor
+LABEL_WIDTH, LABEL_LETTERS = 56, 14  # a tick's text: its width in SVG units; longer texts are cut
 
 
 def write_page(folder: Path) -> Path:
@@ -34,7 +34,7 @@ def write_page(folder: Path) -> Path:
 
 
 def page(folder: Path) -> str:
-    """The page of the sweep recorded in folder; it needs no network and no other file but for its links."""
+    """The HTML page of the sweep recorded in folder. It needs no network and no other file, except for its links."""
     record = read_sweep(folder)
     if record is None:
         raise NotFoundError(
@@ -62,9 +62,9 @@ def page(folder: Path) -> str:
             pages={row["job"] for row in rows if (folder.parent / row["job"] / "report.html").exists()},
             curves=curve_charts(rows, curves, metrics),
             over={
-                flag: found
+                flag: charts
                 for flag in record["grid"]
-                if (found := flag_charts(flag, rows, bests, metrics[:MOST_METRICS]))
+                if (charts := flag_charts(flag, rows, bests, metrics[:MOST_METRICS]))
             },
             command=shlex.join(["tf-spawner", "run", *sweep_words(record)]),
             drawn=MOST_CURVES + MOST_FAINT,
@@ -83,7 +83,7 @@ def in_grid(values: Values, grid: Mapping[str, Sequence[str]]) -> bool:
 def curve_charts(
     rows: Sequence[Mapping[str, Any]], curves: Mapping[str, Mapping[str, Curve]], metrics: Sequence[str]
 ) -> list[Chart]:
-    """A chart for each metric with a curve for each point; the best ones have a colour."""
+    """A chart for each metric, with a curve for each point; the best ones are in colour."""
     charts = []
     for metric in metrics[:MOST_CHARTS]:
         of = {
@@ -98,7 +98,7 @@ def curve_charts(
 def flag_charts(
     flag: str, rows: Sequence[Mapping[str, Any]], bests: Mapping[str, str], metrics: Sequence[str]
 ) -> list[Chart]:
-    """A chart for each metric: its last value in each point, over the flag's value there."""
+    """A chart for each metric: its last value at each point, over the flag's value there."""
     charts = []
     for metric in metrics:
         known = [row for row in rows if flag in row["values"] and has_place(row["metrics"].get(metric, math.nan))]
@@ -114,7 +114,7 @@ def flag_charts(
                 x=x(row["values"][flag]),
                 y=y(row["metrics"][metric]),
                 is_best=bests.get(metric) == row["job"],
-                told=f"{row['job']}, {shown(row['values'])}: {row['metrics'][metric]:.4g}",
+                tooltip=f"{row['job']}, {shown(row['values'])}: {row['metrics'][metric]:.4g}",
             )
             for row in known
         ]
@@ -124,7 +124,7 @@ def flag_charts(
 
 
 def axis(values: Sequence[str]) -> tuple[Callable[[str], float], list[tuple[float, str]], str]:
-    """From a flag's value to its place on the axis; the ticks there; and what to say of the axis."""
+    """(function from a flag's value to its place on the axis, the ticks, words to add to the chart's title)."""
     places, how = numbers(values), ""
     if places is None:
         order = {value: float(number) for number, value in enumerate(values)}

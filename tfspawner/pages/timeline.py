@@ -1,4 +1,4 @@
-"""When each replica was in which state, as bars."""
+"""Bars that show when each replica was in which state."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MOST_ROWS, MOST_BARS = 48, 2000  # replicas in the timeline, and bars of each
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A stretch of time in one state, in per cent of the run's."""
+    """A stretch of time in one state, in per cent of the run's length."""
 
     state: str
     left: float
     width: float
-    told: str
+    tooltip: str
 
 
 def length_s(events: list[dict[str, Any]]) -> float:
@@ -30,18 +30,18 @@ def length_s(events: list[dict[str, Any]]) -> float:
 
 
 def timeline(events: list[dict[str, Any]]) -> list[tuple[str, list[Bar]]]:
-    """(replica, its bars), first the gang's phases."""
+    """[(replica, its bars)]; the first row is of the gang's phases."""
     if not length_s(events):
         return []
     rows: dict[str, list[tuple[float, str]]] = {GANG: []}
-    told = set()
+    reported = set()
     for event in events:
         if event["event"] == "phase":
             rows[GANG].append((event["time"], event["phase"]))
         elif event["event"] == "replica":
-            told.add(event["replica"])
+            reported.add(event["replica"])
             rows.setdefault(event["replica"], []).append((event["time"], event["state"]))
-        elif event["event"] == "pod" and event["replica"] not in told:  # its agent tells better what it does
+        elif event["event"] == "pod" and event["replica"] not in reported:  # else its agent knows better
             state = "starting" if event["state"] == "running" else event["state"]
             rows.setdefault(event["replica"], []).append((event["time"], state))
     shown = list(rows.items())[: MOST_ROWS + 1]
@@ -50,12 +50,12 @@ def timeline(events: list[dict[str, Any]]) -> list[tuple[str, list[Bar]]]:
 
 
 def bars(changes: Iterable[tuple[float, str]], began: float, ended: float) -> Iterator[Bar]:
-    """The stretches between the changes of a state, the last one to the end."""
+    """The stretches between the changes of state; the last one lasts until the end."""
     whole = ended - began
     for (since, state), (until, _) in pairwise([*changes, (ended, "")]):
         yield Bar(
             state=state if state in COLOURED else "",
             left=100 * (since - began) / whole,
             width=100 * (until - since) / whole,
-            told=f"{state}: {age(until - since)}, from {since - began:.1f} s",
+            tooltip=f"{state}: {age(until - since)}, from {since - began:.1f} s",
         )

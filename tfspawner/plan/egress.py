@@ -1,4 +1,4 @@
-"""What a job's pods may connect to, in the words of --egress."""
+"""Parses --egress: what a job's pods may connect to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tfspawner.errors import ConfigurationError
 
-NOTHING = "none"  # but for what every job needs: its own pods, and names
+NOTHING = "none"  # nothing but what every job needs: its own pods, and DNS
 _FORMS = (
     re.compile(r"\[(?P<network>[0-9a-fA-F:.]+(?:/[0-9]{1,3})?)\](?::(?P<port>[0-9]{1,5}))?", re.ASCII),
     re.compile(r"(?P<network>[0-9.]+(?:/[0-9]{1,2})?)(?::(?P<port>[0-9]{1,5}))?", re.ASCII),
@@ -19,14 +19,14 @@ _FORMS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """Addresses, and one of their ports; None: all."""
+    """A range of addresses, and a port; None for all ports."""
 
     cidr: str
     port: int | None
 
 
 def destinations(words: Iterable[str]) -> tuple[Destination, ...]:
-    """Where these words lead to; nowhere for "none". Raises ConfigurationError, naming the word."""
+    """The destinations that these words name; none for "none". Raises ConfigurationError with the wrong word."""
     words = tuple(words)
     if NOTHING in words:
         if set(words) != {NOTHING}:
@@ -36,7 +36,7 @@ def destinations(words: Iterable[str]) -> tuple[Destination, ...]:
 
 
 def _destination(word: str) -> Destination:
-    match = next((found for form in _FORMS if (found := form.fullmatch(word))), None)
+    match = next((matched for form in _FORMS if (matched := form.fullmatch(word))), None)
     try:
         network = ipaddress.ip_network(match["network"]) if match else None
     except ValueError as error:
@@ -44,7 +44,8 @@ def _destination(word: str) -> Destination:
     port = int(match["port"]) if match and match["port"] else None
     if network is None or (port is not None and not 1 <= port <= 65535):
         raise ConfigurationError(
-            f"egress is {word!r}; it must be {NOTHING!r}, or addresses like 192.0.2.7, 192.0.2.0/24:443 or [2001:db8::/32]:443",
+            f"egress is {word!r}; it must be {NOTHING!r}, or addresses like "
+            "192.0.2.7, 192.0.2.0/24:443 or [2001:db8::/32]:443",
             hint="a NetworkPolicy knows no names: getent hosts s3.example.org",
         )
     return Destination(cidr=str(network), port=port)

@@ -1,7 +1,7 @@
-"""Which values are secret, where they stand besides, and what becomes of it: no object but the Secret, and no record, holds one.
+"""Decides which values are secret, and keeps them out of all records and of all objects but the Secret.
 
-A value that stands in the script's arguments or in the command file is put into the Secret with them; code in which one stands
-is uploaded, and is in no object; in the job's own options it is refused.
+Arguments of the script, or a command file, that contain a secret travel in the Secret. Code that contains one is
+uploaded and put into no object. One of the job's own options that contains one is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tfspawner.replica.protocol import MASK, MASKED_BYTES
 from .limits import MAX_ENV_BYTES
 from .spec import JobSpec, flag_of
 
-HIDDEN = "TFSPAWNER_HIDDEN"  # the variable, in the Secret, of what of job.json and the command file holds a secret
+HIDDEN = "TFSPAWNER_HIDDEN"  # the variable in the Secret for the parts of job.json and command file with a secret
 SHOWN = 2
 NOT_SECRET = (
     "AWS_ACCESS_KEY_ID",
@@ -32,23 +32,26 @@ NOT_SECRET = (
     "S3_ENDPOINT",
 )
 _PLACE = re.compile(r"(?:(?:s3|root|gs|hdfs|https?)://|\.{0,2}/)[^@?\s]*")
-# A name's word, between _ or its ends. TOKENS count what MAX_TOKENS does, if they are not some service's.
+# Matches a word in a variable's name, between underscores or the ends. TOKENS alone is a number, as in MAX_TOKENS.
 _SECRET_NAME = re.compile(
-    r"(?:^|[_.-])(?:KEYS?|CREDS?|CREDENTIALS?|AUTH|AUTHORI[SZ]ATION|BEARER|PASS|PRIVATE|COOKIES?|SESSIONS?|(?<=_)PWD|(?:API|AUTH|ACCESS|REFRESH|BEARER|USER|HF|GITHUB)[_.-]?TOKENS"
+    r"(?:^|[_.-])(?:KEYS?|CREDS?|CREDENTIALS?|AUTH|AUTHORI[SZ]ATION|BEARER|PASS|PRIVATE|COOKIES?|SESSIONS?|(?<=_)PWD"
+    r"|(?:API|AUTH|ACCESS|REFRESH|BEARER|USER|HF|GITHUB)[_.-]?TOKENS"
     r"|[A-Z0-9]*(?:TOKEN|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|(?:API|ACCESS|PRIVATE|SECRET)KEYS?))(?=[_.-]|[0-9]*$)",
     re.I,
 )
-# Words and numbers as they stand in any code: efficientnet_v2, EfficientNetB0, imagenet2012, 1e-3. A key is none: its letters and digits alternate.
+# Matches words and numbers that any code may have: efficientnet_v2, EfficientNetB0, imagenet2012, 1e-3.
+# It does not match keys, in which letters and digits alternate.
 _WORD = r"(?:[a-z]{1,20}|[A-Z]{1,20}|(?:[A-Z][a-z]{2,19}){1,4}[A-Z]?)[0-9]{0,4}"
 _NUMBER = r"[+-]?(?:[0-9]{1,20}(?:\.[0-9]{1,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?"
 _PLAIN = re.compile(rf"(?:{_WORD}|{_NUMBER})(?:[ .,:+_-](?:{_WORD}|{_NUMBER})){{0,9}}")
 
 
 def secret_names(env: Mapping[str, str], own_words: str = "") -> list[str]:
-    """All variables but those that errors have to name, paths and URIs among them, and words that the job itself says.
+    """The names of all variables that are not public.
 
-    A URL with a password or a query in it is secret, and so is whatever a name calls a key, a token or the like. Else a value
-    that stands in own_words is public already (KERAS_BACKEND=tensorflow), and so is a path there, whatever its name.
+    Public are the variables in NOT_SECRET, which errors must be able to show; and, unless the name says key, token or
+    the like, paths and URIs, and values that own_words contains anyway (KERAS_BACKEND=tensorflow). A path that
+    own_words contains is public under any name. A URL with a password or a query is secret.
     """
 
     def is_public(name: str, value: str) -> bool:
@@ -62,14 +65,15 @@ def secret_names(env: Mapping[str, str], own_words: str = "") -> list[str]:
 
 
 def is_plain(name: str, value: str) -> bool:
-    """Whether a value is a word or a number that any code may hold, under a name that does not call it a secret."""
+    """Whether a value is a word or a number that any code may contain, and its name does not call it a secret."""
     return not _SECRET_NAME.search(name) and bool(_PLAIN.fullmatch(value))
 
 
 class Known:
-    """The secret values of a job, as the agents' masker knows them.
+    """A job's secret values; finds and masks them as the agents do.
 
-    `names` are the variables whose values the agents mask in the output. Here a plain word among them is no secret: MODEL=efficientnet.
+    `names` are the variables whose values the agents mask in the output. Unlike them, this class does not look for
+    plain words such as MODEL=efficientnet.
     """
 
     def __init__(self, env: Mapping[str, str], own_words: str = "") -> None:
@@ -79,7 +83,7 @@ class Known:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is no secret at all."""
+        """Whether there are no secrets."""
         return self._masker.is_idle
 
     def mask(self, text: str) -> str:
@@ -95,7 +99,7 @@ class Known:
         return not self._masker.is_idle and self._masker.mask_text(text) != text
 
     def find(self, data: bytes) -> tuple[str, int] | None:
-        """The first variable whose value stands in data, and in which line."""
+        """(variable, line) of the first secret value in data; None if there is none."""
         if self.is_idle or not self._masker.quick.search(data):
             return None
         place = self._masker.exact.search(data)
@@ -108,9 +112,9 @@ class Known:
 
 
 def known_of(spec: JobSpec, own_words: str = "", pod_file: bytes = b"") -> Known:
-    """The job's secrets; `own_words` are what tf-spawner itself sends, and so no secret.
+    """The job's secrets; `own_words` is what tf-spawner itself sends, so nothing in it is secret.
 
-    Raises ConfigurationError where one stands in an option: those are in names, labels and records.
+    Raises ConfigurationError if an option contains a secret: options go into names, labels and records.
     """
     options = _options(spec, pod_file)
     known = Known(spec.env, "\n".join([own_words, *(text for _, text in options)]) if spec.env else "")
@@ -124,12 +128,12 @@ def known_of(spec: JobSpec, own_words: str = "", pod_file: bytes = b"") -> Known
 
 
 def _options(spec: JobSpec, pod_file: bytes) -> list[tuple[str, str]]:
-    """(flag, text) of all that stands in objects or records as it is given."""
+    """(flag, text) of all options that go into objects or records unchanged."""
     fields = {name: value for name, value in asdict(spec).items() if name not in ("env", "env_files", "args")}
-    found = [(flag_of(name), text) for name, value in fields.items() for text in _texts(value)]
+    options = [(flag_of(name), text) for name, value in fields.items() for text in _texts(value)]
     if spec.pod_file:
-        found.append((f"--pod-file {spec.pod_file}", pod_file.decode(errors="replace")))
-    return found
+        options.append((f"--pod-file {spec.pod_file}", pod_file.decode(errors="replace")))
+    return options
 
 
 def _texts(value: Any) -> list[str]:
@@ -141,9 +145,9 @@ def _texts(value: Any) -> list[str]:
 
 
 def hidden(spec: JobSpec, known: Known, command: bytes | None) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """(what of job.json is said otherwise, the variables that say it in the Secret, warnings).
+    """(masked fields for job.json, the Secret's variable with their real values, warnings).
 
-    Raises ConfigurationError where it does not fit into a variable.
+    Raises ConfigurationError if the values are too long for a variable.
     """
     secret: dict[str, Any] = {}
     warnings = []
@@ -166,19 +170,20 @@ def hidden(spec: JobSpec, known: Known, command: bytes | None) -> tuple[dict[str
     text = json.dumps(secret, separators=(",", ":"))
     if len(text) + len(HIDDEN) + 1 > MAX_ENV_BYTES:
         raise ConfigurationError(
-            f"the arguments or the command file hold a secret, and are {len(text):,} bytes: too much for a Secret's variable",
+            f"the arguments or the command file hold a secret, and are {len(text):,} bytes: "
+            "too much for a Secret's variable",
             hint="have the script read it from its environment",
         )
     return {"args": masked}, {HIDDEN: text}, warnings
 
 
 def is_masked(args: Iterable[str]) -> bool:
-    """Whether a record's arguments lack a secret."""
+    """Whether a secret was masked in a record's arguments."""
     return any(MASK.decode() in arg for arg in args)
 
 
 def code_warnings(places: Sequence[str]) -> list[str]:
-    """One warning for all places of the code in which a secret stands."""
+    """One warning for all places of the code that contain a secret."""
     if not places:
         return []
     rest = f" and so in {len(places) - SHOWN} more files" if len(places) > SHOWN else ""

@@ -1,4 +1,4 @@
-"""What is found in a script, and what is asked of it and of its job by more than one rule."""
+"""A Finding in a script, and the questions about a script and its job that several rules ask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STOCK_IMAGE = re.compile(r"(?:.*/)?tensorflow/tensorflow(?::((?:2\.(\d+)|latest|
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing in the script: `is_error` where it is sure to fail; `line` counts from 1."""
+    """One problem in the script; is_error: it is sure to fail; `line` counts from 1."""
 
     kind: str
     line: int | None
@@ -26,7 +26,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What the rules have to know of the job, and of where the script lies."""
+    """What the rules must know about the job and the script's folder."""
 
     workers: int
     gpus: int
@@ -47,19 +47,20 @@ def warn(kind: str, at: ast.AST | Call | Import | None, message: str, hint: str)
 
 
 def short(name: str) -> str:
-    """TensorFlow's name as scripts write it."""
+    """A name of TensorFlow's as scripts write it: tf.…"""
     return re.sub(r"^tensorflow\.", "tf.", name)
 
 
 def has_helpers(script: Script, job: Job) -> bool:
-    """Whether it imports modules of its own folder, which are not read."""
+    """Whether the script imports modules from its own folder, which are not read."""
     return any(
-        found.name.startswith(".") or found.name.partition(".")[0] in job.local_modules for found in script.imports
+        imported.name.startswith(".") or imported.name.partition(".")[0] in job.local_modules
+        for imported in script.imports
     )
 
 
 def is_keras_3(script: Script, job: Job) -> bool:
-    """Whether tf.keras is Keras 3: by the job, unless the script says otherwise in time."""
+    """Whether tf.keras is Keras 3: by the job's option, unless the script sets the variable itself."""
     settings = [setting for setting in script.settings if setting.name == "TF_USE_LEGACY_KERAS"]
     if not settings:
         return not job.legacy_keras
@@ -67,7 +68,7 @@ def is_keras_3(script: Script, job: Job) -> bool:
 
 
 def is_shared(path: str, job: Job) -> bool:
-    """Whether every replica finds the same place at this path; one that is not absolute is each worker's own."""
+    """Whether this path is the same place for every replica; a relative path is each worker's own."""
     if UNKNOWN in path:
         return False
     if _SHARED.match(path):
@@ -78,7 +79,7 @@ def is_shared(path: str, job: Job) -> bool:
 
 
 def has_new_tensorflow(job: Job) -> bool:
-    """Whether the job's TensorFlow is 2.17 or newer, as far as the image's name tells it."""
+    """Whether the job's TensorFlow is known to be 2.17 or newer, by the image's name."""
     if job.image is None:
         return True
     match = STOCK_IMAGE.fullmatch(job.image)

@@ -1,4 +1,4 @@
-"""What in a training script will not work on several replicas, as far as reading it tells; it is never executed."""
+"""Reads a training script, without running it, and reports what will not work on several replicas."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def findings(
     mounts: tuple[str, ...] = (),
     collect: tuple[str, ...] = (),
 ) -> list[Finding]:
-    """What will not work, in the order of lines.
+    """What will not work, sorted by line.
 
-    Bytes are read as Python reads a file, by its coding cookie. `workers` are the replicas that train, the chief
-    among them; `legacy_keras` is whether they get TF_USE_LEGACY_KERAS=1; `local_modules` lie in the script's folder,
-    and may hold what the script seems to lack; `mounts` are folders mounted into the pods; `collect` are the patterns
+    Bytes are decoded as Python does it, by the coding cookie. `workers` is the number of replicas that train, with the
+    chief; `legacy_keras` is whether they get TF_USE_LEGACY_KERAS=1; `local_modules` are modules in the script's folder,
+    which may contain what the script seems to lack; `mounts` are folders mounted into the pods; `collect` are patterns
     of files that are brought back from anywhere.
     """
     job = Job(
@@ -58,10 +58,10 @@ def findings(
         if isinstance(tree, Finding):
             return [tree]
         script = read(tree)
-        found = [finding for rule in _rules(job) for finding in rule(script, job)]
-    except (RecursionError, MemoryError):  # nested so deeply that only a Python with a larger stack could tell
+        results = [finding for rule in _rules(job) for finding in rule(script, job)]
+    except (RecursionError, MemoryError):  # nested too deeply for this Python's stack
         return []
-    return sorted(set(found), key=lambda finding: (finding.line or 0, finding.kind))
+    return sorted(set(results), key=lambda finding: (finding.line or 0, finding.kind))
 
 
 def _rules(job: Job) -> list[Rule]:
@@ -78,23 +78,23 @@ def _compiled(source: str | bytes, filename: str) -> ast.Module | Finding:
     try:
         text = _decoded(source)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # SyntaxWarning: the replica will say it
+            warnings.simplefilter("ignore")  # SyntaxWarning: the replica will show it
             compile(text, filename, "exec", dont_inherit=True)
             return ast.parse(text, filename)
     except SyntaxError as error:
         return _syntax_error(error, text)
     except UnicodeError as error:
         return _not_text(error)
-    except ValueError as error:  # Python 3.11 says so of null bytes
+    except ValueError as error:  # Python 3.11 raises it for null bytes
         line = text[: text.find("\0")].count("\n") + 1
         hint = "save the file anew as text"
         return Finding(kind="syntax", line=line, message=f"is not valid Python: {error}", hint=hint, is_error=True)
 
 
 def _decoded(source: str | bytes) -> str:
-    """The text, by the file's own coding cookie. Raises SyntaxError or UnicodeError as Python does for such a file."""
+    """Decodes by the file's coding cookie. Raises SyntaxError or UnicodeError, as Python does for such a file."""
     if isinstance(source, str):
-        source.encode()  # lone surrogates stand for what was not UTF-8
+        source.encode()  # fails for lone surrogates, which stand for bytes that were not UTF-8
         return source
     coding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
     return source.decode(coding)

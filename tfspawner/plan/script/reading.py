@@ -1,4 +1,4 @@
-"""What a script's syntax tree tells: its names and texts, and the calls it makes, in their order, scope and role."""
+"""What a script's syntax tree says: names, texts, and calls in order, each with its scope and role."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Literal
 Role = Literal["chief", "others", "some"]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
-UNKNOWN = "\0"  # stands in a text for a piece that only running the script would tell
-MAX_DEPTH = 12  # of names that stand for names, and of functions that call functions
+UNKNOWN = "\0"  # stands for a part of a text that is only known when the script runs
+MAX_DEPTH = 12  # of names bound to other names, and of functions that call functions
 
 _MODEL = re.compile(
     r"(tensorflow\.|tf_)?keras\.(\w+\.)*"
@@ -31,7 +31,7 @@ _ROLE_NAME = re.compile(r"_*(task_?type|my_role|role|job_name)|TFSPAWNER_ROLE", 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where a statement stands: under strategy.scope(), in a branch of one role, under any `if`, in a `try`."""
+    """Where a statement is: under strategy.scope(), in a branch for one role, under any `if`, in a `try`."""
 
     in_scope: bool = False
     role: Role | None = None
@@ -41,13 +41,13 @@ class Context:
 
     @property
     def is_certain(self) -> bool:
-        """Whether it is sure to be executed, and what it raises to be seen."""
+        """Whether it is sure to run, and its exceptions are not caught."""
         return self.reached and not self.conditional and not self.guarded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call in the order of execution; `name` has its imports resolved, like tensorflow.data.Dataset.range."""
+    """One call; `name` is the full name with imports resolved, such as tensorflow.data.Dataset.range."""
 
     node: ast.Call
     name: str
@@ -62,17 +62,17 @@ class Call:
         return {keyword.arg for keyword in self.node.keywords if keyword.arg}
 
     def argument(self, position: int, *names: str) -> ast.expr | None:
-        """The argument that stands at this position, or has one of these names."""
+        """The argument at this position, or with one of these names."""
         for keyword in self.node.keywords:
             if keyword.arg in names:
                 return keyword.value
-        found = self.node.args[position : position + 1]
-        return found[0] if found and not any(isinstance(arg, ast.Starred) for arg in self.node.args) else None
+        arguments = self.node.args[position : position + 1]
+        return arguments[0] if arguments and not any(isinstance(arg, ast.Starred) for arg in self.node.args) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
-    """The import of a module, or of a name in it: `name` is the whole of it."""
+    """The import of a module, or of a name in it; `name` is the full name."""
 
     node: ast.stmt
     name: str
@@ -81,7 +81,7 @@ class Import:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """An environment variable that the script sets, or removes (`value` is None)."""
+    """An environment variable that the script sets; `value` is None if it removes it."""
 
     node: ast.AST
     name: str
@@ -91,7 +91,7 @@ class Setting:
 
 @dataclass(slots=True, kw_only=True)
 class Script:
-    """What a script says, read from its tree."""
+    """A script as read from its tree; `events` are in the order of execution."""
 
     tree: ast.Module
     aliases: dict[str, str] = field(default_factory=dict)
@@ -114,20 +114,20 @@ class Script:
         return [event for event in self.events if isinstance(event, Setting)]
 
     def mentions(self, pattern: str) -> bool:
-        """Whether a name or a text in the script, comments and docstrings apart, contains the pattern."""
+        """Whether a name or a text in the script contains the pattern; comments and docstrings do not count."""
         return bool(re.search(pattern, self.words, re.M))
 
     def value(self, node: ast.expr | None) -> ast.expr | None:
-        """What a name stands for, where it is bound once and only once."""
+        """The value of a name that is bound exactly once; else the node itself."""
         for _ in range(MAX_DEPTH):
-            found = self.bindings.get(node.id, []) if isinstance(node, ast.Name) else []
-            if len(found) != 1 or found[0] is None:
+            values = self.bindings.get(node.id, []) if isinstance(node, ast.Name) else []
+            if len(values) != 1 or values[0] is None:
                 break
-            node = found[0]
+            node = values[0]
         return node
 
     def dotted(self, node: ast.AST | None, depth: int = MAX_DEPTH) -> str:
-        """`tf.data.Dataset.range` as tensorflow.data.Dataset.range; a call on the way leaves `()`."""
+        """The full name: `tf.data.Dataset.range` is tensorflow.data.Dataset.range; a call inside becomes `()`."""
         if isinstance(node, ast.Attribute):
             return f"{self.dotted(node.value, depth)}.{node.attr}"
         if isinstance(node, ast.Call):
@@ -142,13 +142,13 @@ class Script:
         return node.id
 
     def is_model(self, name: str) -> bool:
-        """Whether a call of this name makes a Keras model: a class of Keras's, or one made of it here."""
+        """Whether a call of this name makes a Keras model: it is a class of Keras's, or a subclass in the script."""
         if name in self.classes:
             return any(self.is_model(self.dotted(base)) for base in self.classes[name].bases if name != _name(base))
         return bool(_MODEL.fullmatch(name))
 
     def text(self, node: ast.expr | None, depth: int = MAX_DEPTH) -> str:
-        """A text or path as far as it is constant, UNKNOWN in place of the rest; $X for an environment variable."""
+        """A text or path as far as it is constant, with UNKNOWN for the rest, and $X for an environment variable."""
         node = self.value(node)
         if not depth:
             return UNKNOWN
@@ -187,7 +187,7 @@ class Script:
         return UNKNOWN
 
     def role_of(self, test: ast.expr, depth: int = MAX_DEPTH) -> Role | None:
-        """Who passes the test: the chief, all but it, or some, not known which; None where it is no such test."""
+        """Who passes the test: the chief, all others, or some unknown replicas; None if it does not test for a role."""
         if not depth:
             return None
         match test:
@@ -213,7 +213,7 @@ class Script:
             return "some" if _REPLICA_WORD.search(ast.unparse(left)) else None
         value = other.value if isinstance(other, ast.Constant) else "?"
         if kind and value is None:
-            return "chief" if isinstance(op, ast.Is | ast.Eq) else "some"  # no task type: there is one process alone
+            return "chief" if isinstance(op, ast.Is | ast.Eq) else "some"  # no task type: it is the only process
         if (index and value in (0, "0")) or (kind and value in ("chief", "master")):
             if isinstance(op, ast.Eq):
                 return "chief"
@@ -221,7 +221,7 @@ class Script:
         return "some"
 
     def _is_like(self, pattern: re.Pattern[str], node: ast.expr, depth: int = MAX_DEPTH) -> bool:
-        """Whether this is an index (or a role's name) by what it is called, here or where it is bound."""
+        """Whether this is an index, or a role's name, judged by its own name or that of its value."""
         if pattern.fullmatch(last_name(node)) or ((pattern, last_name(node)) in _KEYS and "task" in ast.unparse(node)):
             return True
         value = self.value(node)
@@ -246,7 +246,7 @@ def _name(node: ast.expr) -> str:
 
 
 def last_name(node: ast.expr) -> str:
-    """What a value is called: the last part of its name, its key, or what is converted or read by a call."""
+    """A value's own name: the last part of a dotted name, a key, or what a call like int() or getenv() is given."""
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name) | ast.Constant(value=str(name)):
             return name

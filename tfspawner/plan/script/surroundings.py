@@ -1,4 +1,4 @@
-"""What goes wrong on any number of workers: by TensorFlow's version, the image, or what is not there in a replica."""
+"""Rules for any number of workers: TensorFlow's version, the image, and what a replica does not have."""
 
 from __future__ import annotations
 
@@ -44,11 +44,15 @@ _TENSORFLOW_1 = re.compile(
 
 
 def _tensorflow_io(script: Script, job: Job) -> Iterator[Finding]:
-    for found in script.imports:
-        if found.name.partition(".")[0] == "tensorflow_io" and not found.where.guarded and has_new_tensorflow(job):
+    for imported in script.imports:
+        if (
+            imported.name.partition(".")[0] == "tensorflow_io"
+            and not imported.where.guarded
+            and has_new_tensorflow(job)
+        ):
             yield warn(
                 "tensorflow-io",
-                found,
+                imported,
                 "tensorflow_io is abandoned, and does not load in TensorFlow 2.17 and newer",
                 "leave the import out: tf-spawner gives TensorFlow s3:// itself",
             )
@@ -113,7 +117,7 @@ def _removed_api(script: Script, job: Job) -> Iterator[Finding]:
 
 
 def _old_keras(script: Script, job: Job) -> Iterator[Finding]:
-    """tf-keras raises for decay and passes lr over, with a warning; Keras 3 does it the other way round."""
+    """tf-keras raises for decay and ignores lr with a warning; Keras 3 does the opposite."""
     new_name = {"lr": "name it learning_rate", "decay": "give a schedule as learning_rate"}
     for call in script.calls if has_new_tensorflow(job) else ():
         if not re.fullmatch(r"(tensorflow\.)?keras\.optimizers\.[A-Z]\w+", call.name):
@@ -125,13 +129,13 @@ def _old_keras(script: Script, job: Job) -> Iterator[Finding]:
 
 
 def _restart(script: Script, job: Job) -> Iterator[Finding]:
-    found = trainings(script)
-    if not job.restarts or not found or has_helpers(script, job):
+    fits = trainings(script)
+    if not job.restarts or not fits or has_helpers(script, job):
         return
     if not script.mentions(_CARRIES_ON):
         yield warn(
             "no-restore",
-            found[0],
+            fits[0],
             "after a restart the training begins anew: the script restores nothing",
             'give fit the callback tf.keras.callbacks.BackupAndRestore(os.environ["TFSPAWNER_CHECKPOINTS"])',
         )

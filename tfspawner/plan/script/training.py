@@ -1,4 +1,4 @@
-"""Where a script trains with Keras, and where it saves."""
+"""Finds where a script trains with Keras, and where it saves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OTHER_MODELS = ("sklearn", "xgboost", "lightgbm", "catboost")
 
 
 def is_fit(script: Script, call: Call) -> bool:
-    """Whether this is Keras's fit, and not, say, a scaler's."""
+    """Whether this is Keras's fit, and not for example a scaler's."""
     if call.method not in ("fit", "fit_generator") or not isinstance(call.node.func, ast.Attribute):
         return False
     receiver = call.node.func.value
@@ -35,7 +35,7 @@ def fit_calls(script: Script) -> list[Call]:
 
 
 def trainings(script: Script) -> list[Call]:
-    """Calls of fit, and those with which a loop of the script's own takes gradients."""
+    """Calls of fit, and calls by which the script's own loop computes gradients."""
     taken = [
         call for call in script.calls if call.name == "tensorflow.GradientTape" or call.method == "apply_gradients"
     ]
@@ -55,7 +55,7 @@ def own_keras(script: Script) -> list[Call]:
 
 
 def saved_path(script: Script, call: Call) -> ast.expr | None:
-    """Where a call saves a model to; None for a call that does no such thing."""
+    """The path to which a call saves a model; None for other calls."""
     if call.name in ("tensorflow.saved_model.save", "tensorflow.keras.models.save_model", "keras.models.save_model"):
         return call.argument(1, "export_dir", "filepath")
     if call.method not in ("save", "export", "save_weights") or not isinstance(call.node.func, ast.Attribute):

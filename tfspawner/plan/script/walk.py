@@ -1,4 +1,4 @@
-"""Goes through a script's syntax tree as Python would go through the script, and notes what it comes to."""
+"""Walks through a script's syntax tree in the order in which Python would run it, and records what it meets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TERMINAL = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 
 
 def read(tree: ast.Module) -> Script:
-    """Reads the script. Raises RecursionError where it is nested too deeply for that."""
+    """Reads the script. Raises RecursionError if it is nested too deeply."""
     script = Script(tree=tree)
     docstrings = {id(text) for text in _docstrings(tree)}
     words = []
@@ -25,7 +25,7 @@ def read(tree: ast.Module) -> Script:
     script.words = "\n".join(words)
     reader = _Reader(script)
     reader.block(tree.body, Context())
-    for function in [function for found in script.functions.values() for function in found]:
+    for function in [function for same_name in script.functions.values() for function in same_name]:
         if function not in reader.seen:
             reader.block(function.body, Context(reached=False))
     return script
@@ -53,7 +53,7 @@ def _words(node: ast.AST, docstrings: set[int]) -> list[str]:
 
 
 def _note_names(script: Script, node: ast.AST) -> None:
-    """Keeps what a node says about names: what they are imported as, bound to, or defined by."""
+    """Records what a node says about names: imports, bindings and definitions."""
     match node:
         case ast.Import() | ast.ImportFrom():
             for name, whole in _imported(node):
@@ -78,7 +78,7 @@ def _note_names(script: Script, node: ast.AST) -> None:
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
-    """(name in the script, whole name) of what is imported; a relative import is none of the names looked for."""
+    """(name in the script, full name) of each import; a relative import keeps its dots, so no rule knows it."""
     for alias in node.names:
         if isinstance(node, ast.Import):
             whole = alias.name if alias.asname else alias.name.partition(".")[0]
@@ -95,7 +95,7 @@ def _normal(name: str) -> str:
 
 
 def _forget_fallbacks(script: Script, node: ast.Try) -> None:
-    """`try: import a as x` / `except ImportError: import b as x`: x is a. The walk meets the handler's import later."""
+    """`try: import a as x` / `except ImportError: import b as x`: x is a. Must run before the walk sees the handler."""
     for statement in [statement for handler in node.handlers for statement in handler.body]:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             first = {
@@ -119,7 +119,7 @@ def _bind(script: Script, target: ast.expr, value: ast.expr | None) -> None:
 
 
 class _Reader:
-    """Goes through the script as Python would, into each function of its own once for every context."""
+    """Walks the script as Python would run it, and enters each of its functions once for every context."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -132,7 +132,7 @@ class _Reader:
             self.statement(statement, where)
             if isinstance(statement, ast.If) and _leaves(statement.body) and not statement.orelse:
                 rest = self.under(statement.test, where, holds=False)
-                is_check = isinstance(statement.body[-1], ast.Raise | ast.Expr)  # what comes after is the script's way
+                is_check = isinstance(statement.body[-1], ast.Raise | ast.Expr)  # after it comes the normal case
                 where = replace(rest, conditional=where.conditional) if is_check else rest
 
     def statement(self, node: ast.stmt, where: Context) -> None:
@@ -158,7 +158,7 @@ class _Reader:
                 self.rest(node, where)
 
     def rest(self, node: ast.AST, where: Context) -> None:
-        """Expressions first, then what they set, then the blocks of a loop or a match."""
+        """Walks the expressions first, then the variables they set, then the blocks of a loop or a match."""
         self.expressions([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)], where)
         if isinstance(node, ast.Assign):
             for target in node.targets:
@@ -228,28 +228,30 @@ class _Reader:
             self.script.events.append(Setting(node=node, name=key, value=value, where=where))
         for function in self.called(last_name(node.func)):
             self.enter(function, where)
-        is_run = name.rpartition(".")[2] in ("run", "Fire")  # other functions may call what they are given, or not
-        for given in [arg.id for arg in node.args if isinstance(arg, ast.Name)]:
-            for function in self.called(given):
+        is_run = name.rpartition(".")[2] in ("run", "Fire")  # these call their argument; other functions only may
+        for argument in [arg.id for arg in node.args if isinstance(arg, ast.Name)]:
+            for function in self.called(argument):
                 self.enter(function, where if is_run else replace(where, conditional=True))
 
     def settings_of(self, name: str, node: ast.Call) -> Iterator[tuple[str, ast.expr | None]]:
         if name == "os.environ.update":
             yield from ((keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg)
-            for given in [arg for arg in node.args if isinstance(arg, ast.Dict)]:
-                yield from ((self.script.text(key), value) for key, value in zip(given.keys, given.values, strict=True))
+            for mapping in [arg for arg in node.args if isinstance(arg, ast.Dict)]:
+                yield from (
+                    (self.script.text(key), value) for key, value in zip(mapping.keys, mapping.values, strict=True)
+                )
         elif name == "os.putenv" and len(node.args) == 2:
             yield self.script.text(node.args[0]), node.args[1]
         elif name in ("os.environ.pop", "os.unsetenv") and node.args:
             yield self.script.text(node.args[0]), None
 
     def called(self, name: str) -> Iterator[Function]:
-        """The script's own function of this name, or the __init__ of its class."""
+        """The script's function of this name, or the __init__ of its class of this name."""
         if name in self.script.classes:
             body = self.script.classes[name].body
             yield from (part for part in body if isinstance(part, ast.FunctionDef) and part.name == "__init__")
-        elif len(found := self.script.functions.get(name, [])) == 1:
-            yield found[0]
+        elif len(functions := self.script.functions.get(name, [])) == 1:
+            yield functions[0]
 
     def enter(self, function: Function, where: Context) -> None:
         if (id(function), where) in self.done or self.depth == MAX_DEPTH:

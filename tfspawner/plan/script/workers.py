@@ -1,7 +1,7 @@
-"""What goes wrong where several workers train: said only where it is plain to see.
+"""Rules for several workers. They warn only of what is plain to see.
 
-A warning that is wrong costs more than one that is missing. Where a rule rests on how TensorFlow 2.21 and tf-keras
-behave with two workers, that was tried.
+A wrong warning costs more than a missing one. Rules that rely on how TensorFlow 2.21 and tf-keras behave with two
+workers were tried with them.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def _keras_3(script: Script, job: Job) -> Iterator[Finding]:
 
 
 def _legacy_keras_late(script: Script, job: Job) -> Iterator[Finding]:
-    """TensorFlow looks at the variable as it is imported, and again at the first use of tf.keras."""
-    seen, by_name = False, any(found.name.startswith("tensorflow.keras") for found in script.imports)
+    """TensorFlow reads the variable when it is imported, and again at the first use of tf.keras."""
+    seen, by_name = False, any(imported.name.startswith("tensorflow.keras") for imported in script.imports)
     for event in script.events:
         if isinstance(event, Import) and event.name.partition(".")[0] == "tensorflow":
             seen = True
@@ -79,12 +79,12 @@ def _legacy_keras_late(script: Script, job: Job) -> Iterator[Finding]:
 
 
 def _no_strategy(script: Script, job: Job) -> Iterator[Finding]:
-    found = trainings(script)
-    if not found or has_helpers(script, job) or script.mentions(_SHARES_WORK) or _one_machine(script):
+    fits = trainings(script)
+    if not fits or has_helpers(script, job) or script.mentions(_SHARES_WORK) or _one_machine(script):
         return
     yield warn(
         "no-strategy",
-        found[0],
+        fits[0],
         f"the script has no distribution strategy: {job.workers} workers would each train a model alone",
         "make the model under tf.distribute.MultiWorkerMirroredStrategy().scope(), or ask for one worker: -w 1",
     )
@@ -123,17 +123,17 @@ def _outside_scope(script: Script, job: Job) -> Iterator[Finding]:
 
 
 def _strategy_is_passed_on(script: Script) -> bool:
-    """Whether the strategy is set for all that follows, or handed to something that may open its scope."""
+    """Whether the strategy is set globally, or passed to something that may open its scope."""
     if script.mentions("experimental_set_strategy|enter_context|__enter__|distribution_strategy|train_distribute"):
         return True
     read_too = (*script.functions, *script.classes, "print", "isinstance", "type", "str", "format", "info")
     calls = [call.node for call in script.calls if call.method not in read_too]
-    given = [arg for call in calls for arg in [*call.args, *(keyword.value for keyword in call.keywords)]]
-    return any(isinstance(arg, ast.Name) and "strategy" in arg.id.lower() for arg in given)
+    passed = [arg for call in calls for arg in [*call.args, *(keyword.value for keyword in call.keywords)]]
+    return any(isinstance(arg, ast.Name) and "strategy" in arg.id.lower() for arg in passed)
 
 
 def _shared_path(script: Script, job: Job) -> Iterator[Finding]:
-    if script.mentions("ParameterServer"):  # its coordinator alone runs the script
+    if script.mentions("ParameterServer"):  # only its coordinator runs the script
         return
     for call, path in save_calls(script):
         if call.where.role is None and is_shared(path, job):
@@ -143,7 +143,7 @@ def _shared_path(script: Script, job: Job) -> Iterator[Finding]:
                 f"every worker saves to {path}, all of them at once",
                 "save to os.environ[\"TFSPAWNER_OUTPUT\"], which is each worker's own; worker 0's is the model",
             )
-    if not script.mentions("horovod"):  # under a strategy, tf-keras's ModelCheckpoint lets the chief's file stand alone
+    if not script.mentions("horovod"):  # under a strategy, tf-keras's ModelCheckpoint keeps only the chief's file
         return
     for call in [call for call in script.calls if call.method == "ModelCheckpoint" and call.where.role is None]:
         if is_shared(script.text(call.argument(0, "filepath")), job):
@@ -153,12 +153,12 @@ def _shared_path(script: Script, job: Job) -> Iterator[Finding]:
 
 
 def _chief_saves(script: Script, job: Job) -> Iterator[Finding]:
-    """model.save, save_weights to HDF5 and tf.saved_model.save read all workers' variables; export() does not."""
+    """model.save, save_weights to HDF5 and tf.saved_model.save need all workers; export() does not."""
     if not script.mentions(_SEVERAL) or is_keras_3(script, job) or not script.mentions("keras"):
         return
-    if own_keras(script) or not fit_calls(script):  # without fit there are no metrics to be read from all workers
+    if own_keras(script) or not fit_calls(script):  # without fit there are no metrics to read from all workers
         return
-    if only_chief_fits(script):  # that is the fault then
+    if only_chief_fits(script):  # the rule chief-trains reports that
         return
     saves = [call for call in script.calls if call.method != "export" and saved_path(script, call) is not None]
     callbacks = [call for call in script.calls if call.method == "ModelCheckpoint"]
@@ -200,7 +200,7 @@ def _batch_size(script: Script, job: Job) -> Iterator[Finding]:
 
 
 def _batch_of(script: Script, node: ast.expr | None) -> ast.expr | None:
-    """The size in the .batch() of the dataset that is given to fit, through names and functions without arguments."""
+    """The size in .batch() of the dataset passed to fit; follows names and functions without arguments."""
     for _ in range(12):
         node = script.value(node)
         if not isinstance(node, ast.Call):
@@ -261,7 +261,7 @@ def _tf_config(script: Script, job: Job) -> Iterator[Finding]:
 
 
 def _reads_cluster(script: Script) -> bool:
-    """Whether the script looks at what tf-spawner set: it may make its TF_CONFIG of that, or only for lack of it."""
+    """Whether the script reads tf-spawner's variables: it may build TF_CONFIG from them, or only if it is missing."""
     if script.mentions("TOT_WORKERS|WORKER_NUMBER|TFSPAWNER_(INDEX|ROLE|JOB)"):
         return True
     settings = [setting for setting in script.settings if setting.name == "TF_CONFIG"]
