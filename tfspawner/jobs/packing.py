@@ -29,7 +29,7 @@ def pack(
     folder: Path,
     *,
     out: Path,
-    asked: bool,
+    is_named: bool,
     wheels: tuple[Path, ...] = (),
     env_files: Iterable[Path] = (),
     known: Known | None = None,
@@ -37,7 +37,7 @@ def pack(
 ) -> Code:
     """Packs the folder, without what .tfspawnerignore names, the env-files, and what looks like a key.
 
-    `out`, the folder of former runs, is left out if it is inside; so is any run elsewhere in the folder. `asked` says
+    `out`, the folder of former runs, is left out if it is inside; so is any run elsewhere in the folder. `is_named` says
     that the user named the folder; one that is just the script's may have at most 512 MiB. `script` is the script's
     name in the folder. Raises ConfigurationError, also if the script itself would be left out.
     """
@@ -46,7 +46,7 @@ def pack(
     if script is not None and all(name != script for _, name in files):
         travelling.refuse_without(script)
     total = sum(map(_size, files))
-    if total > UNASKED_LIMIT_BYTES and not asked:
+    if total > UNASKED_LIMIT_BYTES and not is_named:
         raise ConfigurationError(
             f"the script's folder {folder} holds {total / 1024**3:.1f} GiB, all of which would travel",
             hint=f"name what is not code in {folder / IGNORE_FILE}, or name the folder itself: --workdir {folder}",
@@ -135,13 +135,13 @@ class _Source:
     """A file that is being packed; an error in reading it names the file."""
 
     def __init__(self, file: IO[bytes], name: str, size: int) -> None:
-        self.file, self.name, self.left = file, name, size
+        self.file, self.name, self.remaining = file, name, size
 
     def read(self, size: int) -> bytes:
         with reading(self.name):
             data = self.file.read(size)
-        self.left -= len(data)
-        if len(data) < size and self.left > 0:
+        self.remaining -= len(data)
+        if len(data) < size and self.remaining > 0:
             raise ConfigurationError(
                 f"{named(self.name)}, in the folder that travels, became shorter while it was read",
                 hint=f"start again when nothing writes to it, or name it in {IGNORE_FILE}",

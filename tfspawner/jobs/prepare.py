@@ -38,7 +38,7 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
     code = pack(
         spec.folder,
         out=spec.out,
-        asked=spec.workdir is not None,
+        is_named=spec.workdir is not None,
         wheels=wheels,
         env_files=spec.env_files,
         known=known,

@@ -108,7 +108,7 @@ class _Run:
         self.planned, self.record, self.view = planned, record, view
         self.specs = {str(spec.name): spec for spec in planned.specs}
         self.points = planned.points[: len(planned.specs)]
-        self.there: dict[str, JobSummary] = {}  # jobs that a former launcher left behind
+        self.existing: dict[str, JobSummary] = {}  # jobs that a former launcher left behind
         self.todo: deque[Point] = deque()
         self.lock = threading.Lock()
         self.stop = threading.Event()
@@ -144,9 +144,9 @@ class _Run:
         backend, todo = self._backend(), []
         launched = {point.job: point for point in self.planned.points if point.id}
         jobs = backend.jobs() if launched else []
-        self.there = {job.job: job for job in jobs if job.job in launched and job.id in ("", launched[job.job].id)}
+        self.existing = {job.job: job for job in jobs if job.job in launched and job.id in ("", launched[job.job].id)}
         for point in self.planned.points:
-            is_left = point.job in self.there
+            is_left = point.job in self.existing
             if is_done(self.spec.out, point):
                 self._learn(point)
                 point.result, point.error = "succeeded", ""
@@ -166,7 +166,7 @@ class _Run:
 
     def _remove(self, backend: Backend, point: Point) -> None:
         """Removes the job that a former launcher left, after its files have been fetched."""
-        job = self.there[point.job]
+        job = self.existing[point.job]
         if not is_done(self.spec.out, point) and job.state != "incomplete":
             try:
                 Job(point.job, backend, tuple(job.replicas)).fetch(self.spec.out, release=False)
@@ -175,12 +175,12 @@ class _Run:
                     raise
                 self.view.note(f"warning: {point.title}: {error.message}; no process or pod of it is left to ask")
         backend.delete(point.job, DELETE_TIMEOUT_S, point.id, self.view.note)
-        del self.there[point.job]
+        del self.existing[point.job]
 
     def _batches(self, todo: list[Point]) -> list[list[Point]]:
         """The points in order: first those whose jobs are left. If they hold this machine's GPUs, the others wait."""
-        taken_over = [point for point in todo if point.job in self.there]
-        rest = [point for point in todo if point.job not in self.there]
+        taken_over = [point for point in todo if point.job in self.existing]
+        rest = [point for point in todo if point.job not in self.existing]
         return [taken_over, rest] if self.spec.gpus and self.spec.on == "local" else [[*taken_over, *rest]]
 
     def _learn(self, point: Point) -> None:
@@ -193,7 +193,7 @@ class _Run:
         events = {event["event"] for event in read_events(self.spec.out / point.job)}
         if report_of(self.spec.out, point).get("result") in ("failed", "timeout") or "interrupted" in events:
             return False
-        job = self.there[point.job]
+        job = self.existing[point.job]
         if job.state in ("incomplete", "damaged") or not _is_there(backend, point):
             return False
         state = Job(point.job, backend, tuple(job.replicas)).status()
@@ -296,7 +296,7 @@ class _Run:
         """Takes over the point's existing job or launches one; never both, because a name has only one job."""
         spec, backend = self.specs[point.job], self._backend()
         plan = planned_like(self.planned.plan, spec, backend.reserve(spec, point.job), slot)
-        if point.job in self.there:
+        if point.job in self.existing:
             if self._goes_on(backend, point):
                 view.note("its job is there from before, and is followed to its end")
                 return take_over(backend, plan, point.id, view)

@@ -87,7 +87,7 @@ class EventFiles:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self.folder, self.room = folder, Room(folder)
+        self.folder, self.disk = folder, Room(folder)
         self.tails: dict[str, dict[str, Tail]] = {}
 
     def bring(self, agent: AgentClient) -> bool:
@@ -110,7 +110,7 @@ class EventFiles:
 
     def _receive(self, agent: AgentClient, ranges: list[tuple[str, int, int]], tails: dict[str, Tail]) -> None:
         needed = sum(size - offset for _, offset, size in ranges)
-        with self.room.taken(needed, agent.replica) as wrote:
+        with self.disk.taken(needed, agent.replica) as wrote:
             for (path, offset, size), (part, body) in zip(ranges, agent.files(ranges), strict=False):
                 tail = tails[path]
                 if part.missing and part.path == path:
