@@ -112,7 +112,7 @@ def searched(folder: Path, known: Known, **contents: bytes) -> tuple[tuple[str, 
     """Where the code of a folder has a secret, and whether all of it was searched."""
     for name, data in contents.items():
         (folder / name).write_bytes(data)
-    code = pack(folder, out=folder / "runs", asked=False, known=known)
+    code = pack(folder, out=folder / "runs", is_named=False, known=known)
     return code.secrets, code.is_searched
 
 

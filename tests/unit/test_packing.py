@@ -27,7 +27,7 @@ def names(code):
 
 
 def packed(folder, **options):
-    return pack(folder, **{"out": folder / "runs", "asked": False, **options})
+    return pack(folder, **{"out": folder / "runs", "is_named": False, **options})
 
 
 def test_all_but_what_is_never_code_travels(folder):
@@ -185,7 +185,7 @@ def test_a_huge_folder_travels_only_when_it_was_named(folder, monkeypatch):
         packed(folder)
     assert ".tfspawnerignore" in error.value.hint
     assert f"--workdir {folder}" in error.value.hint
-    assert "huge" in names(packed(folder, asked=True))
+    assert "huge" in names(packed(folder, is_named=True))
     (folder / ".tfspawnerignore").write_text("huge\n")
     assert "huge" not in names(packed(folder))
 
@@ -220,8 +220,8 @@ from tfspawner.errors import ConfigurationError
 from tfspawner.plan.secrecy import Known
 folder = Path(sys.argv[1])
 out = folder / "runs"
-for made in (lambda: pack(folder, out=out, asked=False), lambda: digests(folder, out=out), lambda: mentions(folder, "x", out=out),
-             lambda: pack(folder, out=out, asked=False, known=Known({"KEY": "a-long-value"}))):
+for made in (lambda: pack(folder, out=out, is_named=False), lambda: digests(folder, out=out), lambda: mentions(folder, "x", out=out),
+             lambda: pack(folder, out=out, is_named=False, known=Known({"KEY": "a-long-value"}))):
     try:
         made()
         print("done")

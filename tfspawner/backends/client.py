@@ -52,7 +52,7 @@ class Holder(Protocol):
     def manifest(self) -> Listing:
         """The replica's files by kind, each with size and checksum."""
 
-    def files(self, wanted: list[tuple[str, int, int]]) -> Iterator[tuple[answers.Part, Pieces]]:
+    def files(self, ranges: list[tuple[str, int, int]]) -> Iterator[tuple[answers.Part, Pieces]]:
         """The contents of (path, offset, size) in that order; take each one's pieces before the next."""
 
 

@@ -9,42 +9,42 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """A cause, read once from JSON or made by Cause.of(); as_json() gives the JSON back as it was, in its order."""
+    """A cause, made by Cause.of() from JSON; as_json() returns that JSON unchanged and in its order."""
 
-    replica: str | None = None  # None: no replica's doing
+    replica: str | None = None  # None if no replica caused it
     message: str = ""
-    hint: str | None = None  # the next step
+    hint: str | None = None  # what to do next
     kind: str | None = None  # the agents' word for it: failed, lost, stalled, configuration, interrupted
     tail: tuple[str, ...] = ()  # the replica's last lines
-    stands: tuple[str, ...] = ()  # where its script stood when the gang was stalled, innermost first
-    never_ran: bool = False  # no script has begun there
-    no_room: bool = False  # and the replica had no place to run
+    stands: tuple[str, ...] = ()  # where its script was when the gang stalled, innermost first
+    never_ran: bool = False  # its script never began
+    no_room: bool = False  # and the replica was never placed on a node
     never_whole: bool = False  # and some replicas were never seen
-    told: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Cause:
-        """The cause with these words. What else was told of it is kept for as_json()."""
+    def of(cls, fields: Mapping[str, Any]) -> Cause:
+        """The cause with these fields; others are kept for as_json()."""
         return cls(
-            replica=told.get("replica"),
-            message=told.get("message") or "",
-            hint=told.get("hint"),
-            kind=told.get("kind"),
-            tail=_lines(told.get("tail")),
-            stands=_lines(told.get("stands")),
-            never_ran=bool(told.get("never_ran")),
-            no_room=bool(told.get("no_room")),
-            never_whole=bool(told.get("never_whole")),
-            told=dict(told),
+            replica=fields.get("replica"),
+            message=fields.get("message") or "",
+            hint=fields.get("hint"),
+            kind=fields.get("kind"),
+            tail=_lines(fields.get("tail")),
+            stands=_lines(fields.get("stands")),
+            never_ran=bool(fields.get("never_ran")),
+            no_room=bool(fields.get("no_room")),
+            never_whole=bool(fields.get("never_whole")),
+            fields=dict(fields),
         )
 
     def but(self, **words: Any) -> Cause:
-        """The same cause with other words."""
-        return Cause.of({**self.told, **words})
+        """The same cause with other fields."""
+        return Cause.of({**self.fields, **words})
 
     def as_json(self) -> dict[str, Any]:
-        """The words that the cause was made of."""
-        return dict(self.told)
+        """The fields that the cause was made of."""
+        return dict(self.fields)
 
     @property
     def text(self) -> str:

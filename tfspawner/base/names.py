@@ -33,7 +33,7 @@ def shown(value: object) -> str:
 
 
 def brief(value: object) -> str:
-    """A value for an error's one line: without control characters, and of at most 100 characters."""
+    """A value for an error message: on one line, at most 100 characters."""
     try:
         text = repr(value[:200] if isinstance(value, str) else value)
     except (ValueError, RecursionError):  # a number of more than 4,300 digits, lists in lists

@@ -27,29 +27,29 @@ from tfspawner.record.writing import Record
 from tfspawner.replica.protocol import STARTING
 from tfspawner.views.choice import in_kernel
 
-MOST_LOG_BYTES = 4 << 30  # of one replica that are taken into memory
-RUNNING = ("queued", "pending", "starting", "running", "stopping")  # a summary's states of a job that has not ended
+MOST_LOG_BYTES = 4 << 30  # of one replica's log that are read into memory
+RUNNING = ("queued", "pending", "starting", "running", "stopping")  # states in a summary of a job that has not ended
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A launched job, wherever it was launched from."""
+    """A launched job, on whatever machine it was launched."""
 
     name: str
     backend: Backend
     replicas: tuple[str, ...]
     launched: float | None = None
 
-    def check_whole(self, found: JobSummary | None = None) -> None:
-        """Raises ClusterError for a job of which it is not known what it consists of, or, as it was found, is not all there."""
-        if self.replicas and not (found and found.state == "incomplete"):
+    def check_whole(self, summary: JobSummary | None = None) -> None:
+        """Raises ClusterError if the job's replicas are not known, or its summary says that parts of it are missing."""
+        if self.replicas and not (summary and summary.state == "incomplete"):
             return
-        wrong = (found or self.backend.find(self.name)).warning
+        wrong = (summary or self.backend.find(self.name)).warning
         why = f"cannot be asked: {wrong}" if wrong else "was not launched whole, and will not run"
         raise ClusterError(f"job {self.name} {why}", hint=f"tf-spawner delete {self.name}")
 
     def status(self) -> JobState:
-        """What its replicas do now: as the coordinator's agent tells, else as the backend sees them."""
+        """What the job's replicas are doing: by the coordinator's agent, or else by what the backend sees."""
         self.check_whole()
         times = {"launched": self.launched} if self.launched else {}
         lines = {replica: ReplicaState(replica=replica) for replica in self.replicas}
@@ -73,11 +73,11 @@ class Job:
         return state
 
     def logs(self, replica: str | None = None) -> dict[str, bytes]:
-        """The output so far of one replica, or of all; without those of which nothing is left."""
+        """The output so far of one replica, or of all; without replicas whose output is gone."""
         self.check_whole()
-        wanted = [replica] if replica else list(self.replicas)
-        logs = each(self._whole_log, wanted, PARALLEL)
-        return {name: data for name, data in zip(wanted, logs, strict=True) if data is not None}
+        replicas = [replica] if replica else list(self.replicas)
+        logs = each(self._whole_log, replicas, PARALLEL)
+        return {name: data for name, data in zip(replicas, logs, strict=True) if data is not None}
 
     def _whole_log(self, replica: str) -> bytes | None:
         try:
@@ -87,9 +87,9 @@ class Job:
             return self.backend.last_output(self.name, replica)
 
     def log(self, replica: str, most: int = sys.maxsize) -> Iterator[bytes]:
-        """The output so far of one replica, in pieces: none where nothing is left, an empty one where it is silent.
+        """The output so far of one replica, in pieces: none if it is gone, an empty one if there was no output.
 
-        Of one that is longer than most bytes the backend's word is taken. Raises AgentUnreachable where it breaks off.
+        If it is longer than `most` bytes, the backend's own copy is used. Raises AgentUnreachable if it breaks off.
         """
         self.check_whole()
         came = False
@@ -117,9 +117,9 @@ class Job:
         )
 
     def wait(self, view: View | None = None, timeout_s: float | None = None, *, logs: bool = True) -> JobState:
-        """Returns when the job has ended; it keeps its files. Raises TimedOut after timeout_s.
+        """Returns when the job has ended; the job keeps its files. Raises TimedOut after timeout_s.
 
-        Without logs, the replicas' output is not asked for. A notebook shows it.
+        logs: also get the replicas' output. A notebook shows it.
         """
         if view is None and in_kernel():
             from tfspawner.views.notebook import shown
@@ -129,36 +129,36 @@ class Job:
         view = view or Silent()
         follower = self._follower(view, logs=logs)
         state = follower.follow(deadline=None if timeout_s is None else time.monotonic() + timeout_s)
-        if logs and not follower.facts.heard:  # its agents are gone: what they said is all that is left
+        if logs and not follower.facts.heard:  # its agents are gone, so show the output that the backend has
             for replica in self.replicas:
                 view.log(replica, self.backend.last_output(self.name, replica) or b"")
         view.finish()
         return state
 
     def fetch(self, out: Path | str = "runs", view: View | None = None, *, release: bool = True) -> Outcome:
-        """Brings its logs and files to out/<job>; once they are here whole, an ended job may end its pods."""
-        found = self.backend.find(self.name)
-        id = found.id or read_id(Path(out) / self.name) or ""  # one that is half removed knows no more who it was
+        """Brings the job's logs and files to out/<job>. Once all are here, a job that has ended may end its pods."""
+        summary = self.backend.find(self.name)
+        id = summary.id or read_id(Path(out) / self.name) or ""  # a half-removed job has lost its id
         record = Record(Path(out) / self.name, id)
         view = view or Silent()
         record.tell_aside(view.note)
         home = Homecoming(self.backend, self.name, id, list(self.replicas), record, view)
-        home.is_interrupted = True  # Ctrl-C has nothing to end here but the fetching
+        home.is_interrupted = True  # here Ctrl-C ends only the fetching
         try:
-            before = came_before(record) if found.id or found.is_bare else None  # else it may be another job's
+            before = came_before(record) if summary.id or summary.is_bare else None  # else it may be another job's
             if before:
                 if release:
                     home.remove()
                 return before
-            self.check_whole(found)
-            before, state = all_here(record) if found.id else None, self.status()
+            self.check_whole(summary)
+            before, state = all_here(record) if summary.id else None, self.status()
             if before and state.result and not self._answers():
                 return before
             if state.phase == "stopping":  # its scripts may still write
                 view.note(f"job {self.name} is stopping; its end is waited for")
                 state = self._follower(Silent(), logs=False).follow()
             outcome = home.bring(state)
-            if all(found.replica in outcome.earlier for found in outcome.collected) and not home.missing:
+            if all(files.replica in outcome.earlier for files in outcome.collected) and not home.missing:
                 home.missing = ArtifactError(
                     f"no replica of job {self.name} answers, and nothing of it could be fetched"
                 )
@@ -189,19 +189,19 @@ class Job:
         return True
 
     def is_unfetched(self) -> bool:
-        """Whether its script has begun, and nobody has all of what it has written; an agent that runs and is silent may have."""
+        """Whether its script has begun and not all its files were fetched; True if an agent runs but is silent."""
         if not self.replicas:
             return False
         try:
-            told = self.backend.agent(self.name, self.replicas[0]).brief(self.replicas, timeout_s=2)
+            brief = self.backend.agent(self.name, self.replicas[0]).brief(self.replicas, timeout_s=2)
         except SpawnerError:
-            left = left_of(self.backend, self.name, self.replicas)
+            left_files = left_of(self.backend, self.name, self.replicas)
             runs = seen_running(self.backend, self.name, [self.replicas[0]])
-            return bool(runs) or any(one.is_missed() for one in left.values())
-        return told["phase"] not in STARTING and not told["released"]
+            return bool(runs) or any(files.is_missed() for files in left_files.values())
+        return brief["phase"] not in STARTING and not brief["released"]
 
     def delete(self, timeout_s: float = DELETE_TIMEOUT_S, note: Callable[[str], None] | None = None) -> None:
-        """Ends it and removes all of it; returns when it is gone, and tells by note what holds it up."""
+        """Ends the job and removes all of it; returns when it is gone, and calls note with what holds it up."""
         self.backend.delete(self.name, timeout_s, note=note)
 
 
@@ -213,28 +213,28 @@ def attach(
     context: str | None = None,
     kubeconfig: Path | None = None,
 ) -> Job:
-    """The job of that name, on this machine or else on the cluster. Raises NotFoundError."""
+    """The job of that name: on this machine, or else on the cluster. Raises NotFoundError."""
     backend = backend_of(name, on, namespace=namespace, context=context, kubeconfig=kubeconfig)
-    found = backend.find(name)
-    return Job(name, backend, tuple(found.replicas), found.created)
+    summary = backend.find(name)
+    return Job(name, backend, tuple(summary.replicas), summary.created)
 
 
 def summaries(backend: Backend) -> list[JobSummary]:
-    """The backend's jobs; of those that run, the coordinators are asked whether they have ended and hold files."""
+    """The backend's jobs; asks the coordinators of running ones whether they have ended and hold files."""
 
     def refine(summary: JobSummary) -> JobSummary:
         if summary.state != "running":
             return summary
         try:
-            told = backend.agent(summary.job, summary.replicas[0]).brief(summary.replicas, timeout_s=2)
+            brief = backend.agent(summary.job, summary.replicas[0]).brief(summary.replicas, timeout_s=2)
         except BadAnswer as error:
             return replace(summary, warning=f"job {summary.job}: {error.message}")
         except SpawnerError:
             return summary
-        state = "starting" if told["phase"] in STARTING else told["phase"]
-        if told["phase"] == "ended":
-            state = f"{told['result']}, {'fetched' if told['released'] else 'to be fetched'}"
-        return replace(summary, state=state, brief=dict(told))
+        state = "starting" if brief["phase"] in STARTING else brief["phase"]
+        if brief["phase"] == "ended":
+            state = f"{brief['result']}, {'fetched' if brief['released'] else 'to be fetched'}"
+        return replace(summary, state=state, brief=dict(brief))
 
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(refine, backend.jobs()))

@@ -1,7 +1,7 @@
-"""Models that come back from a run: looked at as data, without Keras, before anybody loads them.
+"""Checks a model that came back from a run before it is loaded: reads the file as data, without Keras.
 
-A model can bring code along, which runs while it is loaded: lambdas, functions and classes by their names, pickles.
-Keras's safe_mode refuses some of that, and tf-keras forgets it for HDF5 files, whatever they are called.
+A model can contain code that runs when it is loaded: lambdas, functions and classes by name, pickles. Keras's
+safe_mode refuses some of that, but tf-keras ignores it for HDF5 files, whatever they are called.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tfspawner.errors import ArtifactError, ConfigurationError
 MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
 MOST_CONFIG_BYTES = 64 << 20
 OWN_RISK = "if you trust the run and its data, load it by Keras itself"
-# Classes of Keras that run, import or unpickle what their configuration names.
+# Classes of Keras that run, import or unpickle what their configuration says.
 RUN_OTHERS = {
     "Lambda",
     "TFSMLayer",
@@ -84,7 +84,7 @@ def _refused(path: str | Path, why: str) -> ArtifactError:
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """All that a configuration says to make, however deep."""
+    """All objects that a configuration describes, at any depth."""
     waiting = [config]
     while waiting:
         value = waiting.pop()
@@ -97,7 +97,7 @@ def _objects(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _runs_code(described: dict[str, Any]) -> str | None:
-    """Why making this object would run or import what the file says; None where it does not."""
+    """Why creating this object would run or import code that the file names; None if it would not."""
     name, module, own = (described.get(key) for key in ("class_name", "module", "registered_name"))
     if not isinstance(name, str):
         return f"it describes an object as {shown(described)}"

@@ -1,4 +1,4 @@
-"""The script's folder as an archive that travels to the replicas."""
+"""Packs the script's folder into an archive that is sent to the replicas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .travelling import IGNORE_FILE, Travelling, left_out, reading
 
 UNASKED_LIMIT_BYTES = 512 * 1024**2
 MOST_MODULE_BYTES = 16 * 1024**2  # a larger .py is data, and is not searched for words
-MOST_SEARCHED_BYTES = 16 * 1024**2  # for secrets, in all; code with more is not searched, and is uploaded
+MOST_SEARCHED_BYTES = 16 * 1024**2  # in all, for secrets; larger code is not searched to the end, and is uploaded
 WHEELS = ".tfspawner"  # the archive's folder for wheels; the agent unpacks them
 
 
@@ -29,7 +29,7 @@ def pack(
     folder: Path,
     *,
     out: Path,
-    asked: bool,
+    is_named: bool,
     wheels: tuple[Path, ...] = (),
     env_files: Iterable[Path] = (),
     known: Known | None = None,
@@ -37,16 +37,16 @@ def pack(
 ) -> Code:
     """Packs the folder, without what .tfspawnerignore names, the env-files, and what looks like a key.
 
-    `out` is left out where it lies inside: it holds former runs, which are left out anywhere. A folder that was not `asked` for by
-    name (it is just where the script lies) may not be over 512 MiB. Without `script`, its name in the folder, nothing could run.
-    Raises ConfigurationError.
+    `out`, the folder of former runs, is left out if it is inside; so is any run elsewhere in the folder. `is_named` says
+    that the user named the folder; one that is just the script's may have at most 512 MiB. `script` is the script's
+    name in the folder. Raises ConfigurationError, also if the script itself would be left out.
     """
     travelling = Travelling(folder, out, env_files)
     files = list(travelling.files())
     if script is not None and all(name != script for _, name in files):
         travelling.refuse_without(script)
     total = sum(map(_size, files))
-    if total > UNASKED_LIMIT_BYTES and not asked:
+    if total > UNASKED_LIMIT_BYTES and not is_named:
         raise ConfigurationError(
             f"the script's folder {folder} holds {total / 1024**3:.1f} GiB, all of which would travel",
             hint=f"name what is not code in {folder / IGNORE_FILE}, or name the folder itself: --workdir {folder}",
@@ -70,7 +70,7 @@ def pack(
 
 
 def _secrets_in(files: list[tuple[Path, str]], known: Known) -> tuple[list[str], bool]:
-    """("train.py, line 3 holds the value of KEY", …) of the files of the code, and whether all were searched."""
+    """(["train.py, line 3 holds the value of KEY", …], whether all files were searched)."""
     if known.is_idle:
         return [], True
     places = [
@@ -78,12 +78,12 @@ def _secrets_in(files: list[tuple[Path, str]], known: Known) -> tuple[list[str],
         for _, name in files
         if (hit := known.find(name.encode(errors="surrogateescape")))
     ]
-    left = MOST_SEARCHED_BYTES
+    unsearched = MOST_SEARCHED_BYTES
     for path, name in files:
         with reading(name), path.open("rb") as file:
-            data = file.read(left + 1)
-        left -= len(data)
-        if left < 0:
+            data = file.read(unsearched + 1)
+        unsearched -= len(data)
+        if unsearched < 0:
             return places, False
         if hit := known.find(data):
             places.append(f"{named(known.mask(name))}, line {hit[1]} holds the value of {hit[0]}")
@@ -91,17 +91,17 @@ def _secrets_in(files: list[tuple[Path, str]], known: Known) -> tuple[list[str],
 
 
 def digests(folder: Path, *, out: Path, env_files: Iterable[Path] = ()) -> dict[str, str]:
-    """The SHA-256 of every file that pack() would take."""
-    found = {}
+    """{name: SHA-256} of every file that pack() would pack."""
+    by_name = {}
     for path, name in Travelling(folder, out, env_files).files():
         with reading(name), path.open("rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+            by_name[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return by_name
 
 
 def mentions(folder: Path, word: str, *, out: Path) -> list[Path]:
     """The folder's Python files that contain the word."""
-    found = []
+    paths = []
     for path, name in Travelling(folder, out).files():
         with reading(name):
             if (
@@ -109,8 +109,8 @@ def mentions(folder: Path, word: str, *, out: Path) -> list[Path]:
                 and path.stat().st_size <= MOST_MODULE_BYTES
                 and word in path.read_text(errors="replace")
             ):
-                found.append(path)
-    return found
+                paths.append(path)
+    return paths
 
 
 def _size(file: tuple[Path, str]) -> int:
@@ -120,7 +120,7 @@ def _size(file: tuple[Path, str]) -> int:
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Tells of a folder for temporary files that is full, or is none."""
+    """Turns an error in the folder for temporary files, for example that it is full, into ConfigurationError."""
     try:
         yield
     except OSError as error:
@@ -132,16 +132,16 @@ def _writing() -> Iterator[None]:
 
 
 class _Source:
-    """A file as it is packed: what goes wrong in reading it is told by its name."""
+    """A file that is being packed; an error in reading it names the file."""
 
     def __init__(self, file: IO[bytes], name: str, size: int) -> None:
-        self.file, self.name, self.left = file, name, size
+        self.file, self.name, self.remaining = file, name, size
 
     def read(self, size: int) -> bytes:
         with reading(self.name):
             data = self.file.read(size)
-        self.left -= len(data)
-        if len(data) < size and self.left > 0:
+        self.remaining -= len(data)
+        if len(data) < size and self.remaining > 0:
             raise ConfigurationError(
                 f"{named(self.name)}, in the folder that travels, became shorter while it was read",
                 hint=f"start again when nothing writes to it, or name it in {IGNORE_FILE}",

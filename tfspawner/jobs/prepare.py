@@ -1,4 +1,4 @@
-"""From a spec to a plan: all that can be known and refused before anything is created."""
+"""From a spec to a plan: all checks that are possible before anything is created."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .packing import mentions, pack
 
 
 def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Backend, Plan]:
-    """All that can be known and refused before anything is created, for so many jobs at once."""
+    """Checks a spec and makes its plan, before anything is created; at_once: how many such jobs will run at once."""
     warnings = read_script(spec)
     name = new_name(spec)
     backend = backend_for(spec.on, namespace=spec.namespace, context=spec.context, kubeconfig=spec.kubeconfig)
@@ -30,15 +30,15 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
     needed = needs_tf_keras(spec)
     wheels: tuple[Path, ...] = ()
     if needed:
-        wheels, more = backend.provide_tf_keras(spec)
-        warnings += more
-    gpus, more = backend.gpus(spec, at_once) if check and spec.gpus else ({}, [])
-    warnings += more
+        wheels, keras_warnings = backend.provide_tf_keras(spec)
+        warnings += keras_warnings
+    gpus, gpu_warnings = backend.gpus(spec, at_once) if check and spec.gpus else ({}, [])
+    warnings += gpu_warnings
     known = secrets_of(spec)
     code = pack(
         spec.folder,
         out=spec.out,
-        asked=spec.workdir is not None,
+        is_named=spec.workdir is not None,
         wheels=wheels,
         env_files=spec.env_files,
         known=known,
@@ -61,12 +61,12 @@ def prepare(spec: JobSpec, *, check: bool = True, at_once: int = 1) -> tuple[Bac
 
 
 def new_name(spec: JobSpec) -> str:
-    """The job's name, with an ending of its own where the user gave none."""
+    """The job's name; with a random ending if the user gave none."""
     return job_name(spec, "".join(secrets.choice("bcdfghjkmnpqrstvwxz23456789") for _ in range(5)))
 
 
 def secrets_of(spec: JobSpec) -> Known:
-    """The job's secrets, once its pod file is read. Raises ConfigurationError as known_of() does."""
+    """The job's secrets; reads the pod file. Raises ConfigurationError as known_of() does."""
     pod_file = read_bytes(spec.pod_file, "--pod-file") if spec.pod_file else b""
     return known_of(spec, "\n".join(sources().values()), pod_file)
 
@@ -81,7 +81,7 @@ def planned(
     known: Known | None = None,
     **facts: Any,
 ) -> Plan:
-    """make_plan(), of files that are read and a token that is drawn here."""
+    """make_plan() with the files that it needs, read here, and a new token."""
     return make_plan(
         spec,
         job,
@@ -111,13 +111,13 @@ def _command_of(spec: JobSpec) -> bytes | None:
 
 
 def read_script(spec: JobSpec) -> list[str]:
-    """What of the script will not work, as warnings; raises ConfigurationError for what is no Python."""
+    """Warnings of what in the script will not work; raises ConfigurationError if it is not Python."""
     try:
         text = read_bytes(spec.script, "the script")
     except TooLarge:
         return [f"{spec.script.name} has more than {MOST_BYTES:,} bytes, and was not read for what will not work"]
     folders = {path.parent.name for path in spec.script_path.parent.glob("*/*.py")}
-    found = findings(
+    problems = findings(
         text,
         spec.script.name,
         workers=spec.workers + spec.has_chief,
@@ -130,10 +130,10 @@ def read_script(spec: JobSpec) -> list[str]:
         mounts=tuple(volume.split(":")[1] for volume in spec.volumes if ":" in volume),
         collect=spec.collect,
     )
-    wrong = next((finding for finding in found if finding.is_error), None)
-    if wrong and not spec.command_file:  # which may run it by other means
+    wrong = next((finding for finding in problems if finding.is_error), None)
+    if wrong and not spec.command_file:  # a command file may run it by other means
         raise ConfigurationError(f"{named(spec.script)} {wrong.message}", hint=wrong.hint)
-    return [f"{_place(spec, finding)}: {finding.message}; {finding.hint}" for finding in found]
+    return [f"{_place(spec, finding)}: {finding.message}; {finding.hint}" for finding in problems]
 
 
 def _place(spec: JobSpec, finding: Finding) -> str:
@@ -141,7 +141,7 @@ def _place(spec: JobSpec, finding: Finding) -> str:
 
 
 def _speaks_of_s3(spec: JobSpec) -> bool:
-    """Whether s3:// stands in the code, the arguments or the variables, so that TensorFlow is given it."""
+    """Whether the code, the arguments or the variables contain s3://, so that TensorFlow must be able to read it."""
     return any("s3://" in word for word in (*spec.args, *spec.env.values())) or bool(
         mentions(spec.folder, "s3://", out=spec.out)
     )
@@ -150,7 +150,8 @@ def _speaks_of_s3(spec: JobSpec) -> bool:
 def _needs_gpus(spec: JobSpec) -> bool:
     """Whether each replica's TensorFlow must see a GPU.
 
-    A command file may prepare another environment for it, and beside JAX or PyTorch it may be there for the data alone.
+    Not with a command file, which may prepare another environment; nor beside JAX or PyTorch, where TensorFlow may only
+    read the data.
     """
     if not spec.gpus or spec.command_file:
         return False

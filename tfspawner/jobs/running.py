@@ -1,4 +1,4 @@
-"""Runs and launches jobs: one job from its plan to its files."""
+"""Runs or launches one job, from its spec to its files. `run` and `launch` are the Python API."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from .job import Job
 from .prepare import prepare
 
 ONCE = (
-    "the code ({:.1f} MiB) is kept nowhere in the cluster: a pod that takes {}'s place does not get it, and --restarts {} "
-    "is for this pod alone; leave out --detach, or leave files out of the code (.tfspawnerignore), or take a second worker"
+    "the code ({:.1f} MiB) is kept nowhere in the cluster: a pod that takes {}'s place does not get it, and "
+    "--restarts {} is for this pod alone; leave out --detach, or leave files out of the code (.tfspawnerignore), "
+    "or take a second worker"
 )
-DEFAULT_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0  # around which the wait between two tries to start lies
+DEFAULT_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0  # between two tries to start, on average
 
 
 class HasNote(Protocol):
-    """Whoever takes lines for the user."""
+    """Anything that can show a line to the user."""
 
     def note(self, text: str) -> None:
         """Shows a line to the user."""
@@ -40,10 +41,10 @@ class HasNote(Protocol):
 def run(spec: JobSpec, view: View | None = None) -> Outcome:
     """Launches the job, follows it to its end, brings back logs and files, and removes it.
 
-    Raises JobFailed, TimedOut, ArtifactError, ClusterError or ConfigurationError; all but the last leave
-    the run's record in spec.out/<job>. On KeyboardInterrupt the job is stopped, what it has comes back, the job is
-    removed, and Interrupted raised. Where not all could come, the job is left, and `missing` of what is raised says why.
-    Without a view, a notebook shows the replicas and the curves below the cell, and a program nothing.
+    Raises JobFailed, TimedOut, ArtifactError, ClusterError or ConfigurationError; all but the last leave the run's
+    record in spec.out/<job>. After KeyboardInterrupt it stops the job, brings back its files, removes it and raises
+    Interrupted. If not all files could come, the job is kept, and the exception's `missing` says why. Without a view,
+    a notebook shows the replicas and the curves below the cell, and a program shows nothing.
     """
     if view is None and in_kernel():
         from tfspawner.views.notebook import shown
@@ -56,7 +57,7 @@ def run(spec: JobSpec, view: View | None = None) -> Outcome:
 
 
 def tell(plan: Plan, view: HasNote) -> None:
-    """Says what was noticed before the launch."""
+    """Shows the notes and warnings of a plan."""
     for note in plan.notes:
         view.note(f"note: {note}")
     for warning in plan.warnings:
@@ -64,7 +65,7 @@ def tell(plan: Plan, view: HasNote) -> None:
 
 
 def carry_out(backend: Backend, plan: Plan, view: View) -> Outcome:
-    """Launches what is planned, and goes on as `run` does."""
+    """Launches the plan, and continues as `run` does."""
     record = Record(plan.spec.out / plan.job, plan.id)
     record.tell_aside(view.note)
     try:
@@ -74,7 +75,7 @@ def carry_out(backend: Backend, plan: Plan, view: View) -> Outcome:
 
 
 def take_over(backend: Backend, plan: Plan, id: str, view: View) -> Outcome:
-    """Goes on as `run` does with the job of that id, which a launcher that is gone made of the same plan."""
+    """Continues as `run` does with the job of that id, which a former launcher launched from the same plan."""
     record = Record(plan.spec.out / plan.job, id)
     try:
         home = Homecoming(backend, plan.job, id, plan.spec.replicas, record, view)
@@ -130,7 +131,7 @@ def _run(backend: Backend, plan: Plan, record: Record, view: View) -> Outcome:
 
 
 def _bring_home(home: Homecoming, plan: Plan, state: JobState) -> Outcome:
-    """Brings home what the job left, and removes it once all is here."""
+    """Brings home the job's logs and files, and removes the job once all are here."""
     outcome = home.bring(state)
     if home.is_home and plan.spec.keep and not home.is_interrupted:
         release_agents(home.backend, state)
@@ -140,7 +141,7 @@ def _bring_home(home: Homecoming, plan: Plan, state: JobState) -> Outcome:
 
 
 def _judged(home: Homecoming, state: JobState, outcome: Outcome) -> Outcome:
-    """The outcome, or what is raised for it; beside the job's own failure, that not all could come."""
+    """Returns the outcome or raises the job's failure; error.missing says that not all files could come."""
     missing, record = home.missing, home.record
     if missing:
         still_there(missing, state.job)
@@ -172,7 +173,10 @@ def _follow(home: Homecoming, plan: Plan, upload: Code | None, launched: float |
 
 
 def _give_back(backend: Backend, plan: Plan, state: JobState, record: Record, view: View, number: int) -> None:
-    """Removes a job that did not become whole, and waits: two that each hold half of the room wait differently long."""
+    """Removes a job of which only some replicas were placed, and waits for a random time.
+
+    Two such jobs may each hold half of the capacity that the other needs.
+    """
     placed = sum(line.state != "pending" for line in state.replicas.values())
     backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
     pause_s = random.uniform(0.5, 1.5) * min(LONGEST_PAUSE_S, plan.spec.start_timeout_s or DEFAULT_PAUSE_S)
@@ -185,7 +189,7 @@ def _give_back(backend: Backend, plan: Plan, state: JobState, record: Record, vi
 
 
 def described(plan: Plan) -> dict[str, Any]:
-    """What a record tells of a job: its options, of variables the names alone, and the code's SHA-256."""
+    """What a record says of a job: its options, the names of its variables without values, and the code's SHA-256."""
     shown = replace(plan.spec, args=tuple(map(plan.known.mask, plan.spec.args)), env_files=())
     spec = {k: v for k, v in asdict(shown).items() if v is not None and v not in ((), {})}
     return {"job": plan.job, "code_sha256": plan.code.sha256, **spec, "env": sorted(plan.spec.env)}
@@ -200,19 +204,19 @@ def _describe(plan: Plan, record: Record) -> None:
 
 
 def _upload_or_remove(backend: Backend, plan: Plan) -> None:
-    """A job without its code is of no use: whatever ends the upload removes the job, or says that it is there."""
+    """Uploads the code; if that fails, removes the job, which is useless without it, or says that it is still there."""
     try:
         _upload(backend, plan)
     except BaseException as error:
         is_interrupted = isinstance(error, KeyboardInterrupt)
-        told = Interrupted(f"interrupted; nothing of job {plan.job} is left") if is_interrupted else error
+        failure = Interrupted(f"interrupted; nothing of job {plan.job} is left") if is_interrupted else error
         try:
             backend.delete(plan.job, DELETE_TIMEOUT_S, plan.id)
         except (KeyboardInterrupt, SpawnerError):
             if is_interrupted:
-                told = Interrupted(f"interrupted; job {plan.job} was launched without its code")
-            raise still_there(told, plan.job) if isinstance(told, SpawnerError) else told from None
-        raise told from None
+                failure = Interrupted(f"interrupted; job {plan.job} was launched without its code")
+            raise still_there(failure, plan.job) if isinstance(failure, SpawnerError) else failure from None
+        raise failure from None
 
 
 def _upload(backend: Backend, plan: Plan) -> None:

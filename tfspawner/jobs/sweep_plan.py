@@ -1,4 +1,4 @@
-"""What a sweep has to do: its points, checked, and what a former launcher did of them."""
+"""Plans a sweep: its points, checked, and what a former launcher has already done of them."""
 
 from __future__ import annotations
 
@@ -23,39 +23,40 @@ from .prepare import new_name
 from .prepare import prepare as prepare_job
 from .running import described
 
-STORED = ("job", "values", "id", "result", "error", "seconds", "metrics")  # of a point, in sweep.json
+STORED = ("job", "values", "id", "result", "error", "seconds", "metrics")  # a point's fields in sweep.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A sweep, checked: the plan that those of all points are made like, and what a former launcher did of it."""
+    """A checked sweep: the plan that every point is copied from, and what a former launcher has already done."""
 
     name: str
     id: str
     folder: Path
-    points: list[Point]  # the grid's; behind them, former ones that are no part of it any more
+    points: list[Point]  # the grid's points, and after them former ones that are not in the grid any more
     specs: list[JobSpec]  # of the grid's points
     plan: Plan
-    record: dict[str, Any]  # of sweep.json, all but the points
-    is_other: bool  # than what was begun, of which nothing is done
+    record: dict[str, Any]  # sweep.json without the points
+    is_other: bool  # it differs from the sweep that was begun under this name, which has no finished point
 
 
-def prepare(asked: Sweep) -> Planned:
-    """All that can be known and refused before anything is created. Raises ConfigurationError, ClusterError."""
-    spec = asked.spec
+def prepare(sweep: Sweep) -> Planned:
+    """Checks and plans a sweep before anything is created. Raises ConfigurationError, ClusterError."""
+    spec = sweep.spec
     name = new_name(spec)
     folder = spec.out / name
     former = read_sweep(folder) or {}
     if former and former["sweep"] != name:
         raise ConfigurationError(
-            f"{named(folder)} holds the record of sweep {former['sweep']}, and a copy would take over that sweep's jobs",
+            f"{named(folder)} holds the record of sweep {former['sweep']}, "
+            "and a copy would take over that sweep's jobs",
             hint="give another --name",
         )
-    points, count = points_of(asked, name, former.get("points", []))
-    specs = [asked.job(name, point.job, point.values) for point in points[:count]]
-    job_name(max(specs, key=lambda one: len(one.name or "")))  # which refuses a name that is too long
-    _, plan = prepare_job(_widest(specs, name), at_once=min(asked.parallel, count))
-    _refuse_secrets(asked, plan)
+    points, count = points_of(sweep, name, former.get("points", []))
+    specs = [sweep.job(name, point.job, point.values) for point in points[:count]]
+    job_name(max(specs, key=lambda point_spec: len(point_spec.name or "")))  # raises if a name is too long
+    _, plan = prepare_job(_widest(specs, name), at_once=min(sweep.parallel, count))
+    _refuse_secrets(sweep, plan)
     recorded_spec = {
         **json.loads(json.dumps(described(plan), default=str)),
         "args": list(map(plan.known.mask, spec.args)),
@@ -64,16 +65,16 @@ def prepare(asked: Sweep) -> Planned:
     record: dict[str, Any] = {
         "sweep": name,
         "id": former.get("id") or secrets.token_hex(8),
-        "grid": asked.grid,
-        "parallel": asked.parallel,
+        "grid": sweep.grid,
+        "parallel": sweep.parallel,
         "spec": recorded_spec,
-        "files": {plan.known.mask(file): digest for file, digest in _files(asked).items()},
+        "files": {plan.known.mask(file): digest for file, digest in _files(sweep).items()},
     }
     changed = differences(former, record) if former else []
     if changed and any(is_done(spec.out, point) for point in points):
-        more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+        rest = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigurationError(
-            f"sweep {name} was begun otherwise, and its results would be mixed: {'; '.join(changed[:3])}{more}",
+            f"sweep {name} was begun otherwise, and its results would be mixed: {'; '.join(changed[:3])}{rest}",
             hint="give another --name; a file that is no code belongs into .tfspawnerignore",
         )
     return Planned(
@@ -88,27 +89,27 @@ def prepare(asked: Sweep) -> Planned:
     )
 
 
-def points_of(asked: Sweep, name: str, former: Sequence[Mapping[str, Any]]) -> tuple[list[Point], int]:
-    """The grid's points, each with the job that it had before, and their count; behind them, what else was launched.
+def points_of(sweep: Sweep, name: str, former: Sequence[Mapping[str, Any]]) -> tuple[list[Point], int]:
+    """(the grid's points and after them other launched ones, how many are the grid's).
 
-    A point is known by its values: a grid that has changed gives new ones the next numbers.
+    A point is recognised by its values and keeps its job; if the grid has changed, new points get the next numbers.
     """
-    known = {_key(found["values"]): found for found in former if found.get("id")}
-    last = max((int(found["job"].rpartition("-")[2]) for found in known.values()), default=0)
+    known = {_key(entry["values"]): entry for entry in former if entry.get("id")}
+    last = max((int(entry["job"].rpartition("-")[2]) for entry in known.values()), default=0)
     points = []
-    for values in asked.points:
-        found = known.pop(_key(values), None)
-        if found:
-            points.append(_restored(found))
+    for values in sweep.points:
+        entry = known.pop(_key(values), None)
+        if entry:
+            points.append(_restored(entry))
             continue
         last += 1
         points.append(Point(job=f"{name}-{last}", values=values))
     return [*points, *map(_restored, known.values())], len(points)
 
 
-def _refuse_secrets(asked: Sweep, plan: Plan) -> None:
-    """A grid's values stand in each record and on the sweep's page."""
-    for flag, values in asked.grid.items():
+def _refuse_secrets(sweep: Sweep, plan: Plan) -> None:
+    """Raises ConfigurationError for a secret in the grid: records and the sweep's page show the grid."""
+    for flag, values in sweep.grid.items():
         if hit := plan.known.find(flag.encode(errors="surrogateescape")):
             raise ConfigurationError(
                 f"--grid: a flag's name holds the value of the variable {hit[0]}, which is taken for a secret",
@@ -125,34 +126,34 @@ def _key(values: Mapping[str, str]) -> frozenset[tuple[str, str]]:
     return frozenset(values.items())
 
 
-def _restored(found: Mapping[str, Any]) -> Point:
-    return Point(**{name: found[name] for name in STORED})
+def _restored(entry: Mapping[str, Any]) -> Point:
+    return Point(**{name: entry[name] for name in STORED})
 
 
 def report_of(out: Path, point: Point) -> dict[str, Any]:
-    """The report of the job that was launched for the point last; empty where there is none."""
+    """The report of the job that was last launched for the point; empty if there is none."""
     if not point.id or read_id(out / point.job) != point.id:
         return {}
     return read_report(out / point.job) or {}
 
 
 def is_done(out: Path, point: Point) -> bool:
-    """Whether the point has succeeded, and all its files are here."""
+    """Whether the point has succeeded and all its files are here."""
     report = report_of(out, point)
     return report.get("result") == "succeeded" and not report.get("missing")
 
 
 def _widest(specs: list[JobSpec], name: str) -> JobSpec:
-    """A job of the sweep's name that needs whatever a point needs: s3:// in the arguments brings more along."""
-    return replace(next((one for one in specs if any("s3://" in arg for arg in one.args)), specs[0]), name=name)
+    """A spec, under the sweep's name, that needs all that any point needs: s3:// in arguments needs more files."""
+    return replace(next((spec for spec in specs if any("s3://" in arg for arg in spec.args)), specs[0]), name=name)
 
 
-def _files(asked: Sweep) -> dict[str, str]:
-    """The SHA-256 of each file that travels, without the job.yaml, whose grid may change."""
-    spec = asked.spec
-    found = digests(spec.folder, out=spec.out, env_files=spec.env_files)
-    if asked.file and asked.file.resolve().is_relative_to(spec.folder):
-        found.pop(str(asked.file.resolve().relative_to(spec.folder)), None)
+def _files(sweep: Sweep) -> dict[str, str]:
+    """{name: SHA-256} of each file that is sent, without job.yaml, because its grid may change."""
+    spec = sweep.spec
+    by_file = digests(spec.folder, out=spec.out, env_files=spec.env_files)
+    if sweep.file and sweep.file.resolve().is_relative_to(spec.folder):
+        by_file.pop(str(sweep.file.resolve().relative_to(spec.folder)), None)
     if spec.command_file:
-        found["--command"] = sha256(spec.command_file.read_bytes()).hexdigest()
-    return found
+        by_file["--command"] = sha256(spec.command_file.read_bytes()).hexdigest()
+    return by_file

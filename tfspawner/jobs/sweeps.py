@@ -1,4 +1,4 @@
-"""Runs a sweep: its points as jobs, so many at a time; what is done is not done again. `sweep` is the Python API."""
+"""Runs a sweep: each point as a job, some in parallel; finished points are not repeated. `sweep` is the Python API."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHOWN_FAILURES = 3
 
 
 class PointView(Silent):
-    """Shows a point's job to the sweep's view; where the sweep is to stop, it ends the job as Ctrl-C does. Logs are in the record."""
+    """Passes a point's progress to the sweep's view; if the sweep must stop, ends the job as Ctrl-C does."""
 
     def __init__(self, point: Point, view: SweepView, stop: threading.Event) -> None:
         self.point, self.view, self.stop = point, view, stop
@@ -45,7 +45,7 @@ class PointView(Silent):
 
     def show(self, state: JobState) -> None:
         if self.stop.is_set() and not self.is_stopped and not state.result:
-            self.is_stopped = True  # once: what the job has is waited for
+            self.is_stopped = True  # only once: the job's files are still brought home
             raise KeyboardInterrupt
         self.point.replica = next(iter(state.replicas.values()))
         self.turn("collecting" if state.result else "starting" if _is_starting(state.phase) else state.phase)
@@ -65,8 +65,8 @@ def sweep(
 ) -> SweepOutcome:
     """Runs the script once for each combination of the grid's values, each as a job, and records them in spec.out.
 
-    What a sweep of that name has done already is not done again. Raises what `run` raises before anything is launched, and
-    Interrupted; points that fail are told by the outcome, and do not end the others.
+    Points that an earlier sweep of that name has finished are not repeated. Raises what `run` raises before a launch,
+    and Interrupted. A point that fails does not end the others: the outcome says which failed.
     """
     outcome = run_sweep(Sweep(spec=spec, grid=grid, parallel=parallel), view)
     if isinstance(outcome.error, Interrupted):
@@ -74,22 +74,22 @@ def sweep(
     return outcome
 
 
-def run_sweep(asked: Sweep, view: SweepView | None = None) -> SweepOutcome:
-    """`sweep`, of what a command line asks for."""
+def run_sweep(request: Sweep, view: SweepView | None = None) -> SweepOutcome:
+    """As `sweep`, for a Sweep."""
     view = view or SilentSweep()
-    planned = prepare(asked)
+    planned = prepare(request)
     tell(planned.plan, view)
     record = Record(planned.folder, planned.id, is_sweep=True)
-    record.logs.rmdir()  # each point has its own
+    record.logs.rmdir()  # each point has logs of its own
     record.tell_aside(view.note)
     try:
-        return _Run(asked, planned, record, view).run()
+        return _Run(request, planned, record, view).run()
     finally:
         record.close()
 
 
 def _is_there(backend: Backend, point: Point) -> bool:
-    """Whether the job of the point's name is the one that was launched for it."""
+    """Whether the job with the point's name exists and is the one that was launched for it."""
     try:
         return backend.find(point.job).id in ("", point.id)
     except NotFoundError:
@@ -101,19 +101,19 @@ def _is_starting(phase: str) -> bool:
 
 
 class _Run:
-    """One launcher's part of a sweep: so many threads, each of which takes one point after the other."""
+    """One launcher's run of a sweep: several threads, each of which takes one point after the other."""
 
-    def __init__(self, asked: Sweep, planned: Planned, record: Record, view: SweepView) -> None:
-        self.spec, self.parallel = asked.spec, asked.parallel
+    def __init__(self, request: Sweep, planned: Planned, record: Record, view: SweepView) -> None:
+        self.spec, self.parallel = request.spec, request.parallel
         self.planned, self.record, self.view = planned, record, view
         self.specs = {str(spec.name): spec for spec in planned.specs}
         self.points = planned.points[: len(planned.specs)]
-        self.there: dict[str, JobSummary] = {}  # jobs that a former launcher left
+        self.existing: dict[str, JobSummary] = {}  # jobs that a former launcher left behind
         self.todo: deque[Point] = deque()
         self.lock = threading.Lock()
         self.stop = threading.Event()
         self.errors: dict[str, SpawnerError] = {}  # job -> how it failed
-        self.bug: BaseException | None = None  # what is no point's, and ends the sweep
+        self.bug: BaseException | None = None  # an error outside of any point, which ends the sweep
         self.began = time.monotonic()
 
     def run(self) -> SweepOutcome:
@@ -128,7 +128,7 @@ class _Run:
         return self._outcome(interrupted)
 
     def save(self) -> None:
-        """Writes sweep.json: whoever goes on with the sweep begins with it."""
+        """Writes sweep.json, from which a later launcher continues."""
         with self.lock:
             points = [{name: getattr(point, name) for name in STORED} for point in self.planned.points]
             self.record.write_json(SWEEP_FILE, {**self.planned.record, "points": points})
@@ -140,24 +140,24 @@ class _Run:
     # -- what a former launcher did
 
     def _look_back(self) -> list[Point]:
-        """The points that are not done; what is left of the others is removed."""
+        """The points that are not done; removes jobs that are left of the others."""
         backend, todo = self._backend(), []
         launched = {point.job: point for point in self.planned.points if point.id}
-        found = backend.jobs() if launched else []
-        self.there = {job.job: job for job in found if job.job in launched and job.id in ("", launched[job.job].id)}
+        jobs = backend.jobs() if launched else []
+        self.existing = {job.job: job for job in jobs if job.job in launched and job.id in ("", launched[job.job].id)}
         for point in self.planned.points:
-            left = point.job in self.there
+            is_left = point.job in self.existing
             if is_done(self.spec.out, point):
                 self._learn(point)
                 point.result, point.error = "succeeded", ""
-                if left and not self.spec.keep:
+                if is_left and not self.spec.keep:
                     self._remove(backend, point)
             elif point.job in self.specs:
                 point.result, point.error, point.metrics, point.seconds = "waiting", "", {}, 0.0
                 todo.append(point)
-                if left and self.planned.is_other:
+                if is_left and self.planned.is_other:
                     self._remove(backend, point)
-            elif left:
+            elif is_left:
                 self.view.note(
                     f"warning: {point.title} is no point of this grid, and its job is still there: "
                     f"tf-spawner delete {point.job}"
@@ -165,23 +165,23 @@ class _Run:
         return todo
 
     def _remove(self, backend: Backend, point: Point) -> None:
-        """Removes what a former launcher left of it, once all that it has written is here."""
-        left = self.there[point.job]
-        if not is_done(self.spec.out, point) and left.state != "incomplete":
+        """Removes the job that a former launcher left, after its files have been fetched."""
+        job = self.existing[point.job]
+        if not is_done(self.spec.out, point) and job.state != "incomplete":
             try:
-                Job(point.job, backend, tuple(left.replicas)).fetch(self.spec.out, release=False)
+                Job(point.job, backend, tuple(job.replicas)).fetch(self.spec.out, release=False)
             except ArtifactError as error:
-                if seen_running(backend, point.job, list(left.replicas)):
+                if seen_running(backend, point.job, list(job.replicas)):
                     raise
                 self.view.note(f"warning: {point.title}: {error.message}; no process or pod of it is left to ask")
         backend.delete(point.job, DELETE_TIMEOUT_S, point.id, self.view.note)
-        del self.there[point.job]
+        del self.existing[point.job]
 
     def _batches(self, todo: list[Point]) -> list[list[Point]]:
-        """First what is left of a former launcher; where that has GPUs of this machine, all else only when it has ended."""
-        left = [point for point in todo if point.job in self.there]
-        rest = [point for point in todo if point.job not in self.there]
-        return [left, rest] if self.spec.gpus and self.spec.on == "local" else [[*left, *rest]]
+        """The points in order: first those whose jobs are left. If they hold this machine's GPUs, the others wait."""
+        taken_over = [point for point in todo if point.job in self.existing]
+        rest = [point for point in todo if point.job not in self.existing]
+        return [taken_over, rest] if self.spec.gpus and self.spec.on == "local" else [[*taken_over, *rest]]
 
     def _learn(self, point: Point) -> None:
         if report_of(self.spec.out, point):
@@ -189,21 +189,21 @@ class _Run:
             point.metrics, point.seconds = row["metrics"], row["seconds"]
 
     def _goes_on(self, backend: Backend, point: Point) -> bool:
-        """Whether the job that is left of it can still succeed: it trains, or holds what it has trained."""
+        """Whether the point's remaining job can still succeed: it is training, or holds its results."""
         events = {event["event"] for event in read_events(self.spec.out / point.job)}
         if report_of(self.spec.out, point).get("result") in ("failed", "timeout") or "interrupted" in events:
             return False
-        left = self.there[point.job]
-        if left.state in ("incomplete", "damaged") or not _is_there(backend, point):
+        job = self.existing[point.job]
+        if job.state in ("incomplete", "damaged") or not _is_there(backend, point):
             return False
-        state = Job(point.job, backend, tuple(left.replicas)).status()
-        is_silent = state.phase == "pending" and left.state == "running"  # which its follower will judge
-        return is_silent or not (_is_starting(state.phase) or left.replicas[0] in state.gone)
+        state = Job(point.job, backend, tuple(job.replicas)).status()
+        is_silent = state.phase == "pending" and job.state == "running"  # its follower will decide
+        return is_silent or not (_is_starting(state.phase) or job.replicas[0] in state.gone)
 
     # -- what this one does
 
     def _run_all(self, points: list[Point]) -> bool:
-        """Returns when all that was begun of the points has ended; whether Ctrl-C stopped it."""
+        """Runs the points; returns when all that were begun have ended, and whether Ctrl-C stopped it."""
         self.todo = deque(points)
         slots = range(min(self.parallel, len(points)))
         ended = {slot: threading.Event() for slot in slots}
@@ -247,7 +247,7 @@ class _Run:
             return self.todo.popleft() if self.todo else None
 
     def _carry_out(self, point: Point, slot: int) -> None:
-        """One point to its end; whatever happens to it, also what nobody thought of, ends no other."""
+        """Runs one point to its end. No error in it, however unexpected, ends another point."""
         shown_as = PointView(point, self.view, self.stop)
         point.since = time.time()
         try:
@@ -262,7 +262,7 @@ class _Run:
             result = self._fails(point, self._unexpected(point, bug))
         try:
             self._learn(point)
-        except Exception as bug:  # of a record that cannot be read; the job itself ended as it did
+        except Exception as bug:  # the record cannot be read, whatever the job's own result
             if result == "succeeded":
                 result = self._fails(point, self._unexpected(point, bug))
         point.replica = None
@@ -282,20 +282,21 @@ class _Run:
         return "incomplete" if has_trained else error.outcome.result if error.outcome else "failed"
 
     def _unexpected(self, point: Point, bug: Exception) -> SpawnerError:
-        """An error of our own for a point, whose traceback goes into the sweep's folder."""
+        """The error for a bug in a point; writes its traceback into the sweep's folder."""
         name, mask = f"{point.job}-traceback.txt", self.planned.plan.known.mask
         with suppress(SpawnerError):
             self.record.write(name, mask("".join(traceback.format_exception(bug))).encode(errors="replace").decode())
         return SpawnerError(
             f"{type(bug).__name__}: {brief_line(mask(str(bug)))}",
-            hint=f"this is a bug in tf-spawner: report it with {self.record.folder / name}; tf-spawner delete {point.job} removes what is left",
+            hint=f"this is a bug in tf-spawner: report it with {self.record.folder / name}; "
+            f"tf-spawner delete {point.job} removes what is left",
         )
 
     def _run_job(self, point: Point, slot: int, view: PointView) -> Outcome:
-        """Takes over the job that is there, or launches one; never both, for a job's name is there once."""
+        """Takes over the point's existing job or launches one; never both, because a name has only one job."""
         spec, backend = self.specs[point.job], self._backend()
         plan = planned_like(self.planned.plan, spec, backend.reserve(spec, point.job), slot)
-        if point.job in self.there:
+        if point.job in self.existing:
             if self._goes_on(backend, point):
                 view.note("its job is there from before, and is followed to its end")
                 return take_over(backend, plan, point.id, view)
@@ -340,21 +341,21 @@ class _Run:
         )
 
     def _failed(self, rows: list[dict[str, Any]]) -> SpawnerError:
-        """One error for all that failed: of their own kind, if they are of one."""
+        """One error for all points that failed; of the same class as theirs, if they share one."""
         failed = [point for point in self.points if point.job in self.errors]
         kinds = {type(error) for error in self.errors.values()}
         kind = kinds.pop() if len(kinds) == 1 else JobFailed
         alike: dict[str, list[Point]] = {}
         for point in failed:
             alike.setdefault(point.error, []).append(point)
-        told = [
+        failures = [
             f"{points[0].title}{f' and {len(points) - 1} more' if len(points) > 1 else ''}: {message}"
             for message, points in alike.items()
         ]
-        more = [f"and {len(told) - SHOWN_FAILURES} other failures"] if len(told) > SHOWN_FAILURES else []
+        rest = [f"and {len(failures) - SHOWN_FAILURES} other failures"] if len(failures) > SHOWN_FAILURES else []
         first = self.errors[failed[0].job]
         error = kind(
-            f"{len(failed)} of {len(rows)} points failed: {'; '.join([*told[:SHOWN_FAILURES], *more])}",
+            f"{len(failed)} of {len(rows)} points failed: {'; '.join([*failures[:SHOWN_FAILURES], *rest])}",
             hint=f"{first.hint + '; ' if first.hint else ''}{self._again} runs those again",
         )
         if isinstance(error, JobFailed) and isinstance(first, JobFailed):
@@ -363,7 +364,7 @@ class _Run:
 
 
 def _await(events: Sequence[threading.Event]) -> None:
-    """Waits for all; Thread.join() would take a thread for ended once Ctrl-C has come while it waited."""
+    """Waits for all events. Not Thread.join(): after Ctrl-C during a wait it takes a running thread for ended."""
     for event in events:
         while not event.wait(0.5):
             pass

@@ -1,4 +1,4 @@
-"""A TensorBoard on this machine for jobs wherever they run: their event files come over as they grow."""
+"""Runs TensorBoard on this machine for jobs anywhere: copies their event files as they grow."""
 
 from __future__ import annotations
 
@@ -41,16 +41,17 @@ from tfspawner.replica.processes import die_with_agent
 from .job import Job
 
 EVENTS = "*tfevents*"
-PORTS = range(6006, 6106)  # from TensorBoard's own on
+PORTS = range(6006, 6106)  # TensorBoard's own port and those after it
 START_S = 60.0
-IN_TURN = 16  # replicas without event files that are asked at a time
+IN_TURN = 16  # how many replicas without event files are asked in one round
 PARALLEL = 8
-MOST_MISSES = 5  # so often a file is asked for that does not have the size that was told of it
-HEAD = 64  # bytes by which a file is known again: they hold the time when it was begun
+MOST_MISSES = 5  # tries to get a file that is shorter than its manifest says
+HEAD = 64  # the first bytes, by which a file is recognised: they contain the time of its creation
 WRITING = ("running", "stopping", "ended")  # the phases in which a script has run
 NONE_YET = (
     "no event files yet. Scripts write them below $TFSPAWNER_OUTPUT, as by "
-    "keras.callbacks.TensorBoard(log_dir=os.environ['TFSPAWNER_OUTPUT'] + '/logs'); those in /tmp or on s3:// do not come"
+    "keras.callbacks.TensorBoard(log_dir=os.environ['TFSPAWNER_OUTPUT'] + '/logs'); "
+    "those in /tmp or on s3:// do not come"
 )
 
 Note = Callable[[str], None]
@@ -58,66 +59,66 @@ Note = Callable[[str], None]
 
 @dataclass(slots=True)
 class Tail:
-    """What is here of one event file: under which name, how many bytes, and the first of them."""
+    """The part of one event file that is here: its name, its size, and its first bytes."""
 
     name: str
     size: int = 0
     head: bytes = b""
     number: int = 0
-    missing_size: int = 0  # the size that was told of it, and that it did not have,
-    misses: int = 0  # so often in a row
+    missing_size: int = 0  # a size in the manifest that the file did not have
+    misses: int = 0  # how often in a row it did not have that size
 
     def missed(self, size: int) -> None:
-        """Counts how often in a row the file lacked what a manifest said it had."""
+        """Counts how often in a row the file was shorter than its manifest said."""
         self.misses = self.misses + 1 if size == self.missing_size else 1
         self.missing_size = size
 
     def is_wanted(self, size: int) -> bool:
-        """Whether it has grown to that size, as far as is known."""
+        """Whether the file has grown to that size, and has not been missed too often."""
         return size > self.size and (size != self.missing_size or self.misses < MOST_MISSES)
 
     def again(self, path: str) -> Tail:
-        """For the file that took its place: under a name of its own, since TensorBoard reads on from where it was."""
+        """The tail for a file that replaced this one; under a new name, because TensorBoard reads on where it was."""
         return Tail(f"{path}.again{self.number + 1}", number=self.number + 1)
 
 
 class EventFiles:
-    """A job's event files, brought below folder/<replica>, each from the byte on that is not here yet."""
+    """A job's event files, copied to folder/<replica>; only new bytes are fetched."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self.folder, self.room = folder, Room(folder)
+        self.folder, self.disk = folder, Room(folder)
         self.tails: dict[str, dict[str, Tail]] = {}
 
     def bring(self, agent: AgentClient) -> bool:
-        """Brings what is new at one replica; whether there are new files. Raises AgentUnreachable, ArtifactError."""
+        """Fetches one replica's new bytes; says whether there are new files. Raises AgentUnreachable, ArtifactError."""
         manifest = checked(agent.manifest(EVENTS))
         tails = self.tails.setdefault(agent.replica, {})
         before = [tail.name for tail in tails.values()]
-        wanted: list[tuple[str, int, int]] = []
+        ranges: list[tuple[str, int, int]] = []
         for file in manifest.files:
             path, size = file["path"], file["size"]
             tail = tails.setdefault(path, Tail(path))
             if size < tail.size:
                 tail = tails[path] = tail.again(path)
             if tail.is_wanted(size):
-                wanted += [(path, 0, len(tail.head))] if tail.size else []
-                wanted.append((path, tail.size, size))
-        if wanted:
-            self._receive(agent, wanted[:FILES_AT_ONCE], tails)
+                ranges += [(path, 0, len(tail.head))] if tail.size else []
+                ranges.append((path, tail.size, size))
+        if ranges:
+            self._receive(agent, ranges[:FILES_AT_ONCE], tails)
         return before != [tail.name for tail in tails.values()]
 
-    def _receive(self, agent: AgentClient, wanted: list[tuple[str, int, int]], tails: dict[str, Tail]) -> None:
-        needed = sum(size - offset for _, offset, size in wanted)
-        with self.room.taken(needed, agent.replica) as wrote:
-            for (path, offset, size), (part, body) in zip(wanted, agent.files(wanted), strict=False):
+    def _receive(self, agent: AgentClient, ranges: list[tuple[str, int, int]], tails: dict[str, Tail]) -> None:
+        needed = sum(size - offset for _, offset, size in ranges)
+        with self.disk.taken(needed, agent.replica) as wrote:
+            for (path, offset, size), (part, body) in zip(ranges, agent.files(ranges), strict=False):
                 tail = tails[path]
                 if part.missing and part.path == path:
-                    tail.missed(size)  # it is gone or shorter by now: the next manifest tells
+                    tail.missed(size)  # it is gone or shorter now: the next manifest will show it
                     continue
                 if (part.path, part.offset, part.size) != (path, offset, size - offset):
                     raise AgentUnreachable(f"{agent.replica}'s agent sent what was not asked for")
-                if offset < tail.size:  # the beginning, to know it again
+                if offset < tail.size:  # the beginning, to check that it is still the same file
                     if b"".join(body.pieces()) != tail.head:
                         tails[path] = tail.again(path)
                 elif offset == tail.size:
@@ -136,7 +137,7 @@ class EventFiles:
             raise ArtifactError(f"{self.folder / place} cannot be written: {error.strerror}") from None
 
     def take(self, files: Path) -> None:
-        """Takes over from a run's record what did not come before the job was gone."""
+        """Takes from a run's record what had not come when the job was gone."""
         for path in sorted(path for path in files.rglob(EVENTS) if is_own(path)):
             replica, _, name = path.relative_to(files).as_posix().partition("/")
             tail = self.tails.setdefault(replica, {}).setdefault(name, Tail(name))
@@ -145,12 +146,12 @@ class EventFiles:
                 self._append(replica, tail, iter(lambda: source.read(1 << 20), b""), lambda count: None)
 
     def counted(self, *replicas: str) -> str:
-        """How many files of these replicas are here, or of all, and their size."""
+        """The number and size of the files that are here, of these replicas or of all."""
         return counted([tail.size for replica in replicas or self.tails for tail in self.tails[replica].values()])
 
 
 class Followed:
-    """A job whose event files come until it ends, in a thread of their own."""
+    """A job whose event files are fetched until it ends, in a thread of its own."""
 
     def __init__(
         self, job: Job, attach: Callable[[], Job], record: Path, files: EventFiles, note: Note, every_s: float
@@ -159,8 +160,8 @@ class Followed:
         self.id = job.backend.find(job.name).id
         self.every_s = every_s
         self.note: Note = lambda text: note(f"{self.name}: {text}")
-        self.waiting = list(job.replicas)  # those without event files, in the order in which they are asked
-        self.is_stale = False  # another pod may have taken a replica's place
+        self.waiting = list(job.replicas)  # replicas without event files, in the order in which they are asked
+        self.is_stale = False  # a replica may have another pod now
         self.bug: Exception | None = None  # what ended the thread, to be raised by watch()
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -170,7 +171,7 @@ class Followed:
         return any(list(self.files.tails.values()))
 
     def run(self) -> None:
-        """Follows the job until it ends; what goes wrong is noted, and a bug is kept for the main thread."""
+        """Follows the job until it ends; notes errors, and keeps a bug for the main thread."""
         try:
             self.note(self.follow())
         except SpawnerError as error:
@@ -179,7 +180,7 @@ class Followed:
             self.bug = bug
 
     def follow(self) -> str:
-        """Brings what there is again and again; returns how it ended."""
+        """Fetches event files until the job ends; returns how it ended, in words."""
         version, answered = -1, 0
         while True:
             asked_at = time.monotonic()
@@ -196,7 +197,7 @@ class Followed:
                 continue
             if (
                 order["version"] == version and time.monotonic() - asked_at < min(self.every_s, 5.0) / 2
-            ):  # it was to wait for another
+            ):  # it answered at once instead of waiting for a new version
                 time.sleep(self.every_s)
             version = order["version"]
             if order["phase"] == "ended":
@@ -210,7 +211,7 @@ class Followed:
                 answered = -sys.maxsize
 
     def order(self, version: int) -> Order | None:
-        """The gang's phase, once it is another than version's or after a while; None where no coordinator answers."""
+        """The gang's phase, as soon as it has changed or after every_s; None if no coordinator answers."""
         try:
             if self.is_stale:
                 self.job, self.is_stale = self._same(self.attach()), False
@@ -220,18 +221,18 @@ class Followed:
             return None
 
     def _same(self, job: Job) -> Job:
-        """The job, if it is still the one whose events are here, and not a later one of its name."""
+        """The job, if it is still the same and not a later one of that name. Raises NotFoundError."""
         if job.backend.find(self.name).id != self.id:
             raise NotFoundError(f"job {self.name} is gone; another has its name now")
         return job
 
     def next_ones(self) -> list[str]:
-        """The replicas that have event files, and some of the others in turn."""
+        """The replicas to ask next: all that have event files, and some of the others in turn."""
         having = [replica for replica, tails in self.files.tails.items() if tails]
         self.waiting = [replica for replica in self.waiting if replica not in having]
-        asked, self.waiting = self.waiting[:IN_TURN], self.waiting[IN_TURN:]
-        self.waiting += asked
-        return having + asked
+        others, self.waiting = self.waiting[:IN_TURN], self.waiting[IN_TURN:]
+        self.waiting += others
+        return having + others
 
     def round(self, replicas: Iterable[str]) -> int:
         """Asks these replicas; returns how many answered."""
@@ -241,7 +242,7 @@ class Followed:
         return sum(answered)
 
     def bring(self, replica: str) -> bool:
-        """Fetches what is new of a replica's event files; False where its agent cannot be reached."""
+        """Fetches the new bytes of a replica's event files; False if its agent cannot be reached."""
         try:
             if self.files.bring(self.job.backend.agent(self.name, replica)):
                 self.note(f"{replica}: {self.files.counted(replica)}")
@@ -262,7 +263,7 @@ class Followed:
 
 
 def serve(
-    named: tuple[str, ...],
+    names: tuple[str, ...],
     attach: Callable[[str], Job],
     out: Path,
     note: Note,
@@ -271,54 +272,55 @@ def serve(
     port: int | None,
     every_s: float,
 ) -> None:
-    """Shows jobs, and runs that are recorded, until TensorBoard ends, or Ctrl-C does.
+    """Shows jobs and recorded runs until TensorBoard ends or Ctrl-C comes.
 
-    attach finds a job by its name; tell gets the URL. Raises SpawnerError where there is nothing to show, or no TensorBoard.
+    attach finds a job by its name; tell gets the URL. Raises SpawnerError if there is nothing to show, or no
+    TensorBoard.
     """
     command, port, secret = program(), free_port(port), secret_path()
     with tempfile.TemporaryDirectory(prefix="tf-spawner-tensorboard-") as folder:
         logs = Path(folder, "logs")
         logs.mkdir()
-        places = [place(name, logs, attach, out, note, every_s) for name in named]
-        followed = [found for found in places if found]
-        shown = logs if len(named) > 1 else next(logs.iterdir())
+        places = [place(name, logs, attach, out, note, every_s) for name in names]
+        followed = [followed_job for followed_job in places if followed_job]
+        shown = logs if len(names) > 1 else next(logs.iterdir())
         with tensorboard(command, shown, port, secret, every_s) as process:
             tell(f"http://{HOST}:{port}{secret}/")
-            watch(process, followed, has_runs=len(followed) < len(named))
+            watch(process, followed, has_runs=len(followed) < len(names))
 
 
 def place(
-    named: str, logs: Path, attach: Callable[[str], Job], out: Path, note: Note, every_s: float
+    name: str, logs: Path, attach: Callable[[str], Job], out: Path, note: Note, every_s: float
 ) -> Followed | None:
-    """Begins to bring a job's event files below logs; where there is no such job, puts a run's files there."""
-    run = find_run(named, out, with_files=True)
-    target = logs / (run.path.resolve() if run else Path(named)).name
+    """Starts to fetch a job's event files into logs; if there is no such job, links a run's files there."""
+    run = find_run(name, out, with_files=True)
+    target = logs / (run.path.resolve() if run else Path(name)).name
     if target.is_symlink() or target.exists():
         raise ConfigurationError(f"two of these are called {target.name}", hint="show them one after the other")
     try:
-        if run and run.path == Path(named):
-            raise NotFoundError(f"{named} is a run's folder")
-        job = attach(named)
+        if run and run.path == Path(name):
+            raise NotFoundError(f"{name} is a run's folder")
+        job = attach(name)
         job.check_whole()
     except ClusterError as error:
         if run is None:
             raise
         if not isinstance(error, NotFoundError):
-            note(f"warning: whether job {named} runs is not known: {error.message}")
+            note(f"warning: whether job {name} runs is not known: {error.message}")
     else:
-        return Followed(job, lambda: attach(named), out / named, EventFiles(target), note, every_s)
+        return Followed(job, lambda: attach(name), out / name, EventFiles(target), note, every_s)
     if run.files.is_symlink():
         raise ConfigurationError(f"{run.files} is a link, and leads out of the run", hint="name the run's own folder")
-    found = [path for path in run.files.rglob(EVENTS) if is_own(path)]
-    if not found:
+    files = [path for path in run.files.rglob(EVENTS) if is_own(path)]
+    if not files:
         raise NotFoundError(f"run {run.path} has no event files", hint=f"see what it has: {run.files}")
     target.symlink_to(run.files.resolve())
-    note(f"{run.path}: {counted([path.stat().st_size for path in found])}")
+    note(f"{run.path}: {counted([path.stat().st_size for path in files])}")
     return None
 
 
 def is_own(path: Path) -> bool:
-    """Whether it is a file, and no link to one elsewhere."""
+    """Whether it is a file, and not a link to one elsewhere."""
     return path.is_file() and not path.is_symlink()
 
 
@@ -331,19 +333,19 @@ def program() -> list[str]:
     """TensorBoard's command: this Python's own, else the one on the path."""
     if find_spec("tensorboard"):
         return [sys.executable, "-m", "tensorboard.main"]
-    found = shutil.which("tensorboard")
-    if not found:
+    path = shutil.which("tensorboard")
+    if not path:
         raise ConfigurationError("TensorBoard is not installed here", hint="pip install 'tf-spawner[tensorboard]'")
-    return [found]
+    return [path]
 
 
-def free_port(asked: int | None) -> int:
-    """The port asked for, else the first free one of PORTS. Raises ConfigurationError where it is taken."""
-    found = next((port for port in ([asked] if asked else PORTS) if is_free(port)), None)
-    if found is None:
-        which = f"port {asked} is" if asked else f"all ports from {PORTS[0]} to {PORTS[-1]} are"
+def free_port(requested: int | None) -> int:
+    """The requested port, or else the first free one of PORTS. Raises ConfigurationError if it is taken."""
+    free = next((port for port in ([requested] if requested else PORTS) if is_free(port)), None)
+    if free is None:
+        which = f"port {requested} is" if requested else f"all ports from {PORTS[0]} to {PORTS[-1]} are"
         raise ConfigurationError(f"{which} taken on this machine", hint="give another --port")
-    return found
+    return free
 
 
 def secret_path() -> str:
@@ -355,11 +357,11 @@ def secret_path() -> str:
 def tensorboard(
     command: list[str], logs: Path, port: int, secret: str, every_s: float
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The program, once it answers; it ends with this process, however that ends.
+    """Starts TensorBoard and yields its process once it answers; it ends with this process, however that ends.
 
-    TensorBoard has no login and believes any Host header. So it shows nothing but below a path that nobody can guess: neither
-    a page in the browser, by whatever name it reaches the port, nor another user of this machine. The path is kept out
-    of the process list and of TensorBoard's note for its siblings in /tmp.
+    TensorBoard has no login and accepts any Host header. So it serves only below a path that nobody can guess: not a
+    page in the browser that reaches the port by some name, nor another user of this machine. The path is kept out of
+    the process list, and out of the note in /tmp that TensorBoard leaves for other instances.
     """
     words = {"logdir": logs, "host": HOST, "port": port, "path_prefix": secret, "reload_interval": f"{every_s:g}"}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory(prefix="tf-spawner-tensorboard-") as private:
@@ -410,7 +412,7 @@ def ended(process: subprocess.Popen[bytes], output: Any) -> SpawnerError:
 
 
 def watch(process: subprocess.Popen[bytes], followed: list[Followed], *, has_runs: bool) -> None:
-    """Returns when TensorBoard ends. Raises NotFoundError where nothing is there to be shown, nor will be."""
+    """Returns when TensorBoard ends. Raises NotFoundError if there is nothing to show and nothing will come."""
     while process.poll() is None:
         for bug in (job.bug for job in followed if job.bug):
             raise bug

@@ -1,4 +1,4 @@
-"""What of the script's folder travels: all but what .tfspawnerignore names, former runs, env-files, and what looks like a key."""
+"""Which files of the script's folder travel: not what .tfspawnerignore names, former runs, env-files or keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IGNORE_FILE = ".tfspawnerignore"
 ALWAYS_IGNORED = frozenset(
     (".git", "__pycache__", ".ipynb_checkpoints", ".venv", ".mypy_cache", ".pytest_cache")
 )  # folders
-# What holds keys by its name, in lower case. Names of SSH's keys have no ending: id_map.csv is none.
+# Names, in lower case, that say that keys are inside. SSH's keys have no ending: id_map.csv is not one.
 KEY_FOLDERS = frozenset(
     (
         ".aws",
@@ -125,22 +125,22 @@ NO_KEY_FILES = (
 )
 COPIES = re.compile(
     r"(?:~|\.(?:bak|old|orig|save|sw[a-p])| \([0-9]{1,3}\)| copy(?: [0-9]{1,3})?)+$"
-)  # what editors, browsers and desktops add to the name of a file that they change or copy
+)  # what editors, browsers and desktops add to a file's name when they change or copy it
 SSH_KEYS = ("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*")
 _KEY, _NO_KEY, _SSH_KEY = (re.compile("|".join(map(translate, names))) for names in (KEY_FILES, NO_KEY_FILES, SSH_KEYS))
 MOST_PATTERNS = 1000
 LONGEST_PATTERN = 4096
-MOST_STARS = 3  # in one name of a pattern, and of **: each more makes matching a long path a hundred times as slow
+MOST_STARS = 3  # in one name of a pattern, and as many **: with each more, a long path takes a hundred times as long
 SHOWN = 3
 MOST_FILES = 200_000
 CODE = (".py", ".ipynb", ".md")  # never a key, whatever it is called
 
 
 class Travelling:
-    """The files of a folder that travel; `keys` are those that look like keys and were not asked for, once all were gone through.
+    """The files of a folder that travel. After files() has ended, `keys` are the likely keys that were left out.
 
-    `env_files` never travel, under whatever name they lie there. A line with `!` in .tfspawnerignore asks for a key where it fits
-    the key's own name: one that fits its folder, or any name, lets in what else is there.
+    `env_files` never travel, whatever their names in the folder. A line with `!` in .tfspawnerignore includes a key
+    only if it matches the key's own name: one that matches its folder, or any name, is about other files.
     """
 
     def __init__(self, folder: Path, out: Path, env_files: Iterable[Path] = ()) -> None:
@@ -148,12 +148,12 @@ class Travelling:
         self.real = folder.resolve()
         self.env_files = {identity for path in env_files if (identity := _identity(path))}
         self.lines = _users_patterns(folder / IGNORE_FILE)
-        self.patterns = _patterns(self.lines)  # the last that fits decides
-        self.keys: dict[str, str] = {}  # {what looks like a key: its first file}, in the order in which they were met
+        self.patterns = _patterns(self.lines)  # the last one that matches decides
+        self.keys: dict[str, str] = {}  # {what looks like a key: its first file}
         self.env_names: list[str] = []
 
     def files(self) -> Iterator[tuple[Path, str]]:
-        """(path, name in the archive) of every file, links followed unless they lead round. Raises ConfigurationError."""
+        """(path, name in the archive) of every file; follows links, but not in a circle. Raises ConfigurationError."""
         count = 0
         for top, folders, names in os.walk(self.folder, followlinks=True, onerror=self._refuse_folder):
             here = Path(top)
@@ -172,7 +172,8 @@ class Travelling:
             if count > MOST_FILES:
                 raise ConfigurationError(
                     f"the folder {named(self.folder)} holds more than {MOST_FILES:,} files, all of which would travel",
-                    hint=f"name what is not code in {named(self.folder / IGNORE_FILE)}, or name a smaller folder: --workdir",
+                    hint=f"name what is not code in {named(self.folder / IGNORE_FILE)}, "
+                    "or name a smaller folder: --workdir",
                 )
             for name in sorted(names):
                 path, packed_as = here / name, str(relative / name)
@@ -182,12 +183,12 @@ class Travelling:
                     yield path, packed_as
 
     def _refuse_folder(self, error: OSError) -> None:
-        """A folder that cannot be listed would be missing without a word."""
+        """Raises ConfigurationError for a folder that cannot be listed; os.walk() alone would silently skip it."""
         with reading(os.path.relpath(error.filename or self.folder, self.folder)):
             raise error
 
     def refuse_without(self, script: str) -> None:
-        """Says why the script itself would not travel."""
+        """Raises ConfigurationError with the reason why the script itself would not travel."""
         parts = script.split("/")
         paths = [*("/".join(parts[:number]) + "/" for number in range(1, len(parts))), script]
         if not all(map(self._is_wanted, paths)):
@@ -202,7 +203,7 @@ class Travelling:
         )
 
     def _is_wanted(self, name: str) -> bool:
-        """Whether .tfspawnerignore does not leave it out, keys not considered."""
+        """Whether .tfspawnerignore lets it travel, whether or not it is a key."""
         return not self.patterns.check_file(name).include
 
     def _travels(self, path: Path, name: str, folder: Path) -> bool:
@@ -218,17 +219,17 @@ class Travelling:
         return False
 
     def _is_asked_for(self, name: str) -> bool:
-        """Whether a line with `!` fits this name, and not just any name in its folder; a later line without takes it back."""
+        """Whether a line with `!` matches this name, but not any name there; a later line without `!` undoes it."""
         folder = name.rpartition("/")[0]
         others = [f"{folder}/{other}".lstrip("/") for other in ("\1", "\1.\1", "zq", "zq.zq")]
-        asked = False
+        is_asked = False
         for line, pattern in zip(self.lines, self.patterns.patterns, strict=True):
             if pattern.include is not None and pattern.match_file(name):
-                asked = not pattern.include and _names_keys(line) and not any(map(pattern.match_file, others))
-        return asked
+                is_asked = not pattern.include and _names_keys(line) and not any(map(pattern.match_file, others))
+        return is_asked
 
     def _key_behind(self, path: Path, name: str, folder: Path) -> str | None:
-        """The name where it leads, by a link of its own or of its folder, to what looks like a key."""
+        """The name, if it or its folder is a link to what looks like a key; else None."""
         real = path.resolve() if path.is_symlink() else folder / path.name
         if real == self.real / name:
             return None
@@ -238,7 +239,7 @@ class Travelling:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Tells of a file or folder that cannot be read by its name, and what to do."""
+    """Turns an error in reading a file or folder into a ConfigurationError that names it and says what to do."""
     try:
         yield
     except OSError as error:
@@ -249,9 +250,10 @@ def reading(name: str) -> Iterator[None]:
 
 
 def left_out(keys: Mapping[str, str], env_names: Iterable[str]) -> str | None:
-    """One line that says what stays here though nobody said so, and how to send a key all the same.
+    """One line that says what does not travel although nobody excluded it, and how to send a key all the same.
 
-    Who names an --env-file knows that it holds keys, and is told of it only beside others; a job.yaml is read as a list of options.
+    An --env-file is mentioned only beside keys, because the user knows what it holds; a job.yaml with variables
+    always, because the user thinks of it as options.
     """
     shown_env = [
         f"{_shown(name)} (holds {'env:' if is_job_file else 'variables'})"
@@ -263,9 +265,9 @@ def left_out(keys: Mapping[str, str], env_names: Iterable[str]) -> str | None:
         return f"not sent: {env}" if env else None
     many = len(keys) > 1
     kind = "they look like keys" if many else "it looks like a key"
-    asked_for = next(iter(keys.values()))
-    line = re.sub(r"([\\*?\[ ])", r"\\\1", asked_for)
-    hint = f"; to send {'one' if many else 'it'}, add !{line} to {IGNORE_FILE}" if asked_for.isprintable() else ""
+    example = next(iter(keys.values()))
+    line = re.sub(r"([\\*?\[ ])", r"\\\1", example)
+    hint = f"; to send {'one' if many else 'it'}, add !{line} to {IGNORE_FILE}" if example.isprintable() else ""
     return f"not sent, {kind}: {_few(list(map(_shown, keys)))}{f'; nor {env}' if env else ''}{hint}"
 
 
@@ -274,12 +276,12 @@ def _shown(name: str) -> str:
 
 
 def _few(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
+    rest = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{rest}"
 
 
 def _key_in(name: str) -> str | None:
-    """The part of a path that looks like a key, a folder with a slash behind it; None where none does."""
+    """The part of a path that looks like a key, with a slash at the end if it is a folder; None if none does."""
     *folders, last = name.split("/")
     lower = [folder.lower() for folder in folders]
     for number, folder in enumerate(lower):
@@ -289,7 +291,7 @@ def _key_in(name: str) -> str | None:
 
 
 def _is_key(last: str) -> bool:
-    """Whether a file's name, in lower case, is a key's, or that of an editor's copy of one."""
+    """Whether a file's name, in lower case, is that of a key or of an editor's copy of one."""
     original = COPIES.sub("", last).strip("#")
     names = (original,) if original == last else (original, original.removeprefix("."))
     return not last.endswith(CODE) and any(map(_is_keys_own, names))
@@ -302,7 +304,7 @@ def _is_keys_own(name: str) -> bool:
 
 
 def _names_keys(line: str) -> bool:
-    """Whether a line of .tfspawnerignore fits keys alone in its last name: !*.pem does, and !*.json, !.* and !*e* fit others, too."""
+    """Whether the last name in a line of .tfspawnerignore matches only keys: !*.pem does, !*.json and !*e* do not."""
     last = line.rstrip().rstrip("/").rpartition("/")[2].removeprefix("!")
     plain = re.sub(r"\\.", "", last)
     filled = re.sub(r"\[[^]]*\]|[*?]", "zq", plain)
@@ -310,7 +312,7 @@ def _names_keys(line: str) -> bool:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What all names of a file have in common, links of both kinds among them."""
+    """What all names of a file have in common, through hard links and symbolic ones: its device and inode."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -350,7 +352,7 @@ def _users_patterns(path: Path) -> list[str]:
 
 
 def _wrong_pattern(line: str) -> tuple[str, str] | None:
-    """(what is wrong, the next step)."""
+    """(what is wrong with a pattern, what to do); None if nothing is."""
     if len(line) > LONGEST_PATTERN:
         return f"it has {len(line):,} characters, and {LONGEST_PATTERN:,} are possible", "name the folder alone"
     names = line.split("/")
@@ -361,7 +363,7 @@ def _wrong_pattern(line: str) -> tuple[str, str] | None:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)  # re's, of [[:alpha:]], which Python does not know
+            warnings.simplefilter("error", FutureWarning)  # re warns of [[:alpha:]], which Python does not know
             _patterns([line])
     except FutureWarning:
         return (

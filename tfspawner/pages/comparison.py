@@ -93,12 +93,12 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 def options_of(spec: Mapping[str, Any]) -> dict[str, str]:
     """{flag: value} of a job's options and its script's arguments, as text."""
-    words = {key.replace("_", "-"): told(value) for key, value in spec.items() if key not in NOT_COMPARED}
+    words = {key.replace("_", "-"): as_text(value) for key, value in spec.items() if key not in NOT_COMPARED}
     words["code's SHA-256"] = spec.get("code_sha256", "")[:12]
     return words | {f"-- {name}": value for name, value in arguments(spec.get("args", [])).items()}
 
 
-def told(value: Any) -> str:
+def as_text(value: Any) -> str:
     """An option's value as a table's cell."""
     if isinstance(value, bool):
         return "yes" if value else "no"

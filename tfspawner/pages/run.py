@@ -56,11 +56,11 @@ def page(folder: Path, note: Note = no_note) -> str:
     events = read_events(folder, note)
     rows = timeline(events)
     logs = {replica: read_log(path) for replica, path in log_files(folder).items()}
-    paces = {replica: found for replica, log in logs.items() if (found := pace(log.took))}
+    paces = {replica: epoch for replica, log in logs.items() if (epoch := pace(log.took))}
     slowest = [
         sentence for sentence in (slowest_to_start(events), slowest_in_training(paces, trained(events))) if sentence
     ]
-    files = [(replica, file) for replica, found in report.get("files", {}).items() for file in found]
+    files = [(replica, file) for replica, listed in report.get("files", {}).items() for file in listed]
     return (
         html_environment()
         .get_template("report.html")

@@ -112,9 +112,9 @@ class Known:
 
 
 def known_of(spec: JobSpec, own_words: str = "", pod_file: bytes = b"") -> Known:
-    """The job's secrets; `own_words` are what tf-spawner itself sends, and so not secret.
+    """The job's secrets; `own_words` is what tf-spawner itself sends, so nothing in it is secret.
 
-    Raises ConfigurationError if an option contains one: objects and records show options.
+    Raises ConfigurationError if an option contains a secret: options go into names, labels and records.
     """
     options = _options(spec, pod_file)
     known = Known(spec.env, "\n".join([own_words, *(text for _, text in options)]) if spec.env else "")

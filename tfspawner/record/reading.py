@@ -328,8 +328,8 @@ def read_events(folder: Path, note: Note = lambda text: None) -> list[Event]:
     except OSError as error:
         raise damaged(place, f" cannot be read: {reason(error)}", _hint(folder)) from None
     if wrong:
-        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        note(f"warning: {place}, {wrong[0]}{more}: left out")
+        rest = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        note(f"warning: {place}, {wrong[0]}{rest}: left out")
     return events
 
 

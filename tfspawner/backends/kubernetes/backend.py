@@ -350,9 +350,9 @@ class KubernetesBackend:
             return created
         except Conflict:
             kind = manifest["kind"]
-            there: Manifest = self.api.request("GET", self._path(kind, manifest["metadata"]["name"]), kind=kind)
-            if is_created(there, manifest):
-                return there  # it was created, but the reply got lost
+            existing: Manifest = self.api.request("GET", self._path(kind, manifest["metadata"]["name"]), kind=kind)
+            if is_created(existing, manifest):
+                return existing  # it was created, but the reply got lost
             taken = "another job" if kind == "Job" else f"a {kind}"
             raise ConfigurationError(
                 f"the name {plan.job!r} is in use by {taken} in namespace {self.namespace}",
@@ -447,10 +447,10 @@ class KubernetesBackend:
                 self._leave_out(read)
         for launched, kind in itertools.product(jobs, PARTS):
             try:
-                there = self.api.request("GET", self._path(kind, launched.job), kind=kind)
+                existing = self.api.request("GET", self._path(kind, launched.job), kind=kind)
             except NotFoundError:
                 continue
-            if launched.first.uid not in owner_uids(there):
+            if launched.first.uid not in owner_uids(existing):
                 self._leave_out(LeftOut(kind=kind, name=launched.job, why=f"job {launched.job} does not own it"))
 
     def _token(self, first: RoleJob) -> str:

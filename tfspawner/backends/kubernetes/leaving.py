@@ -50,11 +50,11 @@ class Leaving:
     def delete_part(self, path: str, kind: str) -> None:
         """Deletes an object, known only by its name, if the job owns it."""
         try:
-            there = self.api.request("GET", path, kind=kind)
+            existing = self.api.request("GET", path, kind=kind)
         except NotFoundError:
             return
-        if self.launched.uids.keys() & owner_uids(there):
-            self.delete(path, text(there, "metadata", "uid"))
+        if self.launched.uids.keys() & owner_uids(existing):
+            self.delete(path, text(existing, "metadata", "uid"))
 
     def wait(self, timeout_s: float) -> None:
         """Returns when everything is gone. Raises ClusterError after timeout_s."""
@@ -104,9 +104,9 @@ class Leaving:
 
     def _tell(self) -> None:
         """Names each held object once. Has a held Job deleted in the foreground, so that its pods end all the same."""
-        for path, there in list(self.held.items()):
-            uid = text(there, "metadata", "uid")
-            if foreign_finalizers(there) and uid in self.launched.uids and uid not in self.reported:
+        for path, item in list(self.held.items()):
+            uid = text(item, "metadata", "uid")
+            if foreign_finalizers(item) and uid in self.launched.uids and uid not in self.reported:
                 self.reported.add(uid)
                 self.delete(path, uid, "Foreground")
         for words in self._waiting():
@@ -117,9 +117,9 @@ class Leaving:
 
     def _waiting(self) -> list[str]:
         return [
-            f"{_kind(there)} {shown_name(there)} waits for the finalizer {', '.join(map(shown_finalizer, finalizers))}"
-            for there in (*self.held.values(), *(self.pods or {}).values())
-            if (finalizers := foreign_finalizers(there))
+            f"{_kind(item)} {shown_name(item)} waits for the finalizer {', '.join(map(shown_finalizer, finalizers))}"
+            for item in (*self.held.values(), *(self.pods or {}).values())
+            if (finalizers := foreign_finalizers(item))
         ]
 
     def _still_there(self, timeout_s: float) -> ClusterError:
@@ -132,11 +132,11 @@ class Leaving:
                 hint=f"see: kubectl get pods -n {namespace} -l {JOB_LABEL}={job}",
             )
         finalizers = self._waiting()
-        waiting = finalizers or [f"{_kind(there)} {shown_name(there)} is still there" for there in remaining]
+        waiting = finalizers or [f"{_kind(item)} {shown_name(item)} is still there" for item in remaining]
         rest = f", and {len(waiting) - MOST_NAMED} more" if len(waiting) > MOST_NAMED else ""
-        first = next((there for there in remaining if foreign_finalizers(there)), remaining[0])
+        first = next((item for item in remaining if foreign_finalizers(item)), remaining[0])
         look = f"see: kubectl get {_kind(first).lower()} -n {namespace} {shown_name(first)} -o yaml"
-        job_remains = any(text(there, "kind") == "Job" for there in self.held.values())
+        job_remains = any(text(item, "kind") == "Job" for item in self.held.values())
         then = f"then: tf-spawner delete {job}" if job_remains else "all else of the job is gone"
         who = "who set a finalizer has to take it away; " if finalizers else ""
         return ClusterError(
@@ -145,9 +145,9 @@ class Leaving:
         )
 
 
-def foreign_finalizers(there: object) -> list[str]:
+def foreign_finalizers(item: object) -> list[str]:
     """The finalizers of an object being deleted, without those that the cluster's own controllers remove."""
-    metadata = mapping(there, "metadata")
+    metadata = mapping(item, "metadata")
     if not metadata.get("deletionTimestamp"):
         return []
     return [name for name in metadata.get("finalizers") or [] if isinstance(name, str) and name not in CLUSTERS_OWN]
@@ -158,5 +158,5 @@ def shown_finalizer(name: str) -> str:
     return name if name.isprintable() and len(name) < 100 else shown(name)
 
 
-def _kind(there: object) -> str:
-    return text(there, "kind") or "Pod"  # objects from a list have no kind
+def _kind(item: object) -> str:
+    return text(item, "kind") or "Pod"  # objects from a list have no kind
