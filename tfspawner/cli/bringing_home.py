@@ -89,7 +89,7 @@ def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) ->
     if output == "json":
         print_json(rows)
     else:
-        from tfspawner.views.plain import comparison_table
+        from tfspawner.views.results import comparison_table
 
         show_table(comparison_table(rows))
     if page:

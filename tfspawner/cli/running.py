@@ -84,7 +84,8 @@ def _run(asked: JobSpec | Sweep, output: str) -> None:
 
 def _run_sweep(asked: Sweep, output: str) -> None:
     from tfspawner.jobs.sweeps import run_sweep
-    from tfspawner.views.sweep import make_sweep_view, result_table
+    from tfspawner.views.results import result_table
+    from tfspawner.views.sweep import make_sweep_view
 
     view = make_sweep_view()
     try:

@@ -34,27 +34,18 @@ def list_jobs(tag: str | None, verbose: bool, output: str, **target: Any) -> Non
     \b
     tf-spawner list -t nightly
     """
-    import time
-
-    from tfspawner.base.words import age
-
     found, left_out = summaries_of(**target, verbose=verbose)
     summaries = [s for s in found if tag in (None, s.tag)]
     tell_left_out(left_out, verbose)
     if output == "json":
         print_json([summary_json(s) for s in summaries])
         return
-    rows = [("JOB", "ON", "STATE", "REPLICAS", "TAG", "AGE")]
-    for s in summaries:
-        replicas = ", ".join(f"{count} {role}" for role, count in s.roles.items())
-        where = f"{s.on}/{s.namespace}" if s.namespace else s.on
-        rows.append((s.job, where, s.state, replicas, s.tag, age(time.time() - s.created)))
-    if len(rows) == 1:
+    if not summaries:
         echo("no jobs", err=True)
         return
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    from tfspawner.views.table import jobs_list
+
+    echo(jobs_list(summaries).plain)
 
 
 @click.command(cls=PlacedCommand)
