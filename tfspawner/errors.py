@@ -40,9 +40,11 @@ class Command:
         return shlex.join(["tf-spawner", self.verb, *self.words, *self.place])
 
     def at(self, place: Iterable[str]) -> Command:
+        """The command that looks for its job there, by flags such as ("-n", "physics")."""
         return Command(self.verb, *self.words, place=place)
 
     def for_job(self, job: str) -> Command:
+        """The command with the job's name, if it needs one and has none."""
         return self if self.words or self.verb not in ("fetch", "delete") else Command(self.verb, job, place=self.place)
 
 

@@ -90,6 +90,7 @@ class LiveSweepView(PlainSweepView):
             self.live.draw()
 
     def table(self) -> Table | Text:
+        """What the pane shows: nothing before the points are known."""
         return live_table(self.points) if self.points else text_of()
 
 
