@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterable
 from typing import Any
 
 LOGIN = re.compile(r"(?<=://)[^/\s]*@")  # user:password@ of a URI, or a token in that place
@@ -28,6 +30,50 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text)
 
 
+class Command:
+    """A command of tf-spawner that a hint tells to type: its verb, its words, and the flags that say where its job is."""
+
+    def __init__(self, verb: str, *words: str, place: Iterable[str] = ()) -> None:
+        self.verb, self.words, self.place = verb, words, tuple(place)
+
+    def __str__(self) -> str:
+        return shlex.join(["tf-spawner", self.verb, *self.words, *self.place])
+
+    def at(self, place: Iterable[str]) -> Command:
+        """The command that looks for its job there, by flags such as ("-n", "physics")."""
+        return Command(self.verb, *self.words, place=place)
+
+    def for_job(self, job: str) -> Command:
+        """The command with the job's name, if it needs one and has none."""
+        return self if self.words or self.verb not in ("fetch", "delete") else Command(self.verb, job, place=self.place)
+
+
+class Hint(str):
+    """A hint, made of texts and commands: `Hint("make room, then: ", Command("fetch"))`. Hints are joined in the same way.
+
+    It is a text like any other; as long as it is no other text's part, its commands can still be completed.
+    """
+
+    parts: tuple[str | Command, ...]
+
+    def __new__(cls, *parts: str | Command) -> Hint:
+        flat: list[str | Command] = []
+        for part in parts:
+            flat += part.parts if isinstance(part, Hint) else [without_secrets(part) if isinstance(part, str) else part]
+        hint = super().__new__(cls, "".join(map(str, flat)))
+        hint.parts = tuple(flat)
+        return hint
+
+    def at(self, place: Iterable[str]) -> Hint:
+        """The hint whose commands look for their job there: flags such as ("-n", "physics")."""
+        words = tuple(place)
+        return Hint(*(part.at(words) if isinstance(part, Command) else part for part in self.parts))
+
+    def for_job(self, job: str) -> Hint:
+        """The hint whose commands name the job, where they have to name one and do not."""
+        return Hint(*(part.for_job(job) if isinstance(part, Command) else part for part in self.parts))
+
+
 class SpawnerError(Exception):
     """Something went wrong that the user can act on: what, to what, with which value; the hint is the next step."""
 
@@ -37,7 +83,7 @@ class SpawnerError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         self.message = without_secrets(message)
-        self.hint = without_secrets(hint) if hint else hint
+        self.hint: str | None = Hint(hint) if hint else hint
         super().__init__(self.message)
 
 

@@ -23,7 +23,8 @@ from tfspawner.replica.endings import MISSING_MODULE, UNHEALTHY, classify, place
 from tfspawner.replica.keras_output import LONGEST_PROGRESS, Pace, is_progress_bar, parse_progress
 from tfspawner.replica.log import Log
 from tfspawner.replica.trail import Trail
-from tfspawner.views.plain import Lines, describe_progress, describe_rate
+from tfspawner.views.plain import Lines
+from tfspawner.views.words import describe_progress, describe_rate
 
 RECORDED = Path(__file__).resolve().parent.parent / "outcomes" / "recorded"
 KERAS = [

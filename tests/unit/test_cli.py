@@ -4,10 +4,15 @@ import json
 import subprocess
 import sys
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from tfspawner import __version__
-from tfspawner.cli.hints import place_words, placed
+from tfspawner.cli.hints import PlacedCommand
+from tfspawner.cli.job_command import JobCommand, run_arguments
+from tfspawner.cli.main import call, cli
+from tfspawner.errors import ArtifactError, Command, Hint, JobFailed
 
 
 @pytest.mark.parametrize(
@@ -133,15 +138,43 @@ def test_a_sweep_of_which_no_job_has_ended_is_named_by_its_record(tf_spawner, tm
     assert "runs/sw" in done.stderr
 
 
+FETCH_OR_DELETE = Hint(Command("fetch", "j"), ", or ", Command("delete", "j"))
+
+
 @pytest.mark.parametrize(
-    ("argv", "text", "shown"),
+    ("argv", "hint", "shown"),
     [
-        (["run", "t.py", "-n", "a b", "--context=c"], "tf-spawner fetch j, or tf-spawner delete j",
-         "tf-spawner fetch j -n 'a b' --context=c, or tf-spawner delete j -n 'a b' --context=c"),
-        (["run", "t.py", "--", "-n", "x"], "tf-spawner fetch j", "tf-spawner fetch j"),
-        (["logs", "-n", "x"], "make room, then: tf-spawner fetch", "make room, then: tf-spawner fetch -n x"),
-        (["run", "-n", "x"], "follow it: tf-spawner logs -f j-1\nor tf-spawner data check", "follow it: tf-spawner logs -f j-1 -n x\nor tf-spawner data check"),
+        (["-n", "a b", "--context=c"], FETCH_OR_DELETE,
+         "tf-spawner fetch j -n 'a b' --context c, or tf-spawner delete j -n 'a b' --context c"),
+        (["--kubeconfig", "k", "-nphysics"], FETCH_OR_DELETE,
+         "tf-spawner fetch j -n physics --kubeconfig k, or tf-spawner delete j -n physics --kubeconfig k"),
+        (["--", "-n", "x"], Hint(Command("fetch", "j")), "tf-spawner fetch j"),
+        (["--namespace", "x"], Hint("make room, then: ", Command("fetch")), "make room, then: tf-spawner fetch -n x"),
+        (["-n", "x"], Hint("follow it: ", Command("logs", "-f", "j-1"), "\nor tf-spawner data check"),
+         "follow it: tf-spawner logs -f j-1 -n x\nor tf-spawner data check"),
+        (["-n", "x"], "tf-spawner fetch j", "tf-spawner fetch j"),
     ],
 )  # fmt: skip
-def test_the_commands_told_find_the_job_where_this_one_put_it(argv, text, shown):
-    assert placed(text, place_words(argv)) == shown
+def test_the_commands_told_find_the_job_where_this_one_put_it(argv, hint, shown):
+    @click.command(cls=JobCommand)
+    @run_arguments
+    def fails(**options):
+        error = JobFailed("it failed", hint=hint)
+        error.missing = ArtifactError("nor is all here", hint=hint)
+        raise error
+
+    raised = CliRunner().invoke(fails, ["t.py", *argv]).exception
+    assert raised.hint == shown
+    assert raised.missing.hint == shown
+
+
+def test_a_job_that_is_not_there_is_looked_for_where_the_command_line_looked(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert call(["logs", "nope", "--on", "local", "--kubeconfig", "a b", "-n", "x"]) == 3
+    assert capsys.readouterr().err.endswith("\nhint: tf-spawner list -n x --kubeconfig 'a b'\n")
+
+
+def test_each_command_that_is_told_where_jobs_are_tells_it_on():
+    told = {name for name, command in cli.commands.items() if "kubeconfig" in {param.name for param in command.params}}
+    assert told >= {"run", "rerun", "list", "logs", "fetch", "delete"}
+    assert [name for name in told if not isinstance(cli.commands[name], PlacedCommand)] == []

@@ -43,7 +43,7 @@ def needing(body: list[ast.stmt], known: set[str], owner: str = "") -> Iterator[
         if isinstance(node, ast.ClassDef) or not (owner and (is_property or node.name in known)):
             yield owner + node.name, node
         if isinstance(node, ast.ClassDef):
-            is_foreign = any(base.startswith(("click.", "io.")) for base in bases(node))
+            is_foreign = any(base.startswith(("click.", "io.", "PlacedCommand")) for base in bases(node))
             yield from [] if is_foreign else needing(node.body, known, f"{owner}{node.name}.")
 
 

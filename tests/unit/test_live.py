@@ -1,6 +1,7 @@
 """The live view: what fits which window, what a terminal is sent, how fast the steps are, and who is behind."""
 
 import io
+import math
 import os
 import time
 
@@ -13,11 +14,13 @@ from test_gang import report, running_gang
 
 from tfspawner.backends.base import JobSummary
 from tfspawner.follow.state import JobState, ReplicaState
+from tfspawner.follow.sweep import Point
 from tfspawner.replica.keras_output import Pace
 from tfspawner.replica.log import Log
 from tfspawner.replica.trail import Trail
-from tfspawner.views.live import Pane
-from tfspawner.views.table import jobs_table, phases, replica_table
+from tfspawner.views.pane import Pane
+from tfspawner.views.sweep import LiveSweepView, PlainSweepView, make_sweep_view
+from tfspawner.views.table import jobs_list, jobs_table, phases, replica_table
 
 
 def make_state(count: int = 4, **times: float) -> JobState:
@@ -169,9 +172,9 @@ def test_a_slow_link_gets_no_more_than_it_can_carry(terminal, monkeypatch):
     draw, _, _ = terminal
     draw("\n".join(["x" * 40] * 1000))
     sent_at = time.monotonic()
-    monkeypatch.setattr("tfspawner.views.live.time.monotonic", lambda: sent_at + 4.5)
+    monkeypatch.setattr("tfspawner.views.pane.time.monotonic", lambda: sent_at + 4.5)
     assert not draw.pane.is_due(True)
-    monkeypatch.setattr("tfspawner.views.live.time.monotonic", lambda: sent_at + 5.5)
+    monkeypatch.setattr("tfspawner.views.pane.time.monotonic", lambda: sent_at + 5.5)
     assert draw.pane.is_due(True)
 
 
@@ -356,3 +359,91 @@ def test_a_terminal_without_cursor_gets_plain_lines(monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setitem(os.environ, "TERM", "dumb")
     assert type(make_view()) is PlainView
+
+
+# ---- a sweep's
+
+
+@pytest.fixture
+def watched_sweep():
+    """A sweep's live view and the screen that shows it, of 60 columns and 12 lines."""
+    file = io.StringIO()
+    view = LiveSweepView(Console(file=file, force_terminal=True, width=60, height=12, highlight=False))
+    view.ended.set()  # the test draws by itself
+    screen = Screen(60, 12)
+
+    def look(*, drawn: bool = True) -> list[str]:
+        if drawn:
+            view.live.pane.drawn_at = -math.inf
+            view.live.draw()
+        screen.feed(file.getvalue().replace("\n", "\r\n"))
+        file.seek(0)
+        file.truncate()
+        return screen.shown
+
+    return view, look
+
+
+def points_of(count: int) -> list[Point]:
+    return [Point(job=f"p-{n}", values={"lr": f"0.{n}"}, result="waiting") for n in range(1, count + 1)]
+
+
+def test_the_points_of_a_sweep_are_redrawn_below_its_notes_and_taken_away(watched_sweep):
+    view, look = watched_sweep
+    points = points_of(2)
+    view.begin("p", points, 1)
+    assert look(drawn=False) == ["sweep p: 2 points", "point  lr   state    time  epoch  left  metrics", "p-1    0.1  waiting",
+                                 "p-2    0.2  waiting", ""]  # fmt: skip
+    points[0].result, points[0].seconds, points[0].metrics = "succeeded", 65, {"loss": 0.5}
+    view.show(points[0])
+    assert look()[2] == "p-1    0.1  succeeded  1m5s               loss 0.5"
+    view.note("p-1: it is told")
+    assert [line.split("  ")[0] for line in look()] == [
+        "sweep p: 2 points",
+        "p-1: it is told",
+        "point",
+        "p-1",
+        "p-2",
+        "",
+    ]
+    view.finish()
+    view.note("after all")
+    assert look() == ["sweep p: 2 points", "p-1: it is told", "after all", ""]
+
+
+def test_more_points_than_the_window_has_lines_are_cut_and_redrawn_in_place(watched_sweep):
+    view, look = watched_sweep
+    view.begin("p", points_of(15), 1)
+    for n in (1, 2, 3):
+        view.points[0].result = f"state{n}"
+        shown = look()
+        assert shown[1].split() == ["p-1", "0.1", f"state{n}"]
+        assert shown[-3:] == ["p-9    0.9   waiting", "…", ""]
+
+
+def test_the_times_of_a_sweep_go_on_while_no_point_tells_anything(wait_until):
+    file = io.StringIO()
+    view = LiveSweepView(Console(file=file, force_terminal=True, width=60, height=12, highlight=False))
+    try:
+        view.points = points_of(1)
+        wait_until(lambda: "p-1" in file.getvalue(), "the table")
+        view.points[0].since = time.time() - 3600
+        wait_until(lambda: "1h0m" in file.getvalue(), "the time that the point takes")
+    finally:
+        view.finish()
+
+
+def test_a_dumb_terminal_gets_a_line_for_each_change_of_a_sweep(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setitem(os.environ, "TERM", "dumb")
+    assert type(make_sweep_view()) is PlainSweepView
+
+
+def test_a_list_of_jobs_has_all_its_columns():
+    jobs = [JobSummary(job="a", on="local", namespace="", tag="", roles={"chief": 1, "worker": 2}, created=time.time() - 61, state="running"),
+            JobSummary(job="long", on="kubernetes", namespace="physics", tag="", roles={"worker": 1}, created=time.time(), state="pending")]  # fmt: skip
+    assert jobs_list(jobs).plain == (
+        "JOB   ON                  STATE    REPLICAS           TAG  AGE\n"
+        "a     local               running  1 chief, 2 worker       1m1s\n"
+        "long  kubernetes/physics  pending  1 worker                0s"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tfspawner.errors import ConfigurationError, NotFoundError
+from tfspawner.errors import Command, ConfigurationError, Hint, NotFoundError
 from tfspawner.plan.checks import is_name
 
 from .base import Backend
@@ -29,7 +29,7 @@ def backend_for(
 def backend_of(job: str, on: str | None, **target: Any) -> Backend:
     """The backend that has the job: the one given, else this machine, else the cluster. Raises NotFoundError."""
     if not is_name(job):
-        raise NotFoundError(f"{job!r} is not a job's name", hint="tf-spawner list")
+        raise NotFoundError(f"{job!r} is not a job's name", hint=Hint(Command("list")))
     if on:
         backend = backend_for(on, **target)
         backend.find(job)

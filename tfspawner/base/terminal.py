@@ -220,16 +220,13 @@ def text_of(*parts: object, style: str = "") -> Text:
     )
 
 
-def plain_table(*columns: str, **how: Any) -> Table:
-    """A table without lines between its cells."""
+def table(columns: Iterable[str], rows: Iterable[Iterable[str | Text]], **how: Any) -> Table:
+    """A table without lines between its cells, which are words, or texts of text_of(); what is too long is folded."""
     from rich.table import Table
 
-    table = Table(**{"box": None, "pad_edge": False, "header_style": "bold", "expand": False, **how})
+    drawn = Table(**{"box": None, "pad_edge": False, "header_style": "bold", "expand": False, **how})
     for column in columns:
-        table.add_column(text_of(column), overflow="fold")
-    return table
-
-
-def add_row(table: Table, cells: Iterable[str | Text]) -> None:
-    """Adds a row of words, or of texts of text_of()."""
-    table.add_row(*(text_of(cell) if isinstance(cell, str) else cell for cell in cells))
+        drawn.add_column(text_of(column), overflow="fold")
+    for row in rows:
+        drawn.add_row(*(text_of(cell) if isinstance(cell, str) else cell for cell in row))
+    return drawn

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfspawner.base.terminal import echo, print_json, show_table
-from tfspawner.errors import ConfigurationError, NotFoundError
+from tfspawner.errors import Command, ConfigurationError, Hint, NotFoundError
 
 from .flags import DURATION, PATH, output_option, target_options
+from .hints import PlacedCommand
 from .printing import note, notes, print_outcome
 from .target import JOB, OUT, complete_job, complete_run, find_job, summaries_of
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tfspawner.jobs.job import Job
 
 
-@click.command()
+@click.command(cls=PlacedCommand)
 @JOB
 @target_options
 @OUT
@@ -83,12 +84,12 @@ def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) ->
     folders = [folder for run in runs for folder in runs_of(run_folder(run, out))]
     if not folders:
         shown = ", ".join(str(run_folder(run, out)) for run in runs)
-        raise NotFoundError(f"no job of {shown} has ended yet", hint="tf-spawner list")
+        raise NotFoundError(f"no job of {shown} has ended yet", hint=Hint(Command("list")))
     rows = compared(folders)
     if output == "json":
         print_json(rows)
     else:
-        from tfspawner.views.plain import comparison_table
+        from tfspawner.views.results import comparison_table
 
         show_table(comparison_table(rows))
     if page:
@@ -103,7 +104,7 @@ def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) ->
         echo(f"page:  {page}", err=True)
 
 
-@click.command()
+@click.command(cls=PlacedCommand)
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...", shell_complete=complete_job)
 @target_options
 @OUT
@@ -134,7 +135,7 @@ def tensorboard(jobs: tuple[str, ...], out: Path, port: int | None, every_s: flo
         echo("\nTensorBoard has ended", err=True)
 
 
-@click.command()
+@click.command(cls=PlacedCommand)
 @click.argument("jobs", nargs=-1, shell_complete=complete_job)
 @target_options
 @click.option("--all", "all_jobs", is_flag=True, help="All jobs that list shows.")
@@ -150,7 +151,7 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
     tf-spawner delete -t nightly
     """
     if bool(jobs) + all_jobs + bool(tag) != 1:
-        raise ConfigurationError("name the jobs to delete, or give --all, or --tag", hint="tf-spawner list")
+        raise ConfigurationError("name the jobs to delete, or give --all, or --tag", hint=Hint(Command("list")))
     if jobs:
         chosen = [find_job(job, target) for job in jobs]
         if not yes and sys.stdin.isatty():  # a script is not asked

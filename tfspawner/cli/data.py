@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from tfspawner.base.terminal import add_row, console, echo, plain_table, print_json, show_table
+from tfspawner.base.terminal import console, echo, print_json, show_table, table
 from tfspawner.errors import ConfigurationError, DataError, escaped, without_secrets
 
 URIS = click.argument("uris", nargs=-1, required=True, metavar="URI...")
@@ -301,25 +301,30 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
     from rich import box
 
     titles = ("feature", "records", "values each", "min", "max", "mean", "deviation", "nan", "inf", "padding")
-    table = plain_table(*titles, box=box.SIMPLE_HEAD)
-    for column in table.columns:
-        column.justify = "left" if column is table.columns[0] else "right"
+    rows = [_stats_row(named(name), words) for name, words in found.items()]
+    stats_table = table(titles, rows, box=box.SIMPLE_HEAD)
+    for column in stats_table.columns:
+        column.justify = "left" if column is stats_table.columns[0] else "right"
         column.no_wrap, column.overflow = True, "ellipsis"
-    for name, words in found.items():
-        low, high = words["shape"]
-        numbers = [_number(words[key]) for key in ("minimum", "maximum", "mean", "deviation")]
-        is_number = words["minimum"] is not None or words["nan"] or words["infinite"]
-        padding = "" if words["padding"] is None else f"{100 * words['padding']:.1f} %"
-        add_row(table, [
-            f"{named(name)} {words['kind']}", f"{words['records']:,}", f"{low}" if low == high else f"{low} to {high}",
-            *numbers, *([str(words["nan"]), str(words["infinite"])] if is_number else ["", ""]), padding,
-        ])  # fmt: skip
-    show_table(table)  # nothing is left out where there is no terminal
+    show_table(stats_table)  # nothing is left out where there is no terminal
     for name, words in found.items():
         if words["classes"]:
             without = words["records"] - sum(words["classes"].values())
             counts = [f"{label}: {count:,}" for label, count in words["classes"].items()]
             echo(f"{named(name)}: " + ", ".join(counts + [f"no value: {without:,}"] * bool(without)))
+
+
+def _stats_row(name: str, words: dict[str, Any]) -> list[str]:
+    low, high = words["shape"]
+    is_number = words["minimum"] is not None or words["nan"] or words["infinite"]
+    return [
+        f"{name} {words['kind']}",
+        f"{words['records']:,}",
+        f"{low}" if low == high else f"{low} to {high}",
+        *(_number(words[key]) for key in ("minimum", "maximum", "mean", "deviation")),
+        *([str(words["nan"]), str(words["infinite"])] if is_number else ["", ""]),
+        "" if words["padding"] is None else f"{100 * words['padding']:.1f} %",
+    ]
 
 
 def _number(value: float | None) -> str:

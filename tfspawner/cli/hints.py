@@ -1,27 +1,36 @@
-"""The commands that hints name, with the place of the job that they are about."""
+"""The commands that hints name are told with the flags that say where the job is: those that this command was given."""
 
 from __future__ import annotations
 
-import re
-import shlex
-from itertools import pairwise
+from collections.abc import Mapping
+from typing import Any
 
-PLACE_FLAGS = ("-n", "--namespace", "--context", "--kubeconfig")
-_COMMAND = re.compile(
-    r"tf-spawner (?:attach|delete|fetch|list|logs|status|tensorboard|top|wait)(?: -f)?(?: [a-z0-9-]+(?![\w.:]))?"
-)
+import click
 
+from tfspawner.errors import Hint, SpawnerError
 
-def place_words(argv: list[str]) -> str:
-    """The words of a command line that say where its job is, for the commands that are told as the next step."""
-    words = argv[: argv.index("--")] if "--" in argv else argv
-    return "".join(
-        f" {word} {shlex.quote(value)}" if word in PLACE_FLAGS else f" {word}"
-        for word, value in pairwise([*words, ""])
-        if word in PLACE_FLAGS or word.startswith(tuple(f"{flag}=" for flag in PLACE_FLAGS))
-    )
+PLACE_FLAGS = {"namespace": "-n", "context": "--context", "kubeconfig": "--kubeconfig"}
 
 
-def placed(text: str, words: str) -> str:
-    """The text with the words behind each command in it that looks for a job."""
-    return _COMMAND.sub(lambda found: found[0] + words, text)
+class PlacedCommand(click.Command):
+    """A command that is told where jobs are; so are the commands that the hints of its errors name."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SpawnerError as error:
+            for told in (error, error.missing):
+                if told and told.hint:
+                    told.hint = Hint(told.hint).at(place_of(ctx.params))
+            raise
+
+
+def place_of(params: Mapping[str, Any]) -> list[str]:
+    """The flags among a command's parsed parameters that say where its job is."""
+    given = [(flag, params.get(name)) for name, flag in PLACE_FLAGS.items()]
+    return [word for flag, value in given if value is not None for word in (flag, str(value))]
+
+
+def placed(hint: Hint) -> Hint:
+    """A hint that is told where nothing failed, with the place of the command that runs now."""
+    return hint.at(place_of(click.get_current_context().params))

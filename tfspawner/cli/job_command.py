@@ -10,9 +10,10 @@ import click
 from tfspawner.base.terminal import echo
 
 from .flags import PATH, JobOption
+from .hints import PlacedCommand
 
 
-class JobCommand(click.Command):
+class JobCommand(PlacedCommand):
     """A command with the options that describe a job: --help shows those that are needed often, --help-all all of them.
 
     What stands behind -- goes to the script; options may stand before and after SCRIPT. The options are made when they

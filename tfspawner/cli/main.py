@@ -17,7 +17,6 @@ from tfspawner.errors import ConfigurationError, Interrupted, SpawnerError
 
 from .bringing_home import compare, delete, fetch, report, tensorboard
 from .data import data
-from .hints import place_words
 from .printing import fail
 from .running import check, render, rerun, run
 from .setup import completion, doctor, init, rbac
@@ -46,7 +45,7 @@ def call(argv: list[str] | None) -> int:
         ended: int | None = cli.main(args=argv, prog_name="tf-spawner", standalone_mode=False)
         code = ended or 0  # a command that ends by click's Exit gives its code
     except SpawnerError as error:
-        code = fail(error, place_words(sys.argv[1:] if argv is None else argv))
+        code = fail(error)
     except click.ClickException as error:
         show_error(error)
         if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.info_name == "run":

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 from tfspawner.base.terminal import console, echo, print_json, show
 from tfspawner.errors import ArtifactError, JobFailed, SpawnerError
 
-from .hints import placed
-
 if TYPE_CHECKING:
     from tfspawner.backends.base import JobSummary
     from tfspawner.follow.outcome import Outcome
     from tfspawner.follow.state import JobState, View
 
 
-def fail(error: SpawnerError, words: str = "") -> int:
+def fail(error: SpawnerError) -> int:
     """Prints the error, what the failed replica said last, where all of it is, and the next step."""
     if isinstance(error, JobFailed) and error.lines:
         echo(f"\n{error.about}", err=True)
@@ -32,18 +30,18 @@ def fail(error: SpawnerError, words: str = "") -> int:
     echo(error.message, err=True)
     if error.hint:
         echo("hint: ", fg="yellow", nl=False, err=True)
-        echo(placed(error.hint, words), err=True)
+        echo(error.hint, err=True)
     if error.missing:
-        _tell_missing(error.missing, words)
+        _tell_missing(error.missing)
     return error.exit_code
 
 
-def _tell_missing(missing: ArtifactError, words: str) -> None:
+def _tell_missing(missing: ArtifactError) -> None:
     """Beside a failure, that not all that the job left is here: what exit code 5 says where there is no failure."""
     echo("error: ", fg="red", bold=True, nl=False, err=True)
     echo(f"besides, exit code {missing.exit_code}: not all files are here: {missing.message}", err=True)
     echo("hint: ", fg="yellow", nl=False, err=True)
-    echo(placed(missing.hint or "", words), err=True)
+    echo(missing.hint or "", err=True)
 
 
 def print_table(state: JobState) -> None:

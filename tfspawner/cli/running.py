@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tfspawner.base.terminal import echo, print_json, show_table
-from tfspawner.errors import ConfigurationError, SpawnerError
+from tfspawner.errors import Command, ConfigurationError, Hint, SpawnerError
 
 from .flags import output_option
-from .hints import place_words, placed
+from .hints import placed
 from .job_command import JobCommand, run_arguments, script_arguments
 from .printing import notes, outcome_json, print_outcome
 from .target import asked_of, base_of, complete_run
@@ -85,7 +84,8 @@ def _run(asked: JobSpec | Sweep, output: str) -> None:
 
 def _run_sweep(asked: Sweep, output: str) -> None:
     from tfspawner.jobs.sweeps import run_sweep
-    from tfspawner.views.sweep import make_sweep_view, result_table
+    from tfspawner.views.results import result_table
+    from tfspawner.views.sweep import make_sweep_view
 
     view = make_sweep_view()
     try:
@@ -111,10 +111,8 @@ def _run_job(spec: JobSpec, output: str) -> None:
             print_json({"job": launched.name, "on": spec.on, "replicas": list(launched.replicas)})
         else:
             echo(launched.name)
-            next_steps = (
-                f"follow it: tf-spawner logs -f {launched.name}\nbring it home: tf-spawner fetch {launched.name}"
-            )
-            echo(placed(next_steps, place_words(sys.argv[1:])), err=True)
+            logs, fetch = Command("logs", "-f", launched.name), Command("fetch", launched.name)
+            echo(placed(Hint("follow it: ", logs, "\nbring it home: ", fetch)), err=True)
         return
     view = make_view(logs=output == "text")
     try:

@@ -12,12 +12,13 @@ from tfspawner.base.terminal import echo, print_json
 from tfspawner.errors import ClusterError, ConfigurationError
 
 from .flags import PATH, output_option, target_options
+from .hints import PlacedCommand
 
 if TYPE_CHECKING:
     from .doctor import Finding
 
 
-@click.command()
+@click.command(cls=PlacedCommand)
 @target_options
 @click.option("--data", "uris", multiple=True, metavar="URI", help="Training data to look for.")
 @output_option

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfspawner.base.terminal import echo, one_line
-from tfspawner.errors import ConfigurationError, NotFoundError, SpawnerError
+from tfspawner.errors import Command, ConfigurationError, Hint, NotFoundError, SpawnerError
 
 from .flags import PATH
 
@@ -89,15 +89,17 @@ def find_job(job: str, target: dict[str, Any]) -> Job:
     from tfspawner.record.folder import RunFolder
 
     if reason := wrong_path(job):
-        raise NotFoundError(f"there is no job {named(job)}: {reason}", hint="tf-spawner list")
+        raise NotFoundError(f"there is no job {named(job)}: {reason}", hint=Hint(Command("list")))
     try:
         return attach(job, **target)
     except NotFoundError as error:
-        if error.hint == "tf-spawner list" and RunFolder(Path("runs", job)).sweep.exists():
-            error.hint = (
-                f"{job} is a sweep, whose jobs are {job}-1 and so on: tf-spawner list; all: tf-spawner delete -t {job}"
+        says_no_more = error.hint == Hint(Command("list"))
+        if says_no_more and RunFolder(Path("runs", job)).sweep.exists():
+            all_jobs = Command("delete", "-t", job)
+            error.hint = Hint(
+                f"{job} is a sweep, whose jobs are {job}-1 and so on: ", Command("list"), "; all: ", all_jobs
             )
-        elif error.hint == "tf-spawner list" and Path("runs", job).is_dir():
+        elif says_no_more and Path("runs", job).is_dir():
             error.hint = f"an earlier run's record: {Path('runs', job)}"
         raise
 
@@ -125,7 +127,7 @@ def tell_left_out(left_out: list[str], verbose: bool) -> None:
         for told in left_out:
             echo(f"left out: {one_line(told)}", err=True)
     elif left_out:
-        echo(f"{len(left_out)} object{'s' * (len(left_out) > 1)} left out: tf-spawner list -v", err=True)
+        echo(f"{len(left_out)} object{'s' * (len(left_out) > 1)} left out: {Command('list', '-v')}", err=True)
 
 
 def backends_of(on: str | None, **target: Any) -> list[Backend]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfspawner.base.terminal import console, echo, print_json
-from tfspawner.errors import ConfigurationError, Interrupted, JobFailed, NotFoundError
+from tfspawner.errors import Command, ConfigurationError, Hint, Interrupted, JobFailed, NotFoundError
 
 from .flags import DURATION, output_option, target_options
-from .hints import place_words, placed
+from .hints import PlacedCommand, placed
 from .printing import print_table, state_json, state_words, summary_json
 from .target import JOB, ask_backends, backends_of, complete_job, find_job, summaries_of, tell_left_out
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tfspawner.jobs.job import Job
 
 
-@click.command("list")
+@click.command("list", cls=PlacedCommand)
 @target_options
 @click.option("-t", "--tag", help="Only jobs with this tag.")
 @click.option("-v", "--verbose", is_flag=True, help="Name what looks like a job's and is not, and why.")
@@ -34,30 +34,21 @@ def list_jobs(tag: str | None, verbose: bool, output: str, **target: Any) -> Non
     \b
     tf-spawner list -t nightly
     """
-    import time
-
-    from tfspawner.base.words import age
-
     found, left_out = summaries_of(**target, verbose=verbose)
     summaries = [s for s in found if tag in (None, s.tag)]
     tell_left_out(left_out, verbose)
     if output == "json":
         print_json([summary_json(s) for s in summaries])
         return
-    rows = [("JOB", "ON", "STATE", "REPLICAS", "TAG", "AGE")]
-    for s in summaries:
-        replicas = ", ".join(f"{count} {role}" for role, count in s.roles.items())
-        where = f"{s.on}/{s.namespace}" if s.namespace else s.on
-        rows.append((s.job, where, s.state, replicas, s.tag, age(time.time() - s.created)))
-    if len(rows) == 1:
+    if not summaries:
         echo("no jobs", err=True)
         return
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    from tfspawner.views.table import jobs_list
+
+    echo(jobs_list(summaries).plain)
 
 
-@click.command()
+@click.command(cls=PlacedCommand)
 @JOB
 @target_options
 @output_option
@@ -74,7 +65,7 @@ def status(job: str, output: str, **target: Any) -> None:
     print_table(state)
 
 
-@click.command()
+@click.command(cls=PlacedCommand)
 @click.argument("job", required=False, shell_complete=complete_job)
 @target_options
 @output_option
@@ -138,7 +129,7 @@ def _watch_jobs(target: dict[str, Any], output: str) -> None:
         echo("no running jobs", err=True)
 
 
-@click.command()
+@click.command(cls=PlacedCommand)
 @JOB
 @target_options
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
@@ -161,7 +152,7 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
         try:
             state = attached.wait(FollowView(sys.stdout, sys.stderr, replica=replica, as_json=output == "json"))
         except KeyboardInterrupt:
-            raise Interrupted("interrupted; the job goes on", hint=f"tf-spawner logs -f {job}") from None
+            raise Interrupted("interrupted; the job goes on", hint=Hint(Command("logs", "-f", job))) from None
         try:
             raise_for(state, None)
         except JobFailed as error:
@@ -194,7 +185,7 @@ def _print_logs(job: Job, replica: str | None) -> bool:
     return found
 
 
-@click.command()
+@click.command(cls=PlacedCommand)
 @JOB
 @target_options
 @click.option("--logs/--no-logs", default=True, help="Show the replicas' output above the table.")
@@ -211,15 +202,15 @@ def attach(job: str, logs: bool, **target: Any) -> None:
     try:
         state = find_job(job, target).wait(view)
     except KeyboardInterrupt:
-        raise Interrupted(f"job {job} goes on", hint=f"tf-spawner attach {job}, or tf-spawner delete {job}") from None
+        next_steps = Hint(Command("attach", job), ", or ", Command("delete", job))
+        raise Interrupted(f"job {job} goes on", hint=next_steps) from None
     finally:
         view.finish()
     raise_for(state, None)
-    ended = f"{job}: {state_words(state)}; bring it home: tf-spawner fetch {job}"
-    echo(placed(ended, place_words(sys.argv[1:])), err=True)
+    echo(placed(Hint(f"{job}: {state_words(state)}; bring it home: ", Command("fetch", job))), err=True)
 
 
-@click.command()
+@click.command(cls=PlacedCommand)
 @JOB
 @target_options
 @click.option("--timeout", "timeout_s", type=DURATION, help="Wait no longer, and exit with 124.")
@@ -238,6 +229,6 @@ def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
     if output == "json":
         print_json(state_json(state))
     raise_for(state, None)
-    raise_for_artifacts(state, f"the job still holds them: tf-spawner fetch {job}")
+    raise_for_artifacts(state, Hint("the job still holds them: ", Command("fetch", job)))
     if output == "text":
         echo(f"{job}: {state_words(state)}")

@@ -10,7 +10,15 @@ from tfspawner.backends.base import Backend, KeepsFiles, Left
 from tfspawner.backends.client import AgentClient, Holder
 from tfspawner.base.states import PodState, Result
 from tfspawner.base.threads import each
-from tfspawner.errors import AgentUnreachable, ArtifactError, ClusterError, NotFoundError, NotTheAgent
+from tfspawner.errors import (
+    AgentUnreachable,
+    ArtifactError,
+    ClusterError,
+    Command,
+    Hint,
+    NotFoundError,
+    NotTheAgent,
+)
 from tfspawner.replica.protocol import FINISHED, LOST
 
 from .judge import FalseAnswers
@@ -101,7 +109,7 @@ def busy(
     whose: dict[str, list[str]] = {}
     for agent in asked:
         whose.setdefault(doing[agent], []).append(agent.replica)
-    hint = "once that has ended: tf-spawner fetch"
+    hint = Hint("once that has ended: ", Command("fetch"))
     errors = {what: ArtifactError(f"{shortened(replicas)}: {what}", hint=hint) for what, replicas in whose.items()}
     return {replica: errors[what] for what, replicas in whose.items() for replica in replicas}, gone
 

@@ -10,7 +10,7 @@ from typing import Any
 from tfspawner.backends.base import Backend
 from tfspawner.base.names import shown
 from tfspawner.base.states import Result
-from tfspawner.errors import ArtifactError
+from tfspawner.errors import ArtifactError, Command, Hint
 from tfspawner.record.causes import explained
 from tfspawner.record.writing import Record
 from tfspawner.replica.protocol import STARTING
@@ -117,7 +117,8 @@ def _without_answer(backend: Backend, state: JobState, silent: list[str], view: 
         view.note(f"warning: {_files_of(lost)} are gone: no agent answers there")
     why, hint = "no agent answers there", None
     if alive:
-        why, hint = "its process or pod runs, and its agent does not answer", "once it answers: tf-spawner fetch"
+        why = "its process or pod runs, and its agent does not answer"
+        hint = Hint("once it answers: ", Command("fetch"))
     return [ArtifactError(f"{_files_of(waiting)} could not be collected: {why}", hint=hint)] if waiting else []
 
 

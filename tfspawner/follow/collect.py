@@ -21,7 +21,7 @@ from tfspawner.backends.listing import Manifest, checked
 from tfspawner.base.names import LONGEST_PATH, shown
 from tfspawner.base.threads import each
 from tfspawner.base.words import human_bytes
-from tfspawner.errors import AgentUnreachable, ArtifactError
+from tfspawner.errors import AgentUnreachable, ArtifactError, Command, Hint
 
 from .landing import PARTS, Landing, Room
 
@@ -72,7 +72,7 @@ def collect(
             errors.append(
                 ArtifactError(
                     f"{found.replica}: {len(found.refused)} files stay there, for their names or permissions: {names}",
-                    hint="all others are here; to give these up: tf-spawner delete",
+                    hint=Hint("all others are here; to give these up: ", Command("delete")),
                 )
             )
     return collected, errors
@@ -90,7 +90,7 @@ def collect_one(agent: Holder, folder: Path, progress: Callable[[int], None], ro
     except OSError as error:
         raise ArtifactError(
             f"{agent.replica}'s files cannot be written to {folder}: {error.strerror}",
-            hint="make that possible or give another --out, then: tf-spawner fetch",
+            hint=Hint("make that possible or give another --out, then: ", Command("fetch")),
         ) from None
     return Collected(replica=agent.replica, files=manifest.files, skipped=manifest.skipped, refused=manifest.refused)
 
@@ -113,7 +113,7 @@ def _collect_whole(agent: Holder, landing: Landing, room: Room, progress: Callab
             if tries == TRIES_WITHOUT_PROGRESS:
                 raise ArtifactError(
                     f"{agent.replica}'s files could not be collected whole: {error}",
-                    hint="the job still holds them; to go on where this ended: tf-spawner fetch",
+                    hint=Hint("the job still holds them; to go on where this ended: ", Command("fetch")),
                 ) from None
             time.sleep(PAUSE_S * 2**tries)
 
@@ -190,7 +190,7 @@ def _unwritable(file: dict[str, Any], landing: Landing, error: OSError) -> Artif
     return ArtifactError(
         f"{landing.replica}'s file {shown(file['path'])} cannot be written: {error.strerror}; "
         f"it takes {human_bytes(file['size'])}, and {human_bytes(free)} are free at {landing.top}",
-        hint="make room, then: tf-spawner fetch",
+        hint=Hint("make room, then: ", Command("fetch")),
     )
 
 

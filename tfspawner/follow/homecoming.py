@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from tfspawner.base.states import Result
 from tfspawner.errors import (
     AgentUnreachable,
     ArtifactError,
+    Command,
+    Hint,
     Interrupted,
     NotFoundError,
     SpawnerError,
@@ -37,16 +38,16 @@ HEAR_WITHIN_S = 5.0  # how long an agent whose process runs has to take the orde
 
 def with_name(error: SpawnerError, job: str) -> SpawnerError:
     """The error, with the job's name added to each command of its hint that lacks one."""
-    error.hint = error.hint and re.sub(r"tf-spawner (?:fetch|delete)(?! \S)", rf"\g<0> {job}", error.hint)
+    error.hint = error.hint and Hint(error.hint).for_job(job)
     return error
 
 
 def still_there(error: SpawnerError, job: str) -> SpawnerError:
     """The error, whose hint also says that the job is still there, and what to do with it."""
     with_name(error, job)
-    there = f"job {job} is still there: tf-spawner fetch {job}, or tf-spawner delete {job}"
+    there = Hint(f"job {job} is still there: ", Command("fetch", job), ", or ", Command("delete", job))
     if there not in (error.hint or ""):
-        error.hint = f"{error.hint}; {there}" if error.hint else there
+        error.hint = Hint(error.hint, "; ", there) if error.hint else there
     return error
 
 
@@ -215,11 +216,11 @@ class Homecoming:
     def _left(self, doing: str) -> Interrupted:
         """What is raised after a second Ctrl-C: what it gave up, and how to go on."""
         job = self.job
-        on = f"bring it home: tf-spawner fetch {job}; and then: tf-spawner delete {job}"
+        on = Hint("bring it home: ", Command("fetch", job), "; and then: ", Command("delete", job))
         if doing == "removing":
             return Interrupted(
                 f"interrupted; the removing of job {job} was cut short, and some of it may be left",
-                hint=f"tf-spawner delete {job}",
+                hint=Hint(Command("delete", job)),
             )
         if doing == "telling":
             return Interrupted(f"interrupted; job {job} may go on, and what it has written is not all here", hint=on)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tfspawner.base.words import human_bytes
-from tfspawner.errors import ArtifactError
+from tfspawner.errors import ArtifactError, Command, Hint
 
 PARTS = ".parts"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
@@ -72,13 +72,13 @@ class Landing:
     def _link(self, path: str) -> ArtifactError:
         return ArtifactError(
             f"{self.top.parent / path} is a link, and {self.replica}'s files would be written through it",
-            hint="remove the link, then: tf-spawner fetch",
+            hint=Hint("remove the link, then: ", Command("fetch")),
         )
 
     def _other_kind(self, path: str, here: str, there: str) -> ArtifactError:
         return ArtifactError(
             f"{self.top.parent / path} is a {here}, and at {self.replica} a {there}",
-            hint="remove it here, then: tf-spawner fetch",
+            hint=Hint("remove it here, then: ", Command("fetch")),
         )
 
     def size(self, name: str) -> int | None:
@@ -175,5 +175,5 @@ class Room:
             need, have = f"{human_bytes(size)} more", f"{human_bytes(free)} are free at {self.folder}"
             raise ArtifactError(
                 f"{replica}'s files take {need}, and {have}{others}",
-                hint="make room or give another --out, then: tf-spawner fetch",
+                hint=Hint("make room or give another --out, then: ", Command("fetch")),
             )

@@ -13,7 +13,16 @@ from pathlib import Path
 from tfspawner.backends.base import Backend, JobSummary
 from tfspawner.backends.choice import backend_of
 from tfspawner.base.threads import each
-from tfspawner.errors import AgentUnreachable, ArtifactError, BadAnswer, ClusterError, Interrupted, SpawnerError
+from tfspawner.errors import (
+    AgentUnreachable,
+    ArtifactError,
+    BadAnswer,
+    ClusterError,
+    Command,
+    Hint,
+    Interrupted,
+    SpawnerError,
+)
 from tfspawner.follow.agents import PARALLEL, left_of, seen_running
 from tfspawner.follow.bookkeeping import Bookkeeper
 from tfspawner.follow.earlier import all_here, came_before
@@ -46,7 +55,7 @@ class Job:
             return
         wrong = (summary or self.backend.find(self.name)).warning
         why = f"cannot be asked: {wrong}" if wrong else "was not launched whole, and will not run"
-        raise ClusterError(f"job {self.name} {why}", hint=f"tf-spawner delete {self.name}")
+        raise ClusterError(f"job {self.name} {why}", hint=Hint(Command("delete", self.name)))
 
     def status(self) -> JobState:
         """What the job's replicas are doing: by the coordinator's agent, or else by what the backend sees."""
@@ -176,7 +185,7 @@ class Job:
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; what has come of job {self.name} is in {record.folder}, and nothing of it was removed",
-                hint=f"to go on there: tf-spawner fetch {self.name}",
+                hint=Hint("to go on there: ", Command("fetch", self.name)),
             ) from None
         finally:
             record.close()

@@ -13,7 +13,7 @@ from typing import Any
 from tfspawner.backends.base import Backend, JobSummary
 from tfspawner.backends.choice import backend_for
 from tfspawner.base.userfile import brief_line
-from tfspawner.errors import ArtifactError, Interrupted, JobFailed, NotFoundError, SpawnerError
+from tfspawner.errors import ArtifactError, Command, Hint, Interrupted, JobFailed, NotFoundError, SpawnerError
 from tfspawner.follow.agents import seen_running
 from tfspawner.follow.homecoming import DELETE_TIMEOUT_S
 from tfspawner.follow.outcome import Outcome
@@ -160,7 +160,7 @@ class _Run:
             elif is_left:
                 self.view.note(
                     f"warning: {point.title} is no point of this grid, and its job is still there: "
-                    f"tf-spawner delete {point.job}"
+                    f"{Command('delete', point.job)}"
                 )
         return todo
 
@@ -228,7 +228,9 @@ class _Run:
             raise Interrupted(
                 f"interrupted; files of sweep {self.planned.name}'s jobs that had not come yet are given up here: "
                 f"{', '.join(running)} may be left",
-                hint=f"{self._again} brings them home; or: tf-spawner delete -t {self.spec.tag or self.planned.name}",
+                hint=Hint(
+                    f"{self._again} brings them home; or: ", Command("delete", "-t", self.spec.tag or self.planned.name)
+                ),
             ) from None
         return True
 
@@ -288,8 +290,11 @@ class _Run:
             self.record.write(name, mask("".join(traceback.format_exception(bug))).encode(errors="replace").decode())
         return SpawnerError(
             f"{type(bug).__name__}: {brief_line(mask(str(bug)))}",
-            hint=f"this is a bug in tf-spawner: report it with {self.record.folder / name}; "
-            f"tf-spawner delete {point.job} removes what is left",
+            hint=Hint(
+                f"this is a bug in tf-spawner: report it with {self.record.folder / name}; ",
+                Command("delete", point.job),
+                " removes what is left",
+            ),
         )
 
     def _run_job(self, point: Point, slot: int, view: PointView) -> Outcome:
@@ -354,9 +359,10 @@ class _Run:
         ]
         rest = [f"and {len(failures) - SHOWN_FAILURES} other failures"] if len(failures) > SHOWN_FAILURES else []
         first = self.errors[failed[0].job]
+        before = (first.hint, "; ") if first.hint else ()
         error = kind(
             f"{len(failed)} of {len(rows)} points failed: {'; '.join([*failures[:SHOWN_FAILURES], *rest])}",
-            hint=f"{first.hint + '; ' if first.hint else ''}{self._again} runs those again",
+            hint=Hint(*before, f"{self._again} runs those again"),
         )
         if isinstance(error, JobFailed) and isinstance(first, JobFailed):
             error.about, error.lines = f"{failed[0].job}: {first.about}", first.lines

@@ -10,7 +10,7 @@ from typing import Any
 
 from tfspawner.base.templating import html_environment
 from tfspawner.base.words import age, human_bytes
-from tfspawner.errors import NotFoundError
+from tfspawner.errors import Command, Hint, NotFoundError
 from tfspawner.plan.words import words_of
 from tfspawner.record.folder import RunFolder
 from tfspawner.record.learning import Curve, learned, read_log
@@ -144,7 +144,8 @@ def read_report(folder: Path) -> dict[str, Any]:
     report = read_report_of(folder)
     if report is None:
         raise NotFoundError(
-            f"there is no record of an ended run in {folder}", hint=f"bring it here: tf-spawner fetch {folder.name}"
+            f"there is no record of an ended run in {folder}",
+            hint=Hint("bring it here: ", Command("fetch", folder.name)),
         )
     return report
 

@@ -32,7 +32,7 @@ from tfspawner.base.shapes import (
     text,
     whole,
 )
-from tfspawner.errors import ConfigurationError
+from tfspawner.errors import Command, ConfigurationError, Hint
 from tfspawner.plan.checks import is_name
 from tfspawner.plan.spec import JobSpec
 
@@ -199,9 +199,10 @@ def read_whole(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     return whole_spec, swept and {**swept, "spec": whole_spec}
 
 
-def _hint(folder: Path) -> str:
+def _hint(folder: Path) -> Hint:
     name = folder.name if is_name(folder.name) else "JOB"
-    return f"if the job is still there: tf-spawner fetch {name}; else leave this run out, or remove that file"
+    fetch = Command("fetch", name)
+    return Hint("if the job is still there: ", fetch, "; else leave this run out, or remove that file")
 
 
 # ---- reading ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 from tfspawner.base.names import ID_FILE
 from tfspawner.base.shapes import opened
 from tfspawner.base.userfile import named
-from tfspawner.errors import ArtifactError, ConfigurationError
+from tfspawner.errors import ArtifactError, Command, ConfigurationError, Hint
 
 from .folder import BASES_FILE, EVENTS_FILE, LOCK_FILE, RunFolder
 from .reading import Note, logs_folder, read_bases, read_id
@@ -229,5 +229,5 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArtifactError(
-            f"{path} cannot be written: {error.strerror}", hint="make room, then: tf-spawner fetch"
+            f"{path} cannot be written: {error.strerror}", hint=Hint("make room, then: ", Command("fetch"))
         ) from None

@@ -1,33 +1,23 @@
-"""What a person sees: the replicas' table and their log lines on a terminal, plain lines elsewhere."""
+"""What a person sees where no line can be drawn again: a line for each thing that happens, and the log lines."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from tfspawner.base.terminal import Flow, add_row, plain_table, raw, say, silence, write
-from tfspawner.base.words import age, human_bytes
+from tfspawner.base.terminal import Flow, raw, say, silence, write
 from tfspawner.replica.keras_output import is_progress_bar
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from .words import progress_line
 
+if TYPE_CHECKING:
     from tfspawner.follow.state import JobState, ReplicaState
 
 LONGEST_LINE = 65536  # a longer one is cut
 PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
 PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth no line
 BEGINNING = ("starting", "running")  # nor are these, once the job ends: it would look like a restart
-STYLES = {
-    "running": "green",
-    "succeeded": "green",
-    "failed": "red",
-    "gone": "red",
-    "stopped": "dim",
-    "pending": "yellow",
-}
 
 
 class Lines:
@@ -62,40 +52,6 @@ class Lines:
         return drawn[-1] if drawn else ""
 
 
-def describe_progress(progress: dict[str, Any]) -> tuple[str, str, str]:
-    """Epoch, step and metrics of a replica, as the table's words."""
-    epoch = f"{progress['epoch']}/{progress['epochs']}" if "epoch" in progress else ""
-    step = f"{progress['step']}/{progress['steps'] or '?'}" if "step" in progress else ""
-    metrics = " ".join(f"{name} {value:.4g}" for name, value in list(progress.get("metrics", {}).items())[:3])
-    return epoch, step, metrics
-
-
-def describe_usage(line: ReplicaState) -> tuple[str, str, str]:
-    """Processors, memory and GPUs in use, as the table's words."""
-    if not line.usage or line.state != "running":
-        return "", "", ""
-    told = "not measured" if line.usage.get("gpus_missing") else describe_gpus(line.usage["gpus"])
-    return f"{line.usage['cpu']:.1f}", human_bytes(line.usage["memory"]), told
-
-
-def describe_gpus(gpus: list[dict[str, Any]]) -> str:
-    """Their mean use, the memory in use of all, and how many are out of reach, each where it is known."""
-    uses, memory = ([gpu[key] for gpu in gpus if gpu[key] is not None] for key in ("use", "memory"))
-    words = [f"{sum(uses) / len(uses):.0f}%"] if uses else []
-    words += [human_bytes(sum(memory))] if memory else []
-    errors = Counter(gpu["error"] for gpu in gpus if "error" in gpu)
-    counts = [error if len(gpus) == 1 else f"{count} of {len(gpus)}: {error}" for error, count in errors.items()]
-    return ", ".join(filter(None, [" ".join(words), *counts]))
-
-
-def describe_rate(progress: dict[str, Any]) -> str:
-    """Steps a second; of slow ones, how long one takes."""
-    rate = progress.get("rate")
-    if not rate:
-        return ""
-    return f"{rate:.0f}/s" if rate >= 100 else f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f}s/step"
-
-
 class PlainView:
     """One line per thing that happens: log lines to stdout with the replica's name, the rest to stderr."""
 
@@ -119,8 +75,7 @@ class PlainView:
             self.note(_sum_up(word, lines))
         first = next(iter(state.replicas.values()))
         if first.progress and time.monotonic() - self.said_at > PROGRESS_EVERY_S:
-            epoch, step, metrics = describe_progress(first.progress)
-            self.note(f"{first.replica}: epoch {epoch or '?'}, step {step or '?'} {metrics}".rstrip())
+            self.note(f"{first.replica}: {progress_line(first.progress)}")
 
     def log(self, replica: str, data: bytes) -> None:
         if self.logs:
@@ -188,18 +143,6 @@ class FollowView(PlainView):
             return
         told = [{"replica": replica, "line": raw(line).decode(errors="replace")} for line in lines]
         write(self.out, "".join(json.dumps(line) + "\n" for line in told))
-
-
-def comparison_table(rows: list[dict[str, Any]]) -> Table:
-    """Runs side by side, a row each; a metric that no run has is left out."""
-    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-    table = plain_table("run", "result", "time", "replicas", "epochs", *metrics, "arguments")
-    for row in rows:
-        told = [f"{row['metrics'][name]:.4g}" if name in row["metrics"] else "" for name in metrics]
-        cells = (row["run"], row["result"], age(row["seconds"]), str(row["replicas"]), str(row["epochs"] or ""), *told,
-                 " ".join(row["args"]))  # fmt: skip
-        add_row(table, cells)
-    return table
 
 
 def _sum_up(word: str, lines: list[ReplicaState]) -> str:

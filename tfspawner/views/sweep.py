@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a table of its points on a terminal, a line for each change elsewhere; a table at the end."""
+"""What a person sees of a sweep while it runs: a table of its points on a terminal, a line for each change elsewhere."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from tfspawner.base.terminal import add_row, console, plain_table, say, show, text_of
+from tfspawner.base.terminal import console, say, table, text_of
 from tfspawner.base.words import age, left
 from tfspawner.follow.sweep import ENDED, Point
 from tfspawner.plan.grid import main_metrics
 
-from .plain import PROGRESS_EVERY_S, STYLES, describe_progress
+from .choice import is_terminal
+from .plain import PROGRESS_EVERY_S
+from .words import STYLES, describe_progress, progress_line
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
     from rich.table import Table
-
-    from tfspawner.follow.sweep import SweepOutcome
+    from rich.text import Text
 
 STARTED = ("running", *ENDED)  # the states that are worth a line
 TABLE_ROWS = 20  # points that are shown while it runs
-MOST_METRICS = 6  # in the table at the end
+REDRAW_S = 1.0
 
 
 class PlainSweepView:
@@ -51,7 +52,7 @@ class PlainSweepView:
             elif time.monotonic() - self.said_at > PROGRESS_EVERY_S:
                 running = [p for p in self.points if p.replica and p.replica.progress]
                 if running:
-                    self.note("; ".join(f"{p.job}: {_progress(p)}" for p in running))
+                    self.note("; ".join(f"{p.job}: {progress_line(p.replica.progress)}" for p in running if p.replica))
 
     def note(self, text: str) -> None:
         with self.lock:
@@ -66,29 +67,36 @@ class LiveSweepView(PlainSweepView):
     """The points' table, redrawn; notes scroll above it."""
 
     def __init__(self, console: Console) -> None:
-        from rich.live import Live
+        from .pane import LivePane
 
         super().__init__(sys.stderr)
-        self.console = console
-        self.live = Live(get_renderable=self._render, console=console, refresh_per_second=1, transient=True)
-        self.live.start()
+        self.live = LivePane(console, self.table)
+        self.ended = threading.Event()
+        threading.Thread(target=self.redraw, daemon=True).start()
 
     def show(self, point: Point) -> None:
         pass  # the table reads the points
 
     def note(self, text: str) -> None:
-        show(text_of((text, "yellow")), on=self.console)
+        self.live.note(text)
 
     def finish(self) -> None:
-        self.live.stop()
+        self.ended.set()
+        self.live.finish()
 
-    def _render(self) -> RenderableType:
-        return live_table(self.points) if self.points else ""
+    def redraw(self) -> None:
+        """Has the times go on, also while no point tells anything."""
+        while not self.ended.wait(REDRAW_S):
+            self.live.draw()
+
+    def table(self) -> Table | Text:
+        """What the pane shows: nothing before the points are known."""
+        return live_table(self.points) if self.points else text_of()
 
 
 def make_sweep_view() -> PlainSweepView:
     """A live view where stderr is a terminal, else a plain one."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         return PlainSweepView(sys.stderr)
     return LiveSweepView(console(err=True))
 
@@ -96,49 +104,30 @@ def make_sweep_view() -> PlainSweepView:
 def live_table(points: Sequence[Point]) -> Table:
     """A row for each point; of many, first those that run, and then the rest in numbers."""
     flags = list(points[0].values)
-    table = plain_table("point", *flags, "state", "time", "epoch", "left", "metrics")
     shown = points
     if len(points) > TABLE_ROWS:
         shown = sorted(points, key=lambda p: (p.result in ENDED, p.result == "waiting", -p.since))[:TABLE_ROWS]
-    for point in shown:
-        replica = point.replica
-        epoch, _, metrics = describe_progress(replica.progress) if replica else ("", "", "")
-        took = point.seconds if point.result in ENDED else time.time() - point.since if point.since else 0.0
-        add_row(table, [
-            point.job, *(point.values[flag] for flag in flags), text_of((point.result, STYLES.get(point.result, ""))),
-            age(took) if took else "", epoch, left(replica.progress) if replica else "",
-            point.error or metrics or _metrics(point.metrics),
-        ])  # fmt: skip
+    rows = [_row(point, flags) for point in shown]
     if len(points) > len(shown):
         counts = Counter(point.result for point in points if point not in shown)
         summary = ", ".join(f"{count} {word}" for word, count in counts.items())
-        add_row(table, ["…", f"and {len(points) - len(shown)} more: {summary}"])
-    return table
+        rows.append(["…", f"and {len(points) - len(shown)} more: {summary}"])
+    return table(["point", *flags, "state", "time", "epoch", "left", "metrics"], rows)
 
 
-def result_table(outcome: SweepOutcome) -> Table:
-    """The points, the best first; the best last value of each metric has a star."""
-    rows = outcome.points
-    flags = list(dict.fromkeys(flag for row in rows for flag in row["values"]))
-    metrics = dict.fromkeys([*main_metrics(rows), *(name for row in rows for name in row["metrics"])])
-    errors = ["what failed"] if any(row["error"] for row in rows) else []
-    table = plain_table("point", *flags, "result", "time", *list(metrics)[:MOST_METRICS], *errors)
-    for row in rows:
-        cells = [metric_text(row, metric, outcome.best) for metric in list(metrics)[:MOST_METRICS]]
-        add_row(table, [
-            row["job"], *(row["values"].get(flag, "") for flag in flags),
-            text_of((row["result"], STYLES.get(row["result"], ""))), age(row["seconds"]) if row["seconds"] else "",
-            *cells, *([row["error"]] if errors else []),
-        ])  # fmt: skip
-    return table
-
-
-def metric_text(row: Mapping[str, Any], metric: str, best: Mapping[str, str]) -> str:
-    """A metric's last value, with a star where it is the best of all points."""
-    if metric not in row["metrics"]:
-        return ""
-    star = "*" if best.get(metric) == row["job"] else ""
-    return f"{row['metrics'][metric]:.4g}{star}"
+def _row(point: Point, flags: Sequence[str]) -> list[str | Text]:
+    replica = point.replica
+    epoch, _, metrics = describe_progress(replica.progress) if replica else ("", "", "")
+    took = point.seconds if point.result in ENDED else time.time() - point.since if point.since else 0.0
+    return [
+        point.job,
+        *(point.values[flag] for flag in flags),
+        text_of((point.result, STYLES.get(point.result, ""))),
+        age(took) if took else "",
+        epoch,
+        left(replica.progress) if replica else "",
+        point.error or metrics or _metrics(point.metrics),
+    ]
 
 
 def _told(point: Point) -> str:
@@ -151,9 +140,3 @@ def _told(point: Point) -> str:
 
 def _metrics(metrics: Mapping[str, float]) -> str:
     return " ".join(f"{name} {metrics[name]:.4g}" for name in main_metrics([{"metrics": metrics}])[:3])
-
-
-def _progress(point: Point) -> str:
-    assert point.replica
-    epoch, step, metrics = describe_progress(point.replica.progress)
-    return f"epoch {epoch or '?'}, step {step or '?'} {metrics}".rstrip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from tfspawner.base.terminal import one_line, text_of
 from tfspawner.base.words import age, human_bytes, left
 
-from .plain import STYLES, describe_gpus, describe_progress, describe_rate, describe_usage
+from .words import STYLES, describe_gpus, describe_progress, describe_rate, describe_usage
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 REPLICA_COLUMNS = ("replica", "state", "node", "since", "cpu", "memory", "gpu", "epoch", "step", "rate", "left", "metrics")  # fmt: skip
 JOB_COLUMNS = ("job", "on", "state", "replicas", "age", "cpu", "memory", "gpu", "epoch", "step", "rate", "left", "metrics")  # fmt: skip
+LIST_COLUMNS = ("job", "on", "state", "replicas", "tag", "age")
 GIVEN_UP = (
     "since",
     "node",
@@ -77,6 +78,27 @@ def jobs_table(jobs: Sequence[JobSummary], width: int | None = None, height: int
     return joined([*lay_out(JOB_COLUMNS, [job_row(job, time.time()) for job in shown], width), *more], width)
 
 
+def jobs_list(jobs: Sequence[JobSummary]) -> Text:
+    """Jobs in one line each, with titles, for a program that reads columns, too: no column is left out."""
+    now = time.time()
+    rows: list[Row] = [
+        {
+            "job": job.job,
+            "on": _place(job),
+            "state": job.state,
+            "replicas": ", ".join(f"{count} {role}" for role, count in job.roles.items()),
+            "tag": job.tag,
+            "age": age(now - job.created),
+        }
+        for job in jobs
+    ]
+    return joined(lay_out(LIST_COLUMNS, rows, None, title=str.upper, with_empty=True), None)
+
+
+def _place(job: JobSummary) -> str:
+    return f"{job.on}/{job.namespace}" if job.namespace else job.on
+
+
 def replica_row(line: ReplicaState, now: float) -> Row:
     """A replica's row: the column's name -> its text, or text and style."""
     epoch, step, metrics = describe_progress(line.progress)
@@ -98,7 +120,7 @@ def job_row(job: JobSummary, now: float) -> Row:
     behind = f", {len(told['behind'])} behind" if told.get("behind") else ""
     restarts = f", restart {told['restarts']}" if told.get("restarts") else ""
     return {
-        "job": job.job, "on": f"{job.on}/{job.namespace}" if job.namespace else job.on,
+        "job": job.job, "on": _place(job),
         "state": (job.state + behind + restarts, "yellow" if behind else STYLES.get(job.state, "")),
         "replicas": f"{states.get('running', 0)}/{everything}" if states else str(everything), "age": age(now - job.created),
         "cpu": f"{usage['cpu']:.1f}" if usage else "", "memory": human_bytes(usage["memory"]) if usage else "",
@@ -194,16 +216,23 @@ def place_words(line: ReplicaState) -> str:
 # ---- columns ------------------------------------------------------------------------------------
 
 
-def lay_out(columns: Sequence[str], rows: Sequence[Row], width: int | None) -> list[Text]:
+def lay_out(
+    columns: Sequence[str],
+    rows: Sequence[Row],
+    width: int | None,
+    *,
+    title: Callable[[str], str] = str,
+    with_empty: bool = False,
+) -> list[Text]:
     """The rows under their header. Columns without a word are left out, and what the width has no room for."""
     rows = [{name: (one_line(words(row, name)), style(row, name)) for name in row} for row in rows]
-    names = [name for name in columns if any(words(row, name) for row in rows)]
+    names = [name for name in columns if with_empty or any(words(row, name) for row in rows)]
     widths = {name: max(cell_len(name), *(cell_len(words(row, name)) for row in rows)) for name in names}
     for name in GIVEN_UP:
         if width is None or needed(widths) <= width:
             break
         widths.pop(name, None)
-    header: Row = {name: (name, "bold") for name in names}
+    header: Row = {name: (title(name), "bold") for name in names}
     return [laid_out(row, widths) for row in (header, *rows)] if names else []
 
 

@@ -19,7 +19,7 @@ from tfspawner.backends.gpu_types import GPU_PRODUCT, as_label
 from tfspawner.backends.tf_keras import wheel_for
 from tfspawner.base.fields import text
 from tfspawner.base.names import shown
-from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
+from tfspawner.errors import AgentUnreachable, ClusterError, Command, ConfigurationError, Hint, NotFoundError
 from tfspawner.plan.checks import is_name
 from tfspawner.plan.plan import id_of
 from tfspawner.plan.spec import JobSpec
@@ -354,10 +354,10 @@ class KubernetesBackend:
             if is_created(existing, manifest):
                 return existing  # it was created, but the reply got lost
             taken = "another job" if kind == "Job" else f"a {kind}"
+            remove = (", or remove that job: ", Command("delete", plan.job)) if kind == "Job" else ()
             raise ConfigurationError(
                 f"the name {plan.job!r} is in use by {taken} in namespace {self.namespace}",
-                hint="choose another --name"
-                + (f", or remove that job: tf-spawner delete {plan.job}" if kind == "Job" else ""),
+                hint=Hint("choose another --name", *remove),
             ) from None
 
     def _create_owner(self, plan: Plan, manifest: Manifest) -> Manifest:
@@ -383,7 +383,7 @@ class KubernetesBackend:
     def _claiming(self, job: str, id: str | None = None) -> list[Launched]:
         """The jobs of that name, and id if given; only the known one if it is among them. Raises NotFoundError."""
         if not is_name(job):  # the name goes into paths and selectors
-            raise NotFoundError(f"{shown(job)} is not a job's name", hint="tf-spawner list")
+            raise NotFoundError(f"{shown(job)} is not a job's name", hint=Hint(Command("list")))
         named = claimants(self._launched(f"{JOB_LABEL}={job}"), job)
         matching = [launched for launched in named if id in (None, launched.first.id)]
         same = self._same(matching)
@@ -426,11 +426,11 @@ class KubernetesBackend:
         claims = self._claiming(job)
         is_other = job in self.known and not any(map(self._is_known, claims))
         if not claims or is_other:
-            error = NotFoundError(f"there is no job {job!r} in namespace {self.namespace}", hint="tf-spawner list")
+            error = NotFoundError(f"there is no job {job!r} in namespace {self.namespace}", hint=Hint(Command("list")))
             if is_other and claims:
-                error = NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
+                error = NotFoundError(f"job {job} is gone; another has its name now", hint=Hint(Command("attach", job)))
             elif self.strangers:
-                error.hint = "what looks like one and is none: tf-spawner list -v"
+                error.hint = Hint("what looks like one and is none: ", Command("list", "-v"))
             error.namespace = self.namespace
             raise error
         if len(claims) > 1:
@@ -475,7 +475,7 @@ class KubernetesBackend:
         if not token or (id_of(token) != first.id and owner_uids(secret)):
             raise ClusterError(
                 f"the Secret {first.job} in namespace {self.namespace} does not hold the token of job {first.job}",
-                hint=f"the job cannot be reached any more: tf-spawner delete {first.job}",
+                hint=Hint("the job cannot be reached any more: ", Command("delete", first.job)),
             )
         return token
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tfspawner.base.fields import mapping, text
 from tfspawner.base.names import shown
-from tfspawner.errors import ClusterError, NotFoundError
+from tfspawner.errors import ClusterError, Command, Hint, NotFoundError
 
 from .api import Api, Conflict
 from .manifests import JOB_LABEL
@@ -137,11 +137,11 @@ class Leaving:
         first = next((item for item in remaining if foreign_finalizers(item)), remaining[0])
         look = f"see: kubectl get {_kind(first).lower()} -n {namespace} {shown_name(first)} -o yaml"
         job_remains = any(text(item, "kind") == "Job" for item in self.held.values())
-        then = f"then: tf-spawner delete {job}" if job_remains else "all else of the job is gone"
+        then = Hint("then: ", Command("delete", job)) if job_remains else "all else of the job is gone"
         who = "who set a finalizer has to take it away; " if finalizers else ""
         return ClusterError(
             f"job {job} is not all gone after {timeout_s:g} s: {'; '.join(waiting[:MOST_NAMED])}{rest}",
-            hint=f"{who}{look}; {then}",
+            hint=Hint(f"{who}{look}; ", then),
         )
 
 

@@ -25,7 +25,7 @@ from tfspawner.backends.tf_keras import installed_tensorflow, wheel
 from tfspawner.base.patience import patient
 from tfspawner.base.shapes import DamagedFile
 from tfspawner.base.states import PodState
-from tfspawner.errors import AgentUnreachable, ClusterError, ConfigurationError, NotFoundError
+from tfspawner.errors import AgentUnreachable, ClusterError, Command, ConfigurationError, Hint, NotFoundError
 from tfspawner.plan.checks import is_name
 from tfspawner.plan.spec import JobSpec
 from tfspawner.record.reading import read_id
@@ -169,7 +169,7 @@ class LocalBackend:
 
     def find(self, job: str) -> JobSummary:
         folder = self.folder / job
-        missing = NotFoundError(f"there is no job {job!r} on this machine", hint="tf-spawner list")
+        missing = NotFoundError(f"there is no job {job!r} on this machine", hint=Hint(Command("list")))
         if not is_name(job) or not is_folder(folder):
             raise missing
         meta, roles, wrong = None, {}, ""
@@ -184,7 +184,7 @@ class LocalBackend:
         except DamagedFile as error:
             id, wrong = "", wrong or error.message
         if id and id != self.known.setdefault(job, id):
-            raise NotFoundError(f"job {job} is gone; another has its name now", hint=f"tf-spawner attach {job}")
+            raise NotFoundError(f"job {job} is gone; another has its name now", hint=Hint(Command("attach", job)))
         if meta is None or not roles:
             try:
                 created, is_bare = folder.stat().st_mtime, _is_empty(folder)
@@ -320,7 +320,7 @@ class LocalBackend:
             raise ClusterError(
                 f"job {job} is not removed: its id cannot be read, and it may be another's"
                 + (f" ({summary.warning})" if summary.warning else ""),
-                hint=f"if it is to go: tf-spawner delete {job} --on local",
+                hint=Hint("if it is to go: ", Command("delete", job, "--on", "local")),
             )
         deadline = time.monotonic() + timeout_s
         kill_at = time.monotonic() + 2 * STOP_GRACE_S

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfspawner.base.names import ID_FILE
-from tfspawner.errors import ClusterError, ConfigurationError
+from tfspawner.errors import ClusterError, Command, ConfigurationError, Hint
 from tfspawner.replica import protocol
 from tfspawner.replica.notes import NO_ROOM
 from tfspawner.replica.packing import STARTER
@@ -39,7 +39,7 @@ def name_in_use(job: str) -> ConfigurationError:
     """The error for a name that another job on this machine has."""
     return ConfigurationError(
         f"the name {job!r} is in use by another job on this machine",
-        hint=f"choose another --name, or remove that job: tf-spawner delete {job} --on local",
+        hint=Hint("choose another --name, or remove that job: ", Command("delete", job, "--on", "local")),
     )
 
 

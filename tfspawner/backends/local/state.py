@@ -10,6 +10,7 @@ from typing import Any
 
 from tfspawner.base.shapes import damaged, mapped, number, opened, read, read_bytes, record, text, whole
 from tfspawner.base.terminal import one_line
+from tfspawner.errors import Command, Hint
 from tfspawner.plan.spec import ROLES
 from tfspawner.record.reading import ID, LATEST, MOST_REPLICAS, REPLICA, several
 
@@ -26,8 +27,8 @@ PIDS = mapped(REPLICA, several(whole(0, 1 << 62), 4), MOST_REPLICAS)
 EXIT = record({"code": whole(-(1 << 31), 1 << 31), "message": text()})
 
 
-def _hint(folder: Path) -> str:
-    return f"its processes are found without it: tf-spawner delete {folder.name} --on local"
+def _hint(folder: Path) -> Hint:
+    return Hint("its processes are found without it: ", Command("delete", folder.name, "--on", "local"))
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,60 @@
+"""A replica's progress and usage in words, and the colours of its states."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from tfspawner.base.words import human_bytes
+
+if TYPE_CHECKING:
+    from tfspawner.follow.state import ReplicaState
+
+STYLES = {
+    "running": "green",
+    "succeeded": "green",
+    "failed": "red",
+    "gone": "red",
+    "stopped": "dim",
+    "pending": "yellow",
+}
+
+
+def describe_progress(progress: dict[str, Any]) -> tuple[str, str, str]:
+    """Epoch, step and metrics of a replica, as the table's words."""
+    epoch = f"{progress['epoch']}/{progress['epochs']}" if "epoch" in progress else ""
+    step = f"{progress['step']}/{progress['steps'] or '?'}" if "step" in progress else ""
+    metrics = " ".join(f"{name} {value:.4g}" for name, value in list(progress.get("metrics", {}).items())[:3])
+    return epoch, step, metrics
+
+
+def progress_line(progress: dict[str, Any]) -> str:
+    """The same in a line of its own."""
+    epoch, step, metrics = describe_progress(progress)
+    return f"epoch {epoch or '?'}, step {step or '?'} {metrics}".rstrip()
+
+
+def describe_usage(line: ReplicaState) -> tuple[str, str, str]:
+    """Processors, memory and GPUs in use, as the table's words."""
+    if not line.usage or line.state != "running":
+        return "", "", ""
+    told = "not measured" if line.usage.get("gpus_missing") else describe_gpus(line.usage["gpus"])
+    return f"{line.usage['cpu']:.1f}", human_bytes(line.usage["memory"]), told
+
+
+def describe_gpus(gpus: list[dict[str, Any]]) -> str:
+    """Their mean use, the memory in use of all, and how many are out of reach, each where it is known."""
+    uses, memory = ([gpu[key] for gpu in gpus if gpu[key] is not None] for key in ("use", "memory"))
+    words = [f"{sum(uses) / len(uses):.0f}%"] if uses else []
+    words += [human_bytes(sum(memory))] if memory else []
+    errors = Counter(gpu["error"] for gpu in gpus if "error" in gpu)
+    counts = [error if len(gpus) == 1 else f"{count} of {len(gpus)}: {error}" for error, count in errors.items()]
+    return ", ".join(filter(None, [" ".join(words), *counts]))
+
+
+def describe_rate(progress: dict[str, Any]) -> str:
+    """Steps a second; of slow ones, how long one takes."""
+    rate = progress.get("rate")
+    if not rate:
+        return ""
+    return f"{rate:.0f}/s" if rate >= 100 else f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f}s/step"
