@@ -31,7 +31,7 @@ def escaped(text: str) -> str:
 
 
 class Command:
-    """A command of tf-spawner that a hint tells to type: its verb, its words, and the flags that say where its job is."""
+    """A command of tf-spawner that a hint names: its verb, its words, and the flags that say where its job is."""
 
     def __init__(self, verb: str, *words: str, place: Iterable[str] = ()) -> None:
         self.verb, self.words, self.place = verb, words, tuple(place)
@@ -49,7 +49,7 @@ class Command:
 
 
 class Hint(str):
-    """A hint, made of texts and commands: `Hint("make room, then: ", Command("fetch"))`. Hints are joined in the same way.
+    """A hint, made of texts and commands: `Hint("make room, then: ", Command("fetch"))`. Hints are joined likewise.
 
     It is a text like any other; as long as it is no other text's part, its commands can still be completed.
     """

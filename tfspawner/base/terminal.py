@@ -1,8 +1,8 @@
-"""The one way out: what is not ours reaches a terminal without anything it would obey, and a pipe or a file byte for byte.
+"""The one way out: a terminal gets other people's text without anything it would obey; pipes and files get every byte.
 
-A script's output, names of files, replicas and nodes, messages of servers and values of flags may hold control sequences,
-characters that turn the direction of what follows, and such as cannot be seen. tests/unit/test_terminal.py sees to it that
-nothing in the launcher writes in another way.
+A script's output, names of files, replicas and nodes, servers' messages and values of flags may hold control sequences,
+characters that change the direction of text, and invisible ones. tests/unit/test_terminal.py holds that nothing in the
+launcher writes in another way.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def raw(text: str) -> bytes:
 
 
 def open_streams() -> None:
-    """Has all that is printed go somewhere: where a stream is closed to /dev/null, and what its encoding lacks as its number."""
+    """Makes each stream writable: a closed one goes to /dev/null; characters its encoding lacks become numbers."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -97,7 +97,7 @@ def say(stream: TextIO, text: str) -> None:
 
 
 def echo(text: object = "", *, err: bool = False, nl: bool = True, **style: Any) -> None:
-    """Prints a text; stderr is for people, so what is harmful is left out there always, on stdout if that is a terminal."""
+    """Prints a text, harmless on a terminal. On stderr, which people read, it is always made harmless."""
     words = str(text)
     try:
         if err or sys.stdout.isatty():
@@ -143,7 +143,7 @@ def _write_bytes(stream: TextIO, data: bytes) -> None:
 
 
 class Flow:
-    """One replica's output as it is; on a terminal it is harmless, also where a sequence or a character comes in two pieces."""
+    """One replica's output; harmless on a terminal, even if a sequence or a character comes in two pieces."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream

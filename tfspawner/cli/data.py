@@ -31,8 +31,8 @@ MOST_RECORDS = 1_000_000_000
 def data() -> None:
     """Look at training data anywhere, copy and convert them.
 
-    A URI is a path, s3://BUCKET/KEY, root://HOST//PATH or https://…, may hold the patterns * ? [ ], and may name a folder. S3's
-    endpoint and keys come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on.
+    A URI is a path, s3://BUCKET/KEY, root://HOST//PATH or https://…, may hold the patterns * ? [ ], and may name a
+    folder. S3's endpoint and keys come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on.
 
     \b
     tf-spawner data check s3://bucket/train/ -w 4
@@ -126,7 +126,8 @@ def _schemas(shards: list[Any], tables: set[str]) -> list[str]:
 def check(uris: tuple[str, ...], workers: int | None, manifest: Path | None, done: Path | None, output: str) -> None:
     """Read every file and find what is damaged or unlike others.
 
-    Both checksums of each record are looked at, and the features of the first one of each 4 MiB. Exit code 4 if anything is wrong.
+    Both checksums of each record are looked at, and the features of the first one of each 4 MiB. Exit code 4 if
+    anything is wrong.
 
     \b
     tf-spawner data check s3://bucket/train/ --workers 4
@@ -198,26 +199,43 @@ def head(uri: str, count: int, output: str) -> None:
 @click.argument("uris", nargs=-1, required=True, metavar="SOURCE... DESTINATION")
 @click.option("--to", type=click.Choice(["tfrecord", "parquet", "arrow"]), help="Format.  [default: by DESTINATION]")
 @click.option(
-    "-e", "--encode", multiple=True, metavar="NAME=ROWSxWIDTH|none",
+    "-e",
+    "--encode",
+    multiple=True,
+    metavar="NAME=ROWSxWIDTH|none",
     help="Store the longest run of a repeated row once; none: all of them.",
-)  # fmt: skip
+)
 @click.option(
-    "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True,
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
     help="Of encoded features; the loss is told.",
-)  # fmt: skip
+)
 @click.option("--overflow", is_flag=True, help="Let too large numbers be infinite.")
 @click.option("--shards", type=click.IntRange(1), metavar="N", help="Files to write.  [default: as are read]")
 @click.option("--gzip", is_flag=True, help="Compress TFRecord files.")
 @click.option(
-    "--nulls", type=click.Choice(["error", "empty"]), default="error", show_default=True,
+    "--nulls",
+    type=click.Choice(["error", "empty"]),
+    default="error",
+    show_default=True,
     help="What nulls become.",
-)  # fmt: skip
+)
 @click.option("-j", "--jobs", type=click.IntRange(1, MOST_PROCESSES), metavar="N", help="Processes.  [default: cores]")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def convert_(
-    uris: tuple[str, ...], to: str | None, encode: tuple[str, ...], dtype: str, overflow: bool, shards: int | None,
-    gzip: bool, nulls: str, jobs: int | None, overwrite: bool,
-) -> None:  # fmt: skip
+    uris: tuple[str, ...],
+    to: str | None,
+    encode: tuple[str, ...],
+    dtype: str,
+    overflow: bool,
+    shards: int | None,
+    gzip: bool,
+    nulls: str,
+    jobs: int | None,
+    overwrite: bool,
+) -> None:
     """Write data in another format, size or number of files.
 
     DESTINATION is a folder, or a .tfrecord, .parquet or .arrow file.
@@ -249,16 +267,23 @@ def convert_(
     before = sum(file.size for file in files)
     with _bar(before) as progress:
         done = convert(
-            files, folder, name=name, shards=shards, jobs=jobs or os.cpu_count() or 1, overwrite=overwrite,
-            options=Options(form=form, encodings=encodings, plain="none" in encode, gzip=gzip, overflow=overflow,
-                            nulls=nulls),
+            files,
+            folder,
+            name=name,
+            shards=shards,
+            jobs=jobs or os.cpu_count() or 1,
+            overwrite=overwrite,
+            options=Options(
+                form=form, encodings=encodings, plain="none" in encode, gzip=gzip, overflow=overflow, nulls=nulls
+            ),
             progress=progress,
-        )  # fmt: skip
+        )
     echo(
         f"{_files(files)}, {_counted(done.records)}, {human_bytes(before)} became {done.files} file"
         f"{'s' * (done.files != 1)}, {human_bytes(done.size)}: {done.size / before:.3g} of the size"
-        + _lost(done.loss, dtype) + _lost(done.doubles, "float32")
-    )  # fmt: skip
+        + _lost(done.loss, dtype)
+        + _lost(done.doubles, "float32")
+    )
 
 
 def _lost(loss: Any, dtype: str) -> str:
@@ -338,8 +363,9 @@ def _number(value: float | None) -> str:
 def cp(uris: tuple[str, ...], overwrite: bool, output: str) -> None:
     """Copy files from anywhere to anywhere, and compare them.
 
-    A folder stands for the files that data ls shows; what else it holds is said. Four at once. DESTINATION is a folder if it ends with a slash, is one of this machine, or takes several files.
-    Each file has its name only when it is whole. Files that are there already and are equal are not sent again: broken off, it goes on.
+    A folder stands for the files that data ls shows; what else it holds is said. Four at once. DESTINATION is a folder
+    if it ends with a slash, is one of this machine, or takes several files. Each file has its name only when it is
+    whole. Files that are there already and are equal are not sent again: broken off, it goes on.
 
     \b
     tf-spawner data cp root://eospublic.cern.ch//eos/opendata/x.root data/
@@ -391,9 +417,14 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
 
     bar_console = console(err=True)
     bar = Progress(
-        BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        console=bar_console, transient=True, disable=not bar_console.is_terminal,
-    )  # fmt: skip
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=bar_console,
+        transient=True,
+        disable=not bar_console.is_terminal,
+    )
     with bar:
         task = bar.add_task("", total=total)
         yield lambda size: bar.advance(task, size)

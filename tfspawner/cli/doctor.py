@@ -103,8 +103,15 @@ def _nodes(backend: KubernetesBackend) -> Iterator[Told]:
         return
     pods = backend.api.list("/api/v1/pods", "fieldSelector=status.phase!=Succeeded,status.phase!=Failed")
     free = _free(nodes, pods)
-    yield "ok", (f"{len(nodes)} node{'s are' if len(nodes) > 1 else ' is'} ready; free: {free['cpu']:.1f} CPUs, {free['memory'] / 1024**3:.1f} GiB, "
-                 f"{free['pods']:.0f} pods"), ""  # fmt: skip
+    yield (
+        "ok",
+        (
+            f"{len(nodes)} node{'s are' if len(nodes) > 1 else ' is'} ready; free: {free['cpu']:.1f} CPUs, "
+            f"{free['memory'] / 1024**3:.1f} GiB, "
+            f"{free['pods']:.0f} pods"
+        ),
+        "",
+    )
     offered = gpus_offered(nodes, pods)
     if offered:
         yield "ok", f"GPUs: {offered}", ""

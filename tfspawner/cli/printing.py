@@ -71,8 +71,14 @@ def notes() -> View:
 def outcome_json(outcome: Outcome) -> dict[str, Any]:
     """An outcome as --output json prints it."""
     files = {replica.replica: [file["path"] for file in replica.files] for replica in outcome.collected}
-    return {"job": outcome.job, "result": outcome.result, "folder": str(outcome.folder), "files": files,
-            "seconds": round(outcome.seconds, 3), "artifacts": outcome.artifacts}  # fmt: skip
+    return {
+        "job": outcome.job,
+        "result": outcome.result,
+        "folder": str(outcome.folder),
+        "files": files,
+        "seconds": round(outcome.seconds, 3),
+        "artifacts": outcome.artifacts,
+    }
 
 
 def print_outcome(outcome: Outcome, output: str) -> None:

@@ -191,8 +191,15 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
         _, plan = prepare(asked)
     warnings = [*plan.warnings, *(_check_data(uris, spec) if uris else [])]
     if output == "json":
-        print_json({"job": plan.job, "on": spec.on, "replicas": spec.replicas, "warnings": warnings,
-                     **({"points": points} if points else {})})  # fmt: skip
+        print_json(
+            {
+                "job": plan.job,
+                "on": spec.on,
+                "replicas": spec.replicas,
+                "warnings": warnings,
+                **({"points": points} if points else {}),
+            }
+        )
         return
     for note in plan.notes:
         echo(f"note: {note}", err=True)
@@ -214,7 +221,9 @@ def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:
     workers = spec.workers + spec.has_chief
     echo(f"data: {len(files)} files, {human_bytes(sum(file.size for file in files))}", err=True)
     if len(files) < workers:
-        return [f"{len(files)} files for {workers} workers: TensorFlow's own sharding by files needs one for each; "
-                "tfspawner.data and tf-spawner data convert --shards divide them"]  # fmt: skip
+        return [
+            f"{len(files)} files for {workers} workers: TensorFlow's own sharding by files needs one for each; "
+            "tfspawner.data and tf-spawner data convert --shards divide them"
+        ]
     empty = [file.uri for file in files if not file.size]
     return [f"{len(empty)} of the files are empty, such as {empty[0]}"] if empty else []

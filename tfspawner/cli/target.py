@@ -140,7 +140,7 @@ def backends_of(on: str | None, **target: Any) -> list[Backend]:
 def ask_backends(
     backends: list[Backend], what: Callable[[Backend], list[JobSummary]], wanted: bool
 ) -> tuple[list[JobSummary], str]:
-    """What all backends say; and what is wrong with that, such as that a cluster that was not asked for cannot answer."""
+    """What all backends answer, and what is wrong with it, such as a cluster that cannot answer and was not named."""
     found: list[JobSummary] = []
     unseen = ""
     for backend in backends:

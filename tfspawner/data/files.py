@@ -59,5 +59,5 @@ def has_pattern(path: str) -> bool:
 
 
 def is_hidden(name: str, pattern: str = "") -> bool:
-    """Whether a file is left out of a folder or a pattern's matches; a pattern that begins like its name includes it."""
+    """Whether a file is left out of a folder or a pattern's matches; a pattern that begins like it takes it."""
     return name.startswith(HIDDEN) and pattern[:1] != name[:1]

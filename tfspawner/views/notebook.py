@@ -157,11 +157,18 @@ class NotebookView(PlainView):
         columns, rows, more = replica_cells(self.state) if self.state else ([], [], "")
         drawn = charts({replica: learning.curves for replica, learning in self.learned.items()})
         return self.template.render(
-            heading=self.heading, word=harmless(self.word), columns=columns, rows=rows, more=more, charts=drawn,
-            lines=[] if drawn else self.last_lines, notes=self.notes,
+            heading=self.heading,
+            word=harmless(self.word),
+            columns=columns,
+            rows=rows,
+            more=more,
+            charts=drawn,
+            lines=[] if drawn else self.last_lines,
+            notes=self.notes,
             collected=human_bytes(self.collected) if self.collected else "",
-            error=_told(self.error) if self.error else None, came=_came(self.outcome) if self.outcome else None,
-        )  # fmt: skip
+            error=_told(self.error) if self.error else None,
+            came=_came(self.outcome) if self.outcome else None,
+        )
 
 
 def _told(error: BaseException) -> dict[str, Any]:
@@ -183,9 +190,17 @@ def _told(error: BaseException) -> dict[str, Any]:
 def _came(outcome: Outcome) -> dict[str, Any]:
     """What came back, and where it is. A page below the notebook's folder can be opened from there."""
     page = RunFolder(outcome.folder).page
-    files = [(harmless(f"{found.replica}/{file['path']}"), human_bytes(file["size"]))
-             for found in outcome.collected for file in found.files]  # fmt: skip
+    files = [
+        (harmless(f"{found.replica}/{file['path']}"), human_bytes(file["size"]))
+        for found in outcome.collected
+        for file in found.files
+    ]
     return {
-        "took": age(outcome.seconds), "files": files[:MOST_FILES], "more": len(files[MOST_FILES:]), "folder": outcome.folder,
-        "page": page, "link": None if page.is_absolute() else f"./{quote(str(page))}", "artifacts": harmless(outcome.artifacts or ""),
-    }  # fmt: skip
+        "took": age(outcome.seconds),
+        "files": files[:MOST_FILES],
+        "more": len(files[MOST_FILES:]),
+        "folder": outcome.folder,
+        "page": page,
+        "link": None if page.is_absolute() else f"./{quote(str(page))}",
+        "artifacts": harmless(outcome.artifacts or ""),
+    }

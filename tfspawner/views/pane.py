@@ -41,7 +41,7 @@ class Pane:
         return time.monotonic() - self.drawn_at >= max(pause_s, self.busy_s)
 
     def draw(self, pane: Text | Table, text: str = "", most: int | None = None) -> None:
-        """Makes the pane show these lines, of which it takes so many, and puts text, which ends with a line's end, above it."""
+        """Shows these lines in the pane, as many as fit, and prints text, which ends with a line feed, above it."""
         lines = self.ansi(pane).split("\n")[:-1] if pane else []
         if most is not None and len(lines) > most:
             lines = [*lines[: max(0, most - 1)], "…"]

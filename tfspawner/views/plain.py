@@ -23,7 +23,7 @@ BEGINNING = ("starting", "running")  # nor are these, once the job ends: it woul
 class Lines:
     """Cuts each replica's bytes into lines; a bar that redraws itself becomes the line that it ends as.
 
-    What they hold is the script's: terminal.raw() makes the bytes of it again, terminal.harmless() what a person may see.
+    Lines are the script's: terminal.raw() gives their bytes again, terminal.harmless() what a person may see.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class PlainView:
 
 
 class FollowView(PlainView):
-    """For `logs`: output alone, of all replicas or of one, which then comes as it is, but for what a terminal would obey."""
+    """For `logs`: output alone. One replica's comes as it is, harmless on a terminal."""
 
     needs_stdout = True
 

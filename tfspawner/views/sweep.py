@@ -1,4 +1,4 @@
-"""What a person sees of a sweep while it runs: a table of its points on a terminal, a line for each change elsewhere."""
+"""A sweep while it runs: a table of its points on a terminal, a line for each change elsewhere."""
 
 from __future__ import annotations
 

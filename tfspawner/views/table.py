@@ -21,8 +21,35 @@ if TYPE_CHECKING:
     from tfspawner.backends.base import JobSummary
     from tfspawner.follow.state import JobState, ReplicaState
 
-REPLICA_COLUMNS = ("replica", "state", "node", "since", "cpu", "memory", "gpu", "epoch", "step", "rate", "left", "metrics")  # fmt: skip
-JOB_COLUMNS = ("job", "on", "state", "replicas", "age", "cpu", "memory", "gpu", "epoch", "step", "rate", "left", "metrics")  # fmt: skip
+REPLICA_COLUMNS = (
+    "replica",
+    "state",
+    "node",
+    "since",
+    "cpu",
+    "memory",
+    "gpu",
+    "epoch",
+    "step",
+    "rate",
+    "left",
+    "metrics",
+)
+JOB_COLUMNS = (
+    "job",
+    "on",
+    "state",
+    "replicas",
+    "age",
+    "cpu",
+    "memory",
+    "gpu",
+    "epoch",
+    "step",
+    "rate",
+    "left",
+    "metrics",
+)
 LIST_COLUMNS = ("job", "on", "state", "replicas", "tag", "age")
 GIVEN_UP = (
     "since",
@@ -104,11 +131,19 @@ def replica_row(line: ReplicaState, now: float) -> Row:
     epoch, step, metrics = describe_progress(line.progress)
     cpu, memory, gpu = describe_usage(line)
     return {
-        "replica": line.replica, "state": state_of(line), "node": line.node, "since": age(now - line.since) if line.since else "",
-        "cpu": cpu, "memory": memory, "gpu": gpu, "epoch": epoch, "step": step,
-        "rate": describe_rate(line.progress) if line.state == "running" else "", "left": left(line.progress) if line.state == "running" else "",
+        "replica": line.replica,
+        "state": state_of(line),
+        "node": line.node,
+        "since": age(now - line.since) if line.since else "",
+        "cpu": cpu,
+        "memory": memory,
+        "gpu": gpu,
+        "epoch": epoch,
+        "step": step,
+        "rate": describe_rate(line.progress) if line.state == "running" else "",
+        "left": left(line.progress) if line.state == "running" else "",
         "metrics": one_line(line.message) or metrics,
-    }  # fmt: skip
+    }
 
 
 def job_row(job: JobSummary, now: float) -> Row:
@@ -120,13 +155,20 @@ def job_row(job: JobSummary, now: float) -> Row:
     behind = f", {len(told['behind'])} behind" if told.get("behind") else ""
     restarts = f", restart {told['restarts']}" if told.get("restarts") else ""
     return {
-        "job": job.job, "on": _place(job),
+        "job": job.job,
+        "on": _place(job),
         "state": (job.state + behind + restarts, "yellow" if behind else STYLES.get(job.state, "")),
-        "replicas": f"{states.get('running', 0)}/{everything}" if states else str(everything), "age": age(now - job.created),
-        "cpu": f"{usage['cpu']:.1f}" if usage else "", "memory": human_bytes(usage["memory"]) if usage else "",
+        "replicas": f"{states.get('running', 0)}/{everything}" if states else str(everything),
+        "age": age(now - job.created),
+        "cpu": f"{usage['cpu']:.1f}" if usage else "",
+        "memory": human_bytes(usage["memory"]) if usage else "",
         "gpu": describe_gpus([gpus]) if gpus.get("count") else "",
-        "epoch": epoch, "step": step, "rate": describe_rate(progress), "left": left(progress), "metrics": metrics,
-    }  # fmt: skip
+        "epoch": epoch,
+        "step": step,
+        "rate": describe_rate(progress),
+        "left": left(progress),
+        "metrics": metrics,
+    }
 
 
 def state_of(line: ReplicaState) -> tuple[str, str]:
@@ -143,8 +185,13 @@ def of_interest(lines: Sequence[ReplicaState], most: int) -> list[ReplicaState]:
 
 def interest(line: ReplicaState, coordinator: ReplicaState) -> int:
     """What is looked for first has the least: the coordinator, what failed, is behind, says why it waits, waits."""
-    wanted = (line is coordinator, line.state in ("failed", "gone"), line.behind_s, line.message and line.state != "stopped",
-              line.state not in ("running", "succeeded"))  # fmt: skip
+    wanted = (
+        line is coordinator,
+        line.state in ("failed", "gone"),
+        line.behind_s,
+        line.message and line.state != "stopped",
+        line.state not in ("running", "succeeded"),
+    )
     return next((rank for rank, is_so in enumerate(wanted) if is_so), len(wanted))
 
 
@@ -158,8 +205,9 @@ def heading(state: JobState, now: float) -> Text:
         words[-1] += f", {age(state.times.get('ended', now) - min(state.times.values()))} in all"
     why = state.cause.text if state.cause and state.result != "succeeded" else ""
     result = ": ".join(filter(None, (state.result, one_line(why))))
-    return text_of((state.job, "bold"), GAP, " · ".join(words) or state.phase, GAP,
-                   (result, STYLES.get(state.result or "", "red")))  # fmt: skip
+    return text_of(
+        (state.job, "bold"), GAP, " · ".join(words) or state.phase, GAP, (result, STYLES.get(state.result or "", "red"))
+    )
 
 
 def phases(state: JobState, now: float) -> list[tuple[str, float]]:
