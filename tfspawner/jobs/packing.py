@@ -38,8 +38,8 @@ def pack(
     """Packs the folder, without what .tfspawnerignore names, the env-files, and what looks like a key.
 
     `out`, the folder of former runs, is left out if it is inside; so is any run elsewhere in the folder. `is_named`
-    says that the user named the folder; one that is just the script's may have at most 512 MiB. `script` is the script's
-    name in the folder. Raises ConfigurationError, also if the script itself would be left out.
+    says that the user named the folder; one that is just the script's may have at most 512 MiB. `script` is the
+    script's name in the folder. Raises ConfigurationError, also if the script itself would be left out.
     """
     travelling = Travelling(folder, out, env_files)
     files = list(travelling.files())
