@@ -19,10 +19,13 @@ from mutating import changed, damaged
 
 from tfspawner.backends.local.backend import LocalBackend
 from tfspawner.cli import main as cli
+from tfspawner.cli import running
+from tfspawner.cli.target import complete_run
 from tfspawner.errors import NotFoundError, SpawnerError
+from tfspawner.jobs import sweep_plan, tensorboard
 from tfspawner.jobs import sweeps as sweeping
-from tfspawner.jobs import tensorboard
 from tfspawner.jobs.job import attach
+from tfspawner.jobs.prepare import prepare as prepare_job
 from tfspawner.pages.charts import usage_charts
 from tfspawner.pages.run import page
 from tfspawner.pages.timeline import timeline
@@ -111,7 +114,7 @@ def here(tmp_path, monkeypatch) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(value))
         path.parent.with_name("token").write_text("a-token")
-    monkeypatch.setattr(cli, "_run", lambda asked, output: ASKED.append(asked))
+    monkeypatch.setattr(running, "_run", lambda asked, output: ASKED.append(asked))
     ASKED.clear()
     return tmp_path
 
@@ -237,8 +240,8 @@ def test_what_rerun_runs_is_what_the_record_says(fuzz, here):
 def test_a_sweep_is_taken_up_as_it_was_or_refused(fuzz, here, monkeypatch):
     spec = JobSpec(script=Path("train.py"), name="sw", workers=2, timeout_s=60.0)
     asked = Sweep(spec=spec, grid={"lr": ["1", "2"]}, parallel=2)
-    backend, plan = sweeping.jobs.prepare(spec)
-    monkeypatch.setattr(sweeping.jobs, "prepare", lambda spec, at_once: (backend, plan))
+    backend, plan = prepare_job(spec)
+    monkeypatch.setattr(sweep_plan, "prepare_job", lambda spec, at_once: (backend, plan))
     path = here / "runs/sw/sweep.json"
     taken = 0
     for rng in fuzz.rounds(300):
@@ -470,7 +473,7 @@ def test_completion_of_runs_is_silent_and_gives_no_name_that_a_shell_would_obey(
     (here / "runs/good\x1b[2J/spec.json").touch()
     (here / "runs/good/spec.json").write_text("{")
     context = click.Context(cli.report, obj=None)
-    assert cli.complete_run(context, cli.report.params[0], "go") == ["good"]
+    assert complete_run(context, cli.report.params[0], "go") == ["good"]
 
 
 def test_a_huge_history_is_read_line_by_line_and_a_damaged_line_is_told_once(here, monkeypatch):

@@ -62,4 +62,4 @@ def shared_hostile():
 def impatient(monkeypatch):
     """Two tries at most, one after the other, so that a test of what never comes is short."""
     monkeypatch.setattr("tfspawner.follow.collect.TRIES_WITHOUT_PROGRESS", 2)
-    monkeypatch.setattr("tfspawner.follow.collect.PAUSE_S", 0.01)
+    monkeypatch.setattr("tfspawner.follow.collect.PAUSE_S", 0.02)

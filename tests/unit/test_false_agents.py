@@ -46,7 +46,7 @@ def false(monkeypatch) -> Iterator[FalseAgent]:
     monkeypatch.setattr(follow, "AGAIN_S", 0.001)
     monkeypatch.setattr(agents, "ANSWER_WITHIN_S", 0.0)
     monkeypatch.setattr(agents, "SEE_WITHIN_S", 0.0)
-    monkeypatch.setattr("tfspawner.backends.client.LOG_PAUSES_S", (0.001,) * 4)
+    monkeypatch.setattr("tfspawner.backends.client.LOG_PAUSE_S", 0.001)
     monkeypatch.setattr("tfspawner.follow.collect.TRIES_WITHOUT_PROGRESS", 1)
     found = FalseAgent()
     yield found

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from tfspawner.cli import main as cli
+from tfspawner.cli import running
 
 
 @pytest.mark.parametrize("given", ["runs/old", "old", None])
@@ -16,7 +17,7 @@ def test_rerun_writes_beside_the_record_whatever_it_says(tmp_path, monkeypatch, 
     folder = tmp_path / "runs/old"
     folder.mkdir(parents=True)
     asked = []
-    monkeypatch.setattr(cli, "_run", lambda spec, output: asked.append(spec))
+    monkeypatch.setattr(running, "_run", lambda spec, output: asked.append(spec))
     (tmp_path / "t.py").write_text("x = 1\n")
     monkeypatch.setattr("tfspawner.record.reading._always_there", list)
     (folder / "spec.json").write_text(

@@ -31,6 +31,7 @@ BEGUN = {
     ("jobs/sweeps.py", "_run_all"): "_work() keeps it, and run() raises it",
     ("jobs/tensorboard.py", "__init__"): "run() keeps it, and watch() raises it",
     ("data/xrootd.py", "start"): "listen() ends the process, and tells all who wait",
+    ("views/sweep.py", "__init__"): "it redraws the table; its traceback is shown, and the sweep goes on",
     ("cli/target.py", "complete_job"): "the shell completes nothing then, in silence on purpose",
 }
 

@@ -18,6 +18,7 @@ from tfspawner.plan.code import Code
 from tfspawner.replica.proofs import Key
 from tfspawner.replica.protocol import CHUNK, LOG_ANSWER, PROOF_HEADER
 from tfspawner.replica.reports import next_offset
+from tfspawner.replica.retrying import Retrying
 
 from . import answers
 from .listing import Listing, gathered
@@ -29,7 +30,7 @@ LONGEST_MANIFEST = 256 << 20
 LONGEST_SMALL = 64 << 10  # an order, or an answer that only confirms
 LOG_S = 300.0  # how long one log request, or one frame, may take
 SLOWEST = 1024  # bytes a second: the lowest rate at which files may come
-LOG_PAUSES_S = (0.2, 0.4, 0.8, 1.6)  # before a log request is repeated: the API server's proxy has hiccups
+LOG_PAUSE_S = 0.2  # before a log request is repeated first: the API server's proxy has hiccups
 MOST_BASES = 3  # how often a replica may get another pod while its log is read
 Parsed = TypeVar("Parsed")
 
@@ -143,14 +144,16 @@ class AgentClient:
                 return
 
     def _log_in(self, tries: int, offset: int) -> tuple[int, bytes, bool, int]:
-        for pause_s in LOG_PAUSES_S[: tries - 1]:
+        retrying = Retrying(tries, LOG_PAUSE_S)
+        while True:
             try:
                 return self.log(offset)
             except BadAnswer:
                 raise
             except AgentUnreachable:
-                time.sleep(pause_s)
-        return self.log(offset)
+                if retrying.is_over():
+                    raise
+                retrying.pause()
 
     def release(self) -> None:
         """Lets all replicas of the job end. Only the coordinator can do it."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tfspawner.errors import DataError
+from tfspawner.replica.retrying import Retrying
 
 from .files import File, FileSystem
 from .filesystems import filesystem_of
@@ -217,17 +216,17 @@ def read_chunks(
 def read_exactly(file: File, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
     """That many bytes; what may pass is tried again, with growing pauses. Raises DataError."""
     filesystem: FileSystem = filesystem_of(file.uri)
-    began, data, tries = time.monotonic(), b"", 0
+    retrying, data = Retrying(TRIES, 0.2, within_s=RETRY_FOR_S, varies=True), b""
     while len(data) < size:
         try:
             more = filesystem.read(file.uri, offset + len(data), size - len(data))
         except OSError as error:
-            tries += 1
-            if tries == TRIES or time.monotonic() - began > RETRY_FOR_S or (stop and stop.is_set()):
+            if retrying.is_over() or (stop and stop.is_set()):
                 raise DataError(
-                    f"{file.uri}: bytes from {offset + len(data)} on cannot be read after {tries} tries: {error}"
+                    f"{file.uri}: bytes from {offset + len(data)} on cannot be read after {retrying.failures} tries: "
+                    f"{error}"
                 ) from None
-            time.sleep(0.1 * 2**tries * random.uniform(0.5, 1.0))
+            retrying.pause()
             continue
         if len(more) > size - len(data):
             raise DataError(f"{file.uri}: {len(more)} bytes came where {size - len(data)} were asked for")

@@ -10,6 +10,7 @@ from tfspawner.backends.answers import Gang, Report
 from tfspawner.backends.base import Observation
 from tfspawner.base.states import PodState, Result
 from tfspawner.record.writing import Record
+from tfspawner.replica.gpu_sums import sums_of
 from tfspawner.replica.protocol import FINISHED, LOST
 
 from .facts import Facts
@@ -124,15 +125,14 @@ class Bookkeeper:
             now = time.monotonic()
             if now - last >= max(USAGE_EVERY_S, (now - began) / 300):
                 self.usage_at[line.replica] = (began, now)
-                gpus = [gpu["use"] for gpu in usage["gpus"] if gpu["use"] is not None]
-                filled = [gpu["memory"] for gpu in usage["gpus"] if gpu["memory"] is not None]
+                sums = sums_of(usage["gpus"])
                 self.record.event(
                     "usage",
                     replica=line.replica,
                     cpu=usage["cpu"],
                     memory=usage["memory"],
-                    gpus=gpus or None,
-                    gpu_memory=sum(filled) if filled else None,
+                    gpus=sums.uses or None,
+                    gpu_memory=sums.memory,
                 )
         line.usage = usage
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import shutil
-import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,11 +21,12 @@ from tfspawner.base.names import LONGEST_PATH, shown
 from tfspawner.base.threads import each
 from tfspawner.base.words import human_bytes
 from tfspawner.errors import AgentUnreachable, ArtifactError, Command, Hint
+from tfspawner.replica.retrying import Retrying
 
 from .landing import PARTS, Landing, Room
 
 TRIES_WITHOUT_PROGRESS = 5
-PAUSE_S = 0.2  # twice as long after each try
+PAUSE_S = 0.4  # after the first try; twice as long after each more
 LEAST_PROGRESS = 64 << 10  # bytes that a request has to bring, or all that is missing
 PARALLEL = 4
 FILES_AT_ONCE = 5000  # in one request
@@ -97,7 +97,7 @@ def collect_one(agent: Holder, folder: Path, progress: Callable[[int], None], ro
 
 def _collect_whole(agent: Holder, landing: Landing, room: Room, progress: Callable[[int], None]) -> Manifest:
     """Brings all files that are not here yet; tries again where that makes no progress, and then gives up."""
-    tries = 0
+    retrying = Retrying(TRIES_WITHOUT_PROGRESS, PAUSE_S)
     while True:
         try:
             manifest = _manifest(agent, landing)
@@ -109,13 +109,12 @@ def _collect_whole(agent: Holder, landing: Landing, room: Room, progress: Callab
                     progress(count)
             return manifest
         except (_NoProgress, AgentUnreachable) as error:
-            tries += 1
-            if tries == TRIES_WITHOUT_PROGRESS:
+            if retrying.is_over():
                 raise ArtifactError(
                     f"{agent.replica}'s files could not be collected whole: {error}",
                     hint=Hint("the job still holds them; to go on where this ended: ", Command("fetch")),
                 ) from None
-            time.sleep(PAUSE_S * 2**tries)
+            retrying.pause()
 
 
 def _manifest(agent: Holder, landing: Landing) -> Manifest:

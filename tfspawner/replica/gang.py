@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from .endings import IN_TENSORFLOW, place_in
+from .gpu_sums import sums_of
 from .job import Job
 from .protocol import FINISHED, INTERRUPTED, LOST, LOST_AFTER_S, STARTING, STOP_GRACE_S, is_trainer
 from .trail import Trail
@@ -167,14 +168,14 @@ class Gang:
             running = [report for report in reports if report["state"] == "running"]
             usages = [report["usage"] for report in running if report.get("usage")]
             gpus = [gpu for usage in usages for gpu in usage["gpus"]]
-            uses, memory = ([gpu[key] for gpu in gpus if gpu[key] is not None] for key in ("use", "memory"))
+            sums = sums_of(gpus)
             usage = {
                 "cpu": round(sum(u["cpu"] for u in usages), 2),
                 "memory": sum(u["memory"] for u in usages),
                 "gpus": {
                     "count": len(gpus),
-                    "use": sum(uses) / len(uses) if uses else None,
-                    "memory": sum(memory) if memory else None,
+                    "use": sums.use,
+                    "memory": sums.memory,
                 },
             }
             progress: dict[str, Any] = next((report["progress"] for report in running if report.get("progress")), {})

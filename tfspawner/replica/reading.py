@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO
 
+from .retrying import Retrying
 from .structures import FAILED_PRECONDITION, NOT_FOUND, Failure
 
 if TYPE_CHECKING:
@@ -118,14 +118,14 @@ class ReadFile:
 
     def fetch(self, offset: int, size: int) -> bytes:
         """Reads a block, again after errors that pass."""
-        for tries in range(TRIES):
+        retrying = Retrying(TRIES, 0.1)
+        while True:
             try:
                 return self.s3.read(self.bucket, self.key, offset, size)
             except OSError as error:
-                if not getattr(error, "passing", False) or tries == TRIES - 1 or self.closed:
+                if not getattr(error, "passing", False) or retrying.is_over() or self.closed:
                     raise
-                time.sleep(0.1 * 2**tries)
-        raise AssertionError
+                retrying.pause()
 
 
 class WriteFile:

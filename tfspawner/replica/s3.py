@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import quote, unquote_plus, urlsplit
 
+from .retrying import Retrying
 from .s3_answers import parsed, printable, text_of
 
 CONNECT_TIMEOUT_S = 3.0
@@ -289,15 +290,14 @@ class S3:
 
         What may pass is tried again, if it did not take too long.
         """
-        began = time.monotonic()
+        retrying = Retrying(tries, 0.4, within_s=timeout_s)
         while True:
             try:
                 return self._ask_once(method, bucket, key, query or {}, headers or {}, body, timeout_s, most_bytes)
             except S3Error as error:
-                tries -= 1
-                if not error.passing or not tries or time.monotonic() - began > timeout_s:
+                if not error.passing or retrying.is_over():
                     raise
-                time.sleep(0.2 * 2 ** (TRIES - tries))
+                retrying.pause()
 
     def _ask_once(
         self,

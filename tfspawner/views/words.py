@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from tfspawner.base.words import human_bytes
+from tfspawner.replica.gpu_sums import sums_of
 
 if TYPE_CHECKING:
     from tfspawner.follow.state import ReplicaState
@@ -44,9 +45,9 @@ def describe_usage(line: ReplicaState) -> tuple[str, str, str]:
 
 def describe_gpus(gpus: list[dict[str, Any]]) -> str:
     """Their mean use, the memory in use of all, and how many are out of reach, each where it is known."""
-    uses, memory = ([gpu[key] for gpu in gpus if gpu[key] is not None] for key in ("use", "memory"))
-    words = [f"{sum(uses) / len(uses):.0f}%"] if uses else []
-    words += [human_bytes(sum(memory))] if memory else []
+    sums = sums_of(gpus)
+    words = [] if sums.use is None else [f"{sums.use:.0f}%"]
+    words += [] if sums.memory is None else [human_bytes(sums.memory)]
     errors = Counter(gpu["error"] for gpu in gpus if "error" in gpu)
     counts = [error if len(gpus) == 1 else f"{count} of {len(gpus)}: {error}" for error, count in errors.items()]
     return ", ".join(filter(None, [" ".join(words), *counts]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from tfspawner.base.patience import patient
 from tfspawner.base.userfile import LOADER, brief_line, load_yaml, named, read_text
 from tfspawner.errors import ClusterError, ConfigurationError, NotFoundError
 from tfspawner.plan.checks import is_namespace
+from tfspawner.replica.retrying import Retrying, pause_of
 
 from .pods import ADMISSION_HINT, WEBHOOK_HINT, denied_by_admission
 
@@ -175,7 +175,7 @@ class Api:
                     failures = 0
             except (Expired, Unreachable):
                 failures = 1 if time.monotonic() - began > QUICK_S else min(failures + 1, 5)
-                stop.wait(min(left_s(), 5.0, 0.2 * 2**failures) * random.uniform(0.5, 1))
+                stop.wait(min(left_s(), pause_of(0.4, failures, 5.0, varies=True)))
 
     def _watch_once(self, path: str, which: str, version: str, watch_s: int) -> Iterator[dict[str, Any]]:
         query = f"watch=1&allowWatchBookmarks=true&timeoutSeconds={watch_s}&resourceVersion={version}"
@@ -203,9 +203,9 @@ class Api:
         """What `accepted` returns for the reply. Retries what may pass; a repeated POST may then raise Conflict."""
         headers = {"Content-Type": content_type}
         data = None if body is None else json.dumps(body).encode()
-        attempt = 0
+        retrying = Retrying(RETRIES + 1, 0.5, varies=True)
         while True:
-            pause_s = 0.5 * 2**attempt * random.uniform(0.5, 1)
+            wished_s: float | None = None
             try:
                 reply = self._send(method, path, data, headers, read_s=READ_TIMEOUT_S)
                 content = self._content(reply)
@@ -216,13 +216,15 @@ class Api:
                     return answer
                 self.answered = self.answered or reply.status >= 400
                 refusal = self._translate(method, path, reply.status, content)
-                pause_s = _retry_after(reply, pause_s)
+                wished_s = _retry_after(reply)
             except Unreachable as error:
                 refusal = error
-            if not (isinstance(refusal, Unreachable) and self.answered) or attempt == RETRIES:
+            if not (isinstance(refusal, Unreachable) and self.answered) or retrying.is_over():
                 raise refusal
-            attempt += 1
-            time.sleep(pause_s)
+            if wished_s is None:
+                retrying.pause()
+            else:
+                time.sleep(wished_s)
 
     def _content(self, reply: Any) -> bytes:
         try:
@@ -322,10 +324,10 @@ def _version(item: Mapping[str, Any]) -> str:
     return text(item, "metadata", "resourceVersion")
 
 
-def _retry_after(reply: Any, otherwise_s: float) -> float:
-    """How long the server asks us to wait, at most 30 s."""
+def _retry_after(reply: Any) -> float | None:
+    """How long the server asks us to wait, at most 30 s; None if it does not."""
     value = reply.headers.get("Retry-After", "")
-    return min(float(value), 30.0) if value.isdigit() else otherwise_s
+    return min(float(value), 30.0) if value.isdigit() else None
 
 
 def _reason(error: Exception) -> str:
