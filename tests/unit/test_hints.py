@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import tfspawner
-from tfspawner.errors import Command, DataError, Hint, SpawnerError
+from tfspawner.errors import ArtifactError, Command, DataError, Hint, SpawnerError
+from tfspawner.follow.homecoming import still_there
 
 COMMAND = re.compile(r"tf-spawner (attach|delete|fetch|list|logs|status|tensorboard|top|wait)\b")
 TRAVELS = {"routes.py"}  # a message of the agent, which knows no place
@@ -54,6 +55,15 @@ def test_an_error_keeps_its_hints_commands_and_none_of_its_secrets(kind):
     assert Hint(hint).for_job("j").at(["-n", "x"]) == "see https://host/x, then: tf-spawner fetch j -n x"
     assert kind("no", hint="see https://anna:secret@host/x").hint == "see https://host/x"
     assert kind("no").hint is None
+
+
+def test_that_a_job_is_still_there_is_told_once_and_each_command_names_it_and_its_place():
+    error = ArtifactError("no room", hint=Hint("make room, then: ", Command("fetch")))
+    hint = still_there(still_there(error, "j"), "j").hint
+    assert hint == (
+        "make room, then: tf-spawner fetch j; job j is still there: tf-spawner fetch j, or tf-spawner delete j"
+    )
+    assert Hint(hint).at(["-n", "x"]).count(" j -n x") == 3
 
 
 def commands_in_texts(source: str) -> list[int]:
