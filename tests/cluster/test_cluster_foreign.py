@@ -42,7 +42,7 @@ def test_jobs_with_our_labels_and_without_the_rest_are_left_out_named_and_never_
         or "left out: Job bare: it has no label tf-spawner/role" in told
     )
     for words in (
-        "Job not-indexed-worker: it is no Indexed Job",
+        "Job not-indexed-worker: it is not an Indexed Job",
         "Job no-id: ",
         "Job huge-worker: it has 2147483647 completions",
     ):

@@ -369,7 +369,7 @@ def test_nothing_is_written_through_a_link_in_a_record(here):
     record.close()
     shutil.rmtree(folder / "logs")
     (folder / "logs").symlink_to(outside)
-    with pytest.raises(SpawnerError, match="runs/good/logs is no folder of the run"):
+    with pytest.raises(SpawnerError, match="runs/good/logs is not a folder of the run"):
         Record(folder, POINT["id"])
     assert list(outside.iterdir()) == []
 
@@ -494,7 +494,7 @@ def test_a_huge_history_is_read_line_by_line_and_a_damaged_line_is_told_once(her
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (b"[" * 200_000, "too deep"), (b'{"seconds": ' + b"9" * 5000 + b"}", "too many digits"), (b'{"job": "\xff"}', "line 1: that is no UTF-8"),
+        (b"[" * 200_000, "too deep"), (b'{"seconds": ' + b"9" * 5000 + b"}", "too many digits"), (b'{"job": "\xff"}', "line 1: that is not UTF-8"),
         (b'{"job":\n\n "good",,}', "line 3, column 9: that is no JSON"), (b" " * 2000, "is longer than 1,000 bytes"), (b"", "line 1, column 1"),
         (b"[]", "report.json: is a list; it must be a mapping"), (json.dumps({**REPORT, "missing": "\ud800"}).encode(), "without halves of characters"), (b"{}", "report.json: job is missing"),
     ],

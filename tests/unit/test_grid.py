@@ -231,7 +231,7 @@ def test_done_is_what_its_own_jobs_record_calls_succeeded_and_whole(folder, id, 
     write_run(folder / "runs/swp-1", id, **more)
     (folder / "code/train.py").write_text("print('other')")
     if done:
-        with pytest.raises(ConfigurationError, match="was begun otherwise"):
+        with pytest.raises(ConfigurationError, match="was begun with other settings"):
             prepare(sweep)
     else:
         prepare(sweep)

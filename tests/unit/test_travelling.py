@@ -181,7 +181,7 @@ def test_a_project_that_lies_in_a_folder_with_a_keys_name_travels(tmp_path):
 def test_a_line_that_is_no_pattern_is_refused_by_its_number(tmp_path, line, why):
     (tmp_path / ".tfspawnerignore").write_text(f"# first\n\n{line}\n")
     with pytest.raises(
-        ConfigurationError, match=rf"tfspawnerignore, line 3: .* is no pattern of .gitignore's: {why}"
+        ConfigurationError, match=rf"tfspawnerignore, line 3: .* is not a .gitignore pattern: {why}"
     ) as error:
         travelling(tmp_path)
     assert len(error.value.message) < 400

@@ -135,7 +135,7 @@ def bomb(levels: int, lists: bool) -> str:
 @pytest.mark.parametrize(
     ("text", "why"),
     [(bomb(9, True), "100,000 values"), (bomb(9, False), "100,000 values"), ("a: &a [*a]", "inside of its own anchor, 'a'"),
-     ("[" * 500, "100 lists"), ("[" * 20_000, "job.yaml "), ("{a: " * 5000, "100 lists"), ("- " * 5000, "100 lists"), ("x: *nothing", "not YAML: line 1, column 4"),
+     ("[" * 500, "100 levels"), ("[" * 20_000, "job.yaml "), ("{a: " * 5000, "100 levels"), ("- " * 5000, "100 levels"), ("x: *nothing", "not YAML: line 1, column 4"),
      ("a: secret: b", "not YAML: line 1"), ("a: !!python/name:os.system x", "not YAML: line 1"), ("\0", "not YAML: it holds a control character"),
      ("{[a]: b}", "not YAML: line 1"), ("!!timestamp x", "not YAML"), ("!!int x", "not YAML: a value does not fit its tag"), ("a: !!omap 5", "not YAML"), ("!!float ''", "not YAML: a value does not fit its tag"),
      ("!!bool x", "not YAML: a value does not fit its tag"), ("a: 1" + ":1" * 100_000, "a number of 200,001 digits"), ("9" * 5000, "a number of 5,000 digits")],

@@ -39,7 +39,7 @@ class Pieces(Protocol):
     """The bytes of one file."""
 
     def pieces(self) -> Iterator[bytes]:
-        """The file's bytes in order; can be asked for once."""
+        """The file's bytes in order; can be called once."""
 
 
 class Holder(Protocol):
@@ -48,7 +48,7 @@ class Holder(Protocol):
     @property
     def replica(self) -> str: ...
     def report(self, replicas: Collection[str]) -> answers.Report | None:
-        """What is known of this replica, where the job has these replicas; None where nothing is."""
+        """What is known of this replica, in a job with these replicas; None if nothing is."""
 
     def manifest(self) -> Listing:
         """The replica's files by kind, each with size and checksum."""

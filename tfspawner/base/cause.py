@@ -1,4 +1,4 @@
-"""Why a job has ended: a replica's own report, or what the backend saw of it."""
+"""Why a job has ended: a replica's own report, or what the backend saw."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ LONGEST_TEXT = 4096
 
 
 def mapping(value: object, *path: str) -> Mapping[str, Any]:
-    """The mapping at the end of the path; {} where there is none."""
+    """The mapping at the end of the path; {} if there is none."""
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else {}
@@ -22,7 +22,7 @@ def mappings(value: object, *path: str) -> list[Mapping[str, Any]]:
 
 
 def text(value: object, *path: str) -> str:
-    """The text at the end of the path, cut to LONGEST_TEXT characters; "" where there is none."""
+    """The text at the end of the path, cut to LONGEST_TEXT characters; "" if there is none."""
     content = mapping(value, *path[:-1]).get(path[-1])
     return _encodable(content[:LONGEST_TEXT]) if isinstance(content, str) else ""
 
@@ -33,7 +33,7 @@ def texts(value: object, *path: str) -> dict[str, str]:
 
 
 def count(value: object, *path: str) -> int | None:
-    """The whole number at the end of the path; None where there is none."""
+    """The whole number at the end of the path; None if there is none."""
     number = mapping(value, *path[:-1]).get(path[-1])
     return number if type(number) is int else None
 

@@ -6,8 +6,8 @@ ID_FILE = ".job-id"  # in a run's folder and in a local job's: the id of the job
 
 MOST_ENTRIES = 1_000_000
 DEEPEST = 64
-LONGEST_PART = 255  # bytes, Linux's and macOS's bound (NAME_MAX)
-LONGEST_PATH = 4095  # bytes, Linux's bound (PATH_MAX), without the NUL
+LONGEST_PART = 255  # bytes: the limit of Linux and macOS (NAME_MAX)
+LONGEST_PATH = 4095  # bytes: Linux's limit (PATH_MAX), without the NUL
 
 
 def is_safe(name: object, longest: int = LONGEST_PATH) -> bool:
@@ -27,7 +27,7 @@ def shown(value: object) -> str:
     """A value that an agent sent, as a message shows it: escaped, at most 100 characters."""
     try:
         text = repr(value) if isinstance(value, str) and value.isprintable() else ascii(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
+    except (ValueError, RecursionError):  # a number of thousands of digits, or lists nested too deeply
         return f"a {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:100]}…"
 
@@ -36,6 +36,6 @@ def brief(value: object) -> str:
     """A value for an error message: on one line, at most 100 characters."""
     try:
         text = repr(value[:200] if isinstance(value, str) else value)
-    except (ValueError, RecursionError):  # a number of more than 4,300 digits, lists in lists
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits, or lists nested too deeply
         return f"a value too large to show ({type(value).__name__})"
     return text if len(text) <= 100 else f"{text[:100]}…"

@@ -48,7 +48,7 @@ class DamagedFile(ConfigurationError):
 
 
 def is_not(value: Any, must: str) -> Wrong:
-    """The error for a value that must be something else; it names the value, but nothing in a list or mapping."""
+    """The error for a value that must be something else; it shows the value, unless that is a list or a mapping."""
     description = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else _brief(value)
     return Wrong(f"is {description}; it must be {must}")
 
@@ -208,12 +208,12 @@ def opened(path: Path) -> BinaryIO | None:
     file = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         file.close()
-        raise OSError(errno.EINVAL, "it is no plain file")
+        raise OSError(errno.EINVAL, "it is not a plain file")
     return file
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be opened, in words; a link is named as one."""
+    """Why a file could not be opened, in words; says so if it is a link."""
     return "it is a link" if error.errno == errno.ELOOP else error.strerror or str(error)
 
 
@@ -222,17 +222,17 @@ def json_of(data: bytes) -> Any:
     try:
         return json.loads(data.decode())
     except json.JSONDecodeError as error:
-        raise Wrong(f"line {error.lineno}, column {error.colno}: that is no JSON; is it cut off?") from None
+        raise Wrong(f"line {error.lineno}, column {error.colno}: that is not JSON; is it cut off?") from None
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise Wrong(f"line {line}: that is no UTF-8") from None
+        raise Wrong(f"line {line}: that is not UTF-8") from None
     except ValueError:  # Python limits the digits of an integer
         raise Wrong("it has a number of too many digits") from None
     except RecursionError:
-        raise Wrong("it has lists or mappings in each other, too deep") from None
+        raise Wrong("its lists or mappings are nested too deeply") from None
 
 
 def damaged(path: Path, what: str, hint: str) -> DamagedFile:
-    """The error for a file of ours that is not as we write it: its path, then `what`."""
+    """The error for one of our files that is not as we write it: its path, then `what`."""
     name = str(path)
     return DamagedFile(f"{name if name.isprintable() else ascii(name)}{what}", hint=hint)

@@ -1,4 +1,4 @@
-"""Words for how a job stands, each set in one place. They print, compare and serialize as the words themselves."""
+"""The states and results of a job, each set in one place. They print, compare and serialize as plain words."""
 
 from __future__ import annotations
 

@@ -171,9 +171,9 @@ def load_yaml(text: str, loader: Any, what: str, *, unique: bool = False) -> lis
 def _in_words(error: Exception) -> str:
     """What is wrong, for an error without a place; without the value, which may be a secret."""
     if isinstance(error, yaml.reader.ReaderError):
-        return "it holds a control character, or what is no UTF-8"
+        return "it holds a control character, or bytes that are not UTF-8"
     if isinstance(error, RecursionError):
-        return "it has too many lists and mappings in each other"
+        return "its lists and mappings are nested too deeply"
     return "a value does not fit its tag (!!int, !!bool, !!timestamp and so on)"
 
 
@@ -209,7 +209,7 @@ def no_json(value: Any, name: str = "") -> str | None:
     if isinstance(value, dict):
         key = next((key for key in value if not isinstance(key, str | int | bool)), None)
         if key is not None:
-            return f"{brief(key)} is no key"
+            return f"{brief(key)} is not a key"
         return next((reason for key, inner in value.items() if (reason := no_json(inner, str(key)))), None)
     if isinstance(value, list):
         return next((reason for inner in value if (reason := no_json(inner, name))), None)
@@ -251,7 +251,7 @@ def _too_much(text: str, loader: Any) -> str | None:
             if anchor:
                 sizes[anchor] = count - before
         if len(open_) > DEEPEST:
-            return f"has more than {DEEPEST} lists and mappings in each other"
+            return f"has more than {DEEPEST} levels of lists and mappings"
         if count > MOST_VALUES:
             return f"has more than {MOST_VALUES:,} values, its aliases counted"
     return None

@@ -41,14 +41,14 @@ _MODULE = re.compile(rf"(?:tf_)?keras(\.src)?(\.({_PARTS}|mixed_precision|quanti
 
 
 def checked_model(path: str | Path) -> str:
-    """The path of a .keras file, for keras.models.load_model, once it is sure that to load it runs none of its code.
+    """Checks that a .keras file runs none of its own code when it is loaded; returns its path for load_model().
 
     >>> model = tf.keras.models.load_model(tfspawner.checked_model(outcome.file("model.keras")), safe_mode=True)
     ... # doctest: +SKIP
 
-    What such a model computes, and the arrays in it, are not judged. Raises ArtifactError for every other file: one
-    that is no archive of Keras's, or that names lambdas, functions or classes which are not Keras's own layers,
-    optimizers and the like.
+    It does not judge what the model computes, or the arrays in it. Raises ArtifactError for every other file: one that
+    is not an archive of Keras's, or that names lambdas, functions or classes other than Keras's own layers, optimizers
+    and so on.
     """
     if not isinstance(path, str | Path):
         raise ConfigurationError(
@@ -67,7 +67,7 @@ def checked_model(path: str | Path) -> str:
         raise ArtifactError(f"{path}: {error.strerror or error}") from None
     except zipfile.BadZipFile:
         raise _refused(
-            path, "it is no .keras archive; TensorFlow takes such files for HDF5, whose code it runs"
+            path, "it is not a .keras archive; TensorFlow takes such files for HDF5, whose code it runs"
         ) from None
     except (ValueError, RecursionError, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise _refused(path, f"its configuration cannot be read: {shown(str(error))}") from None

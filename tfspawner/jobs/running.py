@@ -204,7 +204,7 @@ def _describe(plan: Plan, record: Record) -> None:
 
 
 def _upload_or_remove(backend: Backend, plan: Plan) -> None:
-    """Uploads the code; if that fails, removes the job, which is useless without it, or says that it is still there."""
+    """Uploads the code. If that fails, removes the job, useless without it, or says that it is still there."""
     try:
         _upload(backend, plan)
     except BaseException as error:

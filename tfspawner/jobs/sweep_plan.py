@@ -74,8 +74,9 @@ def prepare(sweep: Sweep) -> Planned:
     if changed and any(is_done(spec.out, point) for point in points):
         rest = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigurationError(
-            f"sweep {name} was begun otherwise, and its results would be mixed: {'; '.join(changed[:3])}{rest}",
-            hint="give another --name; a file that is no code belongs into .tfspawnerignore",
+            f"sweep {name} was begun with other settings, and its results would be mixed: "
+            f"{'; '.join(changed[:3])}{rest}",
+            hint="give another --name; a file that is not code belongs in .tfspawnerignore",
         )
     return Planned(
         name=name,

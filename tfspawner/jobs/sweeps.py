@@ -159,7 +159,7 @@ class _Run:
                     self._remove(backend, point)
             elif is_left:
                 self.view.note(
-                    f"warning: {point.title} is no point of this grid, and its job is still there: "
+                    f"warning: {point.title} is not a point of this grid, and its job is still there: "
                     f"{Command('delete', point.job)}"
                 )
         return todo

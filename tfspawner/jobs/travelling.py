@@ -340,13 +340,13 @@ def _users_patterns(path: Path) -> list[str]:
     if len(lines) > MOST_PATTERNS:
         raise ConfigurationError(
             f"{path} has {len(lines):,} patterns, and {MOST_PATTERNS:,} are possible",
-            hint="name folders, or keep what is no code elsewhere",
+            hint="name folders, or keep what is not code elsewhere",
         )
     for number, line in lines:
         if wrong := _wrong_pattern(line):
             reason, hint = wrong
             raise ConfigurationError(
-                f"{path}, line {number}: {brief(line)} is no pattern of .gitignore's: {reason}", hint=hint
+                f"{path}, line {number}: {brief(line)} is not a .gitignore pattern: {reason}", hint=hint
             )
     return [line for _, line in lines]
 

@@ -32,7 +32,7 @@ def refuse_foreign(path: Path) -> None:
         text = read_bytes(path, "--page").lstrip() if path.is_file() else b""
         if not (text.startswith(b"<!doctype html>") and b" side by side</h1>" in text):
             raise ConfigurationError(
-                f"--page {named(path)} is there already, and is no page of compare's",
+                f"--page {named(path)} is there already, and is not a page that compare wrote",
                 hint="name another --page, or remove it",
             )
 

@@ -95,7 +95,7 @@ class Known:
         return self._masker.mask(data)
 
     def holds(self, text: str) -> bool:
-        """Whether a secret stands in the text."""
+        """Whether the text contains a secret."""
         return not self._masker.is_idle and self._masker.mask_text(text) != text
 
     def find(self, data: bytes) -> tuple[str, int] | None:

@@ -95,9 +95,7 @@ CAUSES = (
         r"TBNotInstalledError",
         "TensorFlow 2.21 does not bring along what tf.summary needs: install tensorboard where the replicas run",
     ),
-    _cause(
-        "syntax", r"^[ \t]*(Syntax|Indentation|Tab)Error: ", "the script is no Python that the replicas' Python reads"
-    ),
+    _cause("syntax", r"^[ \t]*(Syntax|Indentation|Tab)Error: ", "the script is not valid for the replicas' Python"),
     _cause(
         "module-missing",
         r"^ModuleNotFoundError: No module named",
@@ -149,7 +147,7 @@ def exception_in(tail: Iterable[str]) -> str | None:
 
 
 def explained(cause: Cause) -> Cause:
-    """The cause with the exception added to its message, and the class and the next step added where they are known."""
+    """The cause with the exception added to its message, and with its class and the next step if they are known."""
     if not cause.message.startswith("ended with exit code"):
         return cause
     known, exception = cause_of(cause.tail), exception_in(cause.tail)

@@ -49,7 +49,7 @@ Event = dict[str, Any]  # time, event (its kind), and the fields that EVENTS lis
 
 
 def is_replica(name: str) -> bool:
-    """Whether a replica can have this name, such as worker-0."""
+    """Whether a replica can have this name, for example worker-0."""
     return bool(_REPLICA.fullmatch(name))
 
 
@@ -370,7 +370,7 @@ def logs_folder(folder: Path, hint: str = "") -> Path:
     """The folder of a run's logs, which may not exist yet. Raises ConfigurationError for a link out of the run."""
     logs = RunFolder(folder).logs
     if logs.is_symlink() or (logs.exists() and not logs.is_dir()):
-        raise damaged(logs, " is no folder of the run", hint or "a run has its own logs: leave it out")
+        raise damaged(logs, " is not a folder of the run", hint or "a run has its own logs: leave it out")
     return logs
 
 

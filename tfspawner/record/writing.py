@@ -112,7 +112,7 @@ class Record:
                 self.aside.rename(self.folder)
 
     def log_path(self, replica: str) -> Path:
-        """Where a replica's log lies."""
+        """The path of a replica's log."""
         return self.run.log(replica)
 
     def log_end(self, replica: str) -> int:
@@ -203,7 +203,7 @@ def _open_own(path: Path, how: int) -> Any:
     descriptor = os.open(path, how | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no plain file")
+        raise OSError(errno.EINVAL, "it is not a plain file")
     return open(descriptor, "wb", buffering=0)
 
 

@@ -381,7 +381,10 @@ class KubernetesBackend:
             self.strangers[stranger.kind, stranger.name] = stranger
 
     def _claiming(self, job: str, id: str | None = None) -> list[Launched]:
-        """The jobs of that name, and id if given; only the known one if it is among them. Raises NotFoundError."""
+        """The jobs with that name, and that id if given; only the known one if it is among them.
+
+        Raises NotFoundError if this cannot be a job's name.
+        """
         if not is_name(job):  # the name goes into paths and selectors
             raise NotFoundError(f"{shown(job)} is not a job's name", hint=Hint(Command("list")))
         named = claimants(self._launched(f"{JOB_LABEL}={job}"), job)

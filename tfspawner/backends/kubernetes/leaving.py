@@ -154,7 +154,7 @@ def foreign_finalizers(item: object) -> list[str]:
 
 
 def shown_finalizer(name: str) -> str:
-    """A finalizer's name for a message; cut and made harmless where it is long or odd."""
+    """A finalizer's name for a message; cut and escaped if it is long or odd."""
     return name if name.isprintable() and len(name) < 100 else shown(name)
 
 

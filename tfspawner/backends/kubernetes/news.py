@@ -42,7 +42,7 @@ class News:
             yield from self.job_object(change, thing)
 
     def pod(self, change: str, pod: Mapping[str, Any]) -> Iterator[Observation]:
-        """What a change of a pod says of its replica; kept for later where its Job is not known yet."""
+        """What a change of a pod says of its replica; a pod whose Job is not known yet is kept for later."""
         owner, uid = controller_uid(pod), text(pod, "metadata", "uid")
         if owner not in self.jobs:
             self._keep(owner, uid, change, pod)

@@ -131,17 +131,15 @@ def read_job(manifest: object) -> RoleJob | LeftOut:
     owners = owner_uids(manifest)
     why = ""
     if not is_name(job):
-        why = (
-            f"its label {JOB_LABEL} is {shown(job)}, which is no job's name" if job else f"it has no label {JOB_LABEL}"
-        )
+        why = f"its label {JOB_LABEL} is {shown(job)}, not a job's name" if job else f"it has no label {JOB_LABEL}"
     elif role not in ROLES:
-        why = f"its label {ROLE_LABEL} is {shown(role)}, which is no role" if role else f"it has no label {ROLE_LABEL}"
+        why = f"its label {ROLE_LABEL} is {shown(role)}, not a role" if role else f"it has no label {ROLE_LABEL}"
     elif not id:
         why = f"it has no annotation {ID}"
     elif name != f"{job}-{role}":
         why = f"the {role}s' Job of job {job} is called {job}-{role}"
     elif text(manifest, "spec", "completionMode") != "Indexed" or completions is None:
-        why = "it is no Indexed Job"
+        why = "it is not an Indexed Job"
     elif not 1 <= completions <= MOST_REPLICAS:
         why = f"it has {shown(completions)} completions, and 1 to {MOST_REPLICAS:,} are possible"
     elif not _UID.fullmatch(uid) or created is None:
@@ -217,8 +215,8 @@ def ambiguous(namespace: str, job: str, rivals: Iterable[Launched]) -> ClusterEr
     listed = " and ".join(f"Job {name}" for name in names)
     removing = ", or ".join(f"kubectl delete job -n {namespace} {name}" for name in names)
     return ClusterError(
-        f"{listed} in namespace {namespace} say that they are job {job}: which one is, cannot be told,"
-        f" since the Secret {job}, which would tell, is gone or belongs to none of them alone",
+        f"{listed} in namespace {namespace} say that they are job {job}: which one it is cannot be known,"
+        f" because the Secret {job}, which would show it, is gone or does not belong to exactly one of them",
         hint=f"see whose they are: kubectl get jobs -n {namespace} -l {JOB_LABEL}={job}; "
         f"remove what is not yours: {removing}",
     )

@@ -328,7 +328,7 @@ class LocalBackend:
             kill_group(pid, signal.SIGTERM)
         while pids := self._alive_pids(job):
             if time.monotonic() > kill_at:
-                for pid in pids:  # before the kill: only now are the processes that its script left its descendants
+                for pid in pids:  # what its script left behind can be found below it only while it lives
                     end_descendants(pid, KILL_WITHIN_S)
                     kill_group(pid, signal.SIGKILL)
             if time.monotonic() > deadline:
@@ -396,7 +396,7 @@ class LocalBackend:
         return (PodState.SUCCEEDED, "") if ended["code"] == 0 else (PodState.FAILED, ended["message"])
 
     def _full(self) -> str:
-        """Says that the state folder is full, if it is: that is then why an agent's process is gone."""
+        """Says that the state folder is full, if it is: that is why an agent's process is gone."""
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError:

@@ -43,7 +43,7 @@ def end_what_is_left() -> None:
         os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
         return  # nothing is left, as nearly always
-    # Imported as a folder of its own: the whole package would take long to import.
+    # Import only replica/: the whole package would take too long.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     from replica.processes import KILL_WITHIN_S, end_descendants, reap  # type: ignore[import-not-found]
 

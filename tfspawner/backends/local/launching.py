@@ -36,7 +36,7 @@ def address(listener: socket.socket) -> str:
 
 
 def name_in_use(job: str) -> ConfigurationError:
-    """The error for a name that another job on this machine has."""
+    """The error for a name that another job on this machine already has."""
     return ConfigurationError(
         f"the name {job!r} is in use by another job on this machine",
         hint=Hint("choose another --name, or remove that job: ", Command("delete", job, "--on", "local")),

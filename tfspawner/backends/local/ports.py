@@ -15,7 +15,7 @@ PORTS = range(20000, 32000)  # below Linux's ephemeral ports, so that no outgoin
 
 
 def free_ports(count: int, first: int | None) -> list[int]:
-    """So many free ports of this machine, from `first` on if it is given. Raises ConfigurationError or ClusterError."""
+    """`count` free ports of this machine, from `first` on if given. Raises ConfigurationError or ClusterError."""
     if first is not None:
         ports = list(range(first, first + count))
         taken = [port for port in ports if not is_free(port)]

@@ -67,13 +67,13 @@ def _shortened(words: str) -> str:
 
 
 def read_token(folder: Path) -> str | None:
-    """The token of a job's agents; None where there is none. Raises DamagedFile."""
+    """The token of a job's agents; None if there is none. Raises DamagedFile."""
     data = read_bytes(folder / "token", 200, _hint(folder))
     if data is None:
         return None
     if re.fullmatch(rb"[A-Za-z0-9_-]+", data):
         return data.decode()
-    raise damaged(folder / "token", " is no token", _hint(folder))
+    raise damaged(folder / "token", " is not a token", _hint(folder))
 
 
 def is_agent_of(folder: Path, pid: int, *, may_wait: bool = False) -> bool:

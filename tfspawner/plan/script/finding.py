@@ -41,7 +41,7 @@ class Job:
 
 
 def warn(kind: str, at: ast.AST | Call | Import | None, message: str, hint: str) -> Finding:
-    """A finding at the line of this node; without a line where `at` is None."""
+    """A finding at the line of this node; without a line if `at` is None."""
     node = at.node if isinstance(at, Call | Import) else at
     return Finding(kind=kind, line=getattr(node, "lineno", None), message=message, hint=hint)
 

@@ -259,7 +259,7 @@ def last_name(node: ast.expr) -> str:
 
 
 def opposite(role: Role | None) -> Role | None:
-    """For whom a test is false, from for whom it is true."""
+    """Who fails a test, from who passes it."""
     return {"chief": "others", "others": "chief", "some": "some", None: None}[role]
 
 

@@ -43,7 +43,7 @@ def trainings(script: Script) -> list[Call]:
 
 
 def only_chief_fits(script: Script) -> bool:
-    """Whether fit is called, and only where the chief alone gets to."""
+    """Whether fit is called, and only in branches for the chief."""
     return {call.where.role if call.where.reached else None for call in fit_calls(script)} == {"chief"}
 
 
