@@ -1,5 +1,6 @@
 """The README says what the tool does now."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def test_the_reference_is_what_help_prints():
 def test_the_table_of_faults_is_the_matrix_that_the_tests_run():
     text = README.read_text()
     assert with_table(text) == text, "run: python tests/faults.py"
+
+
+def test_each_file_that_contributing_names_is_there():
+    root = Path(__file__).resolve().parent.parent.parent
+    rows = [line for line in (root / "CONTRIBUTING.md").read_text().splitlines() if line.startswith("| ")]
+    places = [place for row in rows for place in re.findall(r"`([\w./]+/[\w.]*)`", row)]
+    assert len(places) > 30
+    for place in places:
+        assert any((root / folder / place).exists() for folder in ("tfspawner", "tests", ".")), place
 
 
 def test_each_test_of_the_fault_matrix_is_there():

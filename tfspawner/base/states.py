@@ -14,6 +14,32 @@ class Result(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class Phase(StrEnum):
+    """Where a job stands: pending until its coordinator is heard, and then what that says."""
+
+    PENDING = "pending"
+    FORMING = "forming"
+    MEETING = "meeting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+class State(StrEnum):
+    """Where a replica stands: what its agent says, or what the backend sees of it while no agent speaks."""
+
+    PENDING = "pending"
+    STARTING = "starting"
+    GETTING_THE_CODE = "getting the code"
+    MEETING = "meeting"
+    READY = "ready"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    GONE = "gone"
+
+
 class PodState(StrEnum):
     """What the backend sees of a replica's pod or process, or of the whole job."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from tfspawner.backends.base import Backend, KeepsFiles, Left
 from tfspawner.backends.client import AgentClient, Holder
-from tfspawner.base.states import PodState, Result
+from tfspawner.base.states import Phase, PodState, Result, State
 from tfspawner.base.threads import each
 from tfspawner.errors import (
     AgentUnreachable,
@@ -52,7 +52,7 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
     waited_for = {
         replica
         for replica in candidates
-        if state.result == Result.SUCCEEDED or state.replicas[replica].state in ("running", *FINISHED)
+        if state.result == Result.SUCCEEDED or state.replicas[replica].state in (State.RUNNING, *FINISHED)
     }
     agents: dict[str, AgentClient] = {}
     false_answers = {replica: FalseAnswers() for replica in candidates}
@@ -116,7 +116,7 @@ def busy(
 
 def _has_ended(state: JobState, line: ReplicaState) -> bool:
     """Whether the replica itself has reported so to a gang that has ended, too."""
-    return state.phase == "ended" and line.state in FINISHED and line.message != LOST and not line.storing
+    return state.phase == Phase.ENDED and line.state in FINISHED and line.message != LOST and not line.storing
 
 
 def _doing(agent: Holder, state: JobState) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tfspawner.backends.answers import Gang, Report
 from tfspawner.backends.base import Observation
-from tfspawner.base.states import PodState, Result
+from tfspawner.base.states import Phase, PodState, Result, State
 from tfspawner.record.writing import Record
 from tfspawner.replica.gpu_sums import sums_of
 from tfspawner.replica.protocol import FINISHED, LOST
@@ -31,7 +31,9 @@ class Bookkeeper:
     ) -> None:
         self.state, self.record, self.view = state, record, view
         self.facts = Facts(state=state, start_timeout_s=start_timeout_s, changed_at=time.monotonic())
-        self.facts.reported |= {r for r, line in state.replicas.items() if line.state not in ("pending", "starting")}
+        self.facts.reported |= {
+            r for r, line in state.replicas.items() if line.state not in (State.PENDING, State.STARTING)
+        }
         self.warned: set[str] = set()
         measured = list(state.replicas)[:USAGE_OF]
         self.usage_at = dict.fromkeys(measured, (time.monotonic(), -math.inf))  # the start, and the last record
@@ -57,7 +59,7 @@ class Bookkeeper:
         has_ended = line.state in FINISHED
         if has_ended or (line.replica in self.facts.reported and seen.state not in (PodState.FAILED, PodState.GONE)):
             return
-        shown = PodState.STARTING if seen.state == PodState.RUNNING else seen.state
+        shown = State.STARTING if seen.state == PodState.RUNNING else State(seen.state)
         if line.state != shown:
             line.state, line.since = shown, time.time()
         line.message = seen.message
@@ -85,7 +87,7 @@ class Bookkeeper:
             self.facts.changed_at = time.monotonic()
             if self.record:
                 self.record.event("phase", phase=gang["phase"], result=gang["result"])
-        self.state.phase = gang["phase"]
+        self.state.phase = Phase(gang["phase"])
         self.state.result = Result(gang["result"]) if gang["result"] else None
         self.state.cause, self.state.times = gang["cause"], self.state.times | gang["times"]
         for replica, report in gang["replicas"].items():
@@ -104,7 +106,7 @@ class Bookkeeper:
                 message=report.get("message"),
                 exit_code=report.get("exit_code"),
             )
-        line.state, line.since = report["state"], report["since"]
+        line.state, line.since = State(report["state"]), report["since"]
         line.message = report.get("message", "")
         line.progress = report.get("progress") or {}
         self._hear_of_usage(line, report.get("usage") or {})
@@ -155,7 +157,7 @@ class Bookkeeper:
         """Forgets what the agents reported of the former scripts: until they report anew, the backend's word counts."""
         self.facts.reported.clear()
         for line in self.state.replicas.values():
-            line.state, line.since, line.progress, line.usage = "pending", time.time(), {}, {}
+            line.state, line.since, line.progress, line.usage = State.PENDING, time.time(), {}, {}
             if line.replica in self.facts.platform:
                 self._show_observation(self.facts.platform[line.replica])
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from tfspawner.backends.base import Observation
-from tfspawner.base.states import PodState
+from tfspawner.base.states import Phase, PodState
 
 from .state import JobState
 
@@ -58,7 +58,7 @@ class Facts:
     @property
     def is_ended_by_agents(self) -> bool:
         """Whether the gang itself ends the job, and will tell why."""
-        return self.heard and self.state.phase in ("stopping", "ended")
+        return self.heard and self.state.phase in (Phase.STOPPING, Phase.ENDED)
 
     def has_ended(self, replica: str) -> bool:
         """Whether the backend has seen that no agent can answer there."""

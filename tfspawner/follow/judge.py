@@ -12,7 +12,7 @@ from enum import Enum
 
 from tfspawner.backends.base import Observation
 from tfspawner.base.cause import Cause
-from tfspawner.base.states import PodState, Result
+from tfspawner.base.states import Phase, PodState, Result, State
 from tfspawner.plan.plan import DEFAULT_START_TIMEOUT_S
 from tfspawner.replica.protocol import LOST, STARTING, TERMINATED
 
@@ -33,7 +33,7 @@ FALSE_S, FALSE_ANSWERS = 5.0, 4  # an agent is gone after this many answers in a
 class Mark:
     """What a replica's line in the table says once the job has ended; None: what it said before."""
 
-    state: str | None = None
+    state: State | None = None
     message: str | None = None
 
 
@@ -73,7 +73,7 @@ def judge(facts: Facts, now: float) -> End | Step | None:
         return _failed(facts, facts.impostor, gone=frozenset({facts.coordinator}))
     if facts.stream_ended_at is not None:
         return _after_stream(facts, facts.stream_ended_at, now)
-    if facts.state.phase == "ended" and now - facts.changed_at > LAST_OUTPUT_S:
+    if facts.state.phase == Phase.ENDED and now - facts.changed_at > LAST_OUTPUT_S:
         return Step.STOP_LISTENING
     if facts.succeeded_at is not None:
         is_settled = now - max(facts.succeeded_at, facts.changed_at) > AGENT_GRACE_S
@@ -198,7 +198,7 @@ def _ended_coordinator(facts: Facts, now: float) -> End | None:
         seen.state == PodState.SUCCEEDED for seen in facts.platform.values()
     )
     if have_all_succeeded and not facts.heard:
-        marks = dict.fromkeys(facts.state.replicas, Mark(state="succeeded"))
+        marks = dict.fromkeys(facts.state.replicas, Mark(state=State.SUCCEEDED))
         return End(result=Result.SUCCEEDED, cause=facts.state.cause, marks=marks)
     grace_s = AGENT_GRACE_S if facts.heard else UNHEARD_GRACE_S
     if now - facts.doomed[facts.coordinator].since <= grace_s:
@@ -222,7 +222,7 @@ def _failed(facts: Facts, seen: Observation, result: Result = Result.FAILED, gon
         "no_room": seen.fatal and seen.state == PodState.PENDING,
         "never_whole": seen.fatal and not facts.are_all_seen,
     }
-    marks = {seen.replica: Mark(state="failed")} if seen.replica and not seen.fatal else {}
+    marks = {seen.replica: Mark(state=State.FAILED)} if seen.replica and not seen.fatal else {}
     return End(result=result, cause=Cause.of(cause), marks=marks, gone=gone)
 
 
@@ -250,14 +250,16 @@ def _succeeded(facts: Facts) -> End:
     gone, marks = _without_pods(facts)
     result = facts.state.result or Result.SUCCEEDED
     if result == Result.SUCCEEDED:
-        marks = {replica: replace(marks.get(replica, Mark()), state="succeeded") for replica in facts.state.replicas}
+        marks = {
+            replica: replace(marks.get(replica, Mark()), state=State.SUCCEEDED) for replica in facts.state.replicas
+        }
     return End(result=result, cause=facts.state.cause, marks=marks, gone=gone)
 
 
 def _without_pods(facts: Facts) -> tuple[frozenset[str], dict[str, Mark]]:
     """The replicas of an ended job that have no pod any more, and a mark for each whose agent has not reported."""
     gone = [r for r in facts.state.replicas if r not in facts.platform or facts.platform[r].state == PodState.GONE]
-    marks = {replica: Mark(state="gone", message=NO_POD) for replica in gone if replica not in facts.reported}
+    marks = {replica: Mark(state=State.GONE, message=NO_POD) for replica in gone if replica not in facts.reported}
     return frozenset(gone), marks
 
 
@@ -284,4 +286,4 @@ def _first_failed(facts: Facts) -> Observation | None:
 
 
 def _is_starting(state: JobState) -> bool:
-    return state.phase in ("pending", *STARTING)
+    return state.phase in (Phase.PENDING, *STARTING)

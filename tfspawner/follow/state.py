@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tfspawner.base.cause import Cause
-from tfspawner.base.states import Result
+from tfspawner.base.states import Phase, Result, State
 
 NO_POD = "its pod is gone"
 
@@ -16,7 +16,7 @@ class ReplicaState:
     """One line of the table."""
 
     replica: str
-    state: str = "pending"
+    state: State = State.PENDING
     node: str = ""
     since: float = 0.0
     message: str = ""
@@ -44,7 +44,7 @@ class JobState:
 
     job: str
     replicas: dict[str, ReplicaState]
-    phase: str = "pending"
+    phase: Phase = Phase.PENDING
     result: Result | None = None
     cause: Cause | None = None
     times: dict[str, float] = field(default_factory=dict)

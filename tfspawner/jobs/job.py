@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tfspawner.backends.base import Backend, JobSummary
 from tfspawner.backends.choice import backend_of
+from tfspawner.base.states import Phase
 from tfspawner.base.threads import each
 from tfspawner.errors import (
     AgentUnreachable,
@@ -163,7 +164,7 @@ class Job:
             before, state = all_here(record) if summary.id else None, self.status()
             if before and state.result and not self._answers():
                 return before
-            if state.phase == "stopping":  # its scripts may still write
+            if state.phase == Phase.STOPPING:  # its scripts may still write
                 view.note(f"job {self.name} is stopping; its end is waited for")
                 state = self._follower(Silent(), logs=False).follow()
             outcome = home.bring(state)
@@ -177,7 +178,7 @@ class Job:
                     "if they were fetched before, or the hold time is over, they are gone; a longer one: --hold 48h"
                 )
                 raise home.missing
-            if release and state.phase == "ended":
+            if release and state.phase == Phase.ENDED:
                 release_agents(self.backend, state)
             elif release and state.result:
                 mark_fetched(self.backend, state)

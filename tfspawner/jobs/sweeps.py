@@ -12,6 +12,7 @@ from typing import Any
 
 from tfspawner.backends.base import Backend, JobSummary
 from tfspawner.backends.choice import backend_for
+from tfspawner.base.states import Phase
 from tfspawner.base.userfile import brief_line
 from tfspawner.errors import ArtifactError, Command, Hint, Interrupted, JobFailed, NotFoundError, SpawnerError
 from tfspawner.follow.agents import seen_running
@@ -197,7 +198,7 @@ class _Run:
         if job.state in ("incomplete", "damaged") or not _is_there(backend, point):
             return False
         state = Job(point.job, backend, tuple(job.replicas)).status()
-        is_silent = state.phase == "pending" and job.state == "running"  # its follower will decide
+        is_silent = state.phase == Phase.PENDING and job.state == "running"  # its follower will decide
         return is_silent or not (_is_starting(state.phase) or job.replicas[0] in state.gone)
 
     # -- what this one does

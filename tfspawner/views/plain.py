@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from tfspawner.base.states import Phase
 from tfspawner.base.terminal import Flow, raw, say, silence, write
 from tfspawner.replica.keras_output import is_progress_bar
 
@@ -66,7 +67,7 @@ class PlainView:
 
     def show(self, state: JobState) -> None:
         changed: dict[str, list[ReplicaState]] = {}
-        passing = (*PASSING, *BEGINNING) if state.phase in ("stopping", "ended") else PASSING
+        passing = (*PASSING, *BEGINNING) if state.phase in (Phase.STOPPING, Phase.ENDED) else PASSING
         for line in state.replicas.values():
             if self.states.get(line.replica) != line.word and line.word not in passing:
                 self.states[line.replica] = line.word

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 
+from tfspawner.base.states import State
 from tfspawner.base.terminal import one_line, text_of
 from tfspawner.base.words import age, human_bytes, left
 
@@ -140,8 +141,8 @@ def replica_row(line: ReplicaState, now: float) -> Row:
         "gpu": gpu,
         "epoch": epoch,
         "step": step,
-        "rate": describe_rate(line.progress) if line.state == "running" else "",
-        "left": left(line.progress) if line.state == "running" else "",
+        "rate": describe_rate(line.progress) if line.state == State.RUNNING else "",
+        "left": left(line.progress) if line.state == State.RUNNING else "",
         "metrics": one_line(line.message) or metrics,
     }
 
@@ -173,7 +174,7 @@ def job_row(job: JobSummary, now: float) -> Row:
 
 def state_of(line: ReplicaState) -> tuple[str, str]:
     """A replica's state as it is shown, and its style."""
-    if line.behind_s and line.state == "running":
+    if line.behind_s and line.state == State.RUNNING:
         return f"{age(line.behind_s)} behind", "bold yellow"
     return line.word, STYLES.get(line.state, "")
 
@@ -187,10 +188,10 @@ def interest(line: ReplicaState, coordinator: ReplicaState) -> int:
     """What is looked for first has the least: the coordinator, what failed, is behind, says why it waits, waits."""
     wanted = (
         line is coordinator,
-        line.state in ("failed", "gone"),
+        line.state in (State.FAILED, State.GONE),
         line.behind_s,
         line.message and line.state != "stopped",
-        line.state not in ("running", "succeeded"),
+        line.state not in (State.RUNNING, State.SUCCEEDED),
     )
     return next((rank for rank, is_so in enumerate(wanted) if is_so), len(wanted))
 
@@ -222,7 +223,7 @@ def summary(lines: Sequence[ReplicaState]) -> list[Text]:
     """Many replicas in two or three lines: how many are in which state; who is first and last; least, median, most."""
     behind = sum(bool(line.behind_s) for line in lines)
     found = [text_of(counted(lines) + (f"; {behind} behind" if behind else ""))]
-    running = [line for line in lines if line.state == "running"]
+    running = [line for line in lines if line.state == State.RUNNING]
     placed = [line for line in running if "step" in line.progress or "epoch" in line.progress]
     if placed:
         last, *_, first = sorted(placed, key=place) if len(placed) > 1 else placed * 2
