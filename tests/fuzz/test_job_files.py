@@ -19,7 +19,7 @@ from tfspawner.backends.kubernetes.manifests import redacted, render, to_yaml
 from tfspawner.cli import main as cli
 from tfspawner.cli import options
 from tfspawner.cli.options import make_spec
-from tfspawner.cli.target import asked_of
+from tfspawner.cli.target import request_of
 from tfspawner.errors import ConfigurationError
 from tfspawner.jobs.prepare import new_name, prepare
 from tfspawner.jobs.running import described
@@ -155,7 +155,7 @@ def words(rng: random.Random) -> list[str]:
 def asked_by(argv: list[str]) -> Any:
     context = cli.cli.commands["run"].make_context("run", list(argv), resilient_parsing=False)
     parsed = {key: value for key, value in context.params.items() if key != "output"}
-    return asked_of(context, parsed)
+    return request_of(context, parsed)
 
 
 def test_any_flags_are_a_job_or_refused_in_a_line(place: Path, fuzz: Any) -> None:

@@ -159,10 +159,10 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
     else:
         from tfspawner.jobs.job import attach
 
-        found = [s for s in summaries_of(**target)[0] if all_jobs or s.tag == tag]
-        if found and not yes:
-            _confirm_deleting([f"{s.job} ({s.on}, {s.state})" for s in found])
-        chosen = [attach(s.job, **{**target, "on": s.on}) for s in found]
+        summaries = [s for s in summaries_of(**target)[0] if all_jobs or s.tag == tag]
+        if summaries and not yes:
+            _confirm_deleting([f"{s.job} ({s.on}, {s.state})" for s in summaries])
+        chosen = [attach(s.job, **{**target, "on": s.on}) for s in summaries]
     for job in chosen:
         unfetched = "; its files were not fetched and are lost" if job.is_unfetched() else ""
         job.delete(note=note)
@@ -175,7 +175,7 @@ def delete(jobs: tuple[str, ...], all_jobs: bool, tag: str | None, yes: bool, ou
 
 
 def _at_risk(job: Job) -> str:
-    """Why a job is not deleted unasked: that it runs, or that nobody has all that it left."""
+    """Why deleting a job needs a yes: it still runs, or not all of its files have been fetched."""
     from tfspawner.jobs.job import RUNNING, summaries
 
     state = next((s.state for s in summaries(job.backend) if s.job == job.name), "")
@@ -184,13 +184,13 @@ def _at_risk(job: Job) -> str:
     return f"{state}, to be fetched" if job.is_unfetched() else ""
 
 
-def _confirm_deleting(told: list[str]) -> None:
+def _confirm_deleting(lines: list[str]) -> None:
     """Shows the jobs, and ends the command if they are not to be deleted."""
-    if not told:
+    if not lines:
         return
-    echo("\n".join(told), err=True)
+    echo("\n".join(lines), err=True)
     try:
-        agreed = click.confirm(f"delete {f'these {len(told)} jobs' if len(told) > 1 else 'this job'}?", err=True)
+        agreed = click.confirm(f"delete {f'these {len(lines)} jobs' if len(lines) > 1 else 'this job'}?", err=True)
     except click.Abort:
         if sys.stdin.isatty():
             raise

@@ -18,12 +18,12 @@ MARK = "# tf-spawner completion"  # ends the line in .bashrc or .zshrc that is o
 
 
 def shell_of(environment: Mapping[str, str]) -> str:
-    """The shell that $SHELL names. Raises ConfigurationError for another than those of SHELLS."""
+    """The shell that $SHELL names. Raises ConfigurationError if it is not one of SHELLS."""
     name = Path(environment.get("SHELL", "")).name
     if name not in SHELLS:
-        told = f"$SHELL is {name}" if name else "$SHELL is not set"
+        problem = f"$SHELL is {name}" if name else "$SHELL is not set"
         raise ConfigurationError(
-            f"{told}, and completion is there for {', '.join(SHELLS)}",
+            f"{problem}, and completion is there for {', '.join(SHELLS)}",
             hint="name one: tf-spawner completion bash --install",
         )
     return name
@@ -31,15 +31,15 @@ def shell_of(environment: Mapping[str, str]) -> str:
 
 def script(shell: str, command: click.Command) -> str:
     """The script that a shell has to read."""
-    found = get_completion_class(shell)
-    assert found
-    return found(command, {}, PROGRAM, VARIABLE).source()
+    completion = get_completion_class(shell)
+    assert completion
+    return completion(command, {}, PROGRAM, VARIABLE).source()
 
 
 def install(shell: str, command: click.Command) -> str:
-    """Writes the script to its place and, but for fish, a line into the shell's own file, once; says what was done."""
+    """Writes the script to its place and, except for fish, one line into the shell's rc file; returns what was done."""
     path, rc = _place(shell), _rc(shell)
-    told = [str(path)]
+    report = [str(path)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(script(shell, command) + "\n")
@@ -47,14 +47,14 @@ def install(shell: str, command: click.Command) -> str:
             before = "".join(_others(rc))
             ends = "\n" if before and not before.endswith("\n") else ""
             rc.write_text(f"{before}{ends}{_loading(shell)}source {shlex.quote(str(path))}  {MARK}\n")
-            told.append(f"{rc}: its last line reads that")
+            report.append(f"{rc}: its last line reads that")
     except OSError as error:
         raise _unchanged(error, shell) from None
-    return "\n".join([*told, f"new shells have it; to undo: tf-spawner completion {shell} --uninstall"])
+    return "\n".join([*report, f"new shells have it; to undo: tf-spawner completion {shell} --uninstall"])
 
 
 def uninstall(shell: str) -> str:
-    """Removes what `install` wrote; says what was done."""
+    """Removes what `install` wrote; returns what was done."""
     path, rc, gone = _place(shell), _rc(shell), []
     try:
         if path.exists():
@@ -73,19 +73,19 @@ def _home(variable: str, otherwise: str) -> Path:
 
 
 def _place(shell: str) -> Path:
-    """Where the script lies; fish reads it there of its own accord."""
+    """The script's path; fish reads it there by itself."""
     if shell == "fish":
         return _home("XDG_CONFIG_HOME", ".config") / "fish/completions" / f"{PROGRAM}.fish"
     return _home("XDG_DATA_HOME", ".local/share") / PROGRAM / f"completion.{shell}"
 
 
 def _rc(shell: str) -> Path | None:
-    """The file that an interactive shell reads at its start."""
+    """The file that an interactive shell reads when it starts."""
     return {"bash": Path.home() / ".bashrc", "zsh": _home("ZDOTDIR", "") / ".zshrc"}.get(shell)
 
 
 def _loading(shell: str) -> str:
-    """What zsh needs before it; where another line of .zshrc did that, it is not done twice."""
+    """What zsh needs before the script, unless another line of .zshrc already does it."""
     return "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }; " if shell == "zsh" else ""
 
 

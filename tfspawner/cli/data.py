@@ -1,4 +1,4 @@
-"""`tf-spawner data`: looks at training data where they lie."""
+"""`tf-spawner data`: looks at training data wherever it is stored."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def ls(uris: tuple[str, ...], records: bool, output: str) -> None:
 
 
 def _schemas(shards: list[Any], tables: set[str]) -> list[str]:
-    """What the files hold: a table's columns are all its rows', and of other files the first record is shown."""
+    """What the files hold: the columns of a table, or the features of another file's first record."""
     from tfspawner.data.example import named
 
     seen = Counter(
@@ -189,8 +189,8 @@ def head(uri: str, count: int, output: str) -> None:
             if not len(values):
                 echo(f"  {named(name)}: no values")
                 continue
-            more = f", … {len(values)} in all" if len(values) > SHOWN_VALUES else ""
-            echo(f"  {named(name)}: {', '.join(map(_short, _values(values[:SHOWN_VALUES].tolist())))}{more}")
+            rest = f", … {len(values)} in all" if len(values) > SHOWN_VALUES else ""
+            echo(f"  {named(name)}: {', '.join(map(_short, _values(values[:SHOWN_VALUES].tolist())))}{rest}")
     if number < 0:
         echo("no records", err=True)
 
@@ -315,24 +315,24 @@ def stats(uris: tuple[str, ...], shape: tuple[str, ...], output: str) -> None:
     shapes = parse_shapes(shape, "--shape")
     files = list_files(uris)
     with _bar(sum(file.size for file in files)) as progress:
-        found = {name: summary.words() for name, summary in sorted(summarize(files, shapes, progress).items())}
-    unknown = sorted(shapes.keys() - found.keys())
+        summaries = {name: summary.words() for name, summary in sorted(summarize(files, shapes, progress).items())}
+    unknown = sorted(shapes.keys() - summaries.keys())
     if unknown:
-        raise DataError(f"there is no feature {unknown[0]}; there are {names_of(found)}")
+        raise DataError(f"there is no feature {unknown[0]}; there are {names_of(summaries)}")
     if output == "json":
-        return print_json(found)
-    if not found:
+        return print_json(summaries)
+    if not summaries:
         return echo("no records with features", err=True)
     from rich import box
 
     titles = ("feature", "records", "values each", "min", "max", "mean", "deviation", "nan", "inf", "padding")
-    rows = [_stats_row(named(name), words) for name, words in found.items()]
+    rows = [_stats_row(named(name), words) for name, words in summaries.items()]
     stats_table = table(titles, rows, box=box.SIMPLE_HEAD)
     for column in stats_table.columns:
         column.justify = "left" if column is stats_table.columns[0] else "right"
         column.no_wrap, column.overflow = True, "ellipsis"
     show_table(stats_table)  # nothing is left out where there is no terminal
-    for name, words in found.items():
+    for name, words in summaries.items():
         if words["classes"]:
             without = words["records"] - sum(words["classes"].values())
             counts = [f"{label}: {count:,}" for label, count in words["classes"].items()]
@@ -397,7 +397,7 @@ def _left_out(words: str) -> None:
 
 
 def _shown(text: str) -> str:
-    """A URI, or words with one, on one line: in a pipe as it is, unless it holds the end of a line."""
+    """A URI, or text with one, on one line; unchanged in a pipe, unless it contains a line break."""
     text = without_secrets(text)
     return escaped(text) if sys.stdout.isatty() or len(text.splitlines()) > 1 else text
 
@@ -412,7 +412,7 @@ def _checked(files: list[Any], done: Path | None) -> list[Any]:
 
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, to be told the bytes that are done."""
+    """A progress bar on a terminal; called with each number of bytes done."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     bar_console = console(err=True)

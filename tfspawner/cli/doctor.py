@@ -1,4 +1,4 @@
-"""What works from here: this machine, the cluster, the data, a finding each with its next step."""
+"""What works from here: checks of this machine, the cluster and the data, each finding with its next step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KUEUE = "kueue.x-k8s.io"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at. A note is worth knowing, a problem keeps jobs from running."""
+    """The result of one check. A note is worth knowing; a problem keeps jobs from running."""
 
     where: Literal["this machine", "cluster", "data"]
     level: Literal["ok", "note", "problem"]
@@ -34,19 +34,19 @@ class Finding:
 def machine() -> Iterator[Finding]:
     """What workers on this machine have."""
 
-    def found(level: Literal["ok", "note", "problem"], text: str, hint: str = "") -> Finding:
+    def finding(level: Literal["ok", "note", "problem"], text: str, hint: str = "") -> Finding:
         return Finding(where="this machine", level=level, text=text, hint=hint)
 
-    yield found("ok", f"Python {platform.python_version()}")
+    yield finding("ok", f"Python {platform.python_version()}")
     tensorflow = installed_tensorflow()
     if not tensorflow:
-        yield found("note", "no TensorFlow: workers here need it", "pip install 'tf-spawner[train]'")
+        yield finding("note", "no TensorFlow: workers here need it", "pip install 'tf-spawner[train]'")
     else:
         try:
-            yield found("ok", f"TensorFlow {tensorflow}, tf-keras {version('tf-keras')}")
+            yield finding("ok", f"TensorFlow {tensorflow}, tf-keras {version('tf-keras')}")
         except PackageNotFoundError:
-            yield found("ok", f"TensorFlow {tensorflow}; tf-keras, for Keras on several workers, comes with each job")
-    yield found(*_gpus_here())
+            yield finding("ok", f"TensorFlow {tensorflow}; tf-keras, for Keras on several workers, comes with each job")
+    yield finding(*_gpus_here())
 
 
 def _gpus_here() -> tuple[Literal["ok", "note"], str, str]:
@@ -56,47 +56,47 @@ def _gpus_here() -> tuple[Literal["ok", "note"], str, str]:
             return "note", f"GPUs cannot be looked for: {NO_NVML}", "pip install 'tf-spawner[gpu]'"
         return "note", f"no NVIDIA GPU: {gpus.missing}", ""
     names = Counter(gpu.name for gpu in gpus.devices)
-    told = ", ".join(f"{count} {name}" for name, count in names.items())
-    return "ok", f"GPUs: {told}, driver {nvml_text(gpus.nvml.nvmlSystemGetDriverVersion())}", ""
+    models = ", ".join(f"{count} {name}" for name, count in names.items())
+    return "ok", f"GPUs: {models}, driver {nvml_text(gpus.nvml.nvmlSystemGetDriverVersion())}", ""
 
 
-def cluster(target: Mapping[str, Any], *, wanted: bool) -> Iterator[Finding]:
-    """What the cluster offers to this user; without a kubeconfig a note, or where it is wanted a problem."""
+def cluster(target: Mapping[str, Any], *, required: bool) -> Iterator[Finding]:
+    """What the cluster offers this user. A missing kubeconfig is a note, or a problem if the cluster is required."""
     backend = KubernetesBackend(**target)
 
-    def found(level: Literal["ok", "note", "problem"], text: str, hint: str = "") -> Finding:
+    def finding(level: Literal["ok", "note", "problem"], text: str, hint: str = "") -> Finding:
         return Finding(where="cluster", level=level, text=text, hint=hint)
 
     try:
-        told = backend.api.request("GET", "/version")
-        yield found("ok", f"Kubernetes {text(told, 'gitVersion')}, namespace {backend.namespace}")
+        reply = backend.api.request("GET", "/version")
+        yield finding("ok", f"Kubernetes {text(reply, 'gitVersion')}, namespace {backend.namespace}")
     except SpawnerError as error:
-        is_note = isinstance(error, ConfigurationError) and not wanted
-        yield found("note" if is_note else "problem", error.message, error.hint or "")
+        is_note = isinstance(error, ConfigurationError) and not required
+        yield finding("note" if is_note else "problem", error.message, error.hint or "")
         return
     for look in (_rights, _pod_security, _nodes, _queues):
         try:
-            yield from (found(*told) for told in look(backend))
+            yield from (finding(*parts) for parts in look(backend))
         except SpawnerError as error:
             level: Literal["note", "problem"] = "problem" if look is _rights else "note"
-            yield found(level, error.message, (error.hint or "") if level == "problem" else "")
+            yield finding(level, error.message, (error.hint or "") if level == "problem" else "")
 
 
-Told = tuple[Literal["ok", "note", "problem"], str, str]
+Row = tuple[Literal["ok", "note", "problem"], str, str]
 
 
-def _rights(backend: KubernetesBackend) -> Iterator[Told]:
+def _rights(backend: KubernetesBackend) -> Iterator[Row]:
     backend.rights.check()
     yield "ok", "you may do all that tf-spawner needs", ""
 
 
-def _pod_security(backend: KubernetesBackend) -> Iterator[Told]:
+def _pod_security(backend: KubernetesBackend) -> Iterator[Row]:
     namespace = backend.api.request("GET", f"/api/v1/namespaces/{backend.namespace}")
     level = texts(namespace, "metadata", "labels").get(POD_SECURITY)
     yield "ok", f"Pod Security here: {level or 'none is enforced'}; tf-spawner's pods fit the strictest", ""
 
 
-def _nodes(backend: KubernetesBackend) -> Iterator[Told]:
+def _nodes(backend: KubernetesBackend) -> Iterator[Row]:
     nodes = [node for node in backend.api.list("/api/v1/nodes") if is_ready(node)]
     if not nodes:
         yield "problem", "no node is ready", "kubectl get nodes"
@@ -124,13 +124,13 @@ def _free(nodes: Iterable[dict[str, Any]], pods: Iterable[dict[str, Any]]) -> di
     left = dict.fromkeys(("cpu", "memory", "pods"), 0.0)
     used = used_by_node(pods)
     for node in nodes:
-        asked = used.get(text(node, "metadata", "name"), {})
+        requested = used.get(text(node, "metadata", "name"), {})
         for key in left:
-            left[key] += allocatable(node, key) - asked.get(key, 0.0)
+            left[key] += allocatable(node, key) - requested.get(key, 0.0)
     return left
 
 
-def _queues(backend: KubernetesBackend) -> Iterator[Told]:
+def _queues(backend: KubernetesBackend) -> Iterator[Row]:
     groups = {text(group, "name") for group in mappings(backend.api.request("GET", "/apis"), "groups")}
     if KUEUE not in groups:
         yield "note", "no Kueue here: --queue would wait for ever", ""

@@ -1,4 +1,4 @@
-"""The flags of the command line that several commands share."""
+"""Command-line flags that several commands share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that hints name are told with the flags that say where the job is: those that this command was given."""
+"""Adds this command's flags for the job's place (--on and so on) to the commands that hints name."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ PLACE_FLAGS = {"namespace": "-n", "context": "--context", "kubeconfig": "--kubec
 
 
 class PlacedCommand(click.Command):
-    """A command that is told where jobs are; so are the commands that the hints of its errors name."""
+    """A command with flags for the job's place, which are added to the commands in its errors' hints."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except SpawnerError as error:
-            for told in (error, error.missing):
-                if told and told.hint:
-                    told.hint = Hint(told.hint).at(place_of(ctx.params))
+            for failure in (error, error.missing):
+                if failure and failure.hint:
+                    failure.hint = Hint(failure.hint).at(place_of(ctx.params))
             raise
 
 
 def place_of(params: Mapping[str, Any]) -> list[str]:
     """The flags among a command's parsed parameters that say where its job is."""
-    given = [(flag, params.get(name)) for name, flag in PLACE_FLAGS.items()]
-    return [word for flag, value in given if value is not None for word in (flag, str(value))]
+    flags = [(flag, params.get(name)) for name, flag in PLACE_FLAGS.items()]
+    return [word for flag, value in flags if value is not None for word in (flag, str(value))]
 
 
 def placed(hint: Hint) -> Hint:
-    """A hint that is told where nothing failed, with the place of the command that runs now."""
+    """A hint without an error, with the flags of the running command added."""
     return hint.at(place_of(click.get_current_context().params))

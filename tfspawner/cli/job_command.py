@@ -16,15 +16,15 @@ from .hints import PlacedCommand
 class JobCommand(PlacedCommand):
     """A command with the options that describe a job: --help shows those that are needed often, --help-all all of them.
 
-    What stands behind -- goes to the script; options may stand before and after SCRIPT. The options are made when they
+    What follows -- goes to the script; options may come before and after SCRIPT. The options are made when they
     are asked for: `tf-spawner --help` needs none.
     """
 
-    def __init__(self, *args: Any, more: Collection[str] = (), **attributes: Any) -> None:
-        """`more` are fields of JobSpec that are options of this command alone."""
+    def __init__(self, *args: Any, extra: Collection[str] = (), **attributes: Any) -> None:
+        """`extra` names fields of JobSpec that are options of this command only."""
         self._own: list[click.Parameter] = []
         self._all: list[click.Parameter] = []
-        self._more = more
+        self._extra = extra
         super().__init__(*args, **attributes)
 
     @property
@@ -34,7 +34,7 @@ class JobCommand(PlacedCommand):
 
             arguments = [param for param in self._own if isinstance(param, click.Argument)]
             options = [param for param in self._own if not isinstance(param, click.Argument)]
-            self._all = [*arguments, *job_flags(self._more), *options]
+            self._all = [*arguments, *job_flags(self._extra), *options]
         return self._all
 
     @params.setter

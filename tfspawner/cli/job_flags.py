@@ -1,4 +1,4 @@
-"""The flags that follow from JobSpec's and Sweep's fields; apart from flags.py, for `tf-spawner --help` needs none."""
+"""The flags made from JobSpec's and Sweep's fields. Not in flags.py, because `tf-spawner --help` needs none of them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FILE = Option(
 )
 
 
-def job_flags(more: Collection[str] = ()) -> list[JobOption]:
-    """The flags that describe a job or a sweep, in the order of --help-all; and those of these fields of JobSpec."""
+def job_flags(extra: Collection[str] = ()) -> list[JobOption]:
+    """The flags that describe a job or a sweep, in the order of --help-all, with those of the `extra` fields."""
     options = [one for one in (*OPTIONS.values(), *SWEEP_OPTIONS.values(), FILE) if one.section]
     return [
         _flag(option)
         for section in Section
         for option in sorted(options, key=lambda option: option.place)
-        if option.section is section and (section is not Section.OTHER or option.name in more)
+        if option.section is section and (section is not Section.OTHER or option.name in extra)
     ]
 
 
@@ -50,7 +50,7 @@ def _flag(option: Option) -> JobOption:
 
 
 def _click_type(option: Option) -> dict[str, Any]:
-    """How click reads its value; where no flag is given, that is None, whatever the field's default is."""
+    """How click reads its value. Without the flag the value is None, whatever the field's default."""
     if option.kind is Kind.SWITCH:
         return {"default": None, **({"flag_value": False} if option.default else {"is_flag": True})}
     types: dict[Kind, Any] = {

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 
 def call(argv: list[str] | None) -> int:
-    """Runs a command line: one place where errors become messages and exit codes."""
+    """Runs a command line. The one place where errors become messages and exit codes."""
     try:
         ended: int | None = cli.main(args=argv, prog_name="tf-spawner", standalone_mode=False)
         code = ended or 0  # a command that ends by click's Exit gives its code
@@ -59,16 +59,16 @@ def call(argv: list[str] | None) -> int:
     except BrokenPipeError:
         code = 141
     except Exception as error:
-        told = _of_system(error)
-        if told:
-            return fail(told)
+        translated = _of_system(error)
+        if translated:
+            return fail(translated)
         echo(traceback.format_exc(), err=True, nl=False)  # a bug of ours: its message may hold another's words
         code = 1
     return code
 
 
 def _of_system(error: Exception) -> SpawnerError | None:
-    """What is told of an error that any command can meet; None for others."""
+    """The message for a system error that any command can meet; None for others."""
     if isinstance(error, FileNotFoundError):
         try:
             os.getcwd()

@@ -1,4 +1,4 @@
-"""From a user's words, on the command line and in job.yaml, to a JobSpec, or to a Sweep where there is a grid."""
+"""Turns the command line and job.yaml into a JobSpec, or into a Sweep if there is a grid."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ def duration(value: object) -> float:
 def make_spec(
     options: Mapping[str, Any], args: tuple[str, ...], recorded: Mapping[str, Any] | None = None
 ) -> tuple[JobSpec | Sweep, list[str]]:
-    """What a command line asks for, over what its -f file says, over what a run's record says; and notes."""
-    given = {key: value for key, value in options.items() if value is not None and value != ()}
-    path = given.pop("job_file", None)
+    """The job or sweep, and notes. Flags override the -f file, which overrides a run's record."""
+    flags = {key: value for key, value in options.items() if value is not None and value != ()}
+    path = flags.pop("job_file", None)
     stored = {**(recorded or {}), **(read_job_file(path) if path else {})}
     notes = []
-    if given.get("on", stored.get("on", "local")) == "local":
+    if flags.get("on", stored.get("on", "local")) == "local":
         unused = [name for name in KUBERNETES_ONLY if stored.pop(OPTIONS[name].parameter, None) is not None]
         if unused:
             shown = ", ".join(flag_of(name)[2:] for name in unused)
             notes.append(f"note: {path or 'the record'}: {shown}: for Kubernetes alone, not used on this machine")
-        if given.get("image") and not _is_on_command_line("image"):
-            del given["image"]  # from the environment: where it is not used, it does no harm
+        if flags.get("image") and not _is_on_command_line("image"):
+            del flags["image"]  # it came from the environment, and does no harm if unused
     where = f"-f {named(path)}: " if path else ""
-    pairs = {key: {**_pairs(key, stored.get(key, {}), where), **_pairs(key, given.get(key, ()))} for key in _PAIRS}
-    grid = {**stored.pop("grid", {}), **parse_grid(given.pop("grid", ()))}
-    merged = {**stored, **given}
+    pairs = {key: {**_pairs(key, stored.get(key, {}), where), **_pairs(key, flags.get(key, ()))} for key in _PAIRS}
+    grid = {**stored.pop("grid", {}), **parse_grid(flags.pop("grid", ()))}
+    merged = {**stored, **flags}
     parallel = merged.pop("parallel", None)
     merged_args = args or tuple(merged.pop("args", ()))
     merged.pop("args", None)
@@ -79,14 +79,14 @@ def make_spec(
     env: dict[str, str] = {}
     env_files = [Path(env_file) for env_file in merged.pop("env_files", ())]
     for env_file in env_files:
-        if "=" in env_file.name and not env_file.exists():  # without what is behind it, which may be a secret
+        if "=" in env_file.name and not env_file.exists():  # without the value, which may be a secret
             raise ConfigurationError(
                 f"{where or '--'}env-file {named(env_file.name.partition('=')[0])}=… is no file",
                 hint=f"KEY=VALUE goes to {'env:' if where else '--env'}",
             )
         env.update(read_env_file(env_file))
     if path and "env_pairs" in merged:
-        env_files.append(path)  # its values are as secret
+        env_files.append(path)  # its values are secret, too
     env.update(pairs["env_pairs"])
     for key in _PAIRS:
         merged.pop(key, None)
@@ -105,7 +105,7 @@ def make_spec(
 
 
 def recorded_options(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run's spec.json; without its name, and without the variables, whose values it has not."""
+    """The options of a run's spec.json, without its name and without the variables, whose values are not recorded."""
     options: dict[str, Any] = {}
     for name, value in spec.items():
         option = OPTIONS.get(name)
@@ -164,7 +164,7 @@ def _loader() -> Any:
 
 
 def _kind_of(kind: Kind, value: Any) -> str:
-    """What a value must be, in YAML's words."""
+    """What a value must be, in YAML's terms."""
     if kind is NUMBER:
         quoted = isinstance(value, str) and re.fullmatch("[+-]?[0-9]{1,99}", value.strip())
         return f"a whole number{', without quotes' if quoted else ''}"
@@ -173,7 +173,7 @@ def _kind_of(kind: Kind, value: Any) -> str:
 
 
 def _stored_value(option: Option, value: Any, path: Path, key: str) -> Any:
-    """A job.yaml's value as the command line would have given it."""
+    """A value of job.yaml in the form that the command line gives."""
     where = f"-f {named(path)}: {key}"
     if option.kind is PAIRS:
         return _stored_pairs(value, where)
@@ -199,18 +199,18 @@ def _stored_value(option: Option, value: Any, path: Path, key: str) -> Any:
     }
     if not fits[option.kind](value):
         raise _wrong_kind(option, value, where)
-    if option.kind is PATH:  # where runs are recorded does not depend on where the file lies
+    if option.kind is PATH:  # the runs' folder does not depend on where job.yaml is
         return Path(value) if option.name == "out" else path.parent / expanded(Path(value), where)
     return _scalar(value) if option.kind is TEXT else value
 
 
 def _wrong_kind(option: Option, value: Any, where: str) -> ConfigurationError:
-    told = "a mapping" if isinstance(value, dict) else brief(value)  # without what is in it, which may be a secret
+    actual = "a mapping" if isinstance(value, dict) else brief(value)  # without what is in it, which may be a secret
     is_nested = isinstance(value, list) and any(isinstance(item, dict | list) for item in value)
     if is_nested and option.kind in (TEXTS, PATHS):
-        told = "a list with a mapping or a list in it"
+        actual = "a list with a mapping or a list in it"
     hint = "variables go to env:, like env: {KEY: VALUE}" if option.kind is PATHS else None
-    return ConfigurationError(f"{where} is {told}; it must be {_kind_of(option.kind, value)}", hint=hint)
+    return ConfigurationError(f"{where} is {actual}; it must be {_kind_of(option.kind, value)}", hint=hint)
 
 
 def _stored_pairs(value: Any, where: str) -> dict[str, str] | tuple[str, ...]:
@@ -247,15 +247,15 @@ def _scalar(value: Any) -> str:
 def _pairs(key: str, words: Any, where: str = "") -> dict[str, str]:
     if isinstance(words, Mapping):
         return dict(words)
-    found = {}
+    pairs = {}
     for word in words:
         name, equals, value = str(word).partition("=")
         if not equals or not name:
             shown = f" {brief(name)}" if equals or key != "env_pairs" else ""  # it may be a secret
             flag = _KNOWN[key].flag
             raise ConfigurationError(f"{where}{flag[2:] if where else flag}{shown} is not KEY=VALUE")
-        found[name] = value
-    return found
+        pairs[name] = value
+    return pairs
 
 
 def _is_on_command_line(name: str) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def fail(error: SpawnerError) -> int:
-    """Prints the error, what the failed replica said last, where all of it is, and the next step."""
+    """Prints the error, the failed replica's last lines, where its whole log is, and the next step."""
     if isinstance(error, JobFailed) and error.lines:
         echo(f"\n{error.about}", err=True)
         for line in error.lines:
@@ -37,7 +37,7 @@ def fail(error: SpawnerError) -> int:
 
 
 def _tell_missing(missing: ArtifactError) -> None:
-    """Beside a failure, that not all that the job left is here: what exit code 5 says where there is no failure."""
+    """Says, in addition to a failure, that some files did not come back (exit code 5 if it were the only error)."""
     echo("error: ", fg="red", bold=True, nl=False, err=True)
     echo(f"besides, exit code {missing.exit_code}: not all files are here: {missing.message}", err=True)
     echo("hint: ", fg="yellow", nl=False, err=True)
@@ -58,7 +58,7 @@ def note(text: str) -> None:
 
 
 def notes() -> View:
-    """Shows notes alone."""
+    """A view that shows only notes."""
     from tfspawner.follow.state import Silent
 
     class Notes(Silent):
@@ -95,12 +95,12 @@ def print_outcome(outcome: Outcome, output: str) -> None:
         why = f": {cause.replica or ''} {cause.message}"
     took = age(outcome.seconds) if outcome.seconds else ""
     if outcome.result == "running":
-        told = f"{outcome.job} still runs{took and f' ({took})'}; files so far:"
+        headline = f"{outcome.job} still runs{took and f' ({took})'}; files so far:"
     elif outcome.result == "interrupted":
-        told = f"{outcome.job}: interrupted{took and f' after {took}'}"
+        headline = f"{outcome.job}: interrupted{took and f' after {took}'}"
     else:
-        told = f"{outcome.job}: {outcome.result}{took and f' in {took}'}{why}"
-    echo(f"\n{told}", err=True)
+        headline = f"{outcome.job}: {outcome.result}{took and f' in {took}'}{why}"
+    echo(f"\n{headline}", err=True)
     echo(f"logs:  {outcome.folder / 'logs'}", err=True)
     print_files(outcome)
     if outcome.artifacts:
@@ -112,14 +112,14 @@ def print_files(outcome: Outcome) -> None:
     """Prints which files came back; only their number and folder where there are many."""
     from tfspawner.base.words import human_bytes
 
-    found = [(outcome.folder / "files" / r.replica / f["path"], f["size"]) for r in outcome.collected for f in r.files]
-    total = human_bytes(sum(size for _, size in found))
-    if not found:
+    files = [(outcome.folder / "files" / r.replica / f["path"], f["size"]) for r in outcome.collected for f in r.files]
+    total = human_bytes(sum(size for _, size in files))
+    if not files:
         echo("files: none; what scripts write to $TFSPAWNER_OUTPUT comes back", err=True)
-    elif len(found) > 6:
-        echo(f"files: {outcome.folder / 'files'} ({len(found)} files, {total})", err=True)
+    elif len(files) > 6:
+        echo(f"files: {outcome.folder / 'files'} ({len(files)} files, {total})", err=True)
     else:
-        echo("files: " + "\n       ".join(f"{path}  {human_bytes(size)}" for path, size in found), err=True)
+        echo("files: " + "\n       ".join(f"{path}  {human_bytes(size)}" for path, size in files), err=True)
 
 
 def state_words(state: JobState) -> str:

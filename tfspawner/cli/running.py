@@ -14,14 +14,14 @@ from .flags import output_option
 from .hints import placed
 from .job_command import JobCommand, run_arguments, script_arguments
 from .printing import notes, outcome_json, print_outcome
-from .target import asked_of, base_of, complete_run
+from .target import base_of, complete_run, request_of
 
 if TYPE_CHECKING:
     from tfspawner.plan.grid import Sweep
     from tfspawner.plan.spec import JobSpec
 
 
-@click.command(cls=JobCommand, more=("detach",))
+@click.command(cls=JobCommand, extra=("detach",))
 @run_arguments
 @output_option
 @click.pass_context
@@ -33,7 +33,7 @@ def run(ctx: click.Context, /, output: str, **options: Any) -> None:
     \b
     tf-spawner run train.py -w 4 -- --epochs 10
     """
-    _run(asked_of(ctx, options), output)
+    _run(request_of(ctx, options), output)
 
 
 @click.command(cls=JobCommand)
@@ -60,36 +60,36 @@ def rerun(ctx: click.Context, /, recorded: str, output: str, **options: Any) -> 
     former = recorded_sweep(swept) if swept else recorded_options(stored)
     former["out"] = place.parent  # whatever the record says
     try:
-        asked = asked_of(ctx, options, former)
+        request = request_of(ctx, options, former)
     except ConfigurationError as error:
         message = error.message if len(error.message) <= 500 else f"{error.message[:500]}…"
         raise ConfigurationError(f"what {folder} records, with what is given: {message}", hint=error.hint) from None
-    missing = [name for name in stored.get("env", []) if name not in base_of(asked).env]
+    missing = [name for name in stored.get("env", []) if name not in base_of(request).env]
     if missing:
         raise ConfigurationError(
             f"{recorded} had the variables {', '.join(missing)}, whose values no record has",
             hint="give --env-file, or --env",
         )
-    _run(asked, output)
+    _run(request, output)
 
 
-def _run(asked: JobSpec | Sweep, output: str) -> None:
+def _run(request: JobSpec | Sweep, output: str) -> None:
     from tfspawner.plan.grid import Sweep
 
-    if isinstance(asked, Sweep):
-        _run_sweep(asked, output)
+    if isinstance(request, Sweep):
+        _run_sweep(request, output)
     else:
-        _run_job(asked, output)
+        _run_job(request, output)
 
 
-def _run_sweep(asked: Sweep, output: str) -> None:
+def _run_sweep(sweep: Sweep, output: str) -> None:
     from tfspawner.jobs.sweeps import run_sweep
     from tfspawner.views.results import result_table
     from tfspawner.views.sweep import make_sweep_view
 
     view = make_sweep_view()
     try:
-        outcome = run_sweep(asked, view)
+        outcome = run_sweep(sweep, view)
     finally:
         view.finish()
     if output == "json":
@@ -119,9 +119,9 @@ def _run_job(spec: JobSpec, output: str) -> None:
         outcome = run(spec, view)
     except SpawnerError as error:
         if output == "json":
-            told = outcome_json(error.outcome) if error.outcome else {"result": "error"}
+            result = outcome_json(error.outcome) if error.outcome else {"result": "error"}
             missing = {"missing": error.missing.message} if error.missing else {}
-            print_json({**told, "error": error.message, "hint": error.hint, **missing})
+            print_json({**result, "error": error.message, "hint": error.hint, **missing})
         raise
     finally:
         view.finish()
@@ -139,17 +139,17 @@ def render(ctx: click.Context, /, output: str, **options: Any) -> None:
     tf-spawner render train.py -w 4 | kubectl diff -f -
     """
     options["on"] = "kubernetes"
-    asked = asked_of(ctx, options)
+    request = request_of(ctx, options)
     from tfspawner.backends.kubernetes.manifests import redacted, to_yaml
     from tfspawner.backends.kubernetes.manifests import render as render_plan
     from tfspawner.jobs.prepare import new_name, prepare
     from tfspawner.plan.grid import Sweep, shown
 
-    if isinstance(asked, Sweep):
-        name, values = new_name(asked.spec), asked.points[0]
-        echo(f"point 1 of {len(asked.points)}: {shown(values)}", err=True)
-        asked = asked.job(name, f"{name}-1", values)
-    _, plan = prepare(asked, check=False)
+    if isinstance(request, Sweep):
+        name, values = new_name(request.spec), request.points[0]
+        echo(f"point 1 of {len(request.points)}: {shown(values)}", err=True)
+        request = request.job(name, f"{name}-1", values)
+    _, plan = prepare(request, check=False)
     for note in plan.notes:
         echo(f"note: {note}", err=True)
     manifests = redacted(render_plan(plan))
@@ -178,17 +178,17 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
     \b
     tf-spawner check train.py -w 4 --on kubernetes --data s3://bucket/train/
     """
-    asked = asked_of(ctx, options)
+    request = request_of(ctx, options)
     from tfspawner.jobs.prepare import prepare
     from tfspawner.plan.grid import Sweep
 
-    spec, points = base_of(asked), len(asked.points) if isinstance(asked, Sweep) else None
-    if isinstance(asked, Sweep):
+    spec, points = base_of(request), len(request.points) if isinstance(request, Sweep) else None
+    if isinstance(request, Sweep):
         from tfspawner.jobs.sweep_plan import prepare as prepare_sweep
 
-        plan = prepare_sweep(asked).plan
+        plan = prepare_sweep(request).plan
     else:
-        _, plan = prepare(asked)
+        _, plan = prepare(request)
     warnings = [*plan.warnings, *(_check_data(uris, spec) if uris else [])]
     if output == "json":
         print_json(
@@ -213,7 +213,7 @@ def check(ctx: click.Context, /, output: str, uris: tuple[str, ...], **options: 
 
 
 def _check_data(uris: tuple[str, ...], spec: JobSpec) -> list[str]:
-    """Lists the data; what of them fits the workers badly."""
+    """Lists the data; returns warnings about files that suit the number of workers badly."""
     from tfspawner.base.words import human_bytes
     from tfspawner.data.filesystems import list_files
 

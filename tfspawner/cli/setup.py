@@ -36,7 +36,7 @@ def doctor(on: str | None, uris: tuple[str, ...], output: str, **target: Any) ->
 
     findings = list(looks.machine()) if on != "kubernetes" else []
     if on != "local":
-        findings += looks.cluster(target, wanted=bool(on or any(target.values())))
+        findings += looks.cluster(target, required=bool(on or any(target.values())))
     findings += looks.data(uris)
     if output == "json":
         print_json([asdict(finding) for finding in findings])

@@ -1,4 +1,4 @@
-"""What a command line is about: the job, the backends, the runs' folder; and their shell completion."""
+"""What a command works on: the job, the backends, the runs' folder; and their shell completion."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ COMPLETE_WITHIN_S = 2.0
 
 
 def complete_job(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Shell completion for job names: those that are told in COMPLETE_WITHIN_S, without a word of what is amiss."""
+    """Shell completion for job names: those that come within COMPLETE_WITHIN_S; errors are not shown."""
     import logging
     import threading
 
     from tfspawner.backends.choice import backend_for
 
     logging.disable()
-    told: list[str] = []
+    names: list[str] = []
 
     def ask(on: str | None, **place: Any) -> None:
         for where in ("local", "kubernetes") if on is None else (on,):
             with suppress(SpawnerError):
-                told.extend(s.job for s in backend_for(where, **(place if where == "kubernetes" else {})).jobs())
+                names.extend(s.job for s in backend_for(where, **(place if where == "kubernetes" else {})).jobs())
 
     asking = threading.Thread(target=ask, kwargs=target_of(ctx.params), daemon=True)
     asking.start()
     asking.join(COMPLETE_WITHIN_S)
-    return [name for name in told if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -59,22 +59,22 @@ JOB = click.argument("job", shell_complete=complete_job)
 OUT = click.option("--out", type=PATH, default=Path("runs"), show_default=True, help="Where runs are recorded.")
 
 
-def asked_of(ctx: click.Context, options: dict[str, Any], recorded: dict[str, Any] | None = None) -> JobSpec | Sweep:
-    """The JobSpec or Sweep that a command line asks for; its notes are printed. Raises ConfigurationError."""
+def request_of(ctx: click.Context, options: dict[str, Any], recorded: dict[str, Any] | None = None) -> JobSpec | Sweep:
+    """The JobSpec or Sweep that a command line asks for; prints the notes about it. Raises ConfigurationError."""
     from .options import make_spec
 
     args = (*options.pop("args"), *ctx.meta.get("script_args", ()))
-    asked, notes = make_spec(options, args, recorded)
+    request, notes = make_spec(options, args, recorded)
     for note in notes:
         echo(note, err=True)
-    return asked
+    return request
 
 
-def base_of(asked: JobSpec | Sweep) -> JobSpec:
-    """The job, or what all jobs of a sweep have in common."""
+def base_of(request: JobSpec | Sweep) -> JobSpec:
+    """The job's spec, or the one that all jobs of a sweep share."""
     from tfspawner.plan.grid import Sweep
 
-    return asked.spec if isinstance(asked, Sweep) else asked
+    return request.spec if isinstance(request, Sweep) else request
 
 
 def target_of(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def target_of(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_job(job: str, target: dict[str, Any]) -> Job:
-    """The job of that name. Raises NotFoundError, with a hint where the name is a sweep's."""
+    """The job with that name. Raises NotFoundError, with a hint if a sweep has that name."""
     from tfspawner.base.userfile import named, wrong_path
     from tfspawner.jobs.job import attach
     from tfspawner.record.folder import RunFolder
@@ -105,50 +105,50 @@ def find_job(job: str, target: dict[str, Any]) -> Job:
 
 
 def summaries_of(on: str | None, *, verbose: bool = False, **target: Any) -> tuple[list[JobSummary], list[str]]:
-    """The jobs there, and what is left out; without --on, a cluster that cannot be asked is only mentioned."""
+    """The jobs, and the objects left out. Without --on, an unreachable cluster is only a warning."""
     from tfspawner.jobs.job import summaries
 
     left_out: list[str] = []
 
     def look(backend: Backend) -> list[JobSummary]:
-        found = summaries(backend)
+        jobs = summaries(backend)
         left_out.extend(backend.left_out(thorough=verbose))
-        return found
+        return jobs
 
-    found, warning = ask_backends(backends_of(on, **target), look, bool(on or any(target.values())))
+    jobs, warning = ask_backends(backends_of(on, **target), look, bool(on or any(target.values())))
     if warning:
         echo(f"warning: {warning}", err=True)
-    return found, left_out
+    return jobs, left_out
 
 
 def tell_left_out(left_out: list[str], verbose: bool) -> None:
-    """What is there and is no job's: each with its reason, or how many there are."""
+    """Prints the objects that belong to no job: each with the reason, or only their number."""
     if verbose:
-        for told in left_out:
-            echo(f"left out: {one_line(told)}", err=True)
+        for reason in left_out:
+            echo(f"left out: {one_line(reason)}", err=True)
     elif left_out:
         echo(f"{len(left_out)} object{'s' * (len(left_out) > 1)} left out: {Command('list', '-v')}", err=True)
 
 
 def backends_of(on: str | None, **target: Any) -> list[Backend]:
-    """The backends to look in: that of --on, or both."""
+    """The backends to search: the one that --on names, or both."""
     from tfspawner.backends.choice import backend_for
 
     return [backend_for(name, **target) for name in ("local", "kubernetes") if on in (None, name)]
 
 
 def ask_backends(
-    backends: list[Backend], what: Callable[[Backend], list[JobSummary]], wanted: bool
+    backends: list[Backend], what: Callable[[Backend], list[JobSummary]], required: bool
 ) -> tuple[list[JobSummary], str]:
-    """What all backends answer, and what is wrong with it, such as a cluster that cannot answer and was not named."""
-    found: list[JobSummary] = []
+    """All backends' jobs, and a warning. An unreachable cluster is an error only if `required`."""
+    summaries: list[JobSummary] = []
     unseen = ""
     for backend in backends:
         try:
-            found += what(backend)
+            summaries += what(backend)
         except SpawnerError as error:
-            if wanted or backend.name == "local":
+            if required or backend.name == "local":
                 raise
-            if not isinstance(error, ConfigurationError):  # no kubeconfig: there is no cluster to ask
+            if not isinstance(error, ConfigurationError):  # without a kubeconfig there is no cluster to ask
                 unseen = f"the cluster's jobs are not shown: {error.message}"
-    return found, "; ".join(filter(None, [unseen, *(summary.warning for summary in found)]))
+    return summaries, "; ".join(filter(None, [unseen, *(summary.warning for summary in summaries)]))

@@ -34,8 +34,8 @@ def list_jobs(tag: str | None, verbose: bool, output: str, **target: Any) -> Non
     \b
     tf-spawner list -t nightly
     """
-    found, left_out = summaries_of(**target, verbose=verbose)
-    summaries = [s for s in found if tag in (None, s.tag)]
+    known, left_out = summaries_of(**target, verbose=verbose)
+    summaries = [s for s in known if tag in (None, s.tag)]
     tell_left_out(left_out, verbose)
     if output == "json":
         print_json([summary_json(s) for s in summaries])
@@ -105,11 +105,11 @@ def _watch_job(job: Job, output: str) -> None:
 
 
 def _watch_jobs(target: dict[str, Any], output: str) -> None:
-    """Prints the running jobs; on a terminal again and again, by the same connections."""
+    """Prints the running jobs; on a terminal it refreshes them over the same connections."""
     from tfspawner.jobs.job import running
     from tfspawner.views.choice import is_terminal
 
-    look = partial(ask_backends, backends_of(**target), running, wanted=any(target.values()))
+    look = partial(ask_backends, backends_of(**target), running, required=any(target.values()))
     if output == "text" and is_terminal(sys.stdout):
         from tfspawner.views.live import watch_jobs
 
@@ -162,10 +162,10 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
     if output == "json":
         texts = {name: data.decode(errors="replace") for name, data in attached.logs(replica).items()}
         print_json(texts)
-        found = bool(texts)
+        has_logs = bool(texts)
     else:
-        found = _print_logs(attached, replica)
-    if not found:
+        has_logs = _print_logs(attached, replica)
+    if not has_logs:
         raise NotFoundError(
             f"the pods of job {job} are gone, and their logs with them",
             hint=f"if it was followed or fetched: runs/{job}/logs",
@@ -173,16 +173,16 @@ def logs(job: str, follow: bool, replica: str | None, output: str, **target: Any
 
 
 def _print_logs(job: Job, replica: str | None) -> bool:
-    """Prints one replica's log, or one after the other, as they come; whether there was any."""
+    """Prints the log of one replica or of each in turn; returns whether there was any output."""
     from tfspawner.views.plain import FollowView
 
-    view, found = FollowView(sys.stdout, sys.stderr, replica=replica), False
+    view, has_logs = FollowView(sys.stdout, sys.stderr, replica=replica), False
     for name in [replica] if replica else job.replicas:
         for piece in job.log(name):
             view.log(name, piece)
-            found = True
+            has_logs = True
     view.finish()
-    return found
+    return has_logs
 
 
 @click.command(cls=PlacedCommand)
