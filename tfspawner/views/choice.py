@@ -1,4 +1,4 @@
-"""Which view stands on this terminal."""
+"""Chooses the view for this terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .plain import PlainView
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether lines can be redrawn there."""
+    """Whether this stream is a terminal that can redraw lines."""
     return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def make_view(*, logs: bool = True) -> PlainView:
-    """A live view where stderr is a terminal, else a plain one."""
+    """A live view if stderr is a terminal, else a plain one."""
     if not is_terminal(sys.stderr):
         return PlainView(sys.stdout, sys.stderr, logs=logs)
     from .live import LiveView

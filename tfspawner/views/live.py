@@ -40,7 +40,7 @@ class LiveView(PlainView):
         self.live.draw()
 
     def write(self, replica: str, lines: list[str]) -> None:
-        """Puts lines of a replica's log above the table."""
+        """Prints lines of a replica's log above the table."""
         if not self.out.isatty():
             super().write(replica, lines)
             return
@@ -57,12 +57,12 @@ class LiveView(PlainView):
         self.live.draw()
 
     def finish(self) -> None:
-        """Takes the table away, or lets it stay."""
+        """Ends the table: removes it or leaves it on the screen."""
         super().finish()
         self.live.finish()
 
     def table(self) -> Text:
-        """As high as the window; where log lines scroll above it, two thirds of that."""
+        """The table, at most as high as the window, or two thirds of that if log lines scroll above it."""
         if not self.state:
             return text_of()
         width, height = self.console.size
@@ -75,7 +75,7 @@ class LiveView(PlainView):
 
 
 def watch_jobs(console: Console, look: Callable[[], tuple[list[JobSummary], str]]) -> None:
-    """Shows the jobs that look() finds, again and again; what goes wrong after the first time is told below them."""
+    """Shows the jobs that look() returns, and refreshes them; errors after the first time are shown below them."""
     pane = Pane(console)
     jobs, warning = look()
     while True:

@@ -1,4 +1,4 @@
-"""What a notebook shows of a job: its replicas and its curves, in the cell's output, drawn anew in place."""
+"""What a notebook shows of a job: replicas and curves in the cell's output, redrawn in place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Result = TypeVar("Result", Outcome, JobState)
 
 
 def shown(title: str, work: Callable[[View], Result]) -> Result:
-    """What work returns or raises; the cell shows what it tells its view, and in the end that."""
+    """Does the work and returns its result; the cell shows the view, and in the end the result or the error."""
     view = NotebookView(cell_output(), title)
     try:
         result = work(view)
@@ -47,7 +47,7 @@ def shown(title: str, work: Callable[[View], Result]) -> Result:
 
 
 def cell_output() -> Publish:
-    """Puts an output under the cell that runs now, and then replaces it."""
+    """Puts an output below the running cell, and replaces it from then on."""
     from IPython.display import display
 
     handle: Any = None
@@ -63,7 +63,7 @@ def cell_output() -> Publish:
 
 
 class NotebookView(PlainView):
-    """A page of its own in a cell's output, about once a second a new one."""
+    """A page in a cell's output, redrawn about once a second."""
 
     def __init__(self, publish: Publish, title: str) -> None:
         super().__init__(sys.stdout, sys.stderr)
@@ -105,7 +105,7 @@ class NotebookView(PlainView):
         self.draw()
 
     def end(self, result: Outcome | JobState | None = None, error: BaseException | None = None) -> None:
-        """Shows how it ended: an outcome with what came back, or an error with the next step."""
+        """Shows how the job ended: an outcome with its files, or an error with the next step."""
         self.error = error
         if isinstance(result, Outcome):
             self.outcome = result
@@ -124,7 +124,7 @@ class NotebookView(PlainView):
         self.draw()
 
     def draw_if_due(self) -> None:
-        """Redraws the cell, but not so often that a slow notebook falls behind."""
+        """Redraws the cell, but not more often than a slow notebook can follow."""
         if time.monotonic() >= self.next_at:
             self.draw()
 
@@ -154,25 +154,25 @@ class NotebookView(PlainView):
 
     def page(self) -> str:
         """The cell as HTML."""
-        columns, rows, more = replica_cells(self.state) if self.state else ([], [], "")
+        columns, rows, counts = replica_cells(self.state) if self.state else ([], [], "")
         drawn = charts({replica: learning.curves for replica, learning in self.learned.items()})
         return self.template.render(
             heading=self.heading,
             word=harmless(self.word),
             columns=columns,
             rows=rows,
-            more=more,
+            more=counts,
             charts=drawn,
             lines=[] if drawn else self.last_lines,
             notes=self.notes,
             collected=human_bytes(self.collected) if self.collected else "",
-            error=_told(self.error) if self.error else None,
+            error=_error_fields(self.error) if self.error else None,
             came=_came(self.outcome) if self.outcome else None,
         )
 
 
-def _told(error: BaseException) -> dict[str, Any]:
-    """What is said of an error."""
+def _error_fields(error: BaseException) -> dict[str, Any]:
+    """An error as the template shows it."""
     if isinstance(error, KeyboardInterrupt):
         return {}
     if not isinstance(error, SpawnerError):
@@ -188,12 +188,12 @@ def _told(error: BaseException) -> dict[str, Any]:
 
 
 def _came(outcome: Outcome) -> dict[str, Any]:
-    """What came back, and where it is. A page below the notebook's folder can be opened from there."""
+    """The files that came back, and where they are. A page below the notebook's folder gets a link."""
     page = RunFolder(outcome.folder).page
     files = [
-        (harmless(f"{found.replica}/{file['path']}"), human_bytes(file["size"]))
-        for found in outcome.collected
-        for file in found.files
+        (harmless(f"{collected.replica}/{file['path']}"), human_bytes(file["size"]))
+        for collected in outcome.collected
+        for file in collected.files
     ]
     return {
         "took": age(outcome.seconds),

@@ -36,7 +36,7 @@ class Pane:
         self.busy_s = 0.0  # so long the last drawing takes on a slow link
 
     def is_due(self, has_text: bool) -> bool:
-        """Whether enough time has passed since the last drawing; text that waits is drawn sooner."""
+        """Whether enough time has passed since the last drawing; waiting text is drawn sooner."""
         pause_s = TEXT_EVERY_S if has_text else TABLE_EVERY_S
         return time.monotonic() - self.drawn_at >= max(pause_s, self.busy_s)
 
@@ -56,21 +56,21 @@ class Pane:
         self.drawn_at, self.busy_s = time.monotonic(), len(written) / LINK_BYTES_S
 
     def ansi(self, text: Text | Table) -> str:
-        """The text as this terminal is to be sent it."""
+        """The text with the escape sequences for this terminal."""
         with self.console.capture() as captured:
             self.console.print(text, soft_wrap=True)
         return captured.get()
 
     def rows(self) -> int:
-        """How many rows the lines take: in a window that was made narrower since, some take two."""
+        """How many rows the lines take; if the window was made narrower, some take two."""
         return sum(max(1, math.ceil(cells / self.console.width)) for cells in self.cells)
 
     def erasing(self) -> str:
-        """What a terminal is sent to remove the lines drawn last."""
+        """The escape sequences that remove the lines drawn last."""
         return f"\x1b[{self.rows()}A\r\x1b[J" if self.drawn else ""
 
     def changes(self, lines: list[str]) -> str:
-        """What turns the drawn lines into these, which are as many; the cursor stays below them."""
+        """The output that turns the drawn lines into these (the same number); the cursor stays below them."""
         parts = []
         for number, (line, before) in enumerate(zip(lines, self.drawn, strict=True)):
             if line != before:
@@ -80,7 +80,7 @@ class Pane:
 
 
 class LivePane:
-    """A pane that is made anew whenever it is due, from what content() gives; several threads may draw it."""
+    """A pane that redraws itself from content() when it is due; several threads may draw it."""
 
     def __init__(self, console: Console, content: Callable[[], Text | Table], *, stays: bool = False) -> None:
         self.console, self.pane, self.content, self.stays = console, Pane(console), content, stays
@@ -93,17 +93,17 @@ class LivePane:
         self.scroll([self.styled(text, "yellow")], now=True)
 
     def scroll(self, lines: list[str], *, now: bool = False) -> None:
-        """Shows lines above it, as the terminal is to be sent them."""
+        """Prints lines above it; they already have their escape sequences."""
         with self.lock:
             self.above += [f"{line}\n" for line in lines]
         self.draw(now=now)
 
     def styled(self, text: str, style: str) -> str:
-        """The text in this style, with the escape sequences that the terminal takes."""
+        """The text in this style, with this terminal's escape sequences."""
         return self.pane.ansi(text_of(text, style=style)).rstrip("\n")
 
     def draw(self, *, now: bool = False) -> None:
-        """Redraws it if that is due, or now; once it has ended, only one that stays is still drawn."""
+        """Redraws it if it is due, or now. After the end, only a pane that stays is drawn."""
         with self.lock:
             if now or self.pane.is_due(bool(self.above)):
                 content = text_of() if self.has_ended and not self.stays else self.content()
@@ -111,10 +111,10 @@ class LivePane:
                 try:
                     self.pane.draw(content, text, self.console.height - 1)
                 except OSError:
-                    silence(self.console.file)  # what is told goes on without being seen
+                    silence(self.console.file)  # the job goes on, unseen
 
     def finish(self) -> None:
-        """Takes the pane away, or lets it stay."""
+        """Ends the pane: removes it or leaves it on the screen."""
         self.has_ended = True
         if not self.stays or self.above:
             self.draw(now=True)

@@ -1,4 +1,4 @@
-"""What a person sees where no line can be drawn again: a line for each thing that happens, and the log lines."""
+"""The view for output that cannot be redrawn: a line for each event, and the log lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BEGINNING = ("starting", "running")  # nor are these, once the job ends: it woul
 
 
 class Lines:
-    """Cuts each replica's bytes into lines; a bar that redraws itself becomes the line that it ends as.
+    """Cuts each replica's bytes into lines; of a progress bar that redraws itself, only the last state counts.
 
     Lines are the script's: terminal.raw() gives their bytes again, terminal.harmless() what a person may see.
     """
@@ -31,7 +31,7 @@ class Lines:
         self.rest: dict[str, bytes] = {}
 
     def feed(self, replica: str, data: bytes) -> list[str]:
-        """The lines that end in data; what follows them is kept, up to LONGEST_LINE bytes of it."""
+        """The lines completed by data; the rest is kept, up to LONGEST_LINE bytes."""
         *lines, rest = (self.rest.get(replica, b"") + data).split(b"\n")
         *drawn, rest = rest.split(b"\r")
         last = next((part for part in reversed(drawn) if part.strip(b"\x08 ")), None)
@@ -43,7 +43,7 @@ class Lines:
         return [self._last_drawn(line) for line in lines]
 
     def flush(self, replica: str) -> list[str]:
-        """A replica's last line, which has no end yet."""
+        """A replica's last line, which has no line end."""
         rest = self.rest.pop(replica, b"")
         return [self._last_drawn(rest)] if rest else []
 
@@ -54,7 +54,7 @@ class Lines:
 
 
 class PlainView:
-    """One line per thing that happens: log lines to stdout with the replica's name, the rest to stderr."""
+    """One line per event: log lines go to stdout with the replica's name, the rest to stderr."""
 
     needs_stdout = False
 
@@ -90,13 +90,13 @@ class PlainView:
             self.emit(replica, self.lines.flush(replica))
 
     def emit(self, replica: str, lines: list[str]) -> None:
-        """Writes lines of a replica's log, without those that only draw a progress bar."""
+        """Writes lines of a replica's log, except those that only draw a progress bar."""
         shown = [line for line in lines if not is_progress_bar(line)]
         if shown:
             self.write(replica, shown)
 
     def write(self, replica: str, lines: list[str]) -> None:
-        """A closed or full stdout ends the showing, and not the job."""
+        """Writes to stdout; if that is closed or full, the output ends, and the job goes on."""
         self.said_at = time.monotonic()
         try:
             write(self.out, "".join(f"{replica} | {line}\n" for line in lines))
@@ -113,7 +113,7 @@ class PlainView:
 
 
 class FollowView(PlainView):
-    """For `logs`: output alone. One replica's comes as it is, harmless on a terminal."""
+    """For `logs`: only the output. A single replica's is unchanged, but escaped on a terminal."""
 
     needs_stdout = True
 
@@ -138,12 +138,12 @@ class FollowView(PlainView):
         self.flow.feed(b"", last=True)
 
     def write(self, replica: str, lines: list[str]) -> None:
-        """Writes lines of a replica's log, as JSON where that was asked for."""
+        """Writes lines of a replica's log, as JSON if that was asked for."""
         if not self.as_json:
             super().write(replica, lines)
             return
-        told = [{"replica": replica, "line": raw(line).decode(errors="replace")} for line in lines]
-        write(self.out, "".join(json.dumps(line) + "\n" for line in told))
+        records = [{"replica": replica, "line": raw(line).decode(errors="replace")} for line in lines]
+        write(self.out, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def _sum_up(word: str, lines: list[ReplicaState]) -> str:

@@ -1,4 +1,4 @@
-"""Tables of what has ended: a sweep's points, and runs side by side."""
+"""Tables of results: a sweep's points, and runs side by side."""
 
 from __future__ import annotations
 

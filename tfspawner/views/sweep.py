@@ -29,7 +29,7 @@ REDRAW_S = 1.0
 
 
 class PlainSweepView:
-    """One line per change of a point, and now and then how far those are that run."""
+    """One line per change of a point, and now and then the progress of the running ones."""
 
     def __init__(self, err: TextIO) -> None:
         self.err = err
@@ -48,7 +48,7 @@ class PlainSweepView:
         with self.lock:
             if point.result in STARTED and self.states.get(point.job) != point.result:
                 self.states[point.job] = point.result
-                self.note(f"{point.title}: {_told(point)}")
+                self.note(f"{point.title}: {_point_words(point)}")
             elif time.monotonic() - self.said_at > PROGRESS_EVERY_S:
                 running = [p for p in self.points if p.replica and p.replica.progress]
                 if running:
@@ -85,24 +85,24 @@ class LiveSweepView(PlainSweepView):
         self.live.finish()
 
     def redraw(self) -> None:
-        """Has the times go on, also while no point tells anything."""
+        """Keeps the times current, even while no point reports anything."""
         while not self.ended.wait(REDRAW_S):
             self.live.draw()
 
     def table(self) -> Table | Text:
-        """What the pane shows: nothing before the points are known."""
+        """What the pane shows; nothing until the points are known."""
         return live_table(self.points) if self.points else text_of()
 
 
 def make_sweep_view() -> PlainSweepView:
-    """A live view where stderr is a terminal, else a plain one."""
+    """A live view if stderr is a terminal, else a plain one."""
     if not is_terminal(sys.stderr):
         return PlainSweepView(sys.stderr)
     return LiveSweepView(console(err=True))
 
 
 def live_table(points: Sequence[Point]) -> Table:
-    """A row for each point; of many, first those that run, and then the rest in numbers."""
+    """A row for each point; if there are many, the running ones first, and only the number of the rest."""
     flags = list(points[0].values)
     shown = points
     if len(points) > TABLE_ROWS:
@@ -130,7 +130,7 @@ def _row(point: Point, flags: Sequence[str]) -> list[str | Text]:
     ]
 
 
-def _told(point: Point) -> str:
+def _point_words(point: Point) -> str:
     if point.result not in ENDED:
         return point.result
     took = f" in {age(point.seconds)}" if point.seconds and point.result != "interrupted" else ""

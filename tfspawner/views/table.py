@@ -1,4 +1,4 @@
-"""What is known of jobs as lines that fit a screen: values in, rich's Text out."""
+"""Jobs and replicas as lines that fit a screen: values in, rich's Text out."""
 
 from __future__ import annotations
 
@@ -73,41 +73,41 @@ Row = dict[str, str | tuple[str, str]]  # column -> text, or text and style
 
 
 def replica_table(state: JobState, width: int | None = None, height: int | None = None) -> Text:
-    """A job's phases and replicas; in so many columns and lines, where there are bounds.
+    """A job's phases and replicas, at most `width` columns wide and `height` lines high.
 
-    Of more replicas than fit, how they are in all, and those of interest: failed, behind, not there yet.
+    If there are more replicas than fit: a summary, and the interesting ones: failed, behind, not there yet.
     """
     lines, now = list(state.replicas.values()), time.time()
     shown = lines
     above, below = [heading(state, now)], []
-    room = len(lines) if height is None else max(1, height - 2)
-    if len(lines) > room:
+    most_rows = len(lines) if height is None else max(1, height - 2)
+    if len(lines) > most_rows:
         above += summary(lines)
-        shown = of_interest(lines, max(1, room - len(above)))
+        shown = of_interest(lines, max(1, most_rows - len(above)))
         below = [text_of(f"… and {len(lines) - len(shown):,} more")]
     rows = [replica_row(line, now) for line in shown]
     return joined([*above, *lay_out(REPLICA_COLUMNS, rows, width), *below], width)
 
 
 def replica_cells(state: JobState) -> tuple[list[str], list[tuple[ReplicaState, list[str]]], str]:
-    """The replicas as a page shows them: the columns that say something, rows, and how all are where there are more."""
+    """The replicas for a page: the columns that are not empty, rows, and the states' counts if rows are left out."""
     lines, now = list(state.replicas.values()), time.time()
     shown = of_interest(lines, MOST_ROWS) if len(lines) > MOST_ROWS else lines
     rows = [{key: one_line(words(row, key)) for key in row} for row in (replica_row(line, now) for line in shown)]
     columns = [key for key in REPLICA_COLUMNS if any(cells[key] for cells in rows)]
-    found = [(line, [cells[key] for key in columns]) for line, cells in zip(shown, rows, strict=True)]
-    return columns, found, one_line(counted(lines)) if len(lines) > len(shown) else ""
+    listed = [(line, [cells[key] for key in columns]) for line, cells in zip(shown, rows, strict=True)]
+    return columns, listed, one_line(counted(lines)) if len(lines) > len(shown) else ""
 
 
 def jobs_table(jobs: Sequence[JobSummary], width: int | None = None, height: int | None = None) -> Text:
-    """Jobs in one line each, the newest last; the newest alone, where there are more than fit."""
+    """Jobs in one line each, the newest last; only the newest if not all fit."""
     shown = jobs if height is None else jobs[-max(1, height - 2) :]
-    more = [text_of(f"… and {len(jobs) - len(shown):,} older")] if len(shown) < len(jobs) else []
-    return joined([*lay_out(JOB_COLUMNS, [job_row(job, time.time()) for job in shown], width), *more], width)
+    older = [text_of(f"… and {len(jobs) - len(shown):,} older")] if len(shown) < len(jobs) else []
+    return joined([*lay_out(JOB_COLUMNS, [job_row(job, time.time()) for job in shown], width), *older], width)
 
 
 def jobs_list(jobs: Sequence[JobSummary]) -> Text:
-    """Jobs in one line each, with titles, for a program that reads columns, too: no column is left out."""
+    """Jobs in one line each, with titles. Programs may read the columns, so none is left out."""
     now = time.time()
     rows: list[Row] = [
         {
@@ -148,13 +148,13 @@ def replica_row(line: ReplicaState, now: float) -> Row:
 
 
 def job_row(job: JobSummary, now: float) -> Row:
-    """The same for a job, as `tf-spawner top` shows it."""
-    told, everything = job.brief, len(job.replicas)
-    states, usage, progress = told.get("states", {}), told.get("usage") or {}, told.get("progress", {})
+    """A job's row, as `tf-spawner top` shows it."""
+    brief, everything = job.brief, len(job.replicas)
+    states, usage, progress = brief.get("states", {}), brief.get("usage") or {}, brief.get("progress", {})
     epoch, step, metrics = describe_progress(progress)
     gpus = usage.get("gpus", {})
-    behind = f", {len(told['behind'])} behind" if told.get("behind") else ""
-    restarts = f", restart {told['restarts']}" if told.get("restarts") else ""
+    behind = f", {len(brief['behind'])} behind" if brief.get("behind") else ""
+    restarts = f", restart {brief['restarts']}" if brief.get("restarts") else ""
     return {
         "job": job.job,
         "on": _place(job),
@@ -173,33 +173,33 @@ def job_row(job: JobSummary, now: float) -> Row:
 
 
 def state_of(line: ReplicaState) -> tuple[str, str]:
-    """A replica's state as it is shown, and its style."""
+    """A replica's state in words, and its style."""
     if line.behind_s and line.state == State.RUNNING:
         return f"{age(line.behind_s)} behind", "bold yellow"
     return line.word, STYLES.get(line.state, "")
 
 
 def of_interest(lines: Sequence[ReplicaState], most: int) -> list[ReplicaState]:
-    """At most so many of the replicas, in the order of `interest`."""
+    """At most `most` of the replicas, the most interesting ones."""
     return sorted(lines, key=lambda line: interest(line, lines[0]))[:most]
 
 
 def interest(line: ReplicaState, coordinator: ReplicaState) -> int:
-    """What is looked for first has the least: the coordinator, what failed, is behind, says why it waits, waits."""
-    wanted = (
+    """A replica's rank, 0 first: the coordinator, then failed, late, waiting with a reason, waiting, all others."""
+    reasons = (
         line is coordinator,
         line.state in (State.FAILED, State.GONE),
         line.behind_s,
         line.message and line.state != "stopped",
         line.state not in (State.RUNNING, State.SUCCEEDED),
     )
-    return next((rank for rank, is_so in enumerate(wanted) if is_so), len(wanted))
+    return next((rank for rank, is_so in enumerate(reasons) if is_so), len(reasons))
 
 
 def heading(state: JobState, now: float) -> Text:
     """The job's name and result, and its phases with their times; after a restart those since then."""
-    told = phases(state, now)
-    words = [f"{PHASES.get(name, name)} {age(seconds)}" for name, seconds in told]
+    durations = phases(state, now)
+    words = [f"{PHASES.get(name, name)} {age(seconds)}" for name, seconds in durations]
     if state.restarts:
         words.insert(0, f"restart {len(state.restarts)}")
     if state.times and len(words) > 1:
@@ -220,14 +220,14 @@ def phases(state: JobState, now: float) -> list[tuple[str, float]]:
 
 
 def summary(lines: Sequence[ReplicaState]) -> list[Text]:
-    """Many replicas in two or three lines: how many are in which state; who is first and last; least, median, most."""
+    """Many replicas in two or three lines: the states' counts; who is first and last; least, median, most."""
     behind = sum(bool(line.behind_s) for line in lines)
-    found = [text_of(counted(lines) + (f"; {behind} behind" if behind else ""))]
+    texts = [text_of(counted(lines) + (f"; {behind} behind" if behind else ""))]
     running = [line for line in lines if line.state == State.RUNNING]
     placed = [line for line in running if "step" in line.progress or "epoch" in line.progress]
     if placed:
         last, *_, first = sorted(placed, key=place) if len(placed) > 1 else placed * 2
-        found.append(
+        texts.append(
             text_of(f"last {last.replica} at {place_words(last)}, first {first.replica} at {place_words(first)}")
         )
     spreads = [
@@ -236,12 +236,12 @@ def summary(lines: Sequence[ReplicaState]) -> list[Text]:
         spread("memory", [line.usage["memory"] for line in running if line.usage], human_bytes),
     ]
     if any(spreads):
-        found.append(text_of("least, median, most: " + " · ".join(filter(None, spreads))))
-    return found
+        texts.append(text_of("least, median, most: " + " · ".join(filter(None, spreads))))
+    return texts
 
 
 def counted(lines: Sequence[ReplicaState]) -> str:
-    """How many replicas there are, and how many are in which state."""
+    """The number of replicas, in all and in each state."""
     counts = Counter(line.word for line in lines)
     return f"{len(lines):,} replicas: " + ", ".join(f"{count:,} {word}" for word, count in counts.most_common())
 
@@ -273,7 +273,7 @@ def lay_out(
     title: Callable[[str], str] = str,
     with_empty: bool = False,
 ) -> list[Text]:
-    """The rows under their header. Columns without a word are left out, and what the width has no room for."""
+    """The rows under their header. Empty columns are left out, and so are those that do not fit the width."""
     rows = [{name: (one_line(words(row, name)), style(row, name)) for name in row} for row in rows]
     names = [name for name in columns if with_empty or any(words(row, name) for row in rows)]
     widths = {name: max(cell_len(name), *(cell_len(words(row, name)) for row in rows)) for name in names}

@@ -22,7 +22,7 @@ STYLES = {
 
 
 def describe_progress(progress: dict[str, Any]) -> tuple[str, str, str]:
-    """Epoch, step and metrics of a replica, as the table's words."""
+    """A replica's epoch, step and metrics as the table shows them."""
     epoch = f"{progress['epoch']}/{progress['epochs']}" if "epoch" in progress else ""
     step = f"{progress['step']}/{progress['steps'] or '?'}" if "step" in progress else ""
     metrics = " ".join(f"{name} {value:.4g}" for name, value in list(progress.get("metrics", {}).items())[:3])
@@ -30,17 +30,17 @@ def describe_progress(progress: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def progress_line(progress: dict[str, Any]) -> str:
-    """The same in a line of its own."""
+    """Epoch, step and metrics in one line."""
     epoch, step, metrics = describe_progress(progress)
     return f"epoch {epoch or '?'}, step {step or '?'} {metrics}".rstrip()
 
 
 def describe_usage(line: ReplicaState) -> tuple[str, str, str]:
-    """Processors, memory and GPUs in use, as the table's words."""
+    """Processors, memory and GPUs in use as the table shows them."""
     if not line.usage or line.state != "running":
         return "", "", ""
-    told = "not measured" if line.usage.get("gpus_missing") else describe_gpus(line.usage["gpus"])
-    return f"{line.usage['cpu']:.1f}", human_bytes(line.usage["memory"]), told
+    gpus = "not measured" if line.usage.get("gpus_missing") else describe_gpus(line.usage["gpus"])
+    return f"{line.usage['cpu']:.1f}", human_bytes(line.usage["memory"]), gpus
 
 
 def describe_gpus(gpus: list[dict[str, Any]]) -> str:
@@ -54,7 +54,7 @@ def describe_gpus(gpus: list[dict[str, Any]]) -> str:
 
 
 def describe_rate(progress: dict[str, Any]) -> str:
-    """Steps a second; of slow ones, how long one takes."""
+    """Steps per second, or seconds per step if they are slow."""
     rate = progress.get("rate")
     if not rate:
         return ""
