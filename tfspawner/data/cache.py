@@ -27,8 +27,8 @@ from .reading import read_exactly
 
 BLOCK_BYTES = 4 << 20
 CHECKSUM_BYTES = 4  # behind a block's data: CRC-32C of its name and its data
-LOCKS = 4096  # so many blocks, at most, are fetched at the same time
-STALE_S = 3600.0  # a file still without its name after so long was left by a process that was killed
+LOCKS = 4096  # how many blocks are fetched at the same time, at most
+STALE_S = 3600.0  # an unfinished file of this age was left by a killed process
 
 
 class Cache:
@@ -56,7 +56,7 @@ class Cache:
         return descriptor
 
     def read(self, file: File, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
-        """As read_exactly, by way of the folder."""
+        """As read_exactly, through the cache."""
         pieces = []
         while size > 0:
             block, low = divmod(offset, BLOCK_BYTES)
@@ -68,18 +68,18 @@ class Cache:
     def _piece(self, file: File, block: int, low: int, size: int, stop: threading.Event | None) -> bytes:
         name, start = f"{_name(file)}.{block}", block * BLOCK_BYTES
         whole = min(BLOCK_BYTES, file.size - start)
-        if (found := self._read(name, whole, low, size)) is not None:
-            return found
+        if (cached := self._read(name, whole, low, size)) is not None:
+            return cached
         with self._lock(f"{int(hashlib.sha256(name.encode()).hexdigest(), 16) % LOCKS:04}"):
-            if (found := self._read(name, whole, low, size)) is not None:  # somebody else has fetched it meanwhile
-                return found
+            if (cached := self._read(name, whole, low, size)) is not None:  # somebody else has fetched it meanwhile
+                return cached
             self._remove(name)
             data = read_exactly(file, start, whole, stop)
             self._keep(name, data)
         return data[low : low + size]
 
     def _read(self, name: str, whole: int, low: int, size: int) -> bytes | None:
-        """A piece of a block; None where the block is not there, or is not what its name says."""
+        """A piece of a block; None if the block is missing or its checksum is wrong."""
         try:
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.blocks)
         except OSError:
@@ -100,7 +100,7 @@ class Cache:
         return None
 
     def _remove(self, name: str) -> None:
-        """Takes away what stands in a block's place."""
+        """Removes the file at a block's path."""
         self.sound.discard(name)
         with suppress(OSError):
             size = os.stat(name, dir_fd=self.blocks, follow_symlinks=False).st_size
@@ -108,7 +108,7 @@ class Cache:
             self._reserve(-size)
 
     def _keep(self, name: str, data: bytes) -> None:
-        """Makes the data a block, where there is room; a cache that cannot be written any more is none."""
+        """Stores the data as a block if there is space; a cache that can no longer be written is not used."""
         if not self._reserve(len(data) + CHECKSUM_BYTES):
             return
         part = f"{name}.{os.getpid()}-{threading.get_ident()}.part"
@@ -129,8 +129,8 @@ class Cache:
             self._set(counter, max(0, total))
         return True
 
-    def _take_stock(self, wanted: set[str], counter: int) -> None:
-        """Counts what is there, and makes room: of files that nobody here asks for, the oldest blocks go first."""
+    def _take_stock(self, in_use: set[str], counter: int) -> None:
+        """Counts the blocks' bytes, and frees space: the oldest blocks of files not in use are removed first."""
         others, total = [], 0
         for name in os.listdir(self.blocks):
             with suppress(FileNotFoundError):
@@ -139,7 +139,7 @@ class Cache:
                     if time.time() - status.st_mtime > STALE_S:
                         os.unlink(name, dir_fd=self.blocks)
                         continue
-                elif name.split(".")[0] not in wanted:
+                elif name.split(".")[0] not in in_use:
                     others.append((status.st_mtime, status.st_size, name))
                 total += status.st_size
         for _, size, name in sorted(others):
@@ -151,7 +151,7 @@ class Cache:
         self._set(counter, total)
 
     def _total(self, counter: int) -> int:
-        """What the folder holds; it counts as full where that cannot be read."""
+        """The bytes that the folder holds; it counts as full if that cannot be read."""
         text = os.pread(counter, 32, 0).strip()
         return int(text) if text.isdigit() else self.most_bytes if text else 0
 
@@ -177,5 +177,5 @@ def _checksum(name: str, data: bytes) -> bytes:
 
 
 def _name(file: File) -> str:
-    """The beginning of a file's blocks' names: another version of it has another."""
+    """The first part of a file's blocks' names; each version of the file has its own."""
     return hashlib.sha256(f"{file.uri}\n{file.size}\n{file.version}".encode()).hexdigest()[:32]

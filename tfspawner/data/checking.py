@@ -1,4 +1,4 @@
-"""Reads shards whole, and says of each what it holds or what is wrong with it."""
+"""Reads whole shards, and says what each one holds or what is wrong with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DONE_BEGINS = '{"uri": "'  # each line of --done
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """What one file holds; `error` where it cannot be read to its end."""
+    """What one file holds; `error` if it cannot be read to its end."""
 
     uri: str
     size: int
@@ -41,24 +41,24 @@ class Shard:
 def check_shard(file: File, progress: Callable[[int], None] = lambda _: None) -> Shard:
     """Reads one shard: every checksum, every encoding, and the schema of the first record of each 4 MiB.
 
-    progress is told records' bytes.
+    progress is called with each number of bytes of records.
     """
     records, schema = 0, None
     try:
         if file.size and form_of(file) != "tfrecord":
             return _check_table(file, progress)
         part = Part(file, 0, file.size)
-        for found in read_records([part], gzipped=is_gzipped(file), window_bytes=2 * CHUNK_BYTES):
-            here = _schema(file, found[0], records)
+        for batch in read_records([part], gzipped=is_gzipped(file), window_bytes=2 * CHUNK_BYTES):
+            here = _schema(file, batch[0], records)
             if schema is None:
                 schema = here
             elif here != schema:
                 raise DataError(f"{file.uri}: record {records} has {_words(here)}, and the first has {_words(schema)}")
-            for number, record in enumerate(found[1:], records + 1):
+            for number, record in enumerate(batch[1:], records + 1):
                 if MARK.encode() in record:  # whether an encoding can be undone is up to each record
                     _schema(file, record, number)
-            records += len(found)
-            progress(sum(map(len, found)))
+            records += len(batch)
+            progress(sum(map(len, batch)))
     except DataError as error:
         return Shard(uri=file.uri, size=file.size, records=records, schema=schema or {}, error=error.message)
     return Shard(uri=file.uri, size=file.size, records=records, schema=schema or {})
@@ -78,7 +78,7 @@ def _check_table(file: File, progress: Callable[[int], None]) -> Shard:
 
 
 def glance(file: File) -> Shard | None:
-    """Rows and schema of a Parquet or Arrow file, from its footer; None for TFRecord files, which do not tell."""
+    """Rows and schema of a Parquet or Arrow file, from its footer; None for TFRecord files, which have none."""
     try:
         if not file.size or form_of(file) == "tfrecord":
             return None
@@ -114,20 +114,20 @@ def check_shards(files: Iterable[File], progress: Callable[[int], None], done: P
 
 
 def disagreements(shards: list[Shard], manifest: dict[str, int] | None = None) -> list[str]:
-    """What does not fit among sound shards: another schema than most have, another count than the manifest's."""
-    found = []
+    """What is wrong among intact shards: a schema that differs from most, a count that differs from the manifest."""
+    problems = []
     schemas = [json.dumps(shard.schema) for shard in shards if shard.records]
     usual = max(set(schemas), key=schemas.count, default="")
     for shard in shards:
         if shard.records and json.dumps(shard.schema) != usual:
-            found.append(f"{shard.uri} has {_words(shard.schema)}, and most have {_words(json.loads(usual))}")
+            problems.append(f"{shard.uri} has {_words(shard.schema)}, and most have {_words(json.loads(usual))}")
     names = {shard.uri.rsplit("/", 1)[-1]: shard for shard in shards}
     for name, count in (manifest or {}).items():
         if name not in names:
-            found.append(f"{name} is in the manifest, and is not there")
+            problems.append(f"{name} is in the manifest, and is not there")
         elif names[name].records != count and not names[name].error:
-            found.append(f"{names[name].uri} has {names[name].records} records, and {count} in the manifest")
-    return found
+            problems.append(f"{names[name].uri} has {names[name].records} records, and {count} in the manifest")
+    return problems
 
 
 def balance(files: list[File], workers: int) -> list[int]:
@@ -150,7 +150,7 @@ def read_manifest(path: Path) -> dict[str, int]:
 
 
 def without(files: list[File], done: Path) -> list[File]:
-    """The files but for that of --done, which may lie among them and is no data."""
+    """The files without that of --done, which may be in the same folder and is not data."""
     own = os.path.realpath(done)
 
     def is_own(file: File) -> bool:
@@ -175,22 +175,22 @@ def _read_done(done: Path | None) -> dict[File, Shard]:
     try:
         if text and not text.strip():
             raise ValueError
-        found = dict(_remembered(json.loads(line)) for line in text.splitlines() if line.strip() and not _is_cut(line))
+        shards = dict(_remembered(json.loads(line)) for line in text.splitlines() if line.strip() and not _is_cut(line))
     except (ValueError, TypeError, RecursionError):
         raise ConfigurationError(
             f"--done {userfile.named(done)} is not what this command writes", hint="name another file, or a new one"
         ) from None
     try:
         with done.open("a") as lines:
-            lines.write("\n" if text and not text.endswith("\n") else "")  # behind a line that was cut off
+            lines.write("\n" if text and not text.endswith("\n") else "")  # after a line that was cut off
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(f"--done {userfile.named(done)} cannot be written: {reason}") from None
-    return found
+    return shards
 
 
 def _is_cut(line: str) -> bool:
-    """Whether a line is the beginning of one of --done, as a full disk or a kill leaves it."""
+    """Whether a line of --done was cut off, by a full disk or a kill."""
     return bool(line) and not line.endswith("}") and (line.startswith(DONE_BEGINS) or DONE_BEGINS.startswith(line))
 
 
@@ -205,11 +205,11 @@ def _write_done(done: Path, file: File, shard: Shard) -> None:
         ) from None
 
 
-def _remembered(found: dict[str, Any]) -> tuple[File, Shard]:
-    """A file and its shard as --done has them. Raises TypeError for what a sound one does not hold."""
-    found = dict(found)
-    version = found.pop("version", "")  # older ones have none
-    shard = Shard(**found)
+def _remembered(entry: dict[str, Any]) -> tuple[File, Shard]:
+    """A file and its shard from an entry of --done. Raises TypeError for an invalid entry."""
+    entry = dict(entry)
+    version = entry.pop("version", "")  # older ones have none
+    shard = Shard(**entry)
     words = [shard.uri, *shard.schema, *shard.schema.values()] if isinstance(shard.schema, dict) else [None]
     if not all(isinstance(word, str) for word in (*words, version)) or shard.error is not None:
         raise TypeError
@@ -233,5 +233,5 @@ def _schema(file: File, record: bytes, number: int) -> dict[str, str]:
 
 def _words(schema: dict[str, str]) -> str:
     words = [f"{named(name)} {kind[:LONGEST_NAME]}" for name, kind in schema.items()]
-    more = [f"and {len(words) - MOST_NAMES} more"] if len(words) > MOST_NAMES else []
-    return ", ".join(words[:MOST_NAMES] + more) or "no features"
+    rest = [f"and {len(words) - MOST_NAMES} more"] if len(words) > MOST_NAMES else []
+    return ", ".join(words[:MOST_NAMES] + rest) or "no features"

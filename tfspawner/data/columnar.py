@@ -136,7 +136,7 @@ def _shaped(parts: list[Part], shapes: Mapping[str, list[int]], kinds: Mapping[s
 
 
 def _ahead(groups: Iterator[dict[str, Any]], window_bytes: int) -> Iterator[dict[str, Any]]:
-    """The same, read ahead by a thread of its own while no more than window_bytes wait."""
+    """The same, read ahead by another thread while at most window_bytes wait."""
     ready: deque[Future[Any]] = deque()
     pool = ThreadPoolExecutor(1, thread_name_prefix="tfspawner-read")
     try:

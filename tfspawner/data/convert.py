@@ -1,4 +1,4 @@
-"""Writes training data anew: other file formats, smaller encodings, another number of shards.
+"""Converts training data: other file formats, smaller encodings, another number of shards.
 
 A conversion is a plan of shards, each of which a process reads, converts and writes on its own, holding two chunks of
 the source and a row group of the destination at most. What is under way lies in the hidden folder _converting of a
@@ -64,7 +64,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file to be written: from which parts, and under which name."""
+    """One file to write: its name, and the parts it is made from."""
 
     name: str
     parts: tuple[Part, ...]
@@ -74,7 +74,7 @@ class Shard:
 
 @dataclass(slots=True)
 class Done:
-    """What was converted, of one shard or of all."""
+    """What was converted, for one shard or for all."""
 
     files: int = 0
     records: int = 0
@@ -84,7 +84,7 @@ class Done:
     doubles: Loss = field(default_factory=Loss)
 
     def add(self, other: Done) -> None:
-        """Counts what another part did, too."""
+        """Adds another part's counts."""
         self.files += other.files
         self.records += other.records
         self.size += other.size
@@ -94,7 +94,7 @@ class Done:
 
 
 def destination_of(uri: str, to: str | None) -> tuple[str, str | None, str]:
-    """(folder, the one file's name or None, its form) that a destination's URI and --to say."""
+    """(folder, the one file's name or None, the format), from the destination's URI and --to."""
     stem = uri.removesuffix(".gz")
     form = FORMS.get(posixpath.splitext(stem)[1])
     if has_pattern(uri) or uri.startswith(("http://", "https://")):
@@ -156,7 +156,7 @@ def convert(
     both = [shard.name for shard in planned if posixpath.join(destination, shard.name) in sizes]
     if both:
         raise ConfigurationError(f"{destination}: {both[0]} is read, and would be written", hint="name another folder")
-    _room(destination, [shard.name for shard in planned], alone=name is None, overwrite=overwrite)
+    _refuse_existing(destination, [shard.name for shard in planned], alone=name is None, overwrite=overwrite)
     total = Done()
     with _stage(destination) as stage, _pool(jobs) as pool:
         futures = {pool.submit(_write, shard, sizes, str(stage), destination, options): shard for shard in planned}
@@ -182,7 +182,7 @@ def _shares(shard: Shard) -> Iterator[tuple[str, int]]:
 
 
 def _compare(planned: list[Shard], sizes: dict[str, int], total: Done) -> None:
-    """Each row, or each byte of the records, must have been read once."""
+    """Checks that each row, or each byte of the records, was read once."""
     if planned[0].source != "tfrecord":
         rows = sum(part.size for shard in planned for part in shard.parts)
         if rows != total.records:
@@ -191,8 +191,8 @@ def _compare(planned: list[Shard], sizes: dict[str, int], total: Done) -> None:
         raise DataError(f"the sources have {sum(sizes.values())} bytes, and records of {total.read_bytes} were read")
 
 
-def _room(destination: str, names: list[str], *, alone: bool, overwrite: bool) -> None:
-    """Raises ConfigurationError where the destination's files are there, or others that would be read with them."""
+def _refuse_existing(destination: str, names: list[str], *, alone: bool, overwrite: bool) -> None:
+    """Raises ConfigurationError if the destination has these files already, or others that would be read with them."""
     there = {posixpath.basename(file.uri) for file in filesystem_of(destination).list(destination)}
     taken = sorted(there & set(names))
     if taken and not overwrite:
@@ -236,7 +236,7 @@ def _stage(destination: str) -> Iterator[Path]:
 
 @contextmanager
 def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end with this one, however it ends."""
+    """A pool of processes that end with this one, however it ends."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_child, initargs=(os.getpid(),))
     try:
@@ -250,7 +250,7 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _child(parent: int) -> None:
-    """Ctrl-C is the parent's; when that is gone, so is this process, also where it was killed before."""
+    """Leaves Ctrl-C to the parent, and ends this process when the parent is gone, even if it was killed before."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -262,7 +262,7 @@ def _is_local(uri: str) -> bool:
 
 
 def _write(shard: Shard, sizes: dict[str, int], stage: str, destination: str, options: Options) -> Done:
-    """One shard, whole, in its stage; or at its place, where that is not local."""
+    """Writes one whole shard into its stage, or to its final place if that is not local."""
     path = os.path.join(stage, shard.name)
     done = Done(files=1)
     try:
@@ -315,7 +315,7 @@ def _raw(shard: Shard, done: Done) -> Iterator[tuple[str, bytes]]:
 def _records(
     shard: Shard, sizes: dict[str, int], options: Options, done: Done
 ) -> Iterator[tuple[str, dict[str, Array]]]:
-    """(where it stands, its features restored) of each record."""
+    """(where it is, its features restored) of each record."""
     if shard.source == "tfrecord":
         for where, data in _raw(shard, done):
             yield where, read_record(data, where)
@@ -329,11 +329,11 @@ def _records(
 
 
 def parse_shapes(words: Sequence[str], option: str) -> dict[str, tuple[int, int]]:
-    """{feature: (rows, width)} of words like GRU_input=801x19."""
-    found = {}
+    """{feature: (rows, width)} from words like GRU_input=801x19."""
+    shapes = {}
     for word in words:
         match = re.fullmatch(r"(.+)=([1-9]\d{0,8})x([1-9]\d{0,8})", word)
         if not match:
             raise ConfigurationError(f"{option} {word}: that is no shape", hint=f"write like {option} GRU_input=801x19")
-        found[match[1]] = int(match[2]), int(match[3])
-    return found
+        shapes[match[1]] = int(match[2]), int(match[3])
+    return shapes

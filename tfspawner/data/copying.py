@@ -1,4 +1,4 @@
-"""Copies files between any two places, several at once; what arrived is read back and compared."""
+"""Copies files between any two places, several at once; each copy is read back and compared."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WINDOW_BYTES = 4 * CHUNK_BYTES  # of each file in memory
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One file to be copied, to this URI."""
+    """One file to copy, and the URI to copy it to."""
 
     source: File
     target: str
@@ -51,7 +51,7 @@ def plan(files: Sequence[File], destination: str, *, into: bool) -> list[Copy]:
 
 
 def _own_name(uri: str) -> str:
-    """A file's name, as whoever lists it says. Raises DataError for one that would lead out of the folder."""
+    """A file's name from its listing. Raises DataError for one that would lead out of the folder."""
     name = posixpath.basename(uri)
     if not is_safe(name):
         raise DataError(f"{shown(uri)} cannot be copied into a folder: its name is {shown(name)}", hint="name its copy")
@@ -59,7 +59,7 @@ def _own_name(uri: str) -> str:
 
 
 def is_folder(destination: str) -> bool:
-    """Whether files go into it: its name ends so, or it is a folder of this machine."""
+    """Whether it is a folder: its name ends with a slash, or it is a folder of this machine."""
     local = isinstance(filesystem_of(destination), LocalFiles)
     return destination.endswith("/") or (local and os.path.isdir(local_path(destination)))
 
@@ -67,7 +67,7 @@ def is_folder(destination: str) -> bool:
 def copy_all(
     copies: Sequence[Copy], progress: Callable[[int], None], *, overwrite: bool
 ) -> Iterator[tuple[Copy, bool]]:
-    """Makes the copies; yields each when it is there and compared, and whether it was there before.
+    """Makes the copies; yields each one after it was compared, and whether it was there before.
 
     A file that is there already must be equal, or else overwrite must be given: so a second call goes on where the
     first was broken off. Raises DataError.
@@ -105,13 +105,13 @@ def _copy(copy: Copy, progress: Callable[[int], None], overwrite: bool) -> bool:
 
 
 def _listed(uri: str) -> str:
-    """A URI as a listing has it: a path of this machine without file://."""
+    """A URI as listings write it: local paths without file://."""
     return local_path(uri) if isinstance(filesystem_of(uri), LocalFiles) else uri
 
 
 @contextmanager
 def _stage(target: str) -> Iterator[Any]:
-    """The unfinished copy: beside a local target, so that the next try replaces what a killed one left."""
+    """The unfinished copy's path: next to a local target, so that the next try replaces what a killed one left."""
     if not isinstance(filesystem_of(target), LocalFiles):
         with tempfile.NamedTemporaryFile() as file:
             yield file
@@ -135,7 +135,7 @@ def _stage(target: str) -> Iterator[Any]:
 def _crc(
     file: File, progress: Callable[[int], None] = lambda _: None, write: Callable[[bytes], object] | None = None
 ) -> int:
-    """The CRC-32C of a file, which is written elsewhere on the way."""
+    """The CRC-32C of a file, which is copied at the same time."""
     checksum = 0
     for _, _, data in read_chunks([Part(file, 0, file.size)], window_bytes=WINDOW_BYTES, chunk_bytes=CHUNK_BYTES):
         checksum = google_crc32c.extend(checksum, data)

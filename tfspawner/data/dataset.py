@@ -77,7 +77,7 @@ def tfrecords(
     files = filled(uris)
     gzipped, first = first_record(files[0])
     encodings = encodings_of(first, files[0].uri)
-    wanted = stored_features(features, encodings) if encodings else dict(features)
+    specs = stored_features(features, encodings) if encodings else dict(features)
     local = all(isinstance(filesystem_of(file.uri), LocalFiles) for file in files)
     if local and not gzipped:
         for file in files:
@@ -108,7 +108,7 @@ def tfrecords(
     def parse(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         if drop_remainder:
             batch = tf.ensure_shape(batch, (batch_size,))
-        parsed = tf.io.parse_example(batch, wanted)
+        parsed = tf.io.parse_example(batch, specs)
         return expand(parsed, features, encodings) if encodings else parsed
 
     dataset = passes.dataset(batches, knows_epoch=bool(shuffle_records))
@@ -193,7 +193,7 @@ class Passes:
     def generated(
         self, of_epoch: Callable[[Any], Iterator[Any]], epoch: tf.Tensor | None, spec: Any
     ) -> tf.data.Dataset:
-        """What of_epoch yields for that epoch, or else for the next."""
+        """What of_epoch yields for that epoch, or for the next one if None."""
         import tensorflow as tf
 
         if epoch is None:
@@ -201,7 +201,7 @@ class Passes:
         return tf.data.Dataset.from_generator(of_epoch, args=(epoch,), output_signature=spec)
 
     def dataset(self, batches: Callable[[tf.Tensor | None], tf.data.Dataset], *, knows_epoch: bool) -> tf.data.Dataset:
-        """The dataset of batches(epoch); of batches(None) where only the generator has to know it."""
+        """The dataset of batches(epoch), or of batches(None) if only the generator has to know the epoch."""
         import tensorflow as tf
 
         if not knows_epoch:
@@ -213,7 +213,7 @@ class Passes:
 
 
 def checked(batch_size: int, worker: int | None, workers: int | None) -> tuple[int, int]:
-    """(worker, workers), from TF_CONFIG where they are not given. Raises ConfigurationError for nonsense."""
+    """(worker, workers), from TF_CONFIG if they are not given. Raises ConfigurationError if they are invalid."""
     if batch_size < 1:
         raise ConfigurationError(f"batch_size is {batch_size}; it must be 1 or more")
     if workers is None:
@@ -224,7 +224,7 @@ def checked(batch_size: int, worker: int | None, workers: int | None) -> tuple[i
 
 
 def filled(uris: str | Iterable[str]) -> list[File]:
-    """The files of the URIs that are not empty. Raises DataError for none."""
+    """The URIs' files that are not empty. Raises DataError if there are none."""
     files = [file for file in list_files(uris) if file.size]
     missing = incomplete(files, uris)
     if missing:
@@ -284,7 +284,7 @@ def _length_at(data: Any, here: int, file: File) -> int:
 
 
 def _first_record(data: Any, start: int, file: File) -> int:
-    """The first byte from start on where a record begins; the file's size where none does."""
+    """The first byte, from start on, where a record begins; the file's size if there is none."""
     if start == 0:
         return 0
     for low in range(start, file.size, TAIL_BYTES):
@@ -296,7 +296,7 @@ def _first_record(data: Any, start: int, file: File) -> int:
 
 
 def check_end(file: File) -> None:
-    """Raises DataError where a local file is cut off: TensorFlow takes a cut inside a record's header for the end."""
+    """Raises DataError if a local file is cut off: TensorFlow takes a cut inside a record's header for the end."""
     size = file.size
     with open(local_path(file.uri), "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
         reach = TAIL_BYTES

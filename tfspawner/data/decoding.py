@@ -1,4 +1,4 @@
-"""Records without TensorFlow, fast: tfrecord-lite decodes those whose form it reads rightly, example.py any other.
+"""Decodes records fast and without TensorFlow: by tfrecord-lite if it reads their form correctly, else by example.py.
 
 tfrecord-lite 0.0.8 loses or mixes up what protobuf allows and files do hold: a list without values, a feature that
 comes twice, numbers one by one, a name behind its values or with a zero byte, whatever follows a zero byte between
@@ -31,14 +31,14 @@ def read_record(data: bytes, where: str) -> dict[str, Array]:
 
 
 def decode_example(data: bytes) -> dict[str, Array]:
-    """As read_example, whose values and errors these are."""
+    """As read_example, with the same values and errors."""
     count = _features_in(data) if len(data) <= MOST_BYTES else 0
     if count:
         try:
             record = tfrecord_lite.decode_example(data)
         except (RuntimeError, ValueError):
-            return read_example(data)  # which has the words for it
-        if len(record) == count:  # else a name is there twice
+            return read_example(data)  # which has the error message
+        if len(record) == count:  # else a name occurs twice
             return {name: _texts(values) if type(values) is list else values for name, values in record.items()}
     return read_example(data)
 
@@ -50,7 +50,7 @@ def _texts(values: list[bytes]) -> Array:
 
 
 def _features_in(data: bytes) -> int:
-    """How many features the record has, if it is of the form that writers give it; 0 for any other.
+    """How many features the record has, if it has the form that writers use; 0 if not.
 
     That form: each feature is a name and one list, and of numbers it is packed. Nothing stands between the fields.
     """
@@ -77,7 +77,7 @@ def _features_in(data: bytes) -> int:
 
 
 def _is_list(data: bytes, at: int, end: int, kind: int) -> bool:
-    """Whether there are some texts, or numbers packed together, up to the end and not over it."""
+    """Whether this is a list of texts or of packed numbers that ends exactly at the end."""
     if kind not in (FIRST, SECOND, THIRD):
         return False
     at = _field(data, at, FIRST)[1]

@@ -57,20 +57,20 @@ class Encoding:
 
 @dataclass(slots=True)
 class Loss:
-    """What smaller numbers lost: the largest differences, and how many became infinite."""
+    """What was lost by storing smaller numbers: the largest differences, and how many became infinite."""
 
     absolute: float = 0.0
     relative: float = 0.0
     infinite: int = 0
 
     def add(self, other: Loss) -> None:
-        """Takes the greater loss of both, and counts the infinite values of both."""
+        """Combines two losses: the greater difference, and the infinite values of both."""
         self.absolute = max(self.absolute, other.absolute)
         self.relative = max(self.relative, other.relative)
         self.infinite += other.infinite
 
     def measure(self, before: Array, after: Array) -> None:
-        """Takes in the differences of two arrays; values that were infinite or no number before count as kept."""
+        """Takes in the differences of two arrays; values that were already infinite or NaN count as kept."""
         real = np.isfinite(before)
         lost = real & ~np.isfinite(after)
         self.infinite += int(lost.sum())
@@ -86,7 +86,7 @@ class Loss:
 
 @dataclass(slots=True)
 class Encoder:
-    """Encodes records' features; `loss` is of all records so far."""
+    """Encodes records' features; `loss` is that of all records so far."""
 
     encodings: Iterable[Encoding]
     overflow: bool = False  # whether values may become infinite
@@ -95,14 +95,14 @@ class Encoder:
     def encode(self, record: Mapping[str, Array], where: str) -> dict[str, Array]:
         """The record with its encoded features. Raises DataError for one that is missing or of another size."""
         by_name = {encoding.name: encoding for encoding in self.encodings}
-        found: dict[str, Array] = {}
+        encoded: dict[str, Array] = {}
         for name, values in record.items():
             encoding = by_name.pop(name, None)
-            found |= self._encoded(values, encoding, where) if encoding else {name: values}
+            encoded |= self._encoded(values, encoding, where) if encoding else {name: values}
         for encoding in by_name.values():
             raise DataError(f"{where}: there is no feature {named(encoding.name)}; there are {names_of(record)}")
-        _bounded(found, encodings_in(found, where).values(), where)
-        return found
+        _bounded(encoded, encodings_in(encoded, where).values(), where)
+        return encoded
 
     def _encoded(self, values: Array, encoding: Encoding, where: str) -> dict[str, Array]:
         if values.dtype != np.float32 or len(values) != encoding.rows * encoding.width:
@@ -164,11 +164,11 @@ def widen(values: Array, stored: str) -> Array:
 
 
 def encodings_in(names: Iterable[str], where: str) -> dict[str, Encoding]:
-    """{feature: its encoding} that a record's feature names tell; empty for a plain record.
+    """{feature: its encoding}, from a record's feature names; empty for a plain record.
 
     Raises DataError for an encoding that this version does not know, and for two of one feature.
     """
-    names, found = list(names), dict[str, Encoding]()
+    names, encodings = list(names), dict[str, Encoding]()
     for name in names:
         if not name.startswith(MARK) or name.startswith(MARK + "run/"):
             continue
@@ -177,14 +177,14 @@ def encodings_in(names: Iterable[str], where: str) -> dict[str, Encoding]:
             raise DataError(
                 f"{where} has the encoding {shown(name)}, which is not known here", hint="a newer tf-spawner"
             )
-        if match[4] in found or match[4] in names:
+        if match[4] in encodings or match[4] in names:
             raise DataError(f"{where} has the feature {named(match[4])} twice", hint="tf-spawner data check")
-        found[match[4]] = Encoding(name=match[4], rows=int(match[2]), width=int(match[3]), stored=match[1])
-    return found
+        encodings[match[4]] = Encoding(name=match[4], rows=int(match[2]), width=int(match[3]), stored=match[1])
+    return encodings
 
 
 def encodings_of(record: bytes, uri: str) -> dict[str, Encoding]:
-    """As encodings_in, of the first record of a file; what is no Example has none."""
+    """As encodings_in, for a file's first record; what is not an Example has none."""
     try:
         return encodings_in(read_example(record), uri) if MARK.encode() in record else {}
     except ValueError:
@@ -215,7 +215,7 @@ def runs_in(record: Mapping[str, Array], where: str) -> dict[str, tuple[Encoding
 
 
 def _bounded(record: Mapping[str, Array], encodings: Iterable[Encoding], where: str) -> None:
-    """Raises DataError where the restored features would take too much memory: their sizes are the record's word."""
+    """Raises DataError if the restored features would take too much memory: the sizes are what the record claims."""
     encodings = list(encodings)
     if sum(encoding.size_bytes for encoding in encodings) <= MOST_RESTORED_BYTES:
         return
@@ -232,7 +232,7 @@ def _bounded(record: Mapping[str, Array], encodings: Iterable[Encoding], where: 
 
 
 def _run_of(record: Mapping[str, Array], encoding: Encoding, where: str) -> tuple[int, int]:
-    """The run's row and length, which fit the bytes that are there."""
+    """The run's row and length, checked against the bytes that are there."""
     values, run = record[encoding.values_key], record.get(encoding.run_key, np.empty(0, np.int64))
     index, count = run.tolist() if run.dtype == np.int64 and len(run) == 2 else (-1, 0)
     kept = encoding.rows - count + 1
@@ -254,12 +254,12 @@ def _restored(data: bytes, encoding: Encoding, index: int, count: int) -> Array:
 
 
 def stored_features(features: Mapping[str, Any], encodings: Mapping[str, Encoding]) -> dict[str, Any]:
-    """What tf.io.parse_example has to look for, so that expand can give what `features` asks for."""
+    """What tf.io.parse_example has to parse, so that expand can restore `features`."""
     import tensorflow as tf
 
-    found = dict(features)
+    specs = dict(features)
     for name, encoding in encodings.items():
-        spec = found.pop(name, None)
+        spec = specs.pop(name, None)
         if spec is None:
             continue
         size = encoding.rows * encoding.width
@@ -269,20 +269,20 @@ def stored_features(features: Mapping[str, Any], encodings: Mapping[str, Encodin
                 f"the feature {name} is encoded as {encoding.rows}x{encoding.width}, and {spec} is asked for",
                 hint=f"tf.io.FixedLenFeature([{encoding.rows}, {encoding.width}], tf.float32)",
             )
-        found[encoding.values_key] = tf.io.FixedLenFeature([], tf.string)
-        found[encoding.run_key] = tf.io.FixedLenFeature([2], tf.int64)
-    return found
+        specs[encoding.values_key] = tf.io.FixedLenFeature([], tf.string)
+        specs[encoding.run_key] = tf.io.FixedLenFeature([2], tf.int64)
+    return specs
 
 
 def expand(parsed: Mapping[str, Any], features: Mapping[str, Any], encodings: Mapping[str, Encoding]) -> dict[str, Any]:
     """A parsed batch with its encoded features restored, by TensorFlow's operations."""
-    found = {name: tensor for name, tensor in parsed.items() if not name.startswith(MARK)}
+    tensors = {name: tensor for name, tensor in parsed.items() if not name.startswith(MARK)}
     for name, encoding in encodings.items():
         if name in features:
-            found[name] = _expanded(
+            tensors[name] = _expanded(
                 parsed[encoding.values_key], parsed[encoding.run_key], encoding, list(features[name].shape)
             )
-    return found
+    return tensors
 
 
 def _expanded(values: tf.Tensor, run: tf.Tensor, encoding: Encoding, shape: list[int]) -> tf.Tensor:

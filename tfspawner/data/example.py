@@ -1,4 +1,4 @@
-"""tf.train.Example without TensorFlow: its protobuf wire format, read for what it holds.
+"""Reads and writes tf.train.Example without TensorFlow, in protobuf's wire format.
 
 Example {Features features = 1}, Features {map<string, Feature> feature = 1}, Feature {bytes_list = 1,
 float_list = 2, int64_list = 3}, each with {repeated value = 1}; see tensorflow/core/example/.
@@ -24,7 +24,7 @@ Array = Any  # numpy.ndarray of one dimension
 
 
 def schema_of(data: bytes) -> dict[str, str]:
-    """{feature's name: its kind and number of values}, such as "float32[14]", in the order of the names."""
+    """{feature's name: its kind and number of values}, such as "float32[14]", sorted by name."""
     return {name: f"{kind_of(values)}[{len(values)}]" for name, values in sorted(read_example(data).items())}
 
 
@@ -34,15 +34,15 @@ def kind_of(values: Array) -> str:
 
 
 def named(name: str) -> str:
-    """A feature's or column's name, fit for a message."""
+    """A feature's or column's name for a message."""
     return name if name.isprintable() and len(name) <= LONGEST_NAME else shown(name)
 
 
 def names_of(names: Iterable[str]) -> str:
-    """The first of many names, fit for a message."""
+    """The first few names, and how many more there are, for a message."""
     names = list(names)
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(map(named, names[:MOST_NAMES])) + more or "none"
+    rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(map(named, names[:MOST_NAMES])) + rest or "none"
 
 
 def read_example(data: bytes) -> dict[str, Array]:
@@ -97,7 +97,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def _repeated(data: memoryview, field: int) -> list[memoryview]:
-    """The texts or messages of one field; what has another number or wire type is passed over, as protobuf does."""
+    """The texts or messages of one field; others are skipped, as protobuf does."""
     return [content for number, wire, content in _fields(data) if (number, wire) == (field, LENGTH)]
 
 
@@ -167,13 +167,13 @@ def write_example(features: Mapping[str, Array]) -> bytes:
 
 
 def _tag(field: int, size: int) -> bytes:
-    """What stands before so many bytes of a field."""
+    """The tag and length before a field's bytes."""
     key = field << 3 | LENGTH
     return bytes((key, size)) if size < 0x80 else bytes((key,)) + _as_varint(size)
 
 
 def _packed(values: Array) -> bytes:
-    """A list of int64 as protobuf packs them, as many at once as take little memory."""
+    """A list of int64 as protobuf packs them, in portions that take little memory."""
     if not len(values) or (values.min() >= 0 and values.max() < 0x80):
         return bytes(values.astype(np.uint8))
     if len(values) <= FEW_VALUES:

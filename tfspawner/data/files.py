@@ -1,4 +1,4 @@
-"""What a file of data is, wherever it lies, and what a file system has to do."""
+"""A data file, wherever it is stored, and what a file system has to offer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
-HIDDEN = ("_", ".")  # Spark's _SUCCESS and the like are no data
+HIDDEN = ("_", ".")  # Spark's _SUCCESS and the like are not data
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class File:
-    """One file of a listing; `version` changes when the file does, and is empty where the place tells none."""
+    """One file of a listing; `version` changes when the file does, and is empty if the place has no versions."""
 
     uri: str
     size: int
@@ -20,7 +20,7 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """What a URI stands for: files, and what stands among them and is none."""
+    """What a URI stands for: files, and the counts of what else is there."""
 
     files: list[File]
     wrong: list[str] = field(default_factory=list)  # pipes, links that lead nowhere
@@ -29,13 +29,13 @@ class Listing:
 
     @property
     def others(self) -> str:
-        """The folders and the hidden files in words."""
+        """The number of folders and of hidden files, in words."""
         counts = (self.folders, "folder"), (self.hidden, "hidden file")
         return " and ".join(f"{count:,} {what}{'s' * (count != 1)}" for count, what in counts if count)
 
 
 class FileSystem(Protocol):
-    """What is needed of a place where data lie. All methods raise DataError, and may be called from many threads."""
+    """A place where data is stored. All methods raise DataError, and many threads may call them."""
 
     def look(self, uri: str) -> Listing:
         """The file of that URI, or the files that its pattern fits, or those of the folder that it names.
@@ -44,7 +44,7 @@ class FileSystem(Protocol):
         """
 
     def list(self, uri: str) -> list[File]:
-        """The files alone."""
+        """Only the files."""
 
     def read(self, uri: str, offset: int, size: int) -> bytes:
         """size bytes from offset on; fewer where the file ends. Raises OSError for what may pass."""

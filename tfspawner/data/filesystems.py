@@ -1,4 +1,4 @@
-"""Where data lie: one table of file systems, each of which lists URIs, reads ranges of bytes and takes whole files."""
+"""Where data is stored: a table of file systems, which list URIs, read ranges of bytes and take whole files."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ COPY_BYTES = 1 << 20
 
 
 def filesystem_of(uri: str) -> FileSystem:
-    """The file system for a URI's scheme. Raises ConfigurationError for what is no URI, or holds a password."""
+    """The file system for a URI's scheme. Raises ConfigurationError for what is not a URI, or has a password."""
     scheme = checked_scheme(uri)
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES if name)
         raise ConfigurationError(f"{uri}: there is no file system for {scheme}://", hint=f"known are paths and {known}")
-    found: FileSystem = SCHEMES[scheme]()
-    return found
+    filesystem: FileSystem = SCHEMES[scheme]()
+    return filesystem
 
 
 def checked_scheme(uri: str) -> str:
@@ -50,8 +50,8 @@ def checked_scheme(uri: str) -> str:
         if scheme != "s3":  # a bucket has no port
             parts.port  # noqa: B018  # it is parsed here
     except ValueError:  # whose words, and the URI, may hold a password that was not written as one
-        told = f"{scheme}://…" if "@" in uri else uri
-        raise ConfigurationError(f"{told} is no URI", hint="write like https://HOST[:PORT]/PATH") from None
+        shown_uri = f"{scheme}://…" if "@" in uri else uri
+        raise ConfigurationError(f"{shown_uri} is no URI", hint="write like https://HOST[:PORT]/PATH") from None
     if parts.password is not None or (parts.username is not None and scheme in ("http", "https")):
         raise ConfigurationError(
             f"{uri} was given with a password, which is not used and others would see",
@@ -70,7 +70,7 @@ def list_files(
     Folders and hidden files inside a folder are left out, and leave_out is called with a sentence that counts them.
     A pipe, or a link that leads nowhere, is an error; unless strict, leave_out hears of it instead.
     """
-    found: dict[str, File] = {}
+    files: dict[str, File] = {}
     for uri in [uris] if isinstance(uris, str) else uris:
         listing = filesystem_of(uri).look(uri)
         if listing.wrong and strict:
@@ -81,8 +81,8 @@ def list_files(
             verb = "fits" if has_pattern(uri) else "holds"
             for words in [*listing.wrong, *([f"{uri} also {verb} {listing.others}"] if listing.others else [])]:
                 leave_out(words)
-        found |= {file.uri: file for file in listing.files}
-    return sorted(found.values())
+        files |= {file.uri: file for file in listing.files}
+    return sorted(files.values())
 
 
 def _none(uri: str, others: str) -> DataError:
@@ -92,7 +92,7 @@ def _none(uri: str, others: str) -> DataError:
 
 
 def incomplete(files: Iterable[File], uris: str | Iterable[str]) -> list[str]:
-    """What is missing among files named like part-00003-of-00008, unless they are named one by one."""
+    """The missing files of sets like part-00003-of-00008, unless the files were named one by one."""
     named = {uris} if isinstance(uris, str) else set(uris)
     sets: dict[tuple[str, ...], set[int]] = {}
     for file in files:
@@ -100,9 +100,9 @@ def incomplete(files: Iterable[File], uris: str | Iterable[str]) -> list[str]:
         if match and file.uri not in named:
             sets.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
     return [
-        f"{first}{number:05}-of-{count}{last} is missing: {len(found)} of {int(count)} such files are there"
-        for (first, count, last), found in sets.items()
-        if (number := next((n for n in range(int(count)) if n not in found), None)) is not None
+        f"{first}{number:05}-of-{count}{last} is missing: {len(numbers)} of {int(count)} such files are there"
+        for (first, count, last), numbers in sets.items()
+        if (number := next((n for n in range(int(count)) if n not in numbers), None)) is not None
     ]
 
 
@@ -160,7 +160,7 @@ class LocalFiles:
                 return os.replace(path, target)
             part = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.part")
             try:
-                with open(path, "rb") as source, open(part, "xb") as copy:  # x: no file or link of others
+                with open(path, "rb") as source, open(part, "xb") as copy:  # x: fails if anything is there, even a link
                     shutil.copyfileobj(source, copy, COPY_BYTES)
                 os.replace(part, target)
             except BaseException:
@@ -172,7 +172,7 @@ class LocalFiles:
 
 
 def local_path(uri: str) -> str:
-    """The path of a file:// URI, or of what is a path already."""
+    """The path of a file:// URI, or the path itself."""
     return uri.removeprefix("file://")
 
 
@@ -198,9 +198,9 @@ class S3Files:
         fixed = re.split(r"[*?\[]", path)[0]
         is_asked = path and (has_pattern(path) or not uri.endswith("/"))
         near = self._objects(uri, bucket, fixed, deep="/" in path[len(fixed) :]) if is_asked else []
-        if not uri.endswith("/") and (found := next((one for one in near if one.key == path), None)):
-            return Listing(files=[_file(bucket, found)])
-        is_folder = any(one.key.startswith(f"{path}/") for one in near)  # of that very name
+        if not uri.endswith("/") and (exact := next((one for one in near if one.key == path), None)):
+            return Listing(files=[_file(bucket, exact)])
+        is_folder = any(one.key.startswith(f"{path}/") for one in near)  # with exactly that name
         if has_pattern(path) and not is_folder:
             return self._fitting(bucket, path, near)
         inside = [one for one in self._objects(uri, bucket, f"{path}/" if path else "") if one.key != f"{path}/"]
@@ -210,7 +210,7 @@ class S3Files:
 
     @staticmethod
     def _fitting(bucket: str, path: str, objects: list[s3.Object]) -> Listing:
-        """What of the objects a pattern fits."""
+        """The objects that match a pattern."""
         files = [_file(bucket, one) for one in objects if not one.key.endswith("/") and matches(one.key, path)]
         parts = {
             tuple(one.key.split("/")[: path.count("/") + 1]) for one in objects if one.key.count("/") > path.count("/")
@@ -235,16 +235,16 @@ class S3Files:
             raise DataError(f"{uri}: {error.message}", hint=error.hint) from None
 
 
-def _file(bucket: str, found: s3.Object) -> File:
-    return File(f"s3://{bucket}/{found.key}", found.size, found.etag)
+def _file(bucket: str, item: s3.Object) -> File:
+    return File(f"s3://{bucket}/{item.key}", item.size, item.etag)
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether a listed path fits the pattern, part by part, and is not hidden."""
-    parts, wanted = path.split("/"), pattern.split("/")
-    if is_hidden(parts[-1], wanted[-1]):
+    """Whether a listed path matches the pattern, part by part, and is not hidden."""
+    parts, patterns = path.split("/"), pattern.split("/")
+    if is_hidden(parts[-1], patterns[-1]):
         return False
-    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
 class WebFiles:

@@ -20,7 +20,7 @@ CHUNK_BYTES = 4 << 20
 WINDOW_BYTES = 64 << 20
 FIRST_CHUNKS = 8  # so many times smaller than the others
 HEAD_BYTES = 64 << 10  # holds a published record
-MOST_PACKED_BYTES = 256 << 20  # of a gzipped record, whose file does not tell how much it becomes
+MOST_PACKED_BYTES = 256 << 20  # of a gzipped record: the file does not say how large it is unpacked
 TRIES = 6
 RETRY_FOR_S = 60.0
 
@@ -51,10 +51,10 @@ def read_records(
             finder = _Finder(now) if now.start and not gzipped else None
             cutter = _GzipCutter(now.file.uri) if gzipped else Cutter(now.file.uri, offset, now.file.size)
         if finder:
-            found = finder.feed(data)
-            if found is None:
+            beginning = finder.feed(data)
+            if beginning is None:
                 continue
-            cutter, data, finder = Cutter(now.file.uri, found[0], now.file.size), found[1], None
+            cutter, data, finder = Cutter(now.file.uri, beginning[0], now.file.size), beginning[1], None
         until = None if now.end == now.file.size or gzipped else now.end
         yield from _lists(cutter.feed(data, until), chunk_bytes)
     if part is not None:
@@ -62,26 +62,26 @@ def read_records(
 
 
 def _lists(records: Iterator[bytes], most_bytes: int) -> Iterator[list[bytes]]:
-    """Lists of that many bytes, or of a record more: a chunk of a gzipped file may hold a thousand times its size."""
-    found, size = list[bytes](), 0
+    """Groups records into lists of about most_bytes: a chunk of a gzipped file may hold a thousand times its size."""
+    batch, size = list[bytes](), 0
     for record in records:
-        found.append(record)
+        batch.append(record)
         size += len(record) + OVERHEAD
         if size > most_bytes:
-            yield found
-            found, size = [], 0
-    if found:
-        yield found
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _end(part: Part, cutter: Cutter, finder: _Finder | None) -> Iterator[list[bytes]]:
-    """The record that begins before the part's end and reaches over it."""
+    """The record that begins before the part's end and goes beyond it."""
     if finder:
-        found = finder.at_end()
-        if found is None:
+        beginning = finder.at_end()
+        if beginning is None:
             return
-        cutter = Cutter(part.file.uri, found[0], part.file.size)
-        records = list(cutter.feed(found[1], part.end))
+        cutter = Cutter(part.file.uri, beginning[0], part.file.size)
+        records = list(cutter.feed(beginning[1], part.end))
         if records:
             yield records
     while part.end < part.file.size and cutter.offset < part.end and cutter.lacking:
@@ -94,7 +94,7 @@ def _end(part: Part, cutter: Cutter, finder: _Finder | None) -> Iterator[list[by
 
 
 class _GzipCutter(Cutter):
-    """Cuts what a gzip stream holds; its offsets are those of the unpacked bytes."""
+    """Cuts the contents of a gzip stream; offsets are those of the unpacked bytes."""
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
@@ -133,24 +133,24 @@ class _GzipCutter(Cutter):
 
 
 class _Finder:
-    """Looks for the first record that begins in a part that starts in the midst of a file."""
+    """Looks for the first record that begins in a part that starts in the middle of a file."""
 
     def __init__(self, part: Part) -> None:
         self.part, self.data = part, b""
         self.searched = 0
 
     def feed(self, data: bytes) -> tuple[int, bytes] | None:
-        """(the record's byte in the file, the bytes from there on), once it is sure."""
+        """(the record's byte in the file, the bytes from there on), once that is certain."""
         self.data += data
         return self._search(last=False)
 
     def at_end(self) -> tuple[int, bytes] | None:
-        """As feed, when the part has no more bytes: a header may begin in it and reach over its end."""
+        """As feed, when the part has no more bytes: a header may begin in it and go beyond its end."""
         self._extend(self.part.end + HEADER.size - 1)
         return self._search(last=True)
 
     def _extend(self, end: int) -> None:
-        """Reads on in the file, up to that byte of it."""
+        """Reads on, up to that byte of the file."""
         here = self.part.start + len(self.data)
         self.data += read_exactly(self.part.file, here, max(0, min(end, self.part.file.size) - here))
 
@@ -167,7 +167,7 @@ class _Finder:
             if end + HEADER.size > len(self.data) and start + len(self.data) < file.size:
                 if not last:
                     self.searched = place
-                    return None  # the next bytes will tell
+                    return None  # the next bytes will show it
                 self._extend(start + end + HEADER.size)
             footer = int.from_bytes(self.data[end - 4 : end], "little")
             next_one = self.data[end : end + HEADER.size]
@@ -193,7 +193,7 @@ def _pieces(parts: Iterable[Part], chunk_bytes: int, depth: int) -> Iterator[tup
 def read_chunks(
     parts: Iterable[Part], *, window_bytes: int, chunk_bytes: int, read: Reader | None = None
 ) -> Iterator[Chunk]:
-    """(part, offset, bytes) in order, with window_bytes of reads under way at most."""
+    """(part, offset, bytes) in order, with at most window_bytes of reads in flight."""
     depth = max(1, window_bytes // chunk_bytes)
     pieces = _pieces(parts, chunk_bytes, depth)
     stop = threading.Event()
@@ -214,12 +214,12 @@ def read_chunks(
 
 
 def read_exactly(file: File, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
-    """That many bytes; what may pass is tried again, with growing pauses. Raises DataError."""
+    """That many bytes; errors that may pass are retried, with growing pauses. Raises DataError."""
     filesystem: FileSystem = filesystem_of(file.uri)
     retrying, data = Retrying(TRIES, 0.2, within_s=RETRY_FOR_S, varies=True), b""
     while len(data) < size:
         try:
-            more = filesystem.read(file.uri, offset + len(data), size - len(data))
+            piece = filesystem.read(file.uri, offset + len(data), size - len(data))
         except OSError as error:
             if retrying.is_over() or (stop and stop.is_set()):
                 raise DataError(
@@ -228,14 +228,14 @@ def read_exactly(file: File, offset: int, size: int, stop: threading.Event | Non
                 ) from None
             retrying.pause()
             continue
-        if len(more) > size - len(data):
-            raise DataError(f"{file.uri}: {len(more)} bytes came where {size - len(data)} were asked for")
-        if not more:
+        if len(piece) > size - len(data):
+            raise DataError(f"{file.uri}: {len(piece)} bytes came where {size - len(data)} were asked for")
+        if not piece:
             raise DataError(
                 f"{file.uri} ends at byte {offset + len(data)}, and was listed with {file.size}",
                 hint="it was changed meanwhile: begin again",
             )
-        data = data + more if data else more
+        data = data + piece if data else piece
     return data
 
 
@@ -254,8 +254,8 @@ def first_record(file: File) -> tuple[bool, bytes]:
         for record in cutter.feed(head):
             return gzipped, record
         at += len(head)
-        wanted = HEAD_BYTES if gzipped else cutter.lacking
-        head = read_exactly(file, at, min(wanted, file.size - at))
+        size = HEAD_BYTES if gzipped else cutter.lacking
+        head = read_exactly(file, at, min(size, file.size - at))
     cutter.finish()
     return gzipped, b""
 

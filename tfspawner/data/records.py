@@ -34,7 +34,7 @@ def is_header(data: bytes) -> bool:
 
 
 def frame(data: bytes) -> bytes:
-    """A record with its lengths and checksums, as it stands in a file."""
+    """A record with its length and checksums, as a file holds it."""
     length = struct.pack("<Q", len(data))
     return b"".join((length, FOOTER.pack(masked_crc(length)), data, FOOTER.pack(masked_crc(data))))
 
@@ -76,7 +76,7 @@ class Cutter:
         self._rest = buffer[here:]
 
     def _length(self, buffer: bytes, here: int) -> int:
-        """Bytes of the record that begins there, all in all. Raises DataError where it cannot be so long."""
+        """The whole size of the record that begins there. Raises DataError if it is damaged or exceeds the file."""
         length, crc = HEADER.unpack_from(buffer, here)
         if masked_crc(buffer[here : here + 8]) != crc:
             raise self.damaged("length")
@@ -94,12 +94,12 @@ class Cutter:
 
     @property
     def held(self) -> int:
-        """How many bytes of the record under way are here."""
+        """How many bytes of the current record are here."""
         return len(self._rest)
 
     @property
     def lacking(self) -> int:
-        """How many more bytes the record under way needs, as far as can be told now; 0 at a record's end."""
+        """How many more bytes the current record needs, as far as is known; 0 at a record's end."""
         if not self._rest:
             return 0
         if len(self._rest) < HEADER.size:
@@ -107,7 +107,7 @@ class Cutter:
         return self._length(self._rest, 0) - len(self._rest)
 
     def finish(self) -> None:
-        """Raises DataError where the file ends within a record."""
+        """Raises DataError if the file ends within a record."""
         if self._rest:
             raise DataError(
                 f"{self.uri} is cut off: record {self.count} at byte {self.offset} ends after {len(self._rest)} bytes",

@@ -1,4 +1,4 @@
-"""Who reads what: files divided over workers by their bytes. Pure: every worker computes the same."""
+"""Divides files over workers by their bytes. Pure: every worker computes the same result."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _whole(files: Sequence[File], workers: int) -> list[list[Part]]:
 
 
 def shuffled(files: Sequence[File], seed: int, epoch: int) -> list[File]:
-    """The files in an order that seed and epoch determine, on any machine."""
+    """The files in an order that depends only on seed and epoch, the same on every machine."""
     return random.Random(f"{seed}/{epoch}").sample(sorted(files), len(files))
 
 

@@ -1,4 +1,4 @@
-"""What is in the data: per feature its numbers' range, mean and spread, how much is padding, how many of each class."""
+"""Statistics of the data: each feature's range, mean and spread, its padding, and the count of each class."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .records import OVERHEAD
 from .sharding import Part
 from .tables import Columns, Numbers, form_of, read_columns, rows_of
 
-CLASSES = 20  # with more distinct values a feature is no label
+CLASSES = 20  # a feature with more distinct values is not a label
 MOST_FEATURES = 100_000
 PARALLEL = 2
 RECORDS_AT_ONCE_BYTES = 1 << 20
@@ -32,7 +32,7 @@ VALUES_AT_ONCE = 1 << 16  # as doubles they fit a processor's cache
 
 @dataclass(slots=True)
 class Summary:
-    """Of one feature: `count` is of values; mean and variance are of those that are finite."""
+    """One feature's statistics: `count` is the number of values; mean and variance are of the finite ones."""
 
     kind: str = ""  # as long as no record says it: a list without values may be of any
     records: int = 0
@@ -51,7 +51,7 @@ class Summary:
     classes: Counter[int] | None = field(default_factory=Counter)  # None: no label
 
     def take(self, flat: Array, lengths: Array, shape: tuple[int, int] | None = None) -> None:
-        """Takes in the values of some records, which lie one after the other in flat."""
+        """Takes in the values of some records, which follow one another in flat."""
         self.kind = self.kind or (kind_of(flat) if len(flat) or flat.dtype != object else "")
         self.records += len(lengths)
         self.count += len(flat)
@@ -112,14 +112,14 @@ class Summary:
             if labels is None:
                 self.classes = None
                 return
-            found, counts = np.unique(labels, return_counts=True)
-            self.classes.update(dict(zip(found[: CLASSES + 1].tolist(), counts.tolist(), strict=False)))
+            classes, counts = np.unique(labels, return_counts=True)
+            self.classes.update(dict(zip(classes[: CLASSES + 1].tolist(), counts.tolist(), strict=False)))
             if len(self.classes) > CLASSES:
                 self.classes = None
                 return
 
     def add(self, other: Summary) -> None:
-        """The summary of both."""
+        """Adds another summary to this one."""
         self.kind = self.kind or other.kind
         self.records += other.records
         self.count += other.count
@@ -135,7 +135,7 @@ class Summary:
         self.classes = None if both is None or len(both) > CLASSES else both
 
     def words(self) -> dict[str, Any]:
-        """For printing; None for what does not apply."""
+        """The values to print; None for what does not apply."""
         few = self.classes if self.classes else None
         return {
             "kind": self.kind or "empty",
@@ -163,7 +163,7 @@ def _labels(rows: Array) -> Array | None:
 
 
 def _finite(value: float) -> float | None:
-    """None for what has grown beyond a double."""
+    """The number, or None if it is too large for a double."""
     return value if math.isfinite(value) else None
 
 
@@ -173,24 +173,24 @@ def summarize(
     """{feature: its summary} over all files, read whole. Raises DataError for damage."""
     total: dict[str, Summary] = {}
     with ThreadPoolExecutor(PARALLEL) as pool:
-        for found in pool.map(lambda file: _of_file(file, shapes, progress), files):
-            for name, summary in found.items():
+        for summaries in pool.map(lambda file: _of_file(file, shapes, progress), files):
+            for name, summary in summaries.items():
                 total.setdefault(name, Summary()).add(summary)
     return total
 
 
 def _of_file(file: File, shapes: Mapping[str, tuple[int, int]], progress: Callable[[int], None]) -> dict[str, Summary]:
-    found: dict[str, Summary] = {}
+    summaries: dict[str, Summary] = {}
     known = dict(shapes)
     if file.size and form_of(file) == "tfrecord":
         encodings = encodings_of(first_record(file)[1], file.uri)
         known = {name: (e.rows, e.width) for name, e in encodings.items()} | known
     for name, flat, lengths in _features_of(file):
-        found.setdefault(name, Summary()).take(flat, lengths, known.get(name))
-        if len(found) > MOST_FEATURES:
+        summaries.setdefault(name, Summary()).take(flat, lengths, known.get(name))
+        if len(summaries) > MOST_FEATURES:
             raise DataError(f"{file.uri}: more than {MOST_FEATURES} features", hint="tf-spawner data head shows them")
     progress(file.size)
-    return found
+    return summaries
 
 
 def _features_of(file: File) -> Iterator[tuple[str, Array, Array]]:

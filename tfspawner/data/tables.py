@@ -57,7 +57,7 @@ class RangedFile(io.RawIOBase):
         return self.at
 
     def read(self, size: int = -1) -> bytes | None:
-        """As other files; no more room is taken than the file has bytes left, whatever is asked for."""
+        """As other files; takes no more memory than the file has bytes left, whatever is asked for."""
         left = max(0, self.file.size - self.at)
         return super().read(left if size < 0 else min(size, left))
 
@@ -80,9 +80,9 @@ class RangedFile(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """What becomes of numbers that a tf.train.Example has no room for: its own are int64 and float32."""
+    """What to do with numbers that do not fit a tf.train.Example, which has int64 and float32."""
 
-    exact: bool = False  # doubles and uint64 are kept, to be looked at
+    exact: bool = False  # doubles and uint64 are kept, for display
     overflow: bool = False  # doubles may become infinite
     loss: Loss | None = (
         None  # of doubles, so far; it is measured where it is asked for, as that costs more than the reading
@@ -91,7 +91,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Some rows of one column: each row's values lie one after the other in `flat`."""
+    """Some rows of one column: the rows' values follow one another in `flat`."""
 
     flat: Array
     ends: Array  # where each row ends in flat
@@ -150,7 +150,7 @@ class Table:
 
     @contextmanager
     def errors(self, place: str = "") -> Iterator[None]:
-        """pyarrow's errors as ours."""
+        """Translates pyarrow's errors into ours."""
         pa = arrow()
         try:
             yield
@@ -162,11 +162,11 @@ class Table:
             ) from None
 
     def words(self) -> dict[str, str]:
-        """{column: its type}; lists by their values' type alone, whatever the format calls these."""
+        """{column: its type}; lists by the type of their values, whatever the format calls them."""
         return {field.name: re.sub(r"<\w+: ", "<", str(field.type)) for field in self.schema}
 
     def group_rows(self, group: int) -> int:
-        """Rows of a group; Arrow files tell them only with the group's data."""
+        """A group's number of rows; an Arrow file has it only with the group's data."""
         if self.form == "parquet":
             return int(self.parquet.metadata.row_group(group).num_rows)
         return int(self._batch(group).num_rows)
@@ -180,12 +180,12 @@ class Table:
         reading = self._unchecked(group, names)
         while True:
             with self.errors(f" in its rows from {done} of group {group} on"):
-                found = next(reading, None)
-                if found is None:
+                batch = next(reading, None)
+                if batch is None:
                     break
-                found.validate(full=True)
-            done += found.num_rows
-            yield found
+                batch.validate(full=True)
+            done += batch.num_rows
+            yield batch
         if done != count:
             raise DataError(f"{self.file.uri} is damaged or cut off: group {group} has {done} rows, not {count}")
 
@@ -199,18 +199,20 @@ class Table:
             yield table.from_batches([batch])
 
     def _rows_at_once(self, group: int) -> int:
-        """How many rows of a Parquet group may be unpacked together: a few bytes may stand for millions of them.
+        """How many rows of a Parquet group may be unpacked at once: a few bytes may stand for millions of rows.
 
         What a footer says of single columns is not asked for: pyarrow 26 aborts the process where that is damaged.
         """
-        found = self.parquet.metadata.row_group(group)
-        rows = max(1, found.num_rows)
+        row_group = self.parquet.metadata.row_group(group)
+        rows = max(1, row_group.num_rows)
         return int(
-            min(rows, max(1, BATCH_BYTES * rows // max(1, found.total_byte_size + 8 * found.num_columns * rows)))
+            min(
+                rows, max(1, BATCH_BYTES * rows // max(1, row_group.total_byte_size + 8 * row_group.num_columns * rows))
+            )
         )
 
     def _batch(self, group: int) -> Any:
-        """An Arrow file's group; the last is kept, for it is asked for its rows and then for its data."""
+        """An Arrow file's group. The last one is kept: its number of rows is needed, and then its data."""
         if self.last[0] != group:
             with self.errors(f" in group {group}"):
                 self.last = group, self.ipc.get_batch(group)
@@ -218,7 +220,7 @@ class Table:
 
 
 def _source(file: File) -> Any:
-    """The file for pyarrow, which reads local ones by itself."""
+    """The file in a form that pyarrow reads; it opens local files itself."""
     if isinstance(filesystem_of(file.uri), LocalFiles):
         return arrow().memory_map(local_path(file.uri))
     return arrow().PythonFile(RangedFile(file), mode="r")
@@ -231,7 +233,7 @@ def rows_of(file: File) -> int:
 
 
 def arrow() -> Any:
-    """pyarrow. Raises ConfigurationError where it is not installed."""
+    """The pyarrow module. Raises ConfigurationError if it is not installed."""
     try:
         import pyarrow as pa
         import pyarrow.ipc
@@ -279,7 +281,7 @@ def _columns(table: Table, data: Any, first: int, nulls: str, numbers: Numbers) 
 
 
 def kind_in(kind: Any, name: str, uri: str) -> str:
-    """The feature's kind that a column's type becomes: "int64", "float32" or "bytes". Raises DataError."""
+    """The kind of feature for a column's type: "int64", "float32" or "bytes". Raises DataError."""
     types = arrow().types
     inner = kind
     while types.is_list(inner) or types.is_large_list(inner) or types.is_fixed_size_list(inner):
@@ -297,19 +299,21 @@ def kind_in(kind: Any, name: str, uri: str) -> str:
 
 
 def flattened(column: Any, name: str, where: str, first: int, nulls: str, numbers: Numbers) -> Columns:
-    """A column's values, lists of lists laid end to end; where such inner lists differ in length, that is an error."""
+    """A column's values, with lists of lists flattened. Inner lists of different lengths are an error."""
     pa = arrow()
     import pyarrow.compute as pc
 
-    found = column.combine_chunks()
-    found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
-    lengths = np.ones(len(found), np.int64)
-    kind = kind_in(found.type, name, where)
+    values = column.combine_chunks()
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    lengths = np.ones(len(values), np.int64)
+    kind = kind_in(values.type, name, where)
     outermost = True
-    while pa.types.is_list(found.type) or pa.types.is_large_list(found.type) or pa.types.is_fixed_size_list(found.type):
-        if found.null_count:
-            found, lengths = _without_nulls(found, lengths, name, where, first, nulls, outermost)
-        inner = pc.list_value_length(found).to_numpy(zero_copy_only=False).astype(np.int64)
+    while (
+        pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type)
+    ):
+        if values.null_count:
+            values, lengths = _without_nulls(values, lengths, name, where, first, nulls, outermost)
+        inner = pc.list_value_length(values).to_numpy(zero_copy_only=False).astype(np.int64)
         if outermost:
             spread = np.zeros(len(lengths), np.int64)
             spread[lengths > 0] = inner
@@ -319,16 +323,16 @@ def flattened(column: Any, name: str, where: str, first: int, nulls: str, number
                 row = _row(where, first, lengths, int(np.flatnonzero(inner != inner[0])[0]))
                 raise DataError(f"{row}: the column {named(name)} has inner lists of unlike lengths")
             lengths = lengths * (int(inner[0]) if len(inner) else 0)
-        found = found.flatten()
+        values = values.flatten()
         outermost = False
-    if found.null_count:
-        found, lengths = _without_nulls(found, lengths, name, where, first, nulls, outermost)
+    if values.null_count:
+        values, lengths = _without_nulls(values, lengths, name, where, first, nulls, outermost)
     if kind == "bytes":
-        flat = np.empty(len(found), object)
-        text = pa.types.is_string(found.type) or pa.types.is_large_string(found.type)
-        flat[:] = [value.encode() for value in found.to_pylist()] if text else found.to_pylist()
+        flat = np.empty(len(values), object)
+        text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+        flat[:] = [value.encode() for value in values.to_pylist()] if text else values.to_pylist()
     else:
-        flat = found.cast(pa.int64()) if pa.types.is_boolean(found.type) else found
+        flat = values.cast(pa.int64()) if pa.types.is_boolean(values.type) else values
         flat = flat.to_numpy(zero_copy_only=False)
     if kind != "bytes" and not (numbers.exact and flat.dtype in (np.float64, np.uint64)):
         flat = _narrowed(
@@ -338,7 +342,7 @@ def flattened(column: Any, name: str, where: str, first: int, nulls: str, number
 
 
 def _narrowed(flat: Array, kind: str, numbers: Numbers, at: Callable[[int], str]) -> Array:
-    """Numbers as an Example has them. Raises DataError for one that it cannot hold."""
+    """Numbers in an Example's types. Raises DataError for one that does not fit."""
     if flat.dtype == np.uint64 and (large := flat > np.uint64(MOST_INT64)).any():
         place = int(np.flatnonzero(large)[0])
         raise DataError(
@@ -346,9 +350,9 @@ def _narrowed(flat: Array, kind: str, numbers: Numbers, at: Callable[[int], str]
             hint="make the column text, or doubles, where it is written",
         )
     with np.errstate(over="ignore"):
-        found = flat.astype(kind, copy=False)
+        narrowed = flat.astype(kind, copy=False)
     if flat.dtype == np.float64:
-        lost = np.flatnonzero(np.isinf(found))
+        lost = np.flatnonzero(np.isinf(narrowed))
         lost = lost[np.isfinite(flat[lost])]
         if len(lost) and not numbers.overflow:
             raise DataError(
@@ -357,27 +361,27 @@ def _narrowed(flat: Array, kind: str, numbers: Numbers, at: Callable[[int], str]
                 hint="tf-spawner data convert --overflow lets such values become infinite",
             )
         if numbers.loss is not None:
-            numbers.loss.measure(flat, found)
-    return found
+            numbers.loss.measure(flat, narrowed)
+    return narrowed
 
 
 def _row(where: str, first: int, lengths: Array, place: int) -> str:
-    """The file and the row in which the value of that place stands."""
+    """The file and the row that the value at that place belongs to."""
     return f"{where.rsplit(' ', 1)[0]} {first + int(np.searchsorted(np.cumsum(lengths), place, side='right'))}"
 
 
 def _without_nulls(
-    found: Any, lengths: Array, name: str, where: str, first: int, nulls: str, outermost: bool
+    values: Any, lengths: Array, name: str, where: str, first: int, nulls: str, outermost: bool
 ) -> tuple[Any, Array]:
-    place = int(np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False))[0])
+    place = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
     if nulls != "empty" or not outermost:
         raise DataError(
             f"{_row(where, first, lengths, place)}: the column {named(name)} is null"
             + ("" if outermost else " in a list"),
             hint="--nulls empty makes whole rows' nulls features without values" if outermost else None,
         )
-    valid = found.is_valid().to_numpy(zero_copy_only=False)
-    return found.drop_null(), lengths * valid
+    valid = values.is_valid().to_numpy(zero_copy_only=False)
+    return values.drop_null(), lengths * valid
 
 
 class TableWriter:
@@ -391,7 +395,7 @@ class TableWriter:
         self.writer: Any = None
 
     def write(self, record: Mapping[str, Array], where: str) -> None:
-        """One record. Raises DataError where its features are not those of the first."""
+        """Writes one record. Raises DataError if its features are not those of the first one."""
         if not self.kinds:
             self.kinds = {name: kind_of(values) for name, values in record.items()}
         if self.kinds != {name: kind_of(values) for name, values in record.items()}:
@@ -405,12 +409,12 @@ class TableWriter:
             self._flush()
 
     def _check(self, record: Mapping[str, Array], where: str) -> None:
-        """Raises DataError where a feature is not as in the first record; one without values is of any kind."""
+        """Raises DataError if a feature differs from the first record's; one without values fits any kind."""
         for name in {**self.kinds, **record}:
             kind = kind_of(record[name]) if name in record else "missing"
-            wanted = self.kinds.get(name, "missing")
-            if kind != wanted and not (name in record and name in self.kinds and not len(record[name])):
-                raise DataError(f"{where}: the feature {named(name)} is {kind}, and {wanted} in the first record")
+            expected = self.kinds.get(name, "missing")
+            if kind != expected and not (name in record and name in self.kinds and not len(record[name])):
+                raise DataError(f"{where}: the feature {named(name)} is {kind}, and {expected} in the first record")
 
     def _flush(self) -> None:
         pa = arrow()
@@ -438,7 +442,7 @@ class TableWriter:
         self.waiting, self.held = [], 0
 
     def close(self) -> None:
-        """Writes the rows that wait and the file's end; a table without rows gets its columns, too."""
+        """Writes the pending rows and the file's end; a table without rows still gets its columns."""
         if self.waiting or self.writer is None:
             self._flush()
         self.writer.close()

@@ -53,7 +53,7 @@ class Helper:
         self.numbers = itertools.count()
 
     def ask(self, **request: Any) -> tuple[dict[str, Any], bytes]:
-        """The reply and its bytes. Raises OSError where the helper has ended."""
+        """The reply and its bytes. Raises OSError if the helper has ended."""
         future: Future[tuple[dict[str, Any], bytes]] = Future()
         with self.lock:
             if self.process is None:
@@ -70,7 +70,7 @@ class Helper:
         return future.result()
 
     def start(self) -> None:
-        """Starts the process that speaks XRootD, and a thread that takes its answers."""
+        """Starts the process that uses XRootD, and a thread that reads its answers."""
         command = [sys.executable, "-m", "tfspawner.data.xrootd"]
         self.process = subprocess.Popen(
             command,
@@ -82,7 +82,7 @@ class Helper:
         threading.Thread(target=self.listen, args=(self.process,), daemon=True).start()
 
     def listen(self, process: subprocess.Popen[bytes]) -> None:
-        """Hands each answer to who waits for it, until the process ends."""
+        """Hands each answer to the thread that waits for it, until the process ends."""
         assert process.stdout
         try:
             for line in process.stdout:
@@ -92,7 +92,7 @@ class Helper:
                     self.waiting.pop(reply["id"]).set_result((reply, data))
         except ValueError:
             pass  # it was killed within a line
-        finally:  # whatever went wrong, nobody waits for ever
+        finally:  # whatever went wrong, nobody must wait for ever
             process.kill()
             process.wait()
             with self.lock:
@@ -103,7 +103,7 @@ class Helper:
 
 
 class XRootDFiles:
-    """root:// URIs; who asks is settled by Kerberos, X509 or a token, as XRootD's own tools take them."""
+    """root:// URIs; authentication is by Kerberos, X509 or a token, as for XRootD's own tools."""
 
     def __init__(self) -> None:
         if not find_spec("XRootD"):
@@ -112,7 +112,7 @@ class XRootDFiles:
         self.turns = itertools.count()
 
     def ask(self, uri: str, do: str, **request: Any) -> tuple[dict[str, Any], bytes]:
-        """Raises DataError for what will not pass, and OSError for what may."""
+        """Asks a helper. Raises DataError for lasting errors, and OSError for those that may pass."""
         reply, data = self.helpers[next(self.turns) % HELPERS].ask(uri=uri, do=do, **request)
         if "error" in reply:
             if reply["passing"]:
@@ -126,7 +126,7 @@ class XRootDFiles:
         except OSError as error:
             raise DataError(f"{uri}: {error}", hint="check the server's name") from None
         files, folders, hidden = reply["found"]
-        return Listing(files=[File(*found) for found in files], folders=folders, hidden=hidden)
+        return Listing(files=[File(*file) for file in files], folders=folders, hidden=hidden)
 
     def list(self, uri: str) -> list[File]:
         return self.look(uri).files
@@ -145,7 +145,7 @@ class XRootDFiles:
 
 
 class Refused(Exception):
-    """XRootD's status in the user's words."""
+    """An error of XRootD, in the user's terms."""
 
     def __init__(self, status: Any, host: str) -> None:
         text = " ".join(str(status.message).split())
@@ -195,9 +195,9 @@ class Server:
         """(files, how many folders, how many hidden files) that the URI stands for."""
         host, path = split(uri)
         fs = self.client.FileSystem(f"root://{host}")
-        status, found = fs.stat(path, timeout=TIMEOUT_S)
-        if status.ok and not found.flags & self.flags.StatInfoFlags.IS_DIR:
-            return [(uri, found.size, str(found.modtime))], 0, 0
+        status, info = fs.stat(path, timeout=TIMEOUT_S)
+        if status.ok and not info.flags & self.flags.StatInfoFlags.IS_DIR:
+            return [(uri, info.size, str(info.modtime))], 0, 0
         if status.ok:
             return self.inside(fs, host, [path], "*")
         refused = Refused(status, host)
@@ -221,7 +221,7 @@ class Server:
     def inside(
         self, fs: Any, host: str, folders: list[str], pattern: str
     ) -> tuple[list[tuple[str, int, str]], int, int]:
-        """The same, of what in the folders fits the pattern."""
+        """The same for what matches the pattern in these folders."""
         fitting = [
             (f"root://{host}/{posixpath.join(folder, name)}", size, version, is_folder, is_hidden(name, pattern))
             for folder in folders
@@ -299,11 +299,11 @@ def main() -> None:
         reply: dict[str, Any] = {"id": request.pop("id")}
         data = b""
         try:
-            found = getattr(server, request.pop("do"))(**request)
-            if isinstance(found, bytes):
-                data = found
+            result = getattr(server, request.pop("do"))(**request)
+            if isinstance(result, bytes):
+                data = result
             else:
-                reply["found"] = found
+                reply["found"] = result
         except Refused as refused:
             reply.update(error=str(refused), hint=refused.hint, passing=refused.passing)
         except Exception as error:  # the request is answered, whatever it is
@@ -316,7 +316,7 @@ def main() -> None:
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         for line in sys.stdin.buffer:
             pool.submit(answer, json.loads(line))
-        os._exit(0)  # whoever asked is gone
+        os._exit(0)  # the parent is gone
 
 
 if __name__ == "__main__":
