@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from tfspawner.errors import ArtifactError
-from tfspawner.follow.landing import PARTS, Landing, Room
+from tfspawner.follow.landing import PARTS, FreeSpace, Landing
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -206,42 +206,42 @@ def free(tmp_path, monkeypatch):
 
 
 def test_all_that_is_free_can_be_taken_and_not_a_byte_more(tmp_path, free):
-    room = Room(tmp_path)
-    with room.taken(1000, "worker-0"):
-        assert room.promised == 1000
-    with pytest.raises(ArtifactError, match=r"worker-0's files take .* more, and .* are free at") as error, room.taken(1001, "worker-0"):  # fmt: skip
+    disk = FreeSpace(tmp_path)
+    with disk.taken(1000, "worker-0"):
+        assert disk.promised == 1000
+    with pytest.raises(ArtifactError, match=r"worker-0's files take .* more, and .* are free at") as error, disk.taken(1001, "worker-0"):  # fmt: skip
         pass
     assert "for other replicas' files" not in error.value.message
-    assert room.promised == 0
+    assert disk.promised == 0
 
 
 def test_what_others_have_been_promised_is_not_free(tmp_path, free):
-    room = Room(tmp_path)
-    with room.taken(600, "worker-0") as wrote:
-        with pytest.raises(ArtifactError, match="600 B of them for other replicas' files"), room.taken(401, "worker-1"):
+    disk = FreeSpace(tmp_path)
+    with disk.taken(600, "worker-0") as wrote:
+        with pytest.raises(ArtifactError, match="600 B of them for other replicas' files"), disk.taken(401, "worker-1"):
             pass
-        with room.taken(400, "worker-1"):
-            assert room.promised == 1000
+        with disk.taken(400, "worker-1"):
+            assert disk.promised == 1000
         wrote(500)
         free[0] -= 500
-        assert room.promised == 100
-        with room.taken(400, "worker-1"):
+        assert disk.promised == 100
+        with disk.taken(400, "worker-1"):
             pass
-        with pytest.raises(ArtifactError), room.taken(401, "worker-1"):
+        with pytest.raises(ArtifactError), disk.taken(401, "worker-1"):
             pass
-    assert room.promised == 0
+    assert disk.promised == 0
 
 
 def test_what_was_not_written_is_given_back(tmp_path, free):
-    room = Room(tmp_path)
+    disk = FreeSpace(tmp_path)
 
     def write_some() -> None:
-        with room.taken(600, "worker-0") as wrote:
+        with disk.taken(600, "worker-0") as wrote:
             wrote(100)
             wrote(150)
-            assert room.promised == 350
+            assert disk.promised == 350
             raise ValueError("cut")
 
     with pytest.raises(ValueError, match="cut"):
         write_some()
-    assert room.promised == 0
+    assert disk.promised == 0

@@ -31,7 +31,7 @@ UNKNOWN = "it cannot be known whether the script has ended"
 
 
 def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient]:
-    """The agents that answer; those whose pods or processes have ended are not asked.
+    """The agents that answer. Those whose pods or processes have ended are not asked.
 
     A silent agent is waited for if its script was seen running; and each one where training succeeded, as all then have
     something to bring back.
@@ -65,12 +65,12 @@ def reachable_agents(backend: Backend, state: JobState) -> dict[str, AgentClient
 
 
 def holders_of(backend: Backend, state: JobState, agents: Mapping[str, AgentClient]) -> dict[str, Holder]:
-    """Who gives each replica's files: its agent, or else what that left."""
+    """Who serves each replica's files: its agent, or else the files that its agent left behind."""
     return {**agents, **left_of(backend, state.job, [replica for replica in state.replicas if replica not in agents])}
 
 
 def left_of(backend: Backend, job: str, replicas: Iterable[str]) -> dict[str, Left]:
-    """The files that agents have left behind: of each replica that has some."""
+    """The files that agents have left behind, for each replica that has some."""
     if not isinstance(backend, KeepsFiles):
         return {}
     return {replica: left for replica in replicas if (left := backend.left(job, replica))}
@@ -89,25 +89,25 @@ def busy(
     Returns an error for each that has not ended by then, and those whose agents have ended meanwhile. The gang's own
     end does not tell: the gang waits for its replicas only for a time, and may have lost its coordinator.
     """
-    asked = [holder for r, holder in holders.items() if state.result and not _has_ended(state, state.replicas[r])]
+    pending = [holder for r, holder in holders.items() if state.result and not _has_ended(state, state.replicas[r])]
     is_shown, gone, pause_s = False, set[str](), 0.3
     while True:
-        doing = dict(zip(asked, each(lambda agent: _doing(agent, state), asked, PARALLEL), strict=True))
-        silent = [agent.replica for agent in asked if doing[agent] == UNKNOWN]
+        doing = dict(zip(pending, each(lambda agent: _doing(agent, state), pending, PARALLEL), strict=True))
+        silent = [agent.replica for agent in pending if doing[agent] == UNKNOWN]
         if silent:
             gone.update(set(silent) - seen_running(backend, state.job, silent))
-        asked = [agent for agent in asked if doing[agent] and agent.replica not in gone]
-        if not asked or time.monotonic() > ends_by:
+        pending = [agent for agent in pending if doing[agent] and agent.replica not in gone]
+        if not pending or time.monotonic() > ends_by:
             break
         if not is_shown:
-            view.note(f"waiting for {shortened([agent.replica for agent in asked])} to end")
+            view.note(f"waiting for {shortened([agent.replica for agent in pending])} to end")
             is_shown = True
         time.sleep(pause_s)
         pause_s = min(3.0, 1.5 * pause_s)
         if given_up and given_up.is_set():
             raise KeyboardInterrupt
     whose: dict[str, list[str]] = {}
-    for agent in asked:
+    for agent in pending:
         whose.setdefault(doing[agent], []).append(agent.replica)
     hint = Hint("once that has ended: ", Command("fetch"))
     errors = {what: ArtifactError(f"{shortened(replicas)}: {what}", hint=hint) for what, replicas in whose.items()}
@@ -115,12 +115,12 @@ def busy(
 
 
 def _has_ended(state: JobState, line: ReplicaState) -> bool:
-    """Whether the replica itself has reported so to a gang that has ended, too."""
+    """Whether the replica has reported its end, and the gang has ended, too."""
     return state.phase == Phase.ENDED and line.state in FINISHED and line.message != LOST and not line.storing
 
 
 def _doing(agent: Holder, state: JobState) -> str:
-    """What a replica still does with its files; "" if it has ended."""
+    """What a replica is still doing with its files; "" if it has ended."""
     try:
         report = agent.report(list(state.replicas))
     except AgentUnreachable:
@@ -132,7 +132,7 @@ def _doing(agent: Holder, state: JobState) -> str:
 
 
 def still_running(backend: Backend, job: str, silent: list[str]) -> set[str]:
-    """The silent replicas whose process or pod runs; the backend has a moment to see that one has just ended."""
+    """The silent replicas whose process or pod still runs; the backend gets a moment to see those that just ended."""
     deadline = time.monotonic() + SEE_WITHIN_S
     while True:
         alive = seen_running(backend, job, silent)
@@ -142,7 +142,7 @@ def still_running(backend: Backend, job: str, silent: list[str]) -> set[str]:
 
 
 def seen_running(backend: Backend, job: str, replicas: list[str]) -> set[str]:
-    """The replicas whose process or pod runs, as the backend sees it now; all of them, if it cannot be asked."""
+    """The replicas whose process or pod runs, according to the backend; all of them if it cannot be asked."""
     states: dict[str | None, str] = {}
     stop = threading.Event()
     try:

@@ -1,4 +1,4 @@
-"""Keeps a job's state, facts and record up to date with what the backend sees and what the coordinator tells."""
+"""Keeps a job's state, facts and record up to date with the news from the backend and the coordinator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USAGE_OF, USAGE_EVERY_S = (
 
 
 class Bookkeeper:
-    """Takes over each piece of news. Called by one thread."""
+    """Takes in each piece of news. Called by one thread."""
 
     def __init__(
         self, state: JobState, record: Record | None, view: View, start_timeout_s: float | None = None
@@ -41,7 +41,7 @@ class Bookkeeper:
     # -- what the backend sees
 
     def observe(self, seen: Observation) -> None:
-        """Takes over what the backend sees of a replica, or of the whole job."""
+        """Takes in what the backend sees of a replica or of the whole job."""
         before = self.facts.platform.get(seen.replica or "")
         self.facts.see(seen, time.monotonic())
         if seen.replica is None:
@@ -53,7 +53,7 @@ class Bookkeeper:
         self._show_observation(seen)
 
     def _show_observation(self, seen: Observation) -> None:
-        """The backend's word counts in the table until the replica's agent has reported, and after it is gone."""
+        """Shows the backend's state of a replica while its agent has not reported yet, or is gone."""
         line = self.state.replicas[seen.replica or ""]
         line.node = seen.node or line.node
         has_ended = line.state in FINISHED
@@ -70,17 +70,17 @@ class Bookkeeper:
             self.warned.add(key)
             self.view.note(f"warning: {text}")
 
-    # -- what the coordinator tells
+    # -- what the coordinator reports
 
     def log(self, replica: str, offset: int, data: bytes) -> None:
-        """Takes over a piece of a replica's output."""
+        """Takes in a piece of a replica's output."""
         self.facts.changed_at = time.monotonic()
         if self.record:
             data = self.record.append_log(replica, offset, data)
         self.view.log(replica, data)
 
     def hear(self, gang: Gang) -> None:
-        """Takes over what the coordinator tells of the gang and of replicas with news."""
+        """Takes in the coordinator's news of the gang and its replicas."""
         self.facts.heard = True
         self._hear_of_restarts(gang)
         if self.state.phase != gang["phase"]:
@@ -121,7 +121,7 @@ class Bookkeeper:
             self.state.gone.discard(line.replica)
 
     def _hear_of_usage(self, line: ReplicaState, usage: dict[str, Any]) -> None:
-        """Takes over what the script uses. Only the first replicas are recorded, and less often the longer they run."""
+        """Takes in a script's usage. Only the first replicas' is recorded, and less often the longer they run."""
         if self.record and usage and usage != line.usage and line.replica in self.usage_at:
             began, last = self.usage_at[line.replica]
             now = time.monotonic()
@@ -139,7 +139,7 @@ class Bookkeeper:
         line.usage = usage
 
     def _hear_of_restarts(self, gang: Gang) -> None:
-        """Shows each restart once. A coordinator that is new itself knows only of the restarts since."""
+        """Shows each restart once. A new coordinator knows only the restarts since its own start."""
         known = {restart["generation"] for restart in self.state.restarts}
         for restart in gang["restarts"]:
             if restart["generation"] in known:
@@ -154,7 +154,7 @@ class Bookkeeper:
             self._begin_again()
 
     def _begin_again(self) -> None:
-        """Forgets what the agents reported of the former scripts: until they report anew, the backend's word counts."""
+        """Forgets what the agents reported before the restart; until they report again, the backend's states count."""
         self.facts.reported.clear()
         for line in self.state.replicas.values():
             line.state, line.since, line.progress, line.usage = State.PENDING, time.time(), {}, {}
@@ -164,7 +164,7 @@ class Bookkeeper:
     # -- the end
 
     def end(self, end: End) -> None:
-        """Takes over how the job has ended."""
+        """Records how the job has ended."""
         self.state.result, self.state.cause = end.result, end.cause
         self.state.gone |= end.gone
         for replica, mark in end.marks.items():

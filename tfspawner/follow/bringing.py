@@ -34,7 +34,7 @@ def bring_home(
     given_up: threading.Event | None = None,
     ends_by: float | None = None,
 ) -> tuple[Outcome, ArtifactError | None]:
-    """Brings the rest of the logs and all files, and writes the report. Returns also why not all of it could come.
+    """Brings the rest of the logs and all files, and writes the report. Also returns why some of it could not come.
 
     What was lost with a replica of a job that failed cannot come, and only a warning says so; but a replica counts as
     lost only if the backend says that its process or pod has ended. When the job has ended, its scripts have until
@@ -77,7 +77,7 @@ def bring_home(
 
 
 def _warn_of_losses(state: JobState, view: View, collected: list[Collected], without_log: list[str]) -> None:
-    """Warns of what was not kept, or cannot be brought."""
+    """Warns about output and files that were not kept or cannot be brought."""
     for replica in collected:
         if replica.skipped:
             names = ", ".join(map(shown, replica.skipped[:5]))
@@ -91,7 +91,7 @@ def _warn_of_losses(state: JobState, view: View, collected: list[Collected], wit
 
 
 def _without_log(backend: Backend, state: JobState, broken: dict[str, str], view: View) -> list[ArtifactError]:
-    """An error for each broken log whose agent still runs and has the rest; a warning where the rest was lost."""
+    """An error for each incomplete log whose agent still has the rest; a warning if the rest is lost."""
     alive = still_running(backend, state.job, list(broken)) if broken else set()
     errors = []
     for replica, why in broken.items():
@@ -103,7 +103,7 @@ def _without_log(backend: Backend, state: JobState, broken: dict[str, str], view
 
 
 def _without_answer(backend: Backend, state: JobState, silent: list[str], view: View) -> list[ArtifactError]:
-    """An error for silent agents whose files may still be there; a warning where they are lost."""
+    """An error for silent agents whose files may still be there; a warning if they are lost."""
     if state.cause and state.cause.never_whole:
         return []  # no script has begun anywhere
     if not state.result and state.phase in STARTING and "running" not in state.times:
@@ -153,7 +153,7 @@ def _outcome(
 
 
 def _write_report(outcome: Outcome, state: JobState, record: Record, view: View, missing: ArtifactError | None) -> None:
-    """Writes report.json and the page. Raises ArtifactError where the report fails; the page can be made later."""
+    """Writes report.json and the page. Raises ArtifactError if the report fails; the page can be made later."""
     record.write_json(
         "report.json",
         {

@@ -1,4 +1,4 @@
-"""Brings the replicas' files back: each checked by SHA-256, resumed when cut, put in place whole.
+"""Brings the replicas' files back: checked by SHA-256, resumed after a break, put in place whole.
 
 What an agent says is not trusted: a name that could lead out of the folder is refused.
 """
@@ -23,7 +23,7 @@ from tfspawner.base.words import human_bytes
 from tfspawner.errors import AgentUnreachable, ArtifactError, Command, Hint
 from tfspawner.replica.retrying import Retrying
 
-from .landing import PARTS, Landing, Room
+from .landing import PARTS, FreeSpace, Landing
 
 TRIES_WITHOUT_PROGRESS = 5
 PAUSE_S = 0.4  # after the first try; twice as long after each more
@@ -45,16 +45,16 @@ class Collected:
 def collect(
     agents: list[Holder], folder: Path, progress: Callable[[int], None]
 ) -> tuple[list[Collected], list[ArtifactError]]:
-    """Collects from every agent into folder/<replica>; progress is told each number of new bytes.
+    """Collects from every agent into folder/<replica>; progress is called with each number of new bytes.
 
     Returns what came, and an error for each replica whose files did not come whole: the next call goes on
     where this one ended.
     """
-    room = Room(folder)
+    disk = FreeSpace(folder)
 
     def one(agent: Holder) -> Collected | ArtifactError:
         try:
-            return collect_one(agent, folder / agent.replica, progress, room)
+            return collect_one(agent, folder / agent.replica, progress, disk)
         except ArtifactError as error:
             return error
 
@@ -62,28 +62,31 @@ def collect(
     with suppress(OSError):  # what did not come whole has left its parts there
         (folder / PARTS).rmdir()
     collected, errors = [], []
-    for found in results:
-        if isinstance(found, ArtifactError):
-            errors.append(found)
+    for result in results:
+        if isinstance(result, ArtifactError):
+            errors.append(result)
             continue
-        collected.append(found)
-        if found.refused:
-            names = ", ".join(shown(name) for name in found.refused[:3])
+        collected.append(result)
+        if result.refused:
+            names = ", ".join(shown(name) for name in result.refused[:3])
             errors.append(
                 ArtifactError(
-                    f"{found.replica}: {len(found.refused)} files stay there, for their names or permissions: {names}",
+                    f"{result.replica}: {len(result.refused)} files stay there, "
+                    f"for their names or permissions: {names}",
                     hint=Hint("all others are here; to give these up: ", Command("delete")),
                 )
             )
     return collected, errors
 
 
-def collect_one(agent: Holder, folder: Path, progress: Callable[[int], None], room: Room | None = None) -> Collected:
+def collect_one(
+    agent: Holder, folder: Path, progress: Callable[[int], None], disk: FreeSpace | None = None
+) -> Collected:
     """Collects one replica's files into folder, which has the replica's name."""
     landing = Landing(folder.parent, agent.replica)
     try:
         landing.make_folder()
-        manifest = _collect_whole(agent, landing, room or Room(folder.parent), progress)
+        manifest = _collect_whole(agent, landing, disk or FreeSpace(folder.parent), progress)
         for name in manifest.folders:
             landing.make_folder(name)
         landing.remove_parts()
@@ -95,15 +98,15 @@ def collect_one(agent: Holder, folder: Path, progress: Callable[[int], None], ro
     return Collected(replica=agent.replica, files=manifest.files, skipped=manifest.skipped, refused=manifest.refused)
 
 
-def _collect_whole(agent: Holder, landing: Landing, room: Room, progress: Callable[[int], None]) -> Manifest:
-    """Brings all files that are not here yet; tries again where that makes no progress, and then gives up."""
+def _collect_whole(agent: Holder, landing: Landing, disk: FreeSpace, progress: Callable[[int], None]) -> Manifest:
+    """Brings all files that are not here yet; gives up after several tries without progress."""
     retrying = Retrying(TRIES_WITHOUT_PROGRESS, PAUSE_S)
     while True:
         try:
             manifest = _manifest(agent, landing)
             missing = [file for file in manifest.files if not landing.holds(file)]
             needed = sum(file["size"] - _part_size(landing, file) for file in missing)
-            with room.taken(needed, agent.replica) as wrote:
+            with disk.taken(needed, agent.replica) as wrote:
                 for count in _receive(agent, missing, landing):
                     wrote(count)
                     progress(count)
@@ -124,7 +127,7 @@ def _manifest(agent: Holder, landing: Landing) -> Manifest:
 
 
 def _folded(name: str) -> str:
-    """The same for names that are the same where case, and how an accent is written, do not count."""
+    """A key for the name: the same for names that differ only in case or in how an accent is written."""
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
@@ -133,7 +136,7 @@ class _NoProgress(Exception):
 
 
 def _receive(agent: Holder, files: list[dict[str, Any]], landing: Landing) -> Iterator[int]:
-    """Asks for all files until they are here; yields each number of bytes.
+    """Requests files until all are here; yields each number of bytes.
 
     What a cut stream leaves is a part, and counts at the next request.
     """
@@ -152,7 +155,7 @@ def _receive(agent: Holder, files: list[dict[str, Any]], landing: Landing) -> It
 
 
 def _receive_stream(agent: Holder, pending: dict[str, dict[str, Any]], landing: Landing) -> Iterator[int]:
-    """One request for pending files; yields each number of bytes, and takes out of pending what is whole."""
+    """One request for pending files; yields each number of bytes, and removes finished files from pending."""
     offsets = {path: _part_size(landing, file) for path, file in itertools.islice(pending.items(), FILES_AT_ONCE)}
     for part, body in agent.files([(path, offset, pending[path]["size"]) for path, offset in offsets.items()]):
         path = part.path
@@ -166,7 +169,7 @@ def _receive_stream(agent: Holder, pending: dict[str, dict[str, Any]], landing: 
 
 
 def _receive_one(file: dict[str, Any], offset: int, pieces: Iterator[bytes], landing: Landing) -> Iterator[int]:
-    """Writes one file's bytes behind what is here of it, and puts it in place; yields each number of bytes."""
+    """Appends one file's bytes to its part, and puts it in place; yields each number of bytes."""
     part = landing.part(file)
     try:
         digest = landing.sha256(part) if offset else hashlib.sha256()

@@ -35,7 +35,7 @@ def came_earlier(record: Record, silent: list[str]) -> tuple[list[Collected], se
 
 
 def came_before(record: Record) -> Outcome | None:
-    """The outcome of a job that its launcher had brought home, and was removing when it was ended; else None."""
+    """The outcome of a job whose launcher was killed while it removed the job, after all had come; else None."""
     try:
         events = [event["event"] for event in read_events(record.folder)]
     except DamagedFile:

@@ -1,4 +1,4 @@
-"""What is known of a job that may end it, and since when. Pure: the time is an argument, always time.monotonic()'s."""
+"""The facts about a job that may end it, and since when. Pure: the time is an argument, of time.monotonic()."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENDED = (PodState.SUCCEEDED, PodState.FAILED, PodState.GONE)  # in which no agen
 
 @dataclass(frozen=True, slots=True)
 class Doom:
-    """What the backend saw of a replica that cannot start or has ended, and since when that holds."""
+    """Why a replica cannot start or has ended, according to the backend, and since when."""
 
     since: float
     seen: Observation
@@ -57,15 +57,15 @@ class Facts:
 
     @property
     def is_ended_by_agents(self) -> bool:
-        """Whether the gang itself ends the job, and will tell why."""
+        """Whether the gang itself ends the job, and will say why."""
         return self.heard and self.state.phase in (Phase.STOPPING, Phase.ENDED)
 
     def has_ended(self, replica: str) -> bool:
-        """Whether the backend has seen that no agent can answer there."""
+        """Whether the backend has seen that this replica's agent can no longer answer."""
         return replica in self.platform and self.platform[replica].state in ENDED
 
     def see(self, seen: Observation, now: float) -> None:
-        """Takes over what the backend sees of a replica, or of the whole job."""
+        """Takes in what the backend sees of a replica or of the whole job."""
         if seen.replica is None:
             return self._see_job(seen, now)
         replica, before = seen.replica, self.platform.get(seen.replica)
@@ -89,7 +89,7 @@ class Facts:
             self.doomed.setdefault(None, Doom(now, seen))
 
     def _forget_refusal(self) -> None:
-        """All pods are there: what kept some of them from being created has passed."""
+        """Forgets why pods could not be created, once all pods exist."""
         if None in self.doomed and self.doomed[None].seen.patience_s:
             del self.doomed[None]
 

@@ -23,7 +23,7 @@ from .state import JobState, ReplicaState, View
 
 NO_AGENT_HINT = "something else may have taken the agent's place: trust nothing that comes from there"
 AGAIN_S = 0.2  # how long to wait before a stream that broke off is opened again
-BUSY_S = 5.0  # and one that the coordinator had no room for
+BUSY_S = 5.0  # the same for one that the coordinator refused for lack of memory
 
 
 class Follower:
@@ -89,7 +89,7 @@ class Follower:
                 continue
 
     def _raising(self, work: Callable[[], None]) -> None:
-        """Does a thread's work. What goes wrong in it, even a bug, is raised where follow() was called."""
+        """Does a thread's work. Its errors, even bugs, are raised in follow()."""
         try:
             work()
         except Exception as error:
@@ -101,7 +101,7 @@ class Follower:
                 self._put("seen", observation)
 
     def _stream(self) -> None:
-        """Keeps a stream to the coordinator open, each time from the bytes that are here already."""
+        """Keeps a stream to the coordinator open; each one continues after the bytes that are already here."""
         false_answers = FalseAnswers()
         while not self.stop.is_set():
             if not self.reachable.wait(0.2):
@@ -130,7 +130,7 @@ class Follower:
                 self.stop.wait(AGAIN_S)
 
     def _do_without_stream(self, error: AgentBusy) -> None:
-        """Asks only for the gang's news, until the coordinator may have room for a stream."""
+        """Asks only for the gang's news, until the coordinator may be able to take a stream."""
         self._put("busy", error)
         with suppress(AgentUnreachable):
             agent = self.backend.agent(self.state.job, self.coordinator)
@@ -140,7 +140,7 @@ class Follower:
     # -- the one reader
 
     def _take_all(self) -> None:
-        """Takes all that has come since: to judge and show after each piece would cost replicas times news."""
+        """Takes all news at once: judging and showing after each piece would cost replicas times news."""
         with suppress(queue.Empty):
             self._take(*self.news.get(timeout=0.25))
             for _ in range(self.news.maxsize):
@@ -170,7 +170,7 @@ class Follower:
             raise value
 
     def _judge(self) -> None:
-        """Ends the following if the judge says so; what has to be done for a verdict is done first."""
+        """Ends the following if the judge says so; first does the step that the judge needs."""
         while isinstance(verdict := judge(self.facts, time.monotonic()), Step):
             if verdict is Step.STOP_LISTENING:
                 self.facts.stream_ended_at = time.monotonic()

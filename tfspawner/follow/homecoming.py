@@ -1,4 +1,4 @@
-"""A job's way home: logs, files and report come into the run's record before the job is released or removed."""
+"""Brings a job home: logs, files and report go into the run's record before the job is released or removed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def with_name(error: SpawnerError, job: str) -> SpawnerError:
 
 
 def still_there(error: SpawnerError, job: str) -> SpawnerError:
-    """The error, whose hint also says that the job is still there, and what to do with it."""
+    """The error with a hint that the job is still there, and what to do with it."""
     with_name(error, job)
     there = Hint(f"job {job} is still there: ", Command("fetch", job), ", or ", Command("delete", job))
     if there not in (error.hint or ""):
@@ -111,7 +111,7 @@ class Homecoming:
         self.view.note(f"\ninterrupted: still fetching the files of job {self.job}; Ctrl-C again to quit at once")
 
     def _ask_to_hold(self) -> None:
-        """Makes a job that failed hold its files as long as one that succeeded: some of them are missing here."""
+        """Makes a failed job hold its files as long as a successful one, because some are missing here."""
         with suppress(AgentUnreachable):
             self.backend.agent(self.job, self.replicas[0]).keep()
 
@@ -124,7 +124,7 @@ class Homecoming:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Here Ctrl-C ends the job and raises Interrupted once it is home; an error also says that the job is left."""
+        """Within this, Ctrl-C ends the job and raises Interrupted once it is home; errors then mention the job left."""
         try:
             yield
         except KeyboardInterrupt:
@@ -164,7 +164,7 @@ class Homecoming:
         raise self._interruption()
 
     def _stop(self) -> Literal["has begun", "has not begun", "silent"]:
-        """Tells the gang to stop. Returns whether a script has begun, and there is something to bring home."""
+        """Tells the gang to stop. Returns whether a script has begun, so that there is something to bring home."""
         deadline = time.monotonic() + HEAR_WITHIN_S
         while True:
             try:
@@ -181,7 +181,7 @@ class Homecoming:
             return "has begun" if has_begun else "has not begun"
 
     def _as_it_was(self) -> JobState:
-        """What is known of a job that cannot be told to stop."""
+        """What is known about a job that cannot be reached to be stopped."""
         state = self.state or JobState(job=self.job, replicas={r: ReplicaState(replica=r) for r in self.replicas})
         state.result = state.result or Result.INTERRUPTED
         return state
@@ -197,7 +197,7 @@ class Homecoming:
         return follower.state
 
     def _interruption(self) -> Interrupted:
-        """What is raised after a first Ctrl-C."""
+        """The error after the first Ctrl-C."""
         if self.missing:
             interruption = Interrupted(f"interrupted; job {self.job} is kept: not all of its files could be fetched")
             interruption.missing = self.missing
@@ -214,7 +214,7 @@ class Homecoming:
         return interruption
 
     def _left(self, doing: str) -> Interrupted:
-        """What is raised after a second Ctrl-C: what it gave up, and how to go on."""
+        """The error after the second Ctrl-C: what was given up, and how to go on."""
         job = self.job
         on = Hint("bring it home: ", Command("fetch", job), "; and then: ", Command("delete", job))
         if doing == "removing":
@@ -239,13 +239,13 @@ class Homecoming:
 
 
 def release_agents(backend: Backend, state: JobState) -> None:
-    """Lets the agents of a job end: all of it is here."""
+    """Lets a job's agents end, since everything is here."""
     with suppress(AgentUnreachable):  # it has ended already
         backend.agent(state.job, next(iter(state.replicas))).release()
     mark_fetched(backend, state)
 
 
 def mark_fetched(backend: Backend, state: JobState) -> None:
-    """Notes at what killed agents have left that it has been fetched."""
+    """Marks the files that killed agents left behind as fetched."""
     for left in left_of(backend, state.job, state.replicas).values():
         left.mark_fetched()

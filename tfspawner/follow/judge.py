@@ -1,4 +1,4 @@
-"""Whether a job has ended that its agents do not end, and how. Pure: the facts and the time in, a verdict out.
+"""Judges whether and how a job has ended when its agents do not say so. Pure: facts and time in, a verdict out.
 
 What the agents tell comes first: what the backend has seen counts only when they have had a moment to tell it better.
 """
@@ -55,13 +55,13 @@ class Step(Enum):
 
 
 class FalseAnswers:
-    """Counts answers in a row without a proof: something on the way may have given one in the agent's place."""
+    """Counts answers in a row without a proof: a proxy, say, may have given one instead of the agent."""
 
     def __init__(self) -> None:
         self.count, self.since = 0, math.inf
 
     def are_enough(self, now: float) -> bool:
-        """Counts one more; whether it is clear that the agent is gone."""
+        """Counts one more answer; returns whether it is clear that the agent is gone."""
         self.count += 1
         self.since = min(self.since, now)
         return self.count >= FALSE_ANSWERS and now - self.since >= FALSE_S
@@ -89,7 +89,7 @@ def judge(facts: Facts, now: float) -> End | Step | None:
 
 
 def conclude(facts: Facts) -> End | None:
-    """The job's end as its pods or processes tell it now, where no agent answers; None if they do not tell."""
+    """The job's end according to its pods or processes, when no agent answers; None if they do not show it."""
     states = {seen.state for seen in facts.platform.values()}
     doom = facts.doomed.get(None)
     if facts.succeeded_at is not None:
@@ -136,7 +136,7 @@ def _patience_s(seen: Observation, start_timeout_s: float | None) -> float:
 
 
 def _late_start(facts: Facts, now: float) -> End | None:
-    """A coordinator that was never heard."""
+    """A coordinator that never answered."""
     limit_s = DEFAULT_START_TIMEOUT_S if facts.start_timeout_s is None else facts.start_timeout_s
     if not _is_starting(facts.state) or facts.heard or facts.first_seen_at is None:
         return None
@@ -183,7 +183,7 @@ def _silent_coordinator(facts: Facts, now: float) -> End | Step | None:
 
 
 def _silence_s(facts: Facts) -> float:
-    """How long the coordinator may be silent: longer while another pod takes its place."""
+    """How long the coordinator may be silent; longer while another pod takes its place."""
     seen = facts.platform.get(facts.coordinator)
     if seen and seen.state in (PodState.PENDING, PodState.STARTING):
         return (facts.start_timeout_s or DEFAULT_START_TIMEOUT_S) + SILENCE_S
@@ -257,14 +257,14 @@ def _succeeded(facts: Facts) -> End:
 
 
 def _without_pods(facts: Facts) -> tuple[frozenset[str], dict[str, Mark]]:
-    """The replicas of an ended job that have no pod any more, and a mark for each whose agent has not reported."""
+    """The replicas of an ended job whose pods are gone, and a mark for each whose agent has not reported."""
     gone = [r for r in facts.state.replicas if r not in facts.platform or facts.platform[r].state == PodState.GONE]
     marks = {replica: Mark(state=State.GONE, message=NO_POD) for replica in gone if replica not in facts.reported}
     return frozenset(gone), marks
 
 
 def _as_agents_told(facts: Facts) -> End:
-    """The agents' own result; but why a replica's agent fell silent, the backend may know better."""
+    """The agents' own result; the backend may know better why a replica's agent fell silent."""
     state, replica = facts.state, _replica_to_explain(facts)
     if not state.cause or not replica or facts.platform[replica].state not in (PodState.FAILED, PodState.GONE):
         return End(result=state.result, cause=state.cause)

@@ -1,4 +1,4 @@
-"""Where a replica's files land: a folder that no name and no link leads out of, and the space that is left there."""
+"""Where a replica's files are written: a folder that no name or link leads out of, and its free space."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Landing:
         self.top, self.replica = top.absolute(), replica
 
     def place(self, file: dict[str, Any]) -> str:
-        """Where the file ends up, below the landing's folder."""
+        """The file's final place, below the landing's folder."""
         return f"{self.replica}/{file['path']}"
 
     def part(self, file: dict[str, Any]) -> str:
-        """Where the file lies while it is not whole; another content of the same path has another name."""
+        """The file's place while it is incomplete; other contents for the same path get another name."""
         name = hashlib.sha256(f"{file['path']}/{file['sha256']}".encode()).hexdigest()
         return f"{PARTS}/{self.replica}/{name}"
 
@@ -82,7 +82,7 @@ class Landing:
         )
 
     def size(self, name: str) -> int | None:
-        """A file's; None where there is none, or something else of which a file can take the place."""
+        """A file's size; None if there is none, or something else that a file can replace."""
         with suppress(FileNotFoundError), self.at(name) as (directory, last):
             status = os.stat(last, dir_fd=directory, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
@@ -91,7 +91,7 @@ class Landing:
         return None
 
     def sha256(self, name: str) -> Any:
-        """The digest of a file that lies here. Follows no link."""
+        """The digest of a file here. Follows no link."""
         with self.at(name) as (directory, last):
             source = os.open(last, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
         with open(source, "rb") as file:
@@ -104,7 +104,7 @@ class Landing:
 
     @contextmanager
     def writing(self, name: str, *, behind: bool = False) -> Iterator[BinaryIO]:
-        """A new file, or an old one to be written behind what it has."""
+        """Opens a new file, or an old one to append to."""
         with self.at(name, make=True) as (directory, last):
             if not behind:
                 with suppress(FileNotFoundError):
@@ -124,33 +124,33 @@ class Landing:
             os.unlink(last, dir_fd=directory)
 
     def make_folder(self, name: str = "") -> None:
-        """That one of the replica's folders, else the folder of all that it has."""
+        """Makes this folder of the replica, or else its top folder."""
         with self.at(f"{self.replica}/{name}".rstrip("/") + "/", make=True):
             pass
 
     def remove_parts(self) -> None:
-        """Removes what is left of the replica's files that did not become whole."""
+        """Removes the remains of the replica's incomplete files."""
         with suppress(FileNotFoundError), self.at(f"{PARTS}/{self.replica}") as (directory, last):
             shutil.rmtree(last, ignore_errors=True, dir_fd=directory)
 
     def folds_case(self) -> bool:
-        """Whether the file system takes names that differ in case alone for the same, as macOS's does."""
+        """Whether names that differ only in case are the same file here, as on macOS."""
         probe = f"{PARTS}/{self.replica}/case"
         with self.writing(probe):
-            found = self.size(f"{PARTS}/{self.replica}/CASE") is not None
+            is_same = self.size(f"{PARTS}/{self.replica}/CASE") is not None
         self.remove(probe)
-        return found
+        return is_same
 
 
-class Room:
-    """The free space at a folder, shared by all who write there: each takes all it needs before its first byte."""
+class FreeSpace:
+    """A folder's free space, shared by all who write there: each reserves all it needs before its first byte."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.promised, self.lock = folder, 0, threading.Lock()
 
     @contextmanager
     def taken(self, size: int, replica: str) -> Iterator[Callable[[int], None]]:
-        """Gives a function to be told each number of bytes written. Raises ArtifactError if size is not free."""
+        """Reserves size bytes; gives a function to call with each number of bytes written. Raises ArtifactError."""
         left = size
 
         def wrote(count: int) -> None:

@@ -1,4 +1,4 @@
-"""Reads what a job's coordinator streams, checked against what came before: the next output, and news that are new."""
+"""Reads a job's coordinator's streams, and checks that output continues where it ended and that news are new."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfspawner.backends.client import AgentClient, Body
 from tfspawner.errors import AgentUnreachable, BadAnswer
 from tfspawner.replica.reports import next_offset
 
-STALE_S = 120.0  # how long the coordinator may tell nothing new: all agents report every few seconds
+STALE_S = 120.0  # how long the coordinator may send nothing new: all agents report every few seconds
 MOST_BAD = 10  # how many answers that no agent gives may come before the job is given up
 
 Heard = tuple[str, Any]  # "gang" and a Gang; "log" and (replica, offset, bytes)
@@ -45,7 +45,7 @@ class Listener:
             raise BadAnswer(f"{agent.replica}'s agent ended its stream before the job's end")
 
     def is_hopeless(self) -> bool:
-        """Counts one more bad answer; whether there were too many."""
+        """Counts one more bad answer; returns whether there were too many."""
         self.bad += 1
         return self.bad >= MOST_BAD
 

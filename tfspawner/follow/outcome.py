@@ -1,4 +1,4 @@
-"""How a job ended: what came of it, and what is raised for it."""
+"""How a job ended: its outcome, and the errors that it raises."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def raise_for(state: JobState, record: Record | None) -> None:
-    """Raises what a job's end means: nothing, JobFailed or TimedOut."""
+    """Raises JobFailed or TimedOut for a job that ended so."""
     if state.result == Result.SUCCEEDED:
         return
     cause = explained(state.cause or Cause())
@@ -65,7 +65,7 @@ def raise_for(state: JobState, record: Record | None) -> None:
 
 
 def _restart_hint(cause: Cause) -> str | None:
-    """The next step where nothing is wrong with the script itself; with restarts, they are over."""
+    """The next step if the script itself is not at fault and restarts, if any, are used up."""
     again = "--restarts 1 starts all again from the last checkpoint"
     if cause.kind == "stalled":
         return f"where each replica stood is at the end of its log; {again}"
@@ -73,7 +73,7 @@ def _restart_hint(cause: Cause) -> str | None:
 
 
 def raise_for_artifacts(state: JobState, where: str) -> None:
-    """Raises ArtifactError where a replica's files did not come into the bucket that --artifacts names."""
+    """Raises ArtifactError if a replica's files did not reach the bucket that --artifacts names."""
     for line in state.replicas.values():
         failure = line.stored["failure"] if line.stored else "its agent was lost meanwhile" if line.storing else None
         if failure:

@@ -1,4 +1,4 @@
-"""A job as it stands: its replicas, its phase, and who is shown it."""
+"""A job's state: its replicas, its phase, and the view that shows it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class ReplicaState:
     progress: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)  # cpu: processors, memory: bytes, gpus: as Gpu.sample()
     exit_code: int | None = None
-    behind_s: float = 0.0  # so much later than half of the others it comes to where it is
+    behind_s: float = 0.0  # how many seconds later than half of the others it got to where it is
     unkept: dict[str, Any] = field(default_factory=dict)  # of its output: how many bytes there was no room for, and why
     storing: str = ""  # where it puts its files just now
     stored: dict[str, Any] | None = None  # with --artifacts: uri, files, size, failure
 
     @property
     def word(self) -> str:
-        """Its state as it is shown: one that has ended may still put its files into a bucket."""
+        """Its state in a word: after its end it may still be putting files into a bucket."""
         return "storing" if self.storing else self.state
 
     @property
@@ -40,7 +40,7 @@ class ReplicaState:
 
 @dataclass(slots=True, kw_only=True)
 class JobState:
-    """What is known of a job now; `result` once it has ended."""
+    """What is known about a job now; `result` once it has ended."""
 
     job: str
     replicas: dict[str, ReplicaState]
@@ -53,7 +53,7 @@ class JobState:
 
     @property
     def without_pods(self) -> str:
-        """What is to be told of pods that went after the job's end; "" if none did."""
+        """A message about pods that went after the job's end; "" if none did."""
         gone = [line.replica for line in self.replicas.values() if line.message == NO_POD]
         return which_pods_are_gone(gone, len(self.replicas)) if gone else ""
 
@@ -64,24 +64,24 @@ def which_pods_are_gone(replicas: list[str], count: int) -> str:
 
 
 def shortened(replicas: list[str]) -> str:
-    """The first of them by name, and how many more there are."""
+    """The first few by name, and how many more there are."""
     return ", ".join(replicas[:5]) + (f" and {len(replicas) - 5} more" if len(replicas) > 5 else "")
 
 
 class View(Protocol):
-    """Who is shown what happens."""
+    """Shows what happens."""
 
     def show(self, state: JobState) -> None:
-        """The job's state as it is now."""
+        """Shows the job's current state."""
 
     def log(self, replica: str, data: bytes) -> None:
-        """A replica has put out these bytes; lines may be cut anywhere."""
+        """Shows output of a replica; lines may be cut anywhere."""
 
     def received(self, size_bytes: int) -> None:
-        """So many bytes of files have come home since the last call."""
+        """Counts bytes of files that have come home since the last call."""
 
     def note(self, text: str) -> None:
-        """A line for the user."""
+        """Shows a line to the user."""
 
     def finish(self) -> None:
         """Nothing more comes."""

@@ -1,4 +1,4 @@
-"""A sweep as it stands: its points, who is shown them, and how it ended."""
+"""A sweep's state: its points, the view that shows them, and how it ended."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Point:
 
 
 class SweepView(Protocol):
-    """Who is shown what happens to the points; several threads call it."""
+    """Shows what happens to the points; several threads call it."""
 
     def begin(self, name: str, points: Sequence[Point], parallel: int) -> None:
-        """The sweep begins: all its points, and how many of them run at a time."""
+        """Begins the sweep: all its points, and how many of them run at a time."""
 
     def show(self, point: Point) -> None:
-        """A point's state has changed."""
+        """Shows a point whose state has changed."""
 
     def note(self, text: str) -> None:
-        """A line for the user."""
+        """Shows a line to the user."""
 
     def finish(self) -> None:
         """Nothing more comes."""
@@ -88,7 +88,7 @@ class SweepOutcome:
 
     @property
     def told(self) -> str:
-        """How many points ended in which way, and when."""
+        """How many points ended in which way, and how long it took."""
         counts = Counter(row["result"] for row in self.points)
         return f"{', '.join(f'{count} {word}' for word, count in counts.items())} in {age(self.seconds)}"
 

@@ -33,7 +33,7 @@ from tfspawner.errors import (
     SpawnerError,
 )
 from tfspawner.follow.collect import FILES_AT_ONCE
-from tfspawner.follow.landing import Landing, Room
+from tfspawner.follow.landing import FreeSpace, Landing
 from tfspawner.record.folder import RunFolder, find_run
 from tfspawner.record.reading import read_id
 from tfspawner.replica.processes import die_with_agent
@@ -87,7 +87,7 @@ class EventFiles:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self.folder, self.disk = folder, Room(folder)
+        self.folder, self.disk = folder, FreeSpace(folder)
         self.tails: dict[str, dict[str, Tail]] = {}
 
     def bring(self, agent: AgentClient) -> bool:
