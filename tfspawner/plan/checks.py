@@ -1,4 +1,4 @@
-"""What is wrong with a JobSpec's values, each alone and several together. All raise ConfigurationError."""
+"""Checks a JobSpec's values, each alone and several together. All raise ConfigurationError."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def quantity(value: str) -> float:
 
 
 def converted(values: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, object]:
-    """The values as the fields hold them: a Path of what is like one, a tuple of a list. Texts are checked, too."""
+    """The values as the fields hold them, with Paths for path-like values and tuples for lists. Also checks texts."""
     by_kind = [(name, options[name]) for kind in Kind for name in options if options[name].kind is kind]
-    found = {name: _converted(name, values[name], option) for name, option in by_kind}
+    fields = {name: _converted(name, values[name], option) for name, option in by_kind}
     for kind in (Kind.PATH, Kind.TEXT, Kind.TEXTS, Kind.PAIRS):
         for name, option in by_kind:
             if option.kind is kind and name != "env":
-                _check_texts(name, found[name], option)
-    return found
+                _check_texts(name, fields[name], option)
+    return fields
 
 
 def _converted(name: str, value: Any, option: Option) -> object:
@@ -88,7 +88,7 @@ def _converted(name: str, value: Any, option: Option) -> object:
 
 
 def _check_texts(name: str, value: Any, option: Option) -> None:
-    """Refuses texts, alone or listed, that are too large or that no program or record could take."""
+    """Refuses texts, alone or in a list, that are too long or that no program or record could take."""
     if option.kind is Kind.PATH:
         if value is not None and (reason := _no_path(str(value))):
             raise ConfigurationError(f"{name} is {brief(str(value))}, which is no path: {reason}")
@@ -132,7 +132,7 @@ def _check_match(pattern: re.Pattern[str], name: str, value: str | None, rule: s
 
 
 def check_quantity(name: str, value: str | None) -> None:
-    """Refuses what is no Kubernetes quantity above 0, and memory in which no Python starts."""
+    """Refuses what is not a Kubernetes quantity above 0, and too little memory for Python to start."""
     if value is None:
         return
     try:
@@ -159,27 +159,27 @@ def is_namespace(text: str) -> bool:
 
 
 def check_place(on: str) -> None:
-    """Refuses a place that is no backend."""
+    """Refuses a place that is not a backend."""
     if on not in ("local", "kubernetes"):
         raise ConfigurationError(f"on is {brief(on)}; it must be 'local' or 'kubernetes'")
 
 
 def check_names(name: str | None, tag: str | None, queue: str | None) -> None:
-    """Refuses what could be no job's, label's or LocalQueue's name."""
+    """Refuses invalid names of a job, a label or a LocalQueue."""
     _check_match(_NAME, "name", name, "lower-case letters, digits and '-', beginning with a letter")
     _check_match(_LABEL, "tag", tag, "letters, digits, '.', '_' and '-', at most 63")
     _check_match(_LABEL, "queue", queue, "a LocalQueue's name")
 
 
 def check_words(namespace: str | None, artifacts: str | None, image: str | None) -> None:
-    """Refuses what could be no namespace, folder of a bucket or image."""
+    """Refuses invalid names of a namespace, a bucket's folder or an image."""
     _check_match(_NAMESPACE, "namespace", namespace, "lower-case letters, digits and '-', at most 63")
     _check_match(_S3_FOLDER, "artifacts", artifacts, "like s3://bucket/folder")
     _check_match(_IMAGE, "image", image, "like registry/name:tag")
 
 
 def check_restart_on(words: Iterable[str], known: Iterable[str]) -> None:
-    """Refuses a word that is no reason to restart."""
+    """Refuses a word that is not a reason to restart."""
     unknown = [word for word in words if word not in known]
     if unknown:
         raise ConfigurationError(f"restart_on is {brief(unknown[0])}; it must be of {', '.join(known)}")
@@ -194,7 +194,7 @@ def check_collect(patterns: Iterable[str]) -> None:
 
 
 def check_egress(words: Iterable[str]) -> None:
-    """Refuses words that name no addresses."""
+    """Refuses words that do not name addresses."""
     destinations(words)
 
 
@@ -211,14 +211,14 @@ def check_files(**paths: Path | None) -> None:
 
 
 def check_folders(**paths: Path | None) -> None:
-    """The same for folders; a keyword is the option."""
+    """Refuses a path that names no existing folder; a keyword is the option."""
     for name, path in paths.items():
         if path is not None and kind_of(path) != A_FOLDER:
             raise ConfigurationError(f"--{name.replace('_', '-')} {named(path)} is not a folder")
 
 
 def check_inside(script: Path, script_path: Path, workdir: Path | None, folder: Path) -> None:
-    """Refuses a script that does not lie in the folder that travels."""
+    """Refuses a script outside the folder that travels."""
     if not script_path.is_relative_to(folder):
         raise ConfigurationError(
             f"script {named(script)} is not inside --workdir {named(str(workdir))}",
@@ -227,7 +227,7 @@ def check_inside(script: Path, script_path: Path, workdir: Path | None, folder: 
 
 
 def check_roles(workers: int, ps: int, has_chief: bool, replicas: int) -> None:
-    """Refuses too many replicas in all, and roles of which nothing would train."""
+    """Refuses too many replicas in all, and roles without any that trains."""
     if replicas > MAX_REPLICAS:
         raise ConfigurationError(
             f"{replicas:,} replicas are asked for, and {MAX_REPLICAS:,} are possible: TF_CONFIG, one variable "
@@ -241,7 +241,7 @@ def check_roles(workers: int, ps: int, has_chief: bool, replicas: int) -> None:
 
 
 def check_gpu_type(gpu_type: str | None, gpus: int) -> None:
-    """Refuses what could be no GPU's product, and one without a number of GPUs."""
+    """Refuses an invalid GPU product, and one without a number of GPUs."""
     _check_match(_GPU_TYPE, "gpu_type", gpu_type, "a GPU's product or a part of its name, like A100")
     if gpu_type and not gpus:
         raise ConfigurationError(
@@ -251,13 +251,13 @@ def check_gpu_type(gpu_type: str | None, gpus: int) -> None:
 
 
 def check_start_tries(start_tries: int | None, detach: bool) -> None:
-    """Refuses tries that nobody would be there to make."""
+    """Refuses further tries of a detached job, which nobody would be there to make."""
     if start_tries and detach:
         raise ConfigurationError("start_tries needs the launcher to stay: it cannot go with detach")
 
 
 def check_kubernetes_only(flags: Collection[str]) -> None:
-    """Refuses these flags, which mean nothing on this machine."""
+    """Refuses flags that mean nothing on this machine."""
     if flags:
         raise ConfigurationError(
             f"{', '.join(flags)} would do nothing on this machine", hint="add --on kubernetes, or leave it out"
@@ -265,7 +265,7 @@ def check_kubernetes_only(flags: Collection[str]) -> None:
 
 
 def check_port(port: int | None, on: str, replicas: int, default: int) -> None:
-    """Refuses a port that not all replicas of a machine could count up from, and the agents' own."""
+    """Refuses the agents' own port, and on this machine one with too few ports above it for all replicas."""
     most = 65536 - (replicas if on == "local" else 1)
     if port is not None and not 1024 <= port <= most:
         raise ConfigurationError(f"port is {brief(port)}; it must be 1024 to {most}")
@@ -274,7 +274,7 @@ def check_port(port: int | None, on: str, replicas: int, default: int) -> None:
 
 
 def check_env(env: Mapping[str, str], on: str) -> None:
-    """Refuses variables that no process or Secret could have, and those that tf-spawner sets; shows no value."""
+    """Refuses variables that no process or Secret can have, and those that tf-spawner sets; shows no value."""
     if len(env) > MOST_VARIABLES:
         raise ConfigurationError(
             f"{len(env):,} environment variables are asked for, and {MOST_VARIABLES:,} are possible"
@@ -313,7 +313,7 @@ def _paths(values: Iterable[str | Path]) -> tuple[Path, ...]:
 
 
 def _wrong_text(text: str, may_be_bytes: bool) -> str | None:
-    """Why a text can be neither an argument of a program nor stand in an object."""
+    """Why a text can be neither a program's argument nor part of a Kubernetes object."""
     if "\0" in text:
         return "holds a NUL"
     try:
@@ -324,13 +324,13 @@ def _wrong_text(text: str, may_be_bytes: bool) -> str | None:
 
 
 def _no_path(path: str) -> str | None:
-    """Why a path is none, or none that a record could name."""
+    """Why a path is invalid, or one that a record could not name."""
     line = _wrong_line(path)
     return wrong_path(path) or (f"it {line}" if line else None)
 
 
 def _wrong_line(text: str) -> str | None:
-    """Why a text cannot stand in a record and in messages, each on one line."""
+    """Why a text cannot be used in records and messages, which have one line for it."""
     try:
         _LINE(text)
     except Wrong:

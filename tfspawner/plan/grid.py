@@ -1,4 +1,4 @@
-"""A sweep: values for the script's flags, and a job for each point of their grid. No effects."""
+"""A sweep: values for the script's flags, and a job for each point of their grid. Pure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Sweep:
             )
         for name in self.grid:
             _check_name(str(name), self.spec.args)
-        object.__setattr__(self, "grid", {str(name): _texts(str(name), given) for name, given in self.grid.items()})
+        object.__setattr__(self, "grid", {str(name): _texts(str(name), values) for name, values in self.grid.items()})
         count = math.prod(len(values) for values in self.grid.values())
         if not self.grid:
             raise ConfigurationError("the grid is empty", hint="--grid lr=1e-3,1e-4")
@@ -77,7 +77,7 @@ class Sweep:
         return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
 
     def job(self, sweep: str, name: str, values: Values) -> JobSpec:
-        """The job of a point: the sweep's, with its flags behind the script's own arguments."""
+        """A point's job: the sweep's, with the point's flags after the script's own arguments."""
         args = (*self.spec.args, *(f"--{flag}={value}" for flag, value in values.items()))
         return replace(self.spec, name=name, tag=self.spec.tag or sweep, args=args)
 
@@ -86,7 +86,7 @@ SWEEP_OPTIONS = options_of(Sweep)
 
 
 def parse_grid(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The flags and values of words like "lr=1e-3,1e-4"; a value with a comma stands in double quotes."""
+    """The flags and values of words like "lr=1e-3,1e-4"; a value with a comma is in double quotes."""
     grid: dict[str, tuple[str, ...]] = {}
     for word in words:
         name, equals, listed = word.partition("=")
@@ -107,7 +107,7 @@ def parse_grid(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def grid_word(name: str, values: Sequence[str]) -> str:
-    """What parse_grid reads as these values."""
+    """The word that parse_grid reads as these values."""
 
     def quoted(value: str) -> str:
         doubled = value.replace('"', '""')
@@ -122,16 +122,16 @@ def shown(values: Mapping[str, str]) -> str:
 
 
 def numbers(values: Iterable[str]) -> list[float] | None:
-    """The values as numbers, if they all are."""
+    """The values as numbers, if all of them are."""
     try:
-        found = [float(value) for value in values]
+        floats = [float(value) for value in values]
     except ValueError:
         return None
-    return found if all(map(math.isfinite, found)) else None
+    return floats if all(map(math.isfinite, floats)) else None
 
 
 def is_better(metric: str) -> Literal["higher", "lower"] | None:
-    """Which values of a metric of Keras's are better, by its name; None where that says nothing."""
+    """Whether higher or lower values of a Keras metric are better, by its name; None if unknown."""
     name = metric.removeprefix("val_").lower()
     if re.search(r"acc|auc|precision|recall|f1|iou|dice|r2|similarity|true_", name):
         return "higher"
@@ -145,7 +145,7 @@ def main_metric(rows: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def main_metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One of each pair of metrics, val_ where there is one; first that by which the points are ordered."""
+    """One of each pair of metrics, val_ if there is one; the metric that orders the points comes first."""
     names = dict.fromkeys(name for row in rows for name in row["metrics"])
     main = main_metric(rows)
     chosen = [name for name in names if f"val_{name}" not in names]
@@ -166,7 +166,7 @@ def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def best(rows: list[dict[str, Any]]) -> dict[str, str]:
     """For each metric whose better values are known, the job that has the best last value of it."""
-    found = {}
+    winners = {}
     for metric in dict.fromkeys(name for row in rows for name in row["metrics"]):
         values = {
             row["job"]: row["metrics"][metric]
@@ -175,21 +175,21 @@ def best(rows: list[dict[str, Any]]) -> dict[str, str]:
         }
         if values and is_better(metric):
             choose = max if is_better(metric) == "higher" else min
-            found[metric] = choose(values, key=values.__getitem__)
-    return found
+            winners[metric] = choose(values, key=values.__getitem__)
+    return winners
 
 
 def differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of two records of a sweep is not the same, so that their results do not belong together."""
+    """The differences between two records of a sweep because of which their results do not belong together."""
     old, new = former.get("spec", {}), now["spec"]
-    found = [
+    changes = [
         f"{name.replace('_', '-')} was {_brief(name, old)} and is {_brief(name, new)}"
         for name, one in OPTIONS.items()
         if FIXED in one.traits and _brief(name, old) != _brief(name, new)
     ]
     files = former.get("files", {})
     changed = sorted(name for name, digest in now["files"].items() if files.get(name, digest) != digest)
-    return [*found, *(f"{name} has changed" for name in changed)]
+    return [*changes, *(f"{name} has changed" for name in changed)]
 
 
 def _brief(name: str, spec: Mapping[str, Any]) -> str:
@@ -214,23 +214,23 @@ def _check_name(name: str, args: tuple[str, ...]) -> None:
         )
 
 
-def _listed(name: str, given: Any) -> list[Any]:
-    """The values, and of too many one too many: there may be no end of them."""
+def _listed(name: str, values: Any) -> list[Any]:
+    """The values, at most one more than allowed: an iterator may be endless."""
     try:
-        return list(islice(given, MAX_POINTS + 1))
+        return list(islice(values, MAX_POINTS + 1))
     except TypeError:
         raise ConfigurationError(
-            f"--grid {name}: {brief(given)} is no list of values", hint='{"lr": [1e-3, 1e-4]}'
+            f"--grid {name}: {brief(values)} is no list of values", hint='{"lr": [1e-3, 1e-4]}'
         ) from None
 
 
-def _texts(name: str, given: Any) -> tuple[str, ...]:
+def _texts(name: str, values: Any) -> tuple[str, ...]:
     """A flag's values as texts, each once."""
-    listed = [given] if isinstance(given, str | int | float) else _listed(name, given)
+    listed = [values] if isinstance(values, str | int | float) else _listed(name, values)
     if not listed:
         raise ConfigurationError(f"--grid {name} has no values", hint=f"--grid {name}=V1,V2")
     if len(listed) > MAX_POINTS:
-        count = f"{len(given):,}" if hasattr(given, "__len__") else f"more than {MAX_POINTS:,}"
+        count = f"{len(values):,}" if hasattr(values, "__len__") else f"more than {MAX_POINTS:,}"
         raise ConfigurationError(f"--grid {name} has {count} values; at most {MAX_POINTS:,} are run")
     texts: dict[str, None] = {}
     for value in listed:

@@ -1,4 +1,4 @@
-"""What a record's field says of itself as an option, once.
+"""Describes each option once, in the metadata of its dataclass field.
 
 Flags, job.yaml's keys, --help, the words of a recorded spec and the checks of a value's type follow from it.
 """
@@ -97,41 +97,47 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """Its flag; of a switch the one that turns it on, whether --help names that or the other."""
+        """Its flag; for a switch the one that turns it on, even if --help names the other."""
         return f"--{self.key}"
 
     @property
     def parameter(self) -> str:
-        """Its name among the command line's parsed options, where pairs are still words."""
+        """Its name among click's parsed options, where pairs are still words."""
         return f"{self.name}_pairs" if self.kind is Kind.PAIRS else self.name
 
     @property
     def full_help(self) -> str:
-        """Its sentence with the default in it."""
+        """Its help with the default filled in."""
         default = ", ".join(self.default) if isinstance(self.default, tuple) else self.default
         return self.help.format(default=default)
 
 
 def described(
-    kind: Kind, words: str = "", section: Section | None = None, *traits: Trait, **more: Any
+    kind: Kind, words: str = "", section: Section | None = None, *traits: Trait, **attributes: Any
 ) -> Mapping[str, Option]:
-    """A dataclass field's metadata: `words` are its flags, `more` is what Option has besides."""
-    return {OPTION: Option(kind=kind, words=tuple(words.split()), section=section, traits=frozenset(traits), **more)}
+    """A dataclass field's metadata: `words` are its flags, `attributes` the rest of Option's fields."""
+    return {
+        OPTION: Option(kind=kind, words=tuple(words.split()), section=section, traits=frozenset(traits), **attributes)
+    }
 
 
 def option(
-    default: Value, kind: Kind, words: str = "", section: Section | None = None, *traits: Trait, **more: Any
+    default: Value, kind: Kind, words: str = "", section: Section | None = None, *traits: Trait, **attributes: Any
 ) -> Value:
-    """A dataclass field with that default, described like this."""
+    """A dataclass field with that default and this description."""
     start: Any = {"default_factory": dict} if isinstance(default, dict) else {"default": default}
-    made: Any = field(**start, repr=SECRET not in traits, metadata=described(kind, words, section, *traits, **more))
+    made: Any = field(
+        **start, repr=SECRET not in traits, metadata=described(kind, words, section, *traits, **attributes)
+    )
     return made  # type: ignore[no-any-return] # as with dataclasses.field, to a type checker it is the default
 
 
 def options_of(record: type) -> dict[str, Option]:
     """The options of a dataclass by their fields' names, in the fields' order."""
-    found = {}
+    options = {}
     for one in (one for one in fields(record) if OPTION in one.metadata):
         default = None if one.default is MISSING else one.default
-        found[one.name] = replace(one.metadata[OPTION], name=one.name, default=default, is_optional=one.default is None)
-    return found
+        options[one.name] = replace(
+            one.metadata[OPTION], name=one.name, default=default, is_optional=one.default is None
+        )
+    return options

@@ -23,7 +23,7 @@ DEFAULT_START_TIMEOUT_S = 600.0
 
 
 def id_of(token: str) -> str:
-    """A job's id, which tells nothing of its token; a token can be told by it to be another job's."""
+    """A job's id. It does not reveal the token, but shows whether a token belongs to another job."""
     return hashlib.sha256(token.encode()).hexdigest()[:16]
 
 
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def id(self) -> str:
-        """Tells this job from every other of its name, former or foreign."""
+        """The job's id, different for every job of the same name."""
         return id_of(self.token)
 
 
@@ -84,21 +84,21 @@ def make_plan(
     gpus: Mapping[str, tuple[str, ...]] | None = None,
     nvml: bytes | None = None,
 ) -> Plan:
-    """Puts together what launching makes, of what was read and drawn before: it does no I/O, and draws nothing.
+    """Plans what launching makes, from values read and drawn before: no I/O, no randomness.
 
     Args:
         known: the job's secrets.
-        token: what the launcher and the agents prove to each other that they know.
-        agent: the files that each replica runs by.
+        token: the secret that the launcher and the agents prove to each other that they know.
+        agent: the files of the agent, which every replica runs.
         command: the user's command file.
         needs_tf_keras, speaks_of_s3, needs_gpus: what the replicas' TensorFlow must have.
         gpus: which ones, as the backend found them.
         nvml: nvidia-ml-py as a zip file, for images that lack it.
 
-    Raises ConfigurationError where a secret, or all of them, do not fit into the Secret.
+    Raises ConfigurationError if one secret or all of them are too large for the Secret.
     """
-    masked, more, more_warnings = hidden(spec, known, command)
-    _check_secret(spec, more)
+    masked, secret_texts, secret_warnings = hidden(spec, known, command)
+    _check_secret(spec, secret_texts)
     config = {
         **_job_json(spec, job, coordinator_address, code),
         "needs_tf_keras": needs_tf_keras,
@@ -118,15 +118,15 @@ def make_plan(
         code=code,
         token=token,
         files=files,
-        hidden=more,
+        hidden=secret_texts,
         known=known,
         gpus=gpus or {},
-        warnings=(*warnings, *more_warnings),
+        warnings=(*warnings, *secret_warnings),
     )
 
 
 def _job_json(spec: JobSpec, job: str, coordinator_address: str, code: Code) -> dict[str, Any]:
-    """What the agents are told of the job by its options alone."""
+    """The part of job.json that follows from the options alone."""
     return {
         "job": job,
         "roles": spec.roles,
@@ -150,8 +150,8 @@ def _job_json(spec: JobSpec, job: str, coordinator_address: str, code: Code) -> 
     }
 
 
-def _check_secret(spec: JobSpec, more: Mapping[str, str]) -> None:
-    size = sum(len(value.encode()) for value in (*spec.env.values(), *more.values()))
+def _check_secret(spec: JobSpec, secret_texts: Mapping[str, str]) -> None:
+    size = sum(len(value.encode()) for value in (*spec.env.values(), *secret_texts.values()))
     if spec.on == "kubernetes" and size > MAX_SECRET_BYTES:
         raise ConfigurationError("the variables, with what holds one of them, are more than a Secret holds, 1 MiB")
 
@@ -161,8 +161,10 @@ def plan_like(
 ) -> Plan:
     """The plan of another job with the same code and replicas: its name, arguments and token are its own."""
     config = json.loads(plan.files["job.json"])
-    masked, more, _ = hidden(spec, plan.known, command)
+    masked, secret_texts, _ = hidden(spec, plan.known, command)
     job = job_name(spec)
     config.update(job=job, coordinator_address=coordinator_address, **{"args": list(spec.args), **masked})
     files = {**plan.files, "job.json": json.dumps(config, separators=(",", ":")).encode()}
-    return replace(plan, job=job, spec=spec, token=token, files=files, hidden=more, warnings=(), notes=(), slot=slot)
+    return replace(
+        plan, job=job, spec=spec, token=token, files=files, hidden=secret_texts, warnings=(), notes=(), slot=slot
+    )

@@ -385,8 +385,8 @@ class JobSpec:
     def __post_init__(self) -> None:
         from . import checks  # not above: --help needs the fields alone, and is to be quick
 
-        given = {name: getattr(self, name) for name in OPTIONS}
-        for name, value in checks.converted(given, OPTIONS).items():
+        values = {name: getattr(self, name) for name in OPTIONS}
+        for name, value in checks.converted(values, OPTIONS).items():
             object.__setattr__(self, name, value)
         checks.check_files(script=self.script, command_file=self.command_file, pod_file=self.pod_file)
         checks.check_folders(workdir=self.workdir, template_dir=self.template_dir)

@@ -10,8 +10,8 @@ from .options import ONCE
 from .spec import OPTIONS
 
 
-def words_of(spec: Mapping[str, Any], more: Sequence[str] = ()) -> list[str]:
-    """The command line's words behind `run` for a run's spec.json, and more options; of variables the names alone."""
+def words_of(spec: Mapping[str, Any], extra: Sequence[str] = ()) -> list[str]:
+    """The words after `run` for a run's spec.json, with extra options; of variables only the names."""
     words = [str(spec["script"])]
     for name, option in OPTIONS.items():
         value = spec.get(name)
@@ -28,7 +28,7 @@ def words_of(spec: Mapping[str, Any], more: Sequence[str] = ()) -> list[str]:
             words += [word for key, text in value.items() for word in (option.flag, f"{key}={text}")]
         elif str(value) != str(default):
             words += [option.flag, f"{value:g}" if isinstance(value, float) else str(value)]
-    return [*words, *more, *(["--", *spec["args"]] if spec.get("args") else [])]
+    return [*words, *extra, *(["--", *spec["args"]] if spec.get("args") else [])]
 
 
 def sweep_words(record: Mapping[str, Any]) -> list[str]:
