@@ -128,9 +128,9 @@ def test_of_many_that_cannot_be_read_some_are_named_and_the_others_counted() -> 
     unreadable = Unreadable()
     for number in range(Unreadable.MOST + 1234):
         unreadable.note(f"{number}" + "x" * 5000)
-    told = unreadable.told()
-    assert (len(told), told[-1]) == (Unreadable.MOST + 1, "and 1,234 more")
-    assert sum(map(len, told)) < 2 * Unreadable.MOST * Unreadable.LONGEST
+    listed = unreadable.listed()
+    assert (len(listed), listed[-1]) == (Unreadable.MOST + 1, "and 1,234 more")
+    assert sum(map(len, listed)) < 2 * Unreadable.MOST * Unreadable.LONGEST
 
 
 def test_an_output_folder_that_is_a_link_is_named_and_not_walked(files: Files, tmp_path: Path) -> None:

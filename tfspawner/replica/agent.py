@@ -1,4 +1,4 @@
-"""One replica from its code to its end."""
+"""One replica's life, from getting the code to its end."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ CODE_IS_SENT_HINT = (
     "if it is still on its way: raise --start-timeout; an attached `tf-spawner run` sends it to a pod that takes "
     "another's place, too, and after --detach nobody does"
 )
-PORT_WAIT_S = 5.0  # so long a killed script's port may stay taken
+PORT_WAIT_S = 5.0  # how long a killed script's port may stay taken
 
-MESH_PEERS = 32  # a replica meets at most so many of its peers itself
+MESH_PEERS = 32  # how many of its peers a replica meets itself, at most
 
 
 class Agent(Holding):
     """One replica: gets the code, meets its peers, runs the script, reports, and holds what it wrote."""
 
     def main(self, listener: socket.socket) -> int:
-        """Serves and works until all is said and done; returns the exit status."""
+        """Serves and works until this replica is no longer needed; returns the exit status."""
         self.begin(self.end_scripts)
         self.begin(Server(self, listener).serve_forever)
         works = [self.heartbeat, self.listen]
@@ -64,7 +64,7 @@ class Agent(Holding):
             if isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in NO_ROOM):
                 why = f"could not go on: {error if isinstance(error, NoRoom) else no_room(error, self.root)}"
             code = self.fail(1, why)
-        if not (self.job.replaces_lost and self.terminated.is_set()):  # else another pod goes on with the log
+        if not (self.job.replaces_lost and self.terminated.is_set()):  # otherwise another pod continues the log
             self.log.end()
         if self.store and not self.terminated.is_set():
             storing = self.begin(self.store_all, self.store)
@@ -78,18 +78,19 @@ class Agent(Holding):
         return code
 
     def begins_again(self) -> bool:
-        """Waits for what becomes of the gang; whether this replica is to start its script again."""
+        """Waits until the gang has ended or restarts; returns whether this replica starts its script again."""
         if not self.job.restarts:
             return False
         patience_s = self.job.start_timeout_s + LOST_AFTER_S
         with self.ordered:
             while self.order["generation"] == self.generation:
-                is_decided = self.order["phase"] == "ended" or self.order.get("result")  # it waits for us to store
+                # A gang with a result waits until this replica has stored its files.
+                is_decided = self.order["phase"] == "ended" or self.order.get("result")
                 over = is_decided or time.monotonic() - self.heard_at > patience_s
                 if over or self.terminated.is_set():
                     return False
                 self.ordered.wait(0.5)
-        report = self.new_report()  # looks at all checkpoints, which nobody else is to wait for
+        report = self.new_report()  # it looks at all checkpoints, and nobody else should wait for that
         with self.ordered:
             with self.reporting:
                 self.generation, self.report = self.order["generation"], report
@@ -100,7 +101,7 @@ class Agent(Holding):
         return True
 
     def code_holders(self) -> list[Peer]:
-        """The agents that may have the code: the coordinator, or for one that is new all who have reported."""
+        """The agents that may have the code: the coordinator, or, for a new coordinator, all that have reported."""
         if self.gang is None:
             return [self.coordinator]
         with self.gang.changed:
@@ -110,12 +111,12 @@ class Agent(Holding):
     def work(self) -> int:
         """Gets the code, waits for the others, runs the script and reports how it ended."""
         is_sent = self.is_coordinator and not self.code.arrived.is_set()  # and not kept where another pod finds it
-        told = {"message": CODE_IS_SENT, "hint": CODE_IS_SENT_HINT} if is_sent else {}
-        self.tell("getting the code", **told)
+        notice = {"message": CODE_IS_SENT, "hint": CODE_IS_SENT_HINT} if is_sent else {}
+        self.tell("getting the code", **notice)
         # Those whom the coordinator asks may themselves wait for what is uploaded here.
         self.code.get(self.code_holders, self.stop, wait_s=0 if self.gang else 10)
         if not self.stop.is_set():
-            self.tell("meeting", **dict.fromkeys(told, ""))
+            self.tell("meeting", **dict.fromkeys(notice, ""))
             taken = self.taken_port()
             if taken:
                 return self.fail(1, taken, "configuration")
@@ -165,7 +166,7 @@ class Agent(Holding):
                 self.stop.wait(0.5)
 
     def taken_port(self) -> str | None:
-        """Why TensorFlow cannot have its port; a script that was just killed may hold it for a moment."""
+        """Why TensorFlow's port is taken, if it is; a script that was just killed may hold it for a moment."""
         deadline = time.monotonic() + (PORT_WAIT_S if self.generation else 0.0)
         while True:
             taken = self.try_port()
@@ -174,7 +175,7 @@ class Agent(Holding):
             time.sleep(0.05)
 
     def try_port(self) -> str | None:
-        """Why TensorFlow's port cannot be used here; None where it can."""
+        """Why TensorFlow's port cannot be used here; None if it can."""
         port = self.port
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -208,7 +209,7 @@ class Agent(Holding):
             missing = [peer for peer, reason in reasons.items() if reason]
             if missing:
                 shown = ", ".join(f"{peer} ({reasons[peer]})" for peer in missing[:4])
-                more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-                self.report["message"] = shown + more
+                rest = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+                self.report["message"] = shown + rest
                 self.stop.wait(0.1)
         return addresses

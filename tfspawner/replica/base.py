@@ -1,4 +1,4 @@
-"""What a replica is and holds, which its server answers from."""
+"""A replica's state, from which its server answers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .peers import Peer
 from .proofs import Answered, Key
 from .protocol import address
 
-COLLECTING_PAUSE_S = 2.0  # between two requests of one who collects
+COLLECTING_PAUSE_S = 2.0  # between two requests of a client that fetches files
 
 
 class Replica:
-    """Its job, key, log and files, and the gang where it coordinates."""
+    """A replica's job, key, log and files, and the gang if it coordinates."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Replica:
         for name in ("output", "home", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
         leave_note(root / "exit.json", None)
-        # Where another pod may take this one's place, its output is told from this one's by the time.
+        # If another pod may replace this one, the start time distinguishes their output.
         self.log = Log(root / "log", int(time.time()) << 32 if job.restarts and job.replaces_lost else 0)
         secrets = (os.environb.get(name.encode(), b"") for name in job.secret_names)
         self.masker = Masker(list(secrets))
@@ -66,7 +66,7 @@ class Replica:
         self.pump: threading.Thread | None = None
         self.generation = 0  # how often the gang has been started again
         self.met = -1  # the last generation in which this replica learned all addresses
-        self.life = os.urandom(8).hex()  # tells this process from others that are the same replica
+        self.life = os.urandom(8).hex()  # distinguishes this process from others of the same replica
         self.site: Path | None = None
         self.heard_at = time.monotonic()  # when the coordinator answered last
         self.order: dict[str, Any] = {"version": -1, "generation": 0, "phase": "forming", "released": False}
@@ -84,7 +84,7 @@ class Replica:
         self.report = self.new_report()
 
     def new_report(self) -> dict[str, Any]:
-        """What is reported of a replica that has just begun."""
+        """The report of a replica that has just begun."""
         return {
             "replica": self.replica,
             "state": "starting",
@@ -96,7 +96,7 @@ class Replica:
         }
 
     def begin(self, work: Callable[..., Any], *args: Any) -> threading.Thread:
-        """Runs work in a thread of its own. If that fails, so does this replica, and says why."""
+        """Runs work in its own thread. If that fails, this replica fails, and says why."""
 
         def run() -> None:
             try:
@@ -116,20 +116,20 @@ class Replica:
         traceback.print_exception(type(error), error, error.__traceback__)
 
     def silent_s(self) -> float:
-        """How long the script has put nothing out."""
+        """How long the script has printed nothing, in seconds."""
         return time.monotonic() - self.log.last_output
 
     def is_to_run(self) -> bool:
-        """Whether the coordinator's last order is to go on in this generation."""
+        """Whether the coordinator's last order is to continue in this generation."""
         return self.order["phase"] not in ("stopping", "ended") and self.order["generation"] == self.generation
 
     def stop_child(self, dump: bool = False) -> None:
-        """Ends the script; with dump, by the signal at which it writes its threads' stacks into its output."""
+        """Ends the script; with dump, by a signal that makes it print its threads' stacks."""
         self.ending.put((self.child, dump))
 
     @contextmanager
     def serving(self, request: str) -> Iterator[None]:
-        """Counts those who are collecting: as long as there are any, this replica stays."""
+        """Counts the clients that fetch files: this replica stays as long as there are any."""
         collecting = request in ("get_files", "post_files")
         with self.ordered:
             self.collecting += collecting
@@ -142,16 +142,16 @@ class Replica:
                     self.collected_at = time.monotonic()
 
     def is_collected(self) -> bool:
-        """Whether nobody fetches files now, nor did a moment ago."""
+        """Whether nobody is fetching files, or was a moment ago."""
         return not self.collecting and time.monotonic() - self.collected_at > COLLECTING_PAUSE_S
 
     def terminate(self, *_: Any) -> None:
-        """Ends the replica: what a SIGTERM leads to."""
+        """Ends the replica, as after a SIGTERM."""
         self.terminated.set()
         self.stop.set()
         self.stop_child()  # in a thread of its own: this one may hold the lock that wakes
 
     def wake(self) -> None:
-        """Lets those look again who wait for an order."""
+        """Wakes those who wait for an order."""
         with self.ordered:
             self.ordered.notify_all()

@@ -1,4 +1,4 @@
-"""The bucket where --artifacts puts what the replicas leave."""
+"""The bucket to which --artifacts copies the replicas' files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-STORE_FOR_S = 600.0  # so long a bucket may be out of reach
+STORE_FOR_S = 600.0  # how long a bucket may be out of reach
 
-STORE_FAILED_FOR_S = 30.0  # and so long if training has failed, and someone waits to hear why
+STORE_FAILED_FOR_S = 30.0  # the same if training has failed, and someone waits for the reason
 
 STORE_AT_ONCE = 4
 
 
 class Store:
-    """A bucket's folder of the job's name, laid out as a run's record."""
+    """The job's folder in a bucket, with the layout of a run's record."""
 
     def __init__(self, uri: str, job: str, env: Mapping[str, str]) -> None:
         from . import s3  # a job without such a place has no use for ssl
@@ -28,7 +28,7 @@ class Store:
         self.uri = f"s3://{bucket}/{self.prefix}"
 
     def check(self) -> None:
-        """Raises OSError where nothing can be put, or another job's files are there."""
+        """Raises OSError if the folder cannot be written, or has another job's files."""
         if next(self.s3.list(self.bucket, self.prefix), None):
             raise FileExistsError(f"{self.uri} holds files already; give another --name")
         with tempfile.NamedTemporaryFile() as probe:
@@ -36,21 +36,21 @@ class Store:
         self.s3.delete(self.bucket, self.prefix + ".tf-spawner")
 
     def put(self, name: str, path: str, size: int, sha256: str) -> None:
-        """Makes a file an object, unless it is there already. Raises OSError."""
+        """Uploads a file, unless it is there already. Raises OSError."""
         if not self.has(name, size, sha256):
             self.s3.put(self.bucket, self.prefix + name, path, {self.sha256: sha256})
             if not self.has(name, size, sha256):
                 raise OSError(f"{self.uri}{name} is not what was sent")
 
     def has(self, name: str, size: int, sha256: str) -> bool:
-        """Whether an object of that size and checksum is there."""
-        found = self.s3.head(self.bucket, self.prefix + name) or {}
-        return (found.get("content-length"), found.get(self.sha256)) == (str(size), sha256)
+        """Whether the bucket has the object with that size and checksum."""
+        headers = self.s3.head(self.bucket, self.prefix + name) or {}
+        return (headers.get("content-length"), headers.get(self.sha256)) == (str(size), sha256)
 
     def put_all(
         self, files: list[tuple[str, str, int, str]], stop: threading.Event, patience_s: float = STORE_FOR_S
     ) -> str | None:
-        """Puts (name, path, size, SHA-256), some at once, and tries again what may pass.
+        """Uploads (name, path, size, SHA-256), some at once, and retries errors that may pass.
 
         Returns why it is not all there.
         """

@@ -27,7 +27,7 @@ class Checkpoints:
         self.newest = Tree(self.folder if is_coordinator else self.copy)
 
     def changed_at(self) -> int:
-        """When the newest checkpoint was last written, in ns; 0 where there is none."""
+        """When the newest checkpoint was last written, in ns; 0 if there is none."""
         return self.newest.changed_at()
 
     def mirror(self, coordinator: Peer) -> None:
@@ -37,7 +37,7 @@ class Checkpoints:
             self.pull(coordinator, files, self.copy)
 
     def take(self, holder: Peer | None) -> None:
-        """Makes the folder what that agent has as the newest; None: what is here. Raises OSError."""
+        """Makes the folder equal to that agent's newest checkpoint; None: this replica's is it. Raises OSError."""
         if holder is not None:
             return self.pull(holder, checkpoint_of(holder.ask_json("GET", "/checkpoints")), self.folder)
         if self.newest.folder != self.folder:
@@ -45,7 +45,7 @@ class Checkpoints:
             shutil.copytree(self.copy, self.folder)
 
     def pull(self, holder: Peer, files: list[dict[str, Any]], folder: Path) -> None:
-        """Makes folder hold what an agent's /checkpoints does, whole or not at all. Raises OSError."""
+        """Copies all of an agent's /checkpoints into folder, or nothing. Raises OSError."""
         part = folder.with_name(folder.name + ".part")
         discard(part)
         part.mkdir()
@@ -64,7 +64,7 @@ class Checkpoints:
                 os.utime(target, ns=(file["mtime_ns"], file["mtime_ns"]))
         former = folder.with_name(folder.name + ".old")
         discard(former)
-        with self.newest.lock:  # who asks meanwhile is not to find nothing
+        with self.newest.lock:  # so that requests in the meantime find something
             if os.path.lexists(folder):
                 folder.rename(former)
             part.rename(folder)
@@ -73,7 +73,7 @@ class Checkpoints:
 
 
 def copy_bytes(source: Any, out: Any, size: int) -> None:
-    """Copies exactly `size` bytes. Raises OSError where the source has fewer."""
+    """Copies exactly `size` bytes. Raises OSError if the source has fewer."""
     while size:
         data = source.read(min(CHUNK, size))
         if not data:
@@ -83,7 +83,7 @@ def copy_bytes(source: Any, out: Any, size: int) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes a folder with all that is in it, or what a script put in its place: of a link, the link alone."""
+    """Removes a folder with its contents, or what a script put in its place; of a link only the link."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     else:

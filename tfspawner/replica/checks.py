@@ -1,4 +1,4 @@
-"""What others say, read with bounds."""
+"""Reads others' messages within bounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_LINES = 200  # of a stack, or of a log's end
 
 ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+):([0-9]{1,5})", re.A)
 
-Check = Callable[[Any], Any]  # gives a value as it is kept; raises ValueError where it is none such
+Check = Callable[[Any], Any]  # returns the value to keep; raises ValueError if it is invalid
 
 STRUCTURE = bytes(set(range(256)) - set(b"[]{},:"))
 
@@ -31,12 +31,12 @@ def read_json(data: bytes, most_marks: int) -> Any:
     plain = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
     if plain.count(b'"') > 2 * most_marks + 2:
         raise ValueError("too many texts")
-    bare = b"".join(plain.split(b'"')[::2])  # without its texts
+    bare = b"".join(plain.split(b'"')[::2])  # without its strings
     marks = bare.translate(None, STRUCTURE)
     if len(marks) > most_marks:
         raise ValueError(f"more than {most_marks:,} values")
     brackets = marks.translate(None, b",:")
-    for _ in range(DEEPEST):  # each time the innermost go
+    for _ in range(DEEPEST):  # removes the innermost ones each time
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
     if brackets:
         raise ValueError(f"nested deeper than {DEEPEST}, or not closed")
@@ -46,7 +46,7 @@ def read_json(data: bytes, most_marks: int) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value that another sent, short and fit for a message."""
+    """A value that another agent sent, shortened for a message."""
     try:
         text = ascii(value)
     except (ValueError, RecursionError):  # a number of thousands of digits
@@ -83,7 +83,7 @@ def text(value: Any, longest: int = LONGEST_TEXT) -> str:
 
 
 def lines(value: Any) -> list[str]:
-    """The value, a list of lines, of which the first are taken."""
+    """The value, a list of lines; only the first ones are taken."""
     if type(value) is not list:
         raise ValueError(f"{shown(value)} is not a list of lines")
     return [text(line, LONGEST_LINE) for line in value[:MOST_LINES]]
@@ -98,14 +98,14 @@ def flag(value: Any) -> bool:
 
 def network_address(value: Any) -> str:
     """The value, host:port."""
-    found = ADDRESS.fullmatch(text(value, 300))
-    if not found or not 0 < int(found[1]) < 65536:
+    match = ADDRESS.fullmatch(text(value, 300))
+    if not match or not 0 < int(match[1]) < 65536:
         raise ValueError(f"{shown(value)} is not an address with a port")
     return str(value)
 
 
 def one_of(*values: Any) -> Check:
-    """A check for one of these texts, or None where that is among them."""
+    """A check for one of these values, texts or None."""
 
     def check(value: Any) -> Any:
         if type(value) not in (str, type(None)) or value not in values:
@@ -116,25 +116,25 @@ def one_of(*values: Any) -> Check:
 
 
 def or_none(check: Check) -> Check:
-    """The same check for a value that may be None."""
+    """The check for a value that may also be None."""
     return lambda value: None if value is None else check(value)
 
 
 def fields(value: Any, checks: Mapping[str, Check], needed: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Of an object what is known, each checked; raises ValueError that names what is wrong or missing."""
+    """The known fields of an object, each checked. Raises ValueError that names what is wrong or missing."""
     if type(value) is not dict:
         raise ValueError(f"{shown(value)} is not an object")
     missing = [key for key in needed if key not in value]
     if missing:
         raise ValueError(f"it has no {missing[0]}")
-    found = {}
+    checked = {}
     for key, check in checks.items():
         if key in value:
             try:
-                found[key] = check(value[key])
+                checked[key] = check(value[key])
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from None
-    return found
+    return checked
 
 
 def relative_name(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The script's folder, as it arrives."""
+"""The script's folder, and how it arrives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Code:
             self.arrived.set()
 
     def receive(self, source: Any, size: int) -> None:
-        """Takes the archive from a stream, and refuses one that is not what the job names."""
+        """Takes the archive from a stream; refuses one whose checksum is not the job's."""
         part = self.archive.with_name(f"code.{threading.get_ident()}.part")
         digest = hashlib.sha256()
         try:
@@ -77,7 +77,7 @@ class Code:
         part.rename(self.folder)
 
     def site(self) -> Path | None:
-        """A folder with the wheels that came along, unpacked, for the end of PYTHONPATH."""
+        """A folder with the wheels that came with the job, unpacked, for the end of PYTHONPATH."""
         wheels = list((self.folder / ".tfspawner").glob("*.whl"))
         site = self.folder.parent / "site"
         for wheel in wheels:

@@ -1,4 +1,4 @@
-"""Connections between agents, whose other side has to keep up."""
+"""Connections between agents; the other side has to keep up."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from .protocol import CHUNK, split_address
 
 KEEPS_UP_S, SLOWEST = 60.0, 1024  # who lets us wait so long, and sends or takes fewer bytes a second, is hung up on
 
-IDLE_S = 120.0  # so long a connection may be without a request: longer than the API server keeps one
+IDLE_S = 120.0  # how long a connection may have no request: longer than the API server keeps one
 
 RESOLVED: dict[str, str] = {}  # host name -> address: a look-up that is lost on its way costs 5 s
 
 
 def resolve(host: str) -> str:
-    """The host's address, asked for once. Raises socket.gaierror."""
+    """The host's address, looked up once. Raises socket.gaierror."""
     if host not in RESOLVED:
         try:
-            found = socket.getaddrinfo(host, None, socket.AF_INET)  # alone: A and AAAA together race in conntrack
+            addresses = socket.getaddrinfo(host, None, socket.AF_INET)  # alone: A and AAAA together race in conntrack
         except socket.gaierror:
-            found = socket.getaddrinfo(host, None, socket.AF_INET6)
-        RESOLVED[host] = str(found[0][4][0])
+            addresses = socket.getaddrinfo(host, None, socket.AF_INET6)
+        RESOLVED[host] = str(addresses[0][4][0])
     return RESOLVED[host]
 
 
 def look_up_again(address: str) -> None:
-    """The next time: it may have another address by now."""
+    """Forgets an address, so that it is looked up again: it may have changed."""
     RESOLVED.pop(split_address(address)[0], None)
 
 
@@ -47,7 +47,7 @@ def connect(host: str, timeout_s: float) -> Connection:
 
 
 class Line(socket.socket):
-    """A connection whose other side has to keep up; where it does not, TimeoutError is raised.
+    """A connection that raises TimeoutError if the other side does not keep up.
 
     A socket's own time-out starts anew with each byte. Here a window is of time that was spent in waiting for the other
     side, and of the bytes that came from it or arrived there meanwhile.
@@ -67,26 +67,26 @@ class Line(socket.socket):
         """From here on, each within_s of waiting have to bring so many bytes a second; inf: all there is to come."""
         self.within_s, self.least, self.waited_s = within_s, least, 0.0
         self.arrived_before = self.carried
-        if not within_s / 2 <= (self.gettimeout() or 0.0) <= within_s:  # it only says how soon a wait is judged
+        if not within_s / 2 <= (self.gettimeout() or 0.0) <= within_s:  # it only decides how soon a wait is judged
             self.settimeout(within_s)
 
     def arrived(self) -> int:
         """Of what was carried, the bytes that are not on their way still: kernels hold megabytes for a slow reader."""
         try:
             on_their_way: bytes = fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4))
-        except OSError:  # it cannot be told
+        except OSError:  # unknown
             return self.carried
         return self.carried - int.from_bytes(on_their_way, sys.byteorder)
 
     def is_dead(self) -> bool:
-        """Whether what was sent does not arrive, for KEEPS_UP_S; to be asked again and again."""
+        """Whether nothing that was sent has arrived for KEEPS_UP_S; has to be called repeatedly."""
         arrived, now = self.arrived(), time.monotonic()
         if arrived == self.carried or arrived != self.last_arrived[0]:
             self.last_arrived = arrived, now
         return now - self.last_arrived[1] > KEEPS_UP_S
 
     def judge(self, began: float) -> None:
-        """Counts a wait; at a window's end, raises where too little has come of it."""
+        """Counts a wait; at a window's end, raises if too few bytes have moved."""
         self.waited_s += time.monotonic() - began
         left_s = self.within_s - self.waited_s
         if left_s > 0.9 * self.within_s:
@@ -100,7 +100,7 @@ class Line(socket.socket):
         self.arrived_before = arrived
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        """Reads into the buffer; hangs up on who is too slow."""
+        """Reads into the buffer; hangs up if the other side is too slow."""
         while True:
             began = time.monotonic()
             try:
@@ -113,7 +113,7 @@ class Line(socket.socket):
             return size
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Sends all; hangs up on who takes it too slowly."""
+        """Sends everything; hangs up if the other side is too slow."""
         at = 0
         with memoryview(data) as whole:
             while at < len(whole):
@@ -132,7 +132,7 @@ class Line(socket.socket):
         self.judge(began)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """Sends so many of a file's bytes, or all; says how many there were."""
+        """Sends `count` of a file's bytes, or all; returns how many there were."""
         sent, left = 0, sys.maxsize if count is None else count
         while left:
             try:
@@ -160,13 +160,13 @@ class Connection(http.client.HTTPConnection):
     sock: Line
 
     def connect(self) -> None:
-        """Connects by a Line, so that the other's pace is judged."""
+        """Connects through a Line, which judges the other side's pace."""
         super().connect()
         self.sock = Line.over(self.sock)
 
 
 def reach(agent: str) -> str | None:
-    """Why an agent's address cannot be reached; None where it can."""
+    """Why an agent's address cannot be reached; None if it can."""
     try:
         socket.create_connection(split_address(agent), timeout=3).close()
     except OSError as error:

@@ -25,7 +25,7 @@ def native_library(slots: int, machine: str) -> bytes:
             (15, 0x11, 0, 1, PAGE + 0x100, slots * SLOT_BYTES),
         )
     )
-    hashes = struct.pack("<6I", 1, 3, 1, 0, 2, 0)  # one bucket, that begins with symbol 1, which is followed by 2
+    hashes = struct.pack("<6I", 1, 3, 1, 0, 2, 0)  # one bucket, with symbol 1 and then symbol 2
     symbols_at, names_at, hashes_at = 0x200, 0x300, 0x380
     dynamic = b"".join(
         struct.pack("<QQ", tag, value)
@@ -36,7 +36,7 @@ def native_library(slots: int, machine: str) -> bytes:
         (1, 5, 0, PAGE, PAGE),  # PT_LOAD, read and execute
         (1, 6, PAGE, size, PAGE),  # PT_LOAD, read and write
         (2, 6, PAGE, len(dynamic), 8),  # PT_DYNAMIC
-        (0x6474E551, 6, 0, 0, 16),  # PT_GNU_STACK: the stack needs not be executable
+        (0x6474E551, 6, 0, 0, 16),  # PT_GNU_STACK: the stack need not be executable
     )
     header = struct.pack(
         "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, end[machine], 1, 0, 64, 0, 0, 64, 56, len(segments), 64, 0, 0

@@ -1,4 +1,4 @@
-"""How a script ended, and why: from its exit code, its last output, and the kernel's word."""
+"""How a script ended, and why: from its exit code, its last output, and the kernel's counters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PEER_LOST_ERROR = re.compile(
     rb"^tensorflow\.python\.framework\.errors_impl\.(Unavailable|DeadlineExceeded|Aborted|Cancelled)Error", re.M
 )
 
-# Whom a survivor blames: the peer that fell silent.
+# The peer that a survivor blames: the one that fell silent.
 UNHEALTHY = re.compile(rb"stopped sending heartbeats\): /job:(\w{1,63})/replica:\d{1,9}/task:(\d{1,9})")
 
 # Where a stack's innermost place is in here, the replica waits for its peers.
@@ -29,7 +29,7 @@ MISSING_MODULE = re.compile(rb"^ModuleNotFoundError: No module named '([\w.]{1,2
 
 
 def memory_cgroup() -> tuple[int, int]:
-    """(how often the kernel killed for want of memory, the limit in bytes or 0), from cgroup v2 or v1."""
+    """(how often the kernel killed for lack of memory, the limit in bytes or 0), from cgroup v2 or v1."""
     for events, limit in (
         ("memory.events", "memory.max"),
         ("memory/memory.oom_control", "memory/memory.limit_in_bytes"),
@@ -55,12 +55,12 @@ def classify(returncode: int, tail: bytes) -> tuple[int, str]:
 
 
 def stands_at(output: bytes) -> list[str]:
-    """The stack of the thread that got SIGABRT, innermost first, as faulthandler wrote it last into the output."""
+    """The stack of the thread that got SIGABRT, innermost first, as faulthandler last printed it."""
     stack = output.rpartition(b"Current thread ")[2].decode(errors="replace").splitlines()[1:]
     return [line.strip() for line in itertools.takewhile(lambda line: line.startswith("  File "), stack)]
 
 
 def place_in(stack: list[str]) -> str:
     """The innermost place of a stack, such as "train.py, line 33, in on_epoch_end"."""
-    found = PLACE.match(stack[0])
-    return f"{found[1]}, line {found[2]}, in {found[3]}" if found else stack[0]
+    match = PLACE.match(stack[0])
+    return f"{match[1]}, line {match[2]}, in {match[3]}" if match else stack[0]

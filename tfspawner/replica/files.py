@@ -1,4 +1,4 @@
-"""What a replica wrote: listed, hashed and opened."""
+"""Lists, hashes and opens the files that a replica wrote."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ FileState = tuple[str, int, int]  # a file's path, size and time of its last cha
 
 
 class Unreadable:
-    """What cannot be read: so many names of it, and how many more there are."""
+    """Files that cannot be read: the first names, and how many more there are."""
 
     MOST, LONGEST = 1000, 1000
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.more = 0
+        self.unnamed = 0
 
     def note(self, name: str) -> None:
         if len(self.names) == self.MOST:
-            self.more += 1
+            self.unnamed += 1
         else:
             self.names.append(name if len(name) <= self.LONGEST else f"{name[: self.LONGEST]}...")
 
-    def told(self) -> list[str]:
+    def listed(self) -> list[str]:
         """The names, and how many more there are."""
-        return self.names + ([f"and {self.more:,} more"] if self.more else [])
+        return self.names + ([f"and {self.unnamed:,} more"] if self.unnamed else [])
 
 
 class Files:
@@ -48,7 +48,7 @@ class Files:
         self.began = 0.0
         self.sources: dict[str, str] = {}
         self.hashes: dict[FileState, str] = {}
-        self.begun: dict[FileState, Hashing] = {}  # the one that was broken off last
+        self.begun: dict[FileState, Hashing] = {}  # the one that was interrupted last
         self.hashing = threading.Lock()
 
     def begin(self) -> None:
@@ -90,7 +90,7 @@ class Files:
             waiting += reversed(folders)
 
     def status_of(self, source: str, name: str, unreadable: Unreadable) -> os.stat_result | None:
-        """None where there is nothing any more, and where that cannot be told: then the name is noted."""
+        """The file's status; None if it is gone, or cannot be read (its name is then noted)."""
         try:
             return os.lstat(source)
         except FileNotFoundError:
@@ -150,10 +150,15 @@ class Files:
                     name += ".1"
                 files[name] = {"path": name, "size": status.st_size, "sha256": digest, "mtime_ns": status.st_mtime_ns}
                 self.sources[name] = source
-        return {"files": list(files.values()), "folders": folders, "skipped": skipped, "unreadable": unreadable.told()}
+        return {
+            "files": list(files.values()),
+            "folders": folders,
+            "skipped": skipped,
+            "unreadable": unreadable.listed(),
+        }
 
     def hash(self, source: str, status: os.stat_result, alive: Callable[[], bool]) -> str:
-        """The SHA-256 of as many bytes as the file had just now: it may be growing. Raises OSError, AskerGone.
+        """The SHA-256 of the bytes that the file had when it was listed: it may be growing. Raises OSError, AskerGone.
 
         One file is read at a time. Where nobody waits for it any more, the next who asks goes on from there.
         """
@@ -180,7 +185,7 @@ class Files:
         return [(f["path"], self.sources[f["path"]], f["size"], f["sha256"]) for f in self.manifest()["files"]]
 
     def open(self, name: str, size: int) -> Any:
-        """The file of that name in the last manifest, or None where it is gone or shorter than size."""
+        """The file with that name in the last manifest; None if it is gone or shorter than size."""
         try:
             file = open_regular(self.sources[name])
         except (KeyError, OSError):
@@ -192,36 +197,36 @@ class Files:
 
 
 class Tree(Files):
-    """All files of one folder; the state files of TensorFlow's checkpoints before what they name."""
+    """All files of one folder; TensorFlow's checkpoint state files come before the files that they name."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, [])
         self.folder = folder
         self.lock = threading.Lock()  # held for a short time: while it is listed, and while another takes its place
-        self.replaced = 0  # how often another took its place
+        self.replaced = 0  # how often another folder took its place
 
     def entries(self, unreadable: Unreadable) -> Iterator[tuple[str, str, os.stat_result]]:
         """(path, name, status) of each file, the one named checkpoint first."""
         with self.lock:
-            found = list(self.walk(self.folder, "", unreadable))
-        yield from sorted(found, key=lambda entry: os.path.basename(entry[0]) != "checkpoint")
+            listing = list(self.walk(self.folder, "", unreadable))
+        yield from sorted(listing, key=lambda entry: os.path.basename(entry[0]) != "checkpoint")
 
     def manifest(self, named: str | None = None, alive: Callable[[], bool] = lambda: True) -> dict[str, Any]:
-        """As of all files; never of a folder whose place another took while its files were read."""
+        """As for other files; starts again if another folder took this one's place while its files were read."""
         while True:
             before = self.replaced
-            found = super().manifest(named, alive)
+            manifest = super().manifest(named, alive)
             if self.replaced == before:
-                return found
+                return manifest
 
     def changed_at(self) -> int:
-        """When the newest file changed, in ns; 0 where there is none."""
+        """When the newest file changed, in ns; 0 if there is none."""
         entries = self.entries(Unreadable())
         return max((status.st_mtime_ns for _, _, status in entries if stat.S_ISREG(status.st_mode)), default=0)
 
 
 def open_regular(path: str) -> Any:
-    """A file to be read; no link, and nothing that would be waited for. Raises OSError."""
+    """Opens a regular file for reading; no link, and nothing that could block, such as a pipe. Raises OSError."""
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
@@ -230,17 +235,17 @@ def open_regular(path: str) -> Any:
 
 
 class AskerGone(ConnectionError):
-    """Who asked does not wait for the answer any more."""
+    """The client no longer waits for the answer."""
 
 
 class Hashing:
-    """The SHA-256 of a file, which can be broken off and goes on where it was."""
+    """Computes a file's SHA-256; can be interrupted, and then continues where it was."""
 
     def __init__(self) -> None:
         self.digest, self.done = hashlib.sha256(), 0
 
     def of(self, path: str, size: int, alive: Callable[[], bool] = lambda: True) -> str:
-        """That of its first size bytes. Raises OSError, AskerGone."""
+        """The SHA-256 of its first size bytes. Raises OSError, AskerGone."""
         with open_regular(path) as file:
             file.seek(self.done)
             while self.done < size:

@@ -53,12 +53,12 @@ class FileSystem:
         self.reading = Reading()
         self.handles: dict[int, Any] = {}
         self.last_handle = 0
-        self.running = 0  # calls under way
+        self.running = 0  # calls in progress
         self.keep: list[Any] = []
         os.register_at_fork(after_in_child=self.forked)
 
     def forked(self) -> None:
-        """Connections and locks are the parent's."""
+        """After a fork: makes new connections and locks, since these are the parent's."""
         self.lock, self.client, self.running = threading.Lock(), None, 0
 
     @property
@@ -79,7 +79,7 @@ class FileSystem:
         return bucket, re.sub("//+", "/", key)
 
     def opened(self, uri: str, file: Any, handle: Any) -> None:
-        """Puts a handle into TensorFlow's file; its number is all that TensorFlow keeps."""
+        """Puts a handle's number into TensorFlow's file struct; TensorFlow keeps nothing else."""
         with self.lock:
             self.last_handle += 1
             self.handles[self.last_handle] = handle
@@ -93,11 +93,11 @@ class FileSystem:
             if headers is not None:
                 return int(headers["content-length"])
         prefix = f"{key.rstrip('/')}/" if key else ""
-        found = next(self.s3.list(bucket, prefix, deep=False), None)
-        return -1 if found or not key else None
+        child = next(self.s3.list(bucket, prefix, deep=False), None)
+        return -1 if child or not key else None
 
     def must_exist(self, uri: str) -> int:
-        """The object's size; below 0 for a folder. Raises Failure where there is neither."""
+        """The object's size; below 0 for a folder. Raises Failure if there is neither."""
         size = self.size_of(uri)
         if size is None:
             raise Failure(NOT_FOUND, f"there is no such object at {self.s3.where}")
@@ -106,18 +106,18 @@ class FileSystem:
     # -- files
 
     def new_random_access_file(self, uri: str, file: Any) -> None:
-        """Opens an object to be read."""
+        """Opens an object for reading."""
         size = self.must_exist(uri)
         if size < 0:
             raise Failure(FAILED_PRECONDITION, "it is a folder")
         self.opened(uri, file, ReadFile(self.s3, *self.split(uri), size, self.reading))
 
     def new_writable_file(self, uri: str, file: Any) -> None:
-        """Opens a new object to be written."""
+        """Opens a new object for writing."""
         self.opened(uri, file, WriteFile(self.s3, *self.split(uri)))
 
     def new_appendable_file(self, uri: str, file: Any) -> None:
-        """Opens an object to be written on: what it has is fetched first."""
+        """Opens an object for appending: its contents are fetched first."""
         handle = WriteFile(self.s3, *self.split(uri))
         size = self.size_of(uri)
         if size is not None and size >= 0:
@@ -131,7 +131,7 @@ class FileSystem:
     # -- names
 
     def create_dir(self, uri: str) -> None:
-        """Folders are there by themselves once something is in them."""
+        """Does nothing: a folder exists once something is in it."""
 
     recursively_create_dir = create_dir
 
@@ -142,7 +142,7 @@ class FileSystem:
         self.s3.delete(*self.split(uri))
 
     def delete_dir(self, uri: str) -> None:
-        """Deletes an empty folder, which in a bucket is nothing."""
+        """Deletes an empty folder, which does not exist in a bucket."""
         bucket, key = self.split(uri)
         if next(self.s3.list(bucket, f"{key.rstrip('/')}/"), None):
             raise Failure(FAILED_PRECONDITION, "the folder is not empty")
@@ -153,8 +153,8 @@ class FileSystem:
         bucket, key = self.split(uri)
         if self.must_exist(uri) >= 0:
             self.s3.delete(bucket, key)
-        for found in list(self.s3.list(bucket, f"{key.rstrip('/')}/")):
-            self.s3.delete(bucket, found.key)
+        for item in list(self.s3.list(bucket, f"{key.rstrip('/')}/")):
+            self.s3.delete(bucket, item.key)
 
     def copy_file(self, source: str, target: str) -> None:
         """Copies within the store, a folder with all below it."""
@@ -168,25 +168,25 @@ class FileSystem:
             self.s3.delete(*old)
 
     def moved(self, source: str, target: str) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-        """(bucket and key now, and then) of an object, or of all in a folder."""
+        """(old bucket and key, new bucket and key) of an object, or of each one in a folder."""
         old, new = self.split(source), self.split(target)
         if self.must_exist(source) >= 0:
             return [(old, new)]
         prefix = f"{old[1].rstrip('/')}/"
-        keys = [found.key for found in self.s3.list(old[0], prefix)]
+        keys = [item.key for item in self.s3.list(old[0], prefix)]
         return [((old[0], key), (new[0], f"{new[1].rstrip('/')}/{key[len(prefix) :]}")) for key in keys]
 
     def path_exists(self, uri: str) -> None:
         """Raises Failure where there is neither object nor folder."""
         self.must_exist(uri)
 
-    def stat(self, uri: str, found: Any) -> None:
-        """Fills in size and kind; the time of change is not told."""
+    def stat(self, uri: str, statistics: Any) -> None:
+        """Fills in size and kind, but no modification time."""
         size = self.must_exist(uri)
-        found[0] = FileStatistics(max(size, 0), 0, size < 0)
+        statistics[0] = FileStatistics(max(size, 0), 0, size < 0)
 
     def is_directory(self, uri: str) -> bool:
-        """Raises Failure for what is no folder."""
+        """Raises Failure for what is not a folder."""
         if self.must_exist(uri) >= 0:
             raise Failure(FAILED_PRECONDITION, "it is no folder")
         return True
@@ -204,15 +204,15 @@ class FileSystem:
             raise Failure(FAILED_PRECONDITION, "it is no folder")
         bucket, key = self.split(uri)
         prefix = f"{key.rstrip('/')}/" if key else ""
-        names = [found.key[len(prefix) :].rstrip("/") for found in self.s3.list(bucket, prefix, deep=False)]
+        names = [item.key[len(prefix) :].rstrip("/") for item in self.s3.list(bucket, prefix, deep=False)]
         return self.texts([name for name in names if name], entries)
 
     def get_matching_paths(self, uri: str, entries: Any) -> int:
-        """Lists the URIs that a pattern names, sorted; returns how many there are."""
+        """Lists the URIs that match a pattern, sorted; returns how many there are."""
         return self.texts(sorted(self.matching(uri)), entries)
 
     def matching(self, uri: str) -> Iterator[str]:
-        """The URIs that a pattern names."""
+        """The URIs that match a pattern."""
         bucket, pattern = self.split(uri)
         wild = re.search(r"[*?\[\\]", pattern)
         if not wild:
@@ -222,8 +222,8 @@ class FileSystem:
         parts = pattern.split("/")
         seen = set()
         deep = "/" in pattern[wild.start() :]
-        for found in self.s3.list(bucket, pattern[: wild.start()], deep=deep):
-            path = found.key.rstrip("/").split("/")[: len(parts)]  # what lies deeper stands for its folder
+        for item in self.s3.list(bucket, pattern[: wild.start()], deep=deep):
+            path = item.key.rstrip("/").split("/")[: len(parts)]  # what lies deeper stands for its folder
             name = "/".join(path)
             if name not in seen and len(path) == len(parts) and all(map(fnmatch.fnmatchcase, path, parts)):
                 seen.add(name)
@@ -306,7 +306,7 @@ class FileSystem:
         self.handles.pop(file[0]).close()
 
     def close_writing(self, file: Any) -> None:
-        """Forgets a file that was written; what could not be stored is said on stderr."""
+        """Forgets a file that was written; an error in storing it goes to stderr."""
         handle = self.handles.pop(file[0])
         try:
             handle.close()
@@ -325,7 +325,7 @@ class FileSystem:
             code, message = failure.code, str(failure)
         except OSError as error:
             code, message = _code_of(error), str(error)
-        except Exception as error:  # whatever it is, no exception may come out of a C function
+        except Exception as error:  # a C function must not raise, whatever happened
             code, message = UNKNOWN, repr(error)
         finally:
             with self.lock:
@@ -344,7 +344,7 @@ class FileSystem:
             else:
                 handle.closed = True
         deadline = time.monotonic() + EXIT_WAIT_S
-        time.sleep(0.02)  # who has come through a slot already, and waits for Python
+        time.sleep(0.02)  # calls that have passed a slot already, and wait for Python
         while self.running and time.monotonic() < deadline:
             time.sleep(0.01)
 

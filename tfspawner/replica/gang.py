@@ -1,4 +1,4 @@
-"""The gang, kept by the coordinator: all replicas' reports, and what follows from them."""
+"""The gang, kept by the coordinator: all replicas' reports, and the decisions that follow from them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .job import Job
 from .protocol import FINISHED, INTERRUPTED, LOST, LOST_AFTER_S, STARTING, STOP_GRACE_S, is_trainer
 from .trail import Trail
 
-GONE_AFTER_S = 3.0  # a replica whose connection closed, and that does not come back for so long, is lost
+GONE_AFTER_S = 3.0  # a replica is lost if its connection closed and it does not come back within this time
 
-ROOT_CAUSE_WAIT_S = 5.0  # a replica that died of a lost peer waits so long for that peer's own report
+ROOT_CAUSE_WAIT_S = 5.0  # how long a replica that died of a lost peer waits for that peer's own report
 
-EVALUATOR_GRACE_S = 30.0  # the evaluator may go on so long after training has ended
+EVALUATOR_GRACE_S = 30.0  # how long the evaluator may go on after training has ended
 
 BEHIND_S = (10.0, 60.0)  # who is so much later than the others is behind: at first, and after a long time
 
@@ -69,7 +69,7 @@ class Gang:
             self.decide()
 
     def take(self, replica: str, report: dict[str, Any]) -> None:
-        """Keeps a report, if it is of this generation. Called under the lock."""
+        """Stores a report, if it belongs to this generation. Called under the lock."""
         ahead = max(report["generation"], report["met"] + 1)
         if self.phase == "forming" and ahead > self.generation:  # this coordinator is new, and the others are not
             lost = {"replica": self.job.coordinator, "message": LOST, "kind": "lost"}
@@ -92,12 +92,12 @@ class Gang:
             self.trail.take(replica, report.get("progress") or {}, self.seen[replica])
 
     def next_revision(self, replica: str) -> int:
-        """The number of a replica's next report, by which an older one is known."""
+        """The number of a replica's next report, which shows that others are older."""
         self.revisions[replica] = self.revisions.get(replica, 0) + 1
         return self.revisions[replica]
 
     def mark_lost(self, replica: str) -> None:
-        """Reports for a replica that is gone that it failed."""
+        """Reports on behalf of a lost replica that it failed."""
         report = self.reports.get(replica, {"replica": replica, "since": time.time()})
         self.reports[replica] = dict(
             report,
@@ -110,7 +110,7 @@ class Gang:
         )
 
     def wait(self, version: int, seconds: float, alive: Any, replica: str | None = None) -> dict[str, Any]:
-        """What the gang is to do, as soon as it differs from version or the seconds are over."""
+        """The gang's order, as soon as it is newer than version or the seconds are over."""
         deadline = time.monotonic() + seconds
         with self.changed:
             self.hung_up.pop(replica or "", None)
@@ -137,7 +137,7 @@ class Gang:
         return {"tensorflow": tensorflow, "agents": agents, "checkpoint": newest}
 
     def order(self) -> dict[str, Any]:
-        """What all replicas are told: the phase, the result, and what follows from them."""
+        """The order for all replicas: the phase, the result, and what follows from them."""
         return {
             "version": self.version,
             "generation": self.generation,
@@ -149,7 +149,7 @@ class Gang:
         }
 
     def snapshot(self) -> dict[str, Any]:
-        """All that is known of the job at one moment."""
+        """Everything that is known about the job at one moment."""
         with self.changed:
             return dict(
                 self.order(),
@@ -162,7 +162,7 @@ class Gang:
             )
 
     def brief(self) -> dict[str, Any]:
-        """The gang in one line, whatever the number of replicas: how many are in which state, and their sums."""
+        """The gang in brief, whatever the number of replicas: the states' counts, and sums."""
         with self.changed:
             reports = [self.reports[r] for r in self.job.replicas if r in self.reports]
             running = [report for report in reports if report["state"] == "running"]
@@ -203,7 +203,7 @@ class Gang:
             self.moved()
 
     def keep(self) -> None:
-        """Lets the replicas wait on, though their files are collected."""
+        """Lets the replicas wait longer, though their files are collected."""
         with self.changed:
             self.kept = True
             self.moved()
@@ -225,12 +225,12 @@ class Gang:
             self.behind = self.find_behind()
 
     def moved(self) -> None:
-        """Counts the version up and wakes those who wait for it."""
+        """Increments the version and wakes those who wait for it."""
         self.version += 1
         self.changed.notify_all()
 
     def enter(self, phase: str, result: str | None = None, cause: dict[str, Any] | None = None) -> None:
-        """Begins a phase; a result is set where there is one."""
+        """Begins a phase; sets the result if there is one."""
         self.phase, self.phase_since = phase, time.monotonic()
         self.times[phase] = time.time()
         if result:
@@ -238,7 +238,7 @@ class Gang:
         self.moved()
 
     def fail(self, cause: dict[str, Any]) -> None:
-        """Stops the gang: for good, or to start it again where the cause is one to restart on."""
+        """Stops the gang: for good, or to start it again if the cause allows a restart."""
         if cause.get("kind", "failed") not in self.job.restart_on or self.generation >= self.job.restarts:
             return self.enter("stopping", "failed", cause)
         self.restarting = cause
@@ -246,15 +246,15 @@ class Gang:
 
     def begin(self, generation: int, cause: dict[str, Any]) -> None:
         """All replicas start again; each has to report anew."""
-        told = {key: cause.get(key) for key in ("replica", "message", "kind")}
-        self.restarts.append(dict(told, generation=generation, time=time.time()))
+        reason = {key: cause.get(key) for key in ("replica", "message", "kind")}
+        self.restarts.append(dict(reason, generation=generation, time=time.time()))
         self.generation, self.restarting = generation, None
         self.reports, self.seen, self.hung_up, self.trail = {}, {}, {}, Trail()
         self.formed_at = time.monotonic()
         self.enter("forming")
 
     def decide(self) -> None:
-        """Moves the gang on, if what is known allows it. Called under the lock."""
+        """Moves the gang to its next phase, if the reports allow it. Called under the lock."""
         if self.phase == "forming" and all(r in self.reports for r in self.job.replicas):
             self.enter("meeting")
         if not (self.phase in (*STARTING, "running") and self.fail_if_one_failed()):
@@ -270,7 +270,7 @@ class Gang:
                 self.enter("ended")
 
     def is_ending(self, replica: str) -> bool:
-        """Whether a replica of a gang that stops is to be waited for: its script, or what it puts into a bucket."""
+        """Whether a stopping gang still waits for this replica: for its script, or its upload to a bucket."""
         now, report = time.monotonic(), self.reports.get(replica, {})
         if report.get("state") not in FINISHED:
             return now - self.phase_since <= STOP_GRACE_S + LOST_AFTER_S
@@ -278,7 +278,7 @@ class Gang:
         return is_storing and now - self.seen.get(replica, now) <= LOST_AFTER_S
 
     def is_lost(self, replica: str) -> bool:
-        """Whether a replica that was here is not heard of any more."""
+        """Whether a replica that has reported before is silent now."""
         if replica not in self.seen or self.reports.get(replica, {}).get("state") in FINISHED:
             return False
         if self.generation and replica not in self.reports:
@@ -305,7 +305,7 @@ class Gang:
         return True
 
     def blamed(self, failed: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """The replica that still runs where all others lost a peer, or that they say fell silent."""
+        """The one replica that the failed ones blame for falling silent, or else the only trainer that still runs."""
         states = {r: report["state"] for r, report in self.reports.items()}
         names = {r["blames"] for r in failed if r.get("blames")}
         if not names:
@@ -316,7 +316,7 @@ class Gang:
         return dict(self.reports[name], message=FROZEN, kind="lost", exit_code=None)
 
     def decide_start(self) -> None:
-        """Begins training once all are ready, or fails the job once that took too long."""
+        """Begins training once all are ready, or fails the job if that takes too long."""
         waiting = [r for r in self.job.replicas if self.reports.get(r, {}).get("state") != "ready"]
         if not waiting:
             self.enter("running")
@@ -336,7 +336,7 @@ class Gang:
             self.enter("stopping", "timeout", cause)
 
     def stalled(self) -> dict[str, Any] | None:
-        """The replica that stopped first, once no trainer says or steps any more."""
+        """The replica that stopped first, once no trainer prints or steps any more."""
         limit_s = self.job.stall_timeout_s
         trainers = [self.reports[r] for r in self.job.replicas if is_trainer(r)]
         running = [report for report in trainers if report["state"] == "running"]
@@ -359,22 +359,22 @@ class Gang:
             return cause
         trainers = [self.reports[r] for r in self.job.replicas if is_trainer(r)]
         stood = [r for r in trainers if r["state"] != "succeeded"]
-        mute = [r for r in stood if not r.get("stands")]  # such as a frozen one
+        mute = [r for r in stood if not r.get("stands")]  # for example a frozen one
         busy = [r for r in stood if r.get("stands") and not IN_TENSORFLOW.search(r["stands"][0])]
-        found = mute if len(mute) == 1 < len(stood) else busy
-        if len(found) != 1:
+        suspects = mute if len(mute) == 1 < len(stood) else busy
+        if len(suspects) != 1:
             return dict(cause, stands=self.reports[cause["replica"]].get("stands"))
-        where = f", in {place_in(found[0]['stands'])}" if found[0].get("stands") else ""
+        where = f", in {place_in(suspects[0]['stands'])}" if suspects[0].get("stands") else ""
         message = f"stopped first{where}: {QUIET.format(self.job.stall_timeout_s)}"
-        return dict(found[0], message=message, kind="stalled", exit_code=None)
+        return dict(suspects[0], message=message, kind="stalled", exit_code=None)
 
     def silent_s(self, report: dict[str, Any]) -> float:
-        """Seconds since the script of this report last put out anything."""
+        """Seconds since this report's script last printed anything."""
         now = time.monotonic()
         return float(report.get("silent_s", 0.0)) + now - self.seen.get(report["replica"], now)
 
     def decide_end(self) -> None:
-        """Ends the job once its trainers have ended, or stand still."""
+        """Ends the job once its trainers have ended or are stalled."""
         now = time.monotonic()
         self.running_since = self.running_since or now
         still = [r for r in self.job.replicas if self.reports[r]["state"] not in FINISHED]
@@ -399,6 +399,6 @@ class Gang:
 
 
 def step_of(report: dict[str, Any]) -> tuple[int, int]:
-    """How far Keras is there: the epoch, and its step once it has told one."""
+    """How far Keras is in this replica: the epoch, and its step once it has printed one."""
     progress = report.get("progress") or {}
     return progress.get("epoch", 0), progress.get("step", 0)

@@ -45,17 +45,17 @@ def register() -> bool:
     framework = ctypes.CDLL(os.path.join(os.path.dirname(tf.__file__), "libtensorflow_framework.so.2"))
     filesystem = FileSystem(framework)
     functions = filesystem.functions()
-    wanted = [(kind, name) for kind, table in functions.items() for name, function in table.items() if function]
-    wanted.sort(key=lambda which: which[1] != TRANSLATE)
+    callbacks = [(kind, name) for kind, table in functions.items() for name, function in table.items() if function]
+    callbacks.sort(key=lambda which: which[1] != TRANSLATE)
     with tempfile.TemporaryDirectory(prefix="tf-spawner-") as folder:
         path = os.path.join(folder, "tfspawner_s3.so")
         with open(path, "wb") as file:
-            file.write(native_library(1 + len(wanted), machine))
+            file.write(native_library(1 + len(callbacks), machine))
         library = ctypes.CDLL(path)
-        slots = (c_void_p * (1 + len(wanted))).in_dll(library, "slots")
+        slots = (c_void_p * (1 + len(callbacks))).in_dll(library, "slots")
         first = ctypes.cast(library.TF_InitPlugin, c_void_p).value or 0
-        stubs = {which: first + STUB_BYTES * number for number, which in enumerate(wanted, SHIFTED)}
-        nothing = first + STUB_BYTES * (1 + len(wanted))
+        stubs = {which: first + STUB_BYTES * number for number, which in enumerate(callbacks, SHIFTED)}
+        nothing = first + STUB_BYTES * (1 + len(callbacks))
 
         def init(info: Any) -> None:
             _describe(info[0], functions, stubs, filesystem.libc)
@@ -63,7 +63,7 @@ def register() -> bool:
         start = CFUNCTYPE(None, POINTER(PluginInfo))(init)
         filesystem.keep += [functions, start, library]
         slots[0] = ctypes.cast(start, c_void_p)
-        for number, (kind, name) in enumerate(wanted, SHIFTED):
+        for number, (kind, name) in enumerate(callbacks, SHIFTED):
             slots[number] = ctypes.cast(functions[kind][name], c_void_p)
         tf.experimental.register_filesystem_plugin(path)
 
@@ -81,12 +81,12 @@ def register() -> bool:
 def _describe(
     info: PluginInfo, functions: dict[str, dict[str, Any]], stubs: dict[tuple[str, str], int], libc: Any
 ) -> None:
-    """Fills in what TensorFlow asks a plug-in for, in memory that it frees."""
+    """Fills in the plug-in's description for TensorFlow, in memory that it frees."""
 
     def allocated(size: int) -> int:
-        found = int(libc.malloc(size))
-        ctypes.memset(found, 0, size)
-        return found
+        address = int(libc.malloc(size))
+        ctypes.memset(address, 0, size)
+        return address
 
     info.num_schemes = 1
     info.allocate, info.free = ctypes.cast(libc.malloc, c_void_p), ctypes.cast(libc.free, c_void_p)

@@ -19,7 +19,7 @@ FOR_GPUS = "tensorflow/tensorflow:2.21.0-gpu, or pip install 'tensorflow[and-cud
 
 
 def missing() -> dict[str, str] | None:
-    """What TensorFlow seems to lack here for a GPU, and the next step; None where nothing does."""
+    """What TensorFlow seems to lack for a GPU, and the next step; None if nothing is missing."""
     spec = find_spec("tensorflow")
     if spec is None or spec.origin is None:
         return None  # the script will say so itself
@@ -30,7 +30,7 @@ def missing() -> dict[str, str] | None:
 
 
 def build_info(package: Path) -> dict[str, Any]:
-    """What the wheel tells of its build, without importing TensorFlow; empty where it tells nothing."""
+    """The wheel's build information, without importing TensorFlow; empty if it has none."""
     try:
         return dict(runpy.run_path(str(package / "python/platform/build_info.py"))["build_info"])
     except (OSError, KeyError):
@@ -38,7 +38,7 @@ def build_info(package: Path) -> dict[str, Any]:
 
 
 def missing_driver() -> dict[str, str] | None:
-    """What is wrong with the NVIDIA driver, with a hint; None where it works."""
+    """What is wrong with the NVIDIA driver, with a hint; None if it works."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -71,7 +71,7 @@ def error_name(cuda: Any, error: int) -> str:
 
 
 def missing_libraries(info: dict[str, Any]) -> dict[str, str] | None:
-    """Which of CUDA's libraries TensorFlow would not find, with a hint; None where all are there."""
+    """Which of CUDA's libraries TensorFlow would not find, with a hint; None if all are there."""
     versions = {"cudart": info.get("cuda_version"), "cudnn": info.get("cudnn_version")}
     names = [f"lib{name}.so.{str(version).split('.')[0]}" for name, version in versions.items() if version]
     absent = [name for name in names if not is_found(name, sys.path)]
@@ -105,9 +105,9 @@ def main() -> None:
     """Prints as JSON what is missing, if anything is and TensorFlow sees no GPU."""
     here = Path(__file__).resolve().parent
     sys.path[:] = [place for place in sys.path if Path(place).resolve() != here]  # where other programs' modules lie
-    found = missing()
-    if found and not sees_gpus():
-        print(json.dumps(found))
+    problem = missing()
+    if problem and not sees_gpus():
+        print(json.dumps(problem))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a replica leaves: put into a bucket, or held until it is collected."""
+"""Puts a replica's files into a bucket, or holds them until they are collected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Holding(Script):
             size = sum(size for _, _, size, _ in files)
             patience_s = STORE_FOR_S if self.report["state"] == "succeeded" else STORE_FAILED_FOR_S
             failure = store.put_all(files, self.terminated, patience_s)
-        except Exception as error:  # who waits for the files hears of it
+        except Exception as error:  # clients that wait for the files are told
             files, failure = [], f"tf-spawner's agent failed: {type(error).__name__}: {error}"
         if failure:
             failure = self.masker.mask_text(failure)
@@ -37,7 +37,7 @@ class Holding(Script):
         return [*files, (f"logs/{self.replica}.log", path, size, sha256_of(path, size))]
 
     def hold(self) -> None:
-        """Keeps this replica up, with what it wrote, until all is collected or the hold time is over."""
+        """Keeps this replica and its files until all is collected or the hold time is over."""
         ended = None
         while not self.terminated.is_set():
             with self.ordered:

@@ -1,4 +1,4 @@
-"""Keras's own output: how far training is, and how fast."""
+"""Reads from Keras's output how far training is, and how fast."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections import deque
 from typing import Any
 
-RATE_OVER_S = 10.0  # the steps of the last so many seconds make the rate
+RATE_OVER_S = 10.0  # the rate is that of the steps in these last seconds
 
-RATE_LEAST_S = (0.2, 1.0)  # over less than this there is none: for a whole epoch, and on its way
+RATE_LEAST_S = (0.2, 1.0)  # over less time there is no rate: for a whole epoch, and during one
 
 # A script prints what it likes: each pattern takes time in proportion to the line, and numbers are bounded.
-LONGEST_PROGRESS = 4096  # a longer line is no progress
+LONGEST_PROGRESS = 4096  # a longer line is not progress
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][0-9AB]|\x08+")
 
 EPOCH = re.compile(r"^Epoch ([0-9]{1,12})/([0-9]{1,12})\s*$")
@@ -23,7 +23,7 @@ METRIC = re.compile(r"(?<!\w)(\w{1,200}): (-?(?:[0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?
 
 
 def parse_progress(line: str) -> dict[str, Any] | None:
-    """What a line of Keras's output (2 or 3, verbose 1 or 2) tells, or None where it is no such line.
+    """The progress in a line of Keras's output (2 or 3, verbose 1 or 2); None for other lines.
 
     Returns {"epoch", "epochs"} or {"step", "steps" (None: unknown), "metrics": {name: value}}.
     """
@@ -41,9 +41,9 @@ def parse_progress(line: str) -> dict[str, Any] | None:
 
 
 def is_progress_bar(line: str) -> bool:
-    """Whether a line is a bar still on its way: to be shown as progress, not as a line of the log."""
-    told = parse_progress(line) if "/" in line else None
-    return bool(told) and "step" in told and told["step"] != told["steps"]  # type: ignore[operator,index]
+    """Whether a line is an unfinished progress bar, which is shown as progress and not as a line of the log."""
+    progress = parse_progress(line) if "/" in line else None
+    return bool(progress) and "step" in progress and progress["step"] != progress["steps"]  # type: ignore[operator,index]
 
 
 class Pace:
@@ -53,16 +53,16 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self.points: deque[tuple[float, int]] = deque()  # when which step was told
+        self.points: deque[tuple[float, int]] = deque()  # when each step was printed
         self.steps: int | None = None
         self.has_epochs = False
 
     def begin(self, now: float) -> None:
-        """An epoch begins."""
+        """Begins an epoch."""
         self.points, self.steps, self.has_epochs = deque([(now, 0)]), None, True
 
     def step(self, now: float, step: int, steps: int | None) -> float | None:
-        """The rate after that step; None where it cannot be told."""
+        """The rate after that step; None if it is unknown."""
         counts_anew = bool(self.points) and (
             step < self.points[-1][1] or (self.steps or steps) != (steps or self.steps)
         )

@@ -1,4 +1,4 @@
-"""The script's output, as it is kept."""
+"""Keeps the script's output."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Log:
         self.unread = ""  # why progress could not be read, last
         self.pace = Pace()
         self.last_output = time.monotonic()
-        self.unkept = 0  # bytes of output for which there was no room
-        self.untold = 0  # of those, what the log does not say yet
+        self.unkept = 0  # bytes of output that did not fit the disk
+        self.untold = 0  # those of them that the log does not mention yet
         self.why_unkept = ""
 
     def write(self, data: bytes) -> None:
-        """Adds output. What there is no room for is counted, and that stands in its place once there is room again."""
+        """Adds output. What does not fit the disk is counted, and a line says so once there is space again."""
         self.tail = (self.tail + data)[-16384:]
         try:
             self.notice(data)
@@ -55,7 +55,7 @@ class Log:
             self.changed.notify_all()
 
     def put(self, data: bytes, *, whole: bool = False) -> int:
-        """Adds what there is room for, whole or not at all; says how many bytes. Called under the lock."""
+        """Adds what fits the disk; if `whole`, all or nothing. Returns how many bytes. Called under the lock."""
         kept, at = 0, self.size - self.base
         try:
             while kept < len(data):
@@ -70,7 +70,7 @@ class Log:
         return kept
 
     def tell_of_gap(self) -> bool:
-        """Puts a line in the place of what was not kept; whether the log is so far complete. Called under the lock."""
+        """Writes a line about output that was lost; returns whether the log then has no gap. Called under the lock."""
         if not self.untold:
             return True
         text = f"\n{AGENT_MARK.decode()} {self.untold:,} bytes of output could not be kept here: {self.why_unkept}\n"
@@ -79,30 +79,30 @@ class Log:
         return not self.untold
 
     def notice(self, data: bytes) -> None:
-        """Reads Keras's progress out of what the script puts out."""
+        """Reads Keras's progress from the script's output."""
         lines = re.split(rb"[\r\n]", self.rest + data)
-        self.rest = lines.pop()[-LONGEST_PROGRESS - 1 :]  # of one that is too long, so much that it stays so
+        self.rest = lines.pop()[-LONGEST_PROGRESS - 1 :]  # of a line that is too long, enough that it stays too long
         for line in lines:
             if b"/" in line and len(line) <= LONGEST_PROGRESS:
-                told = parse_progress(line.decode(errors="replace"))
-                if told and "epoch" in told:
-                    self.begin_epoch(told)
-                elif told:
-                    rate = self.pace.step(time.monotonic(), told["step"], told["steps"])
-                    self.progress = dict(self.progress, **told, **({"rate": round(rate, 4)} if rate else {}))
+                reported = parse_progress(line.decode(errors="replace"))
+                if reported and "epoch" in reported:
+                    self.begin_epoch(reported)
+                elif reported:
+                    rate = self.pace.step(time.monotonic(), reported["step"], reported["steps"])
+                    self.progress = dict(self.progress, **reported, **({"rate": round(rate, 4)} if rate else {}))
 
-    def begin_epoch(self, told: dict[str, Any]) -> None:
-        """Takes over the epoch's number, and how long the one before took, in seconds."""
+    def begin_epoch(self, reported: dict[str, Any]) -> None:
+        """Takes in the epoch's number, and how long the one before took, in seconds."""
         now, before = time.time(), self.progress
-        progress = dict(before, **told, epoch_since=now)
-        if told["epoch"] == before.get("epoch", 0) + 1 and "epoch_since" in before:
+        progress = dict(before, **reported, epoch_since=now)
+        if reported["epoch"] == before.get("epoch", 0) + 1 and "epoch_since" in before:
             progress["epoch_s"] = now - before["epoch_since"]
         progress.pop("step", None)
         self.progress = progress
         self.pace.begin(time.monotonic())
 
     def begin_again(self, text: str) -> None:
-        """Another script writes here from now on."""
+        """Prepares for another script, which writes here from now on."""
         self.write(f"{AGENT_MARK.decode()} {text}\n".encode())
         self.progress, self.pace = {}, Pace()
 
@@ -125,7 +125,7 @@ class Log:
         return os.pread(self.file.fileno(), min(most, max(0, self.size - offset)), offset - self.base)
 
     def place(self) -> str:
-        """A file that has all of it: its own, or a copy where the script put something else there. Raises OSError."""
+        """A file with the whole log: its own, or a copy if the script replaced it. Raises OSError."""
         with suppress(FileNotFoundError):
             if os.path.samestat(os.lstat(self.path), os.fstat(self.file.fileno())):
                 return str(self.path)

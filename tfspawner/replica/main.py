@@ -1,4 +1,4 @@
-"""From an agent's command line to its exit code."""
+"""Runs an agent, from its command line to its exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .protocol import PORT, TOKEN
 
 
 def listen_on(port: int) -> socket.socket:
-    """A socket for IPv4 and, where there is such, IPv6."""
+    """A listening socket for IPv4 and, if available, IPv6."""
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", port))
@@ -35,7 +35,7 @@ def main(here: str, argv: list[str] | None = None) -> int:
     parser.add_argument("--token-fd", type=int, help=f"a pipe with the job's token; else {TOKEN} has it")
     args = parser.parse_args(argv)
     adopt_orphans()
-    hidden = json.loads(os.environ.pop("TFSPAWNER_HIDDEN", "{}"))  # what of job.json, and the command file, is secret
+    hidden = json.loads(os.environ.pop("TFSPAWNER_HIDDEN", "{}"))  # the secret parts of job.json and the command file
     job = Job({**json.loads((args.config / "job.json").read_text()), **hidden})
     listener = listen_on(PORT) if args.fd is None else socket.socket(fileno=args.fd)
     agent = Agent(

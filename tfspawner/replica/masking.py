@@ -1,4 +1,4 @@
-"""Secret values in the script's output become ***."""
+"""Replaces secret values in the script's output by ***."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .protocol import CHUNK, MASK, MASKED_BYTES
 
 ENCODED_BYTES = 4096  # a longer text is masked as it stands, not in base64: its pattern would take seconds to make
 
-HELD_S = 0.2  # so long output that may be the beginning of a secret waits for the rest
+HELD_S = 0.2  # how long output that may begin a secret waits for the rest
 
 # The bytes of logs, from the rarer to the commoner; before them all others.
 COMMON = b"QZXJYKVHjqzUBGMRWFDPLOCNSATIEyvxkwbgmfpduhclsrnioat9876543210_[=]-:,/.e "
 
 
 def spelled(text: bytes) -> set[bytes]:
-    """A text as it stands, as it stands between quotes in Python and JSON, and percent-encoded."""
+    """A text as it is, as in quotes in Python and JSON, and percent-encoded."""
     words = text.decode(errors="replace")
     percent = {quote(text), quote(text, safe=""), quote_plus(text)}
     small = {re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), form) for form in percent}
@@ -31,7 +31,7 @@ def spelled(text: bytes) -> set[bytes]:
 
 
 def encoded(text: bytes) -> set[bytes]:
-    """A text in base64: by itself, in lines of 64 or 76 characters, and what of it is sure inside of a longer text."""
+    """A text in base64: alone, in lines of 64 or 76 characters, and the part that is certain inside a longer text."""
     forms: set[bytes] = set()
     if len(text) > ENCODED_BYTES:
         return forms
@@ -51,14 +51,14 @@ def encoded(text: bytes) -> set[bytes]:
 
 
 def forms_of(value: bytes) -> set[bytes]:
-    """How a value may stand in a log. None has a line's end: one of several lines is known by each of them."""
+    """How a value may appear in a log. No form contains a line end: each line of a value has its own."""
     parts = [part for part in (value, *map(bytes.strip, value.splitlines())) if len(part.strip()) >= MASKED_BYTES]
     forms: set[bytes] = set().union(*(spelled(part) | encoded(part) for part in parts))
     return {form for form in forms if len(form) >= MASKED_BYTES and len(form.splitlines()) == 1}
 
 
 def quick_pattern(forms: list[bytes]) -> bytes:
-    """What finds out whether any of the forms stands there: from one of its bytes that is rare in logs."""
+    """A pattern that quickly finds whether any of the forms may be there, by a byte of it that is rare in logs."""
     around: dict[int, list[bytes]] = {}
     for form in forms:
         rare = next((byte for byte in around if byte in form), min(form, key=COMMON.find))
@@ -86,7 +86,7 @@ class Masker:
         self.exact = re.compile(b"|".join(map(re.escape, forms)))
 
     def feed(self, data: bytes) -> bytes:
-        """The next of the output that can be passed on, masked."""
+        """The next part of the output that can be passed on, masked."""
         if self.is_idle:
             return data
         data = self.held + data
@@ -108,14 +108,14 @@ class Masker:
         return self.mask(text.encode(errors="replace")).decode(errors="replace")
 
     def decided(self, data: bytes) -> int:
-        """How many bytes of data are masked in the same way whatever comes next."""
+        """How many bytes of data can be masked now, because what comes next does not matter for them."""
         line = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         tail = range(max(line, len(data) - self.longest + 1), len(data))
         cut = next((at for at in tail if self.may_begin(data, at)), len(data))
         if cut < len(data) and self.quick.search(data, line):
-            for found in self.exact.finditer(data, line):
-                if found.start() < cut < found.end():
-                    return found.start()
+            for match in self.exact.finditer(data, line):
+                if match.start() < cut < match.end():
+                    return match.start()
         return cut
 
     def may_begin(self, data: bytes, at: int) -> bool:
@@ -128,7 +128,7 @@ class Masker:
 
 
 def masked(output: Any, masker: Masker) -> Iterator[bytes]:
-    """What can be read there until its end, masked and as soon as possible."""
+    """The stream's bytes until its end, masked, as soon as possible."""
     waiting = select.poll()
     waiting.register(output, select.POLLIN)
     while True:

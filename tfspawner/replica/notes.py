@@ -1,4 +1,4 @@
-"""The agent's own words: in the container's log, in a note that outlives it, and on a full disk."""
+"""The agent's own messages: in the container's log, in a note that outlives it, and about a full disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NoRoom(OSError):
 
 
 def say(text: str) -> None:
-    """The agent's own words: in the container's log, not in the script's."""
+    """Prints a message of the agent's own: into the container's log, not the script's."""
     with suppress(OSError):  # such as on a full disk
         print(f"{AGENT_MARK.decode()} {text}", file=sys.stderr, flush=True)
 
@@ -36,7 +36,7 @@ def no_room(error: OSError, folder: Path) -> str:
 
 
 def leave_note(path: Path, note: dict[str, Any] | None) -> None:
-    """Writes a note in place, which was made empty in time: so there is room for it on a disk that has become full."""
+    """Writes a note into a file whose space was reserved before, so that it works on a full disk."""
     text = b"" if note is None else json.dumps(note).encode()
     with suppress(OSError), open(path, "wb" if note is None else "r+b") as file:
         file.write(text.ljust(NOTE_BYTES))

@@ -1,4 +1,4 @@
-"""How all this travels: as two files, and nvidia-ml-py as a third. This module stays here."""
+"""Packs this package to travel: two files, and nvidia-ml-py as a third. This module itself stays here."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ HERE = Path(__file__).parent
 
 @cache
 def sources() -> dict[str, str]:
-    """The text of each module that travels, by its file's name."""
+    """The text of each module that travels, by file name."""
     return {path.name: path.read_text() for path in sorted(HERE.glob("*.py")) if path.name not in STAYS}
 
 
 @cache
 def packed() -> dict[str, bytes]:
-    """The starter and the zip file: the same bytes each time, so that a job is rendered alike."""
+    """The starter and the zip file; always the same bytes, so that jobs render the same."""
     modules = {f"replica/{name}": source.encode() for name, source in sources().items()}
     return {STARTER: (HERE / "starter.py").read_bytes(), ARCHIVE: zipped(modules)}
 

@@ -1,4 +1,4 @@
-"""Another agent, asked over HTTP."""
+"""Requests to another agent over HTTP."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Peer:
         connection: Connection | None = None,
         whole: bool = False,
     ) -> http.client.HTTPResponse:
-        """One request, by a connection that is there, or a new one; the caller reads the reply.
+        """Makes one request, over an existing connection or a new one; the caller reads the reply.
 
         All of it has to come within timeout_s where it is asked for whole; else its head, and the rest no slower than
         SLOWEST. Raises OSError on anything but 200, and where something else answers.
@@ -61,7 +61,7 @@ class Peer:
         return response
 
     def ask_json(self, method: str, path: str, body: Any = None, timeout_s: float = 15.0) -> Any:
-        """A peer's answer as a JSON value. Raises OSError for one that is none."""
+        """A peer's answer as a JSON value. Raises OSError if it is not one."""
         try:
             with self.ask(method, path, body, timeout_s, whole=True) as response:
                 return read_json(response.read(LONGEST_WANTED), MARKS_OF_ANSWER)

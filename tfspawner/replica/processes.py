@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 from .protocol import SMALL, TOKEN
 
-KILL_WITHIN_S = 5.0  # processes that go on making others may take so long to kill
+KILL_WITHIN_S = 5.0  # how long it may take to kill processes that keep starting others
 
 LOOKS = 3  # at /proc that have to find nobody: in a chain of processes one may end, and its child begin, behind a look
 
@@ -21,13 +21,13 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 
 
 def die_with_agent() -> Callable[[], None] | None:
-    """What makes a child, on Linux, be killed when the agent is: its GPU must not stay taken."""
+    """On Linux, makes a child die with the agent: its GPU must not stay taken."""
     prctl = find_prctl()
     return prctl and (lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
 
 
 def find_prctl() -> Any:
-    """Linux's; None elsewhere."""
+    """Linux's prctl; None elsewhere."""
     try:
         return ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
@@ -55,14 +55,14 @@ def take_token(fd: int | None) -> str:
 
 
 def adopt_orphans() -> None:
-    """Makes this process, on Linux, the parent of whatever its descendants leave behind: no daemon can hide from it."""
+    """On Linux, makes this process the parent of its descendants' orphans, so that no daemon can hide from it."""
     prctl = find_prctl()
     if prctl:
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a process, or its children and so on, have started, and that have not ended."""
+    """The running descendants of a process."""
     children: dict[int, list[int]] = {}
     for stat_file in glob.glob("/proc/[0-9]*/stat"):
         try:
@@ -72,33 +72,33 @@ def descendants(pid: int) -> list[int]:
             continue  # it has ended
         if state not in b"ZX":
             children.setdefault(int(parent), []).append(int(stat_file.split("/")[2]))
-    found = list(children.get(pid, []))
-    for child in found:
-        found += children.get(child, [])
-    return found
+    pids = list(children.get(pid, []))
+    for child in pids:
+        pids += children.get(child, [])
+    return pids
 
 
 def end_descendants(pid: int, within_s: float) -> None:
-    """Kills all of them, and those that they start meanwhile; a process that adopts orphans keeps them in its reach."""
+    """Kills all descendants, and those that they start meanwhile; to reach all, the process should adopt orphans."""
     deadline, looks = time.monotonic() + within_s, 0
     while looks < LOOKS and time.monotonic() < deadline:
-        found = descendants(pid)
-        looks = 0 if found else looks + 1
-        for child in found:
+        pids = descendants(pid)
+        looks = 0 if pids else looks + 1
+        for child in pids:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(child, signal.SIGKILL)
-        end_orphans(pid, time.monotonic() + (0.2 if found else 0.005))
+        end_orphans(pid, time.monotonic() + (0.2 if pids else 0.005))
 
 
 def end_orphans(pid: int, until: float) -> None:
-    """Kills what the process adopts, at once.
+    """Kills the orphans that the process adopts, at once.
 
     One that forks and ends, again and again, is gone after a look at all of /proc.
     """
     try:
         children = open(f"/proc/{pid}/task/{pid}/children", "rb", buffering=0)
     except OSError:
-        return time.sleep(0.02)  # such as by a kernel that does not tell
+        return time.sleep(0.02)  # for example a kernel without this file
     with children:
         while time.monotonic() < until:
             children.seek(0)
@@ -110,7 +110,7 @@ def end_orphans(pid: int, until: float) -> None:
 
 
 def reap() -> None:
-    """Lets go of all children that have ended."""
+    """Reaps all children that have ended."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -1,4 +1,4 @@
-"""Proofs of knowing the job's token, which is never sent."""
+"""Proves knowledge of the job's token, which is never sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 
 class Key:
-    """What the launcher and the agents of a job have in common: each proves to know it, and none sends it.
+    """The secret that a job's launcher and agents share: each proves to know it, and none sends it.
 
     A request names its sender and a number, and proves the key over these, its replica, method and path; an answer over
     the same request and its status. Who got hold of a replica's port can therefore neither answer a new request nor
@@ -34,23 +34,23 @@ class Key:
         if len(Key.sending[1]) >= Key.MOST_ASKED:
             Key.renew()
         sender, numbers = Key.sending  # together: another thread may renew them
-        asked = f"{sender}.{next(numbers.setdefault((self._token, replica), itertools.count(1)))}"
-        return f"{asked}.{self._prove('request', asked, replica, method, plain(path))}"
+        request_id = f"{sender}.{next(numbers.setdefault((self._token, replica), itertools.count(1)))}"
+        return f"{request_id}.{self._prove('request', request_id, replica, method, plain(path))}"
 
     def verified(self, header: str, replica: str, method: str, path: str) -> tuple[str, int] | None:
-        """The sender and the number of a request that has this header; None where it does not know the key."""
-        found = Key.signed.fullmatch(header)
-        if not found:
+        """The sender and the number of a request with this header; None if the header does not prove the key."""
+        match = Key.signed.fullmatch(header)
+        if not match:
             return None
-        expected = self._prove("request", f"{found[1]}.{found[2]}", replica, method, plain(path))
-        return (found[1], int(found[2])) if hmac.compare_digest(found[3], expected) else None
+        expected = self._prove("request", f"{match[1]}.{match[2]}", replica, method, plain(path))
+        return (match[1], int(match[2])) if hmac.compare_digest(match[3], expected) else None
 
     def answer(self, request: str, replica: str, status: int) -> str:
-        """The header of the answer to a request that had this header."""
+        """The header of the answer to a request with this header."""
         return self._prove("answer", request, replica, str(status))
 
     def is_answer(self, header: str | None, request: str, replica: str, status: int) -> bool:
-        """Whether an answer that has this header comes from one who knows the key."""
+        """Whether an answer with this header comes from someone who knows the key."""
         expected = self.answer(request, replica, status)
         return hmac.compare_digest((header or "").encode("utf-8", "replace"), expected.encode())
 
@@ -59,7 +59,7 @@ class Key:
 
     @classmethod
     def renew(cls) -> None:
-        """A forked process is another sender."""
+        """Takes a new sender's name, as a forked process must."""
         cls.sending = os.urandom(8).hex(), {}
 
 
@@ -67,13 +67,13 @@ os.register_at_fork(after_in_child=Key.renew)
 
 
 def plain(path: str) -> str:
-    """A request's path as it is meant: a proxy on the way may write %2A for * or the like."""
+    """A request's path in one spelling: a proxy on the way may write %2A for * or the like."""
     path, _, query = path.partition("?")
     return f"{unquote(path)}?{parse_qsl(query, keep_blank_values=True)}"
 
 
 class Answered:
-    """The requests that have been answered, so that none counts twice: of each sender the last WINDOW numbers."""
+    """The requests that have been answered, so that none counts twice: each sender's last WINDOW numbers."""
 
     WINDOW, SENDERS = 256, 4096
 
@@ -82,7 +82,7 @@ class Answered:
         self.last: OrderedDict[str, tuple[int, int]] = OrderedDict()  # sender -> highest number, bits of those below
 
     def is_new(self, sender: str, number: int) -> bool:
-        """Whether the sender's request of that number has not been answered yet; from now on it has."""
+        """Whether the sender's request with that number is new; from now on it counts as answered."""
         with self.lock:
             highest, bits = self.last.pop(sender, (number, 0))
             if number > highest:

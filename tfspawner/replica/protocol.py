@@ -1,4 +1,4 @@
-"""The words that launcher and agents share: names, states, exit codes, and what a header is called."""
+"""What launcher and agents share: names, states, exit codes and header names."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TOKEN = "TFSPAWNER_TOKEN"  # the variable in which a pod's agent gets the job's 
 
 STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, so this is a wait for nothing mostly
 
-LOST_AFTER_S = 15.0  # a replica not heard of for so long is lost
+LOST_AFTER_S = 15.0  # a replica that is silent for so long is lost
 
 SHORT_HOLD_S = 600.0  # a failed gang holds its files at most so long, and one whose files are in a bucket
 
 CHUNK = 1 << 20
 
-LOG_ANSWER = 4 * CHUNK  # bytes of a log that come at a time
+LOG_ANSWER = 4 * CHUNK  # bytes of a log in one piece
 
 SMALL = 1 << 16
 

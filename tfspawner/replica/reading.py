@@ -1,4 +1,4 @@
-"""Objects of S3 as files: what follows a read is read ahead, and what is written is put when it is closed."""
+"""S3 objects as files: reads are read ahead, and a written file is uploaded when it is closed."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Reading:
         os.register_at_fork(after_in_child=self.reset)
 
     def reset(self) -> None:
-        """Begins anew, with threads of its own: after a fork there are none."""
+        """Starts afresh with new threads: after a fork there are none."""
         self.pool = ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="tfspawner-s3")
         self.files, self.held = 0, 0
         self.lock = threading.Lock()
 
     def block_bytes(self) -> int:
-        """How much a file reads at once: less where many are open."""
+        """How much a file reads at once: less if many are open."""
         return max(LEAST_BLOCK_BYTES, min(BLOCK_BYTES, MEMORY_BYTES // max(1, self.files) // 4))
 
     def take(self, size: int, *, first: bool) -> bool:
-        """Takes memory for a block; False where there is none left and the block is not a file's first."""
+        """Reserves memory for a block; False if none is left and the block is not a file's first."""
         with self.lock:
             if not first and self.held + size > MEMORY_BYTES:
                 return False
@@ -56,7 +56,7 @@ class Reading:
 
 
 class ReadFile:
-    """An object that is open for reading; what follows a read is read ahead, the more the longer it goes on."""
+    """An object open for reading; it reads ahead, and further the longer reads continue."""
 
     def __init__(self, s3: S3, bucket: str, key: str, size: int, reading: Reading) -> None:
         self.s3, self.bucket, self.key, self.size, self.reading = s3, bucket, key, size, reading
@@ -69,7 +69,7 @@ class ReadFile:
             reading.files += 1
 
     def close(self) -> None:
-        """Gives back what was read ahead; a file can be closed once."""
+        """Frees what was read ahead; a file can be closed once."""
         with self.lock:
             self.closed = True
             self.drop(self.size + 1)
@@ -77,7 +77,7 @@ class ReadFile:
             self.reading.files -= 1
 
     def read(self, offset: int, size: int, *, some: bool = False) -> bytes:
-        """size bytes from offset on; fewer where the object ends, or if `some` will do."""
+        """size bytes from offset on; fewer at the object's end, or if `some` are enough."""
         with self.lock:
             end = min(offset + size, self.size)
             pieces = []
@@ -95,7 +95,7 @@ class ReadFile:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def look_ahead(self, offset: int) -> None:
-        """Sees to it that the first block holds the byte at offset, and that others are under way."""
+        """Makes sure that the first block holds the byte at offset, and that further blocks are being read."""
         self.drop(offset)
         if not self.blocks or offset < self.blocks[0][0]:
             self.drop(self.size + 1)
@@ -110,14 +110,14 @@ class ReadFile:
             self.begun += 1
 
     def drop(self, offset: int) -> None:
-        """Gives back the blocks that end at or before the offset."""
+        """Frees the blocks that end at or before the offset."""
         while self.blocks and self.blocks[0][0] + self.blocks[0][1] <= offset:
             _, size, future = self.blocks.popleft()
             future.cancel()
             self.reading.give(size)
 
     def fetch(self, offset: int, size: int) -> bytes:
-        """Reads a block, again after errors that pass."""
+        """Reads a block; retries errors that may pass."""
         retrying = Retrying(TRIES, 0.1)
         while True:
             try:
@@ -129,7 +129,7 @@ class ReadFile:
 
 
 class WriteFile:
-    """An object that is being written: a file of this machine that is put when it is closed."""
+    """An object being written: a local file that is uploaded when it is closed."""
 
     def __init__(self, s3: S3, bucket: str, key: str) -> None:
         self.s3, self.bucket, self.key = s3, bucket, key

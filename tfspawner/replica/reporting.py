@@ -1,4 +1,4 @@
-"""A replica and its coordinator: reports one way, orders the other."""
+"""Between a replica and its coordinator: reports one way, orders the other."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Reporting(Replica):
         retry_s = RETRY_S
         while True:
             untold = self.untold.wait(interval)
-            if untold:  # such as by a coordinator that starts later than this replica
+            if untold:  # for example by a coordinator that starts later than this replica
                 time.sleep(retry_s)
             retry_s = min(2 * retry_s, interval) if untold else RETRY_S
             if self.gang:
@@ -69,26 +69,26 @@ class Reporting(Replica):
                 sent, sent_at = now, time.monotonic()
 
     def used(self) -> dict[str, Any]:
-        """What the script uses now, for the report; what is wrong with its GPUs goes into the log."""
+        """The script's current usage, for the report; problems with its GPUs go into the log."""
         usage = self.usage
         if usage is None:
             return {}
         try:
-            told = usage.sample()
-        except Exception as error:  # the training is worth more than what is measured of it
+            sample = usage.sample()
+        except Exception as error:  # training matters more than measuring it
             self.usage = None
             self.log.write(f"{AGENT_MARK.decode()} what the script uses is not measured any more: {error!r}\n".encode())
             return {}
         self.log_problems(usage)
-        return {"usage": told}
+        return {"usage": sample}
 
     def log_problems(self, usage: Any) -> None:
-        """Puts what measuring met into the log, each thing once."""
+        """Logs the problems met in measuring, each one once."""
         while usage.problems and usage is self.usage:
             self.log.write(f"{AGENT_MARK.decode()} {usage.problems.pop(0)}\n".encode())
 
     def listen(self) -> None:
-        """Follows the coordinator's orders; without it for LOST_AFTER_S, stops as if told to."""
+        """Follows the coordinator's orders; stops if the coordinator is silent for LOST_AFTER_S."""
         reason, retry_s = "", RETRY_S
         while True:
             try:
@@ -126,7 +126,7 @@ class Reporting(Replica):
                 self.stop_child(dump=order["stalled"])
 
     def mirror(self) -> None:
-        """The second replica keeps a copy of the first one's checkpoints: losing that one loses none."""
+        """On the second replica, copies the first one's checkpoints, so that losing the first loses none."""
         while not self.terminated.wait(MIRROR_EVERY_S):
             if self.order["phase"] == "running" and not self.stop.is_set():
                 with suppress(OSError, ValueError, http.client.HTTPException):

@@ -34,34 +34,34 @@ MARKS_OF_ANSWER = 2_000_000  # that an agent reads of another: all checkpoint fi
 
 LONGEST_WANTED, MARKS_OF_WANTED = 64 << 20, 500_000  # the same of a request for files
 
-CLOCKS_DIFFER_S = 366 * 86400.0  # a year, by which machines' clocks may be apart
+CLOCKS_DIFFER_S = 366 * 86400.0  # a year: how far machines' clocks may be apart
 
 
 def metrics_of(value: Any) -> dict[str, float]:
-    """Metrics by their names, of which the first are taken. Raises ValueError, as all of these do."""
+    """Metrics by name; only the first ones are taken. Raises ValueError, as all of these do."""
     if type(value) is not dict:
         raise ValueError(f"{shown(value)} is not an object")
-    return {text(name, 100): metric(found) for name, found in itertools.islice(value.items(), MOST_METRICS)}
+    return {text(name, 100): metric(measured) for name, measured in itertools.islice(value.items(), MOST_METRICS)}
 
 
 def progress_of(value: Any) -> dict[str, Any]:
-    """What Keras told, as Log keeps it; a place without its whole does not count."""
-    found = fields(value, PROGRESS)
+    """Keras's progress as Log keeps it; an epoch or step must come with the total."""
+    progress = fields(value, PROGRESS)
     for parts in (("epoch", "epochs"), ("step", "steps"), ("epoch_s", "epoch_since")):
-        if parts[0] in found and parts[1] not in found:
+        if parts[0] in progress and parts[1] not in progress:
             raise ValueError(f"it has no {parts[1]}")
-    return found
+    return progress
 
 
 def gpus_of(value: Any) -> list[dict[str, Any]]:
-    """What a replica says of its GPUs."""
+    """A replica's report of its GPUs."""
     if type(value) is not list or len(value) > MOST_GPUS:
         raise ValueError(f"{shown(value)} is not a list of GPUs")
     return [fields(gpu, GPU, ("use", "memory")) for gpu in value]
 
 
 def usage_of(value: Any) -> dict[str, Any]:
-    """What a replica says of its use of CPU, memory and GPUs."""
+    """A replica's report of its use of CPU, memory and GPUs."""
     return fields(value, USAGE, ("cpu", "memory", "gpus") if value else ())
 
 
@@ -123,7 +123,7 @@ REPORT: dict[str, Check] = {
 
 
 def report_of(value: Any, replicas: Any, most_restarts: int) -> dict[str, Any]:
-    """A replica's report of itself, as far as it is known, with bounds; raises ValueError where it is none."""
+    """A replica's report, its known fields within bounds. Raises ValueError if it is invalid."""
     needed = ("replica", "state", "since", "message", "address", "agent", "life", "generation", "met")
     report = fields(value, REPORT, needed)
     if report["replica"] not in replicas:
@@ -172,19 +172,19 @@ def checkpoint_of(value: Any) -> list[dict[str, Any]]:
 
 
 def log_place(header: str | None) -> int:
-    """A place in a log, as a header tells it; behind a base it has 19 digits. Raises ValueError for what is none."""
+    """A place in a log, from a header; with a base it has 19 digits. Raises ValueError if it is invalid."""
     if not re.fullmatch("[0-9]{1,19}", header or ""):
         raise ValueError(f"{shown(header)} is no place in a log")
     return whole_number(int(str(header)))
 
 
-def next_offset(header: str | None, asked: int) -> int:
-    """Where a log's answer begins: where it was asked for, or at the base of a process that took the other's place.
+def next_offset(header: str | None, offset: int) -> int:
+    """Where a log's answer begins: at the requested offset, or at the base of a process that replaced the other.
 
     Raises ValueError for another place. A base is 2^32 times the time at which that process began.
     """
     begins = log_place(header)
-    is_base = begins > asked and not begins & 0xFFFFFFFF and begins >> 32 <= time.time() + CLOCKS_DIFFER_S
-    if begins != asked and not is_base:
-        raise ValueError(f"its log at {begins} came, and at {asked} was asked for")
+    is_base = begins > offset and not begins & 0xFFFFFFFF and begins >> 32 <= time.time() + CLOCKS_DIFFER_S
+    if begins != offset and not is_base:
+        raise ValueError(f"its log at {begins} came, and at {offset} was asked for")
     return begins

@@ -1,4 +1,4 @@
-"""Trying again what may pass: how often, for how long, and with which pauses."""
+"""Retries: how often, for how long, and with which pauses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Callable
 
 
 def pause_of(first_s: float, failures: int, most_s: float = math.inf, *, varies: bool = False) -> float:
-    """Seconds to wait after so many failures: first_s after one, twice as long after each more.
+    """Seconds to wait after `failures` failures: first_s after one, and twice as long after each further one.
 
-    One that `varies` is shortened by up to half at random, so that many who failed together do not come back together.
+    A pause that `varies` is up to half shorter at random, so that many who failed together do not return together.
     """
     pause_s = min(most_s, first_s * 2.0 ** (failures - 1))
     return pause_s * random.uniform(0.5, 1.0) if varies else pause_s
@@ -32,7 +32,7 @@ class Retrying:
         self.failures = 0
 
     def is_over(self) -> bool:
-        """Counts a failure; whether it was the last try."""
+        """Counts a failure; returns whether it was the last try."""
         self.failures += 1
         return self.failures >= self.tries or time.monotonic() > self.ends_at
 

@@ -42,20 +42,20 @@ class Answers(Handler):
     """The handler of an agent's requests: one method for each method and path."""
 
     def gang(self) -> Gang:
-        """The gang. Raises ValueError where this replica does not coordinate."""
+        """The gang. Raises ValueError if this replica does not coordinate."""
         gang = self.server.agent.gang
         if gang is None:
             raise ValueError("this replica is not the coordinator, which is " + self.server.agent.job.coordinator)
         return gang
 
     def get_status(self, agent: Replica, path: str, query: dict[str, str]) -> None:
-        """The state of all replicas; of this one where it does not coordinate."""
+        """The state of all replicas, or only of this one if it does not coordinate."""
         if not agent.gang:
             return self.reply_json({"replicas": {agent.replica: agent.report}})
         self.reply_json(agent.gang.brief() if "brief" in query else agent.gang.snapshot())
 
     def get_log(self, agent: Replica, path: str, query: dict[str, str]) -> None:
-        """A piece of the log from an offset on; waits for it where there is none yet."""
+        """A piece of the log from an offset on; waits if there is none yet."""
         offset, wait = whole_number(int(query.get("offset", 0))), min(30.0, float(query.get("wait", 0)))
         offset = max(offset, agent.log.base)
         ended = agent.log.wait_for(offset, wait, self.alive)
@@ -70,7 +70,7 @@ class Answers(Handler):
         self.reply_json({})
 
     def get_order(self, agent: Replica, path: str, query: dict[str, str]) -> None:
-        """The order, once it is another than the one that the asker has."""
+        """The order, once it differs from the one that the client has."""
         wait_s = min(10.0, float(query.get("wait", 10.0)))
         self.reply_json(self.gang().wait(int(query["version"]), wait_s, self.alive, query.get("replica")))
 
@@ -86,7 +86,7 @@ class Answers(Handler):
         self.reply_json({})
 
     def post_keep(self, agent: Replica, path: str, query: dict[str, str]) -> None:
-        """Lets all replicas wait on."""
+        """Lets all replicas wait longer."""
         self.gang().keep()
         self.reply_json({})
 
@@ -95,8 +95,8 @@ class Answers(Handler):
         self.reply_json(self.gang().interrupt())
 
     def put_code(self, agent: Replica, path: str, query: dict[str, str]) -> None:
-        """Takes the code; the same a second time is taken as well."""
-        if agent.code.arrived.is_set():  # such as by a request whose answer was lost
+        """Takes the code; takes the same code a second time, too."""
+        if agent.code.arrived.is_set():  # for example by a request whose answer was lost
             digest = hashlib.sha256()
             for data in iter(lambda: self.read(CHUNK), b""):
                 digest.update(data)
@@ -109,7 +109,7 @@ class Answers(Handler):
         self.reply_json({})
 
     def get_code(self, agent: Replica, path: str, query: dict[str, str]) -> None:
-        """Gives the code, or says whether it is wanted here."""
+        """Sends the code, or says whether it is still needed here."""
         if "wanted" in query:
             is_wanted = query["wanted"] == agent.job.code_sha256 and not agent.code.arrived.is_set()
             return self.reply_json({"wanted": is_wanted})
@@ -130,7 +130,7 @@ class Answers(Handler):
         self.reply_json(agent.checkpoints.newest.manifest(alive=self.alive))
 
     def post_files(self, agent: Replica, path: str, query: dict[str, str]) -> None:
-        """Sends the files that are asked for."""
+        """Sends the requested files."""
         self.send_files(agent.files)
 
     def post_checkpoints(self, agent: Replica, path: str, query: dict[str, str]) -> None:
@@ -138,12 +138,12 @@ class Answers(Handler):
         self.send_files(agent.checkpoints.newest)
 
     def send_files(self, files: Files) -> None:
-        """Sends each file's bytes from its offset on, behind a line that says what comes."""
+        """Sends each file's bytes from its offset on, after a line that describes them."""
         body = self.body(LONGEST_WANTED, MARKS_OF_WANTED)
-        wanted = [(text(name), whole_number(offset), whole_number(size)) for name, offset, size in body]
+        ranges = [(text(name), whole_number(offset), whole_number(size)) for name, offset, size in body]
         self.begin_stream()
-        small = bytearray()  # many small files make few packets
-        for name, offset, size in wanted:
+        small = bytearray()  # so that many small files take few packets
+        for name, offset, size in ranges:
             source = files.open(name, size)
             if source is None or offset > size:
                 small += json.dumps({"path": name, "missing": True}).encode() + b"\n"
@@ -166,10 +166,10 @@ class Answers(Handler):
         self.frame({"end": True})
 
     def post_stream(self, agent: Replica, path: str, query: dict[str, str]) -> None:
-        """Sends states and logs of all replicas as they come, until the asker hangs up."""
+        """Sends all replicas' states and logs as they come, until the client hangs up."""
         count = len(agent.job.replicas)
-        asked = self.body(1024 + 512 * count, 16 + 4 * count)["offsets"]
-        offsets = {} if asked is None else {r: whole_number(asked.get(r, 0)) for r in agent.job.replicas}
+        requested = self.body(1024 + 512 * count, 16 + 4 * count)["offsets"]
+        offsets = {} if requested is None else {r: whole_number(requested.get(r, 0)) for r in agent.job.replicas}
         self.gang()
         with self.server.streaming(Stream.most_bytes(len(offsets))) as others:
             if others:

@@ -40,7 +40,7 @@ SHA256 = "x-amz-meta-sha256"  # where put() leaves what the object holds
 
 
 class S3Error(OSError):
-    """What went wrong, in words that name the server and never the secret; `passing` where it may not last."""
+    """An error that names the server and never the secret; `passing` if it may not last."""
 
     def __init__(self, message: str, *, hint: str | None = None, code: str = "", passing: bool = False) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class Object(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Where the server is and who asks; `endpoint` None is AWS itself, `access_key` None is nobody."""
+    """The server's address and credentials; `endpoint` None is AWS itself, `access_key` None is anonymous."""
 
     endpoint: str | None = None
     region: str = "us-east-1"
@@ -67,7 +67,7 @@ class Settings(NamedTuple):
 
 
 def settings_from(env: Mapping[str, str]) -> Settings:
-    """From AWS's variables, or the older ones of TensorFlow and the original tf-spawner, or AWS's own files.
+    """Settings from AWS's variables, the older ones of TensorFlow and the original tf-spawner, or AWS's own files.
 
     Raises S3Error for an endpoint that is none, or a profile that is not there.
     """
@@ -82,8 +82,8 @@ def settings_from(env: Mapping[str, str]) -> Settings:
         plain = env.get("S3_USE_HTTPS", "1").lower() in ("0", "false")
         endpoint = f"{'http' if plain else 'https'}://{endpoint}"
     if endpoint and not _is_endpoint(endpoint):
-        told = repr(endpoint) if "@" not in endpoint else "given with a password"
-        raise S3Error(f"the S3 endpoint is {told}", hint="write like https://s3.example.org")
+        shown = repr(endpoint) if "@" not in endpoint else "given with a password"
+        raise S3Error(f"the S3 endpoint is {shown}", hint="write like https://s3.example.org")
     return Settings(
         endpoint=endpoint.rstrip("/") if endpoint else None,
         region=first("AWS_REGION", "AWS_DEFAULT_REGION") or profile.get("region") or "us-east-1",
@@ -104,10 +104,10 @@ def _is_endpoint(uri: str) -> bool:
 
 
 def _profile(env: Mapping[str, str]) -> dict[str, str]:
-    """What ~/.aws/config and ~/.aws/credentials say of AWS_PROFILE, or of "default"."""
+    """The settings of AWS_PROFILE, or of "default", in ~/.aws/config and ~/.aws/credentials."""
     name = env.get("AWS_PROFILE") or "default"
     home = os.path.join(env.get("HOME") or os.path.expanduser("~"), ".aws")
-    found: dict[str, str] = {}
+    profile: dict[str, str] = {}
     for path, section in (
         (env.get("AWS_CONFIG_FILE") or os.path.join(home, "config"), name if name == "default" else f"profile {name}"),
         (env.get("AWS_SHARED_CREDENTIALS_FILE") or os.path.join(home, "credentials"), name),
@@ -118,14 +118,14 @@ def _profile(env: Mapping[str, str]) -> dict[str, str]:
         except (configparser.Error, UnicodeDecodeError):
             raise S3Error(f"{path} is not in AWS's format", hint="mend it, or set AWS_ACCESS_KEY_ID") from None
         if parser.has_section(section):
-            found.update(parser.items(section))
-    if env.get("AWS_PROFILE") and not found:
+            profile.update(parser.items(section))
+    if env.get("AWS_PROFILE") and not profile:
         raise S3Error(f"AWS_PROFILE is {name!r}, and {home} has no such profile", hint="aws configure list-profiles")
-    return found
+    return profile
 
 
 class S3:
-    """One server, asked from any number of threads."""
+    """A client of one server, for any number of threads."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -137,7 +137,7 @@ class S3:
 
     @property
     def check(self) -> str:
-        """What to look at where nobody answers."""
+        """The hint if nobody answers."""
         return "check AWS_ENDPOINT_URL" if self.settings.endpoint else "set AWS_ENDPOINT_URL, unless it is AWS itself"
 
     @property
@@ -148,12 +148,12 @@ class S3:
     def _scheme(self) -> str:
         return urlsplit(self.settings.endpoint).scheme if self.settings.endpoint else "https"
 
-    # -- what may be asked. All raise S3Error.
+    # -- operations. All raise S3Error.
 
     def list(self, bucket: str, prefix: str = "", *, deep: bool = True) -> Iterator[Object]:
         """The objects whose keys begin with prefix, in order; unless deep, only up to the next "/".
 
-        What lies below such a "/" is told as one object whose key ends with it, of size -1.
+        What is below such a "/" is one object whose key ends with it, with size -1.
         """
         query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
         if not deep:
@@ -170,15 +170,15 @@ class S3:
         raise self._odd("its listing has no end")
 
     def _objects(self, page: xml.Element, prefix: str, deep: bool) -> Iterator[Object]:
-        """What a page lists. Raises S3Error for what was not asked for."""
+        """The objects on a page. Raises S3Error for ones that were not asked for."""
         plain = unquote_plus if text_of(page, "EncodingType") == "url" else str
-        for found in page.iterfind("{*}Contents"):
-            size = text_of(found, "Size")
+        for item in page.iterfind("{*}Contents"):
+            size = text_of(item, "Size")
             if not re.fullmatch("[0-9]{1,18}", size):
                 raise self._odd("an object without a size")
-            yield Object(self._key(plain(text_of(found, "Key")), prefix, deep), int(size), text_of(found, "ETag"))
-        for found in page.iterfind("{*}CommonPrefixes"):
-            yield Object(self._key(plain(text_of(found, "Prefix")), prefix, deep), -1)
+            yield Object(self._key(plain(text_of(item, "Key")), prefix, deep), int(size), text_of(item, "ETag"))
+        for item in page.iterfind("{*}CommonPrefixes"):
+            yield Object(self._key(plain(text_of(item, "Prefix")), prefix, deep), -1)
 
     def _key(self, key: str, prefix: str, deep: bool) -> str:
         inner = key[len(prefix) :]
@@ -187,7 +187,7 @@ class S3:
         return key
 
     def head(self, bucket: str, key: str) -> dict[str, str] | None:
-        """The object's headers, their names in lower case; None where there is no such object."""
+        """The object's headers, with lower-case names; None if there is no such object."""
         try:
             headers, _ = self._ask("HEAD", bucket, key)
         except S3Error as error:
@@ -199,22 +199,22 @@ class S3:
         return headers
 
     def read(self, bucket: str, key: str, offset: int, size: int) -> bytes:
-        """size bytes from offset on, fewer where the object ends; one try."""
+        """size bytes from offset on, fewer at the object's end; one try."""
         if size <= 0:
             return b""
         try:
             headers = {"range": f"bytes={offset}-{offset + size - 1}"}
-            told, data = self._ask("GET", bucket, key, headers=headers, tries=1, most_bytes=size)
+            reply_headers, data = self._ask("GET", bucket, key, headers=headers, tries=1, most_bytes=size)
         except S3Error as error:
             if error.code == "InvalidRange":
                 return b""
             raise
-        if begins_at(told.get("content-range")) != offset:
+        if begins_at(reply_headers.get("content-range")) != offset:
             raise S3Error(f"{self.where} sends other bytes than those from {offset} on", hint=self.check)
         return data
 
     def put(self, bucket: str, key: str, path: str, headers: dict[str, str] | None = None) -> None:
-        """Makes the file an object, which appears when it is whole; each part is sent with its SHA-256."""
+        """Uploads the file; the object appears when it is whole. Each part is sent with its SHA-256."""
         size = os.path.getsize(path)
         if size <= PART_BYTES:
             with open(path, "rb") as file:
@@ -228,7 +228,7 @@ class S3:
             try:
                 self._ask("DELETE", bucket, key, query=upload, tries=2)
             except S3Error:
-                pass  # the first error is the one to tell
+                pass  # the first error is the one to report
             raise
 
     def _put_parts(self, bucket: str, key: str, path: str, size: int, upload: dict[str, str]) -> None:
@@ -271,7 +271,7 @@ class S3:
         """Removes the object, if there is one."""
         self._ask("DELETE", bucket, key)
 
-    # -- how it is asked
+    # -- requests
 
     def _ask(
         self,
@@ -288,7 +288,7 @@ class S3:
     ) -> tuple[dict[str, str], bytes]:
         """(the reply's headers, its body of most_bytes at most).
 
-        What may pass is tried again, if it did not take too long.
+        Retries errors that may pass, if the request did not take too long.
         """
         retrying = Retrying(tries, 0.4, within_s=timeout_s)
         while True:
@@ -326,26 +326,26 @@ class S3:
                     if fresh or name == "again":  # else the server closed a connection that had long been idle
                         raise
             data = self._body(reply, most_bytes)
-        found = {name.lower(): value for name, value in reply.getheaders()}
+        reply_headers = {name.lower(): value for name, value in reply.getheaders()}
         if reply.status // 100 == 2:
-            return found, data
-        raise self._refused(reply.status, data, found, bucket)
+            return reply_headers, data
+        raise self._refused(reply.status, data, reply_headers, bucket)
 
-    def _body(self, reply: http.client.HTTPResponse, asked: int | None) -> bytes:
-        """All of it, unless it is longer than what was asked for, or than an answer in XML may be."""
-        most = MOST_ANSWER_BYTES if asked is None or reply.status // 100 != 2 else asked
-        told = f", and {most:,} were asked for" if most == asked else ""
+    def _body(self, reply: http.client.HTTPResponse, expected_bytes: int | None) -> bytes:
+        """The whole body. Raises S3Error if it is longer than requested, or than an answer in XML may be."""
+        most = MOST_ANSWER_BYTES if expected_bytes is None or reply.status // 100 != 2 else expected_bytes
+        expected = f", and {most:,} were asked for" if most == expected_bytes else ""
         if reply.length is not None:
             if reply.length > most:
-                raise S3Error(f"{self.where} sends {reply.length:,} bytes{told}", hint=self.check)
+                raise S3Error(f"{self.where} sends {reply.length:,} bytes{expected}", hint=self.check)
             return reply.read()
         data = reply.read(most + 1)
         if len(data) > most:
-            raise S3Error(f"{self.where} sends more than {most:,} bytes{told}", hint=self.check)
+            raise S3Error(f"{self.where} sends more than {most:,} bytes{expected}", hint=self.check)
         return data
 
     def _address(self, bucket: str, key: str) -> tuple[str, str]:
-        """(host, path): at AWS a bucket has a host of its own, unless a certificate would not fit its name."""
+        """(host, path): at AWS each bucket has its own host, unless the certificate would not match its name."""
         path = "/" + quote(key, safe="/-_.~")
         if self.settings.endpoint:
             return urlsplit(self.settings.endpoint).netloc, f"/{quote(bucket)}{path}"
@@ -389,7 +389,7 @@ class S3:
 
     @contextmanager
     def _connection(self, host: str, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
-        """A connection that nobody else uses meanwhile; kept for the next request if all goes well."""
+        """A connection for one user at a time; kept for the next request if all goes well."""
         with self._lock:
             idle = self._idle.setdefault(host, [])
             connection = idle.pop() if idle else None
@@ -429,12 +429,12 @@ class S3:
         connection.close()
 
     def _refused(self, status: int, data: bytes, headers: Mapping[str, str], bucket: str) -> S3Error:
-        """The server's error in the user's words."""
+        """The server's error in the user's terms."""
         try:
             reply = parsed(data)
-            code, told = printable(text_of(reply, "Code"))[:80], printable(text_of(reply, "Message"))
+            code, words = printable(text_of(reply, "Code"))[:80], printable(text_of(reply, "Message"))
         except xml.ParseError:
-            code, told = str(status), http.client.responses.get(status, "")
+            code, words = str(status), http.client.responses.get(status, "")
         key, where = self.settings.access_key, self.where
         who = f"access key {key}" if key else "no access key (AWS_ACCESS_KEY_ID is not set)"
         region = printable(headers.get("x-amz-bucket-region") or "")
@@ -468,7 +468,7 @@ class S3:
         ):
             if re.fullmatch(codes, code):
                 return S3Error(message, hint=hint, code=code)
-        return S3Error(f"{where} answers {status} {code}: {told}", code=code)
+        return S3Error(f"{where} answers {status} {code}: {words}", code=code)
 
     def _xml(self, reply: tuple[dict[str, str], bytes]) -> xml.Element:
         try:
@@ -487,7 +487,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def begins_at(content_range: str | None) -> int:
-    """The first byte that an answer holds, by its Content-Range; 0 for a whole file."""
+    """An answer's first byte, from its Content-Range; 0 for a whole file."""
     match = re.match("bytes ([0-9]{1,18})-", content_range or "bytes 0-")
     return int(match[1]) if match else -1
 

@@ -1,4 +1,4 @@
-"""What an S3 server answers, read as XML, and shown to people."""
+"""Reads an S3 server's answers in XML, and makes them fit to show."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def parsed(data: bytes) -> xml.Element:
 
 
 def printable(text: str) -> str:
-    """What a server sent, fit for a message."""
+    """Text from a server, made fit for a message."""
     return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
 def text_of(element: Any, name: str) -> str:
-    """The text of an element's child of that name; "" where there is none."""
+    """The text of an element's child with that name; "" if there is none."""
     return element.findtext(f"{{*}}{name}") or ""

@@ -30,7 +30,7 @@ from .protocol import (
 from .reporting import Reporting
 from .usage import Usage
 
-GPU_LOOK_S = 60.0  # so long it may take to find out whether TensorFlow sees GPUs
+GPU_LOOK_S = 60.0  # how long it may take to find out whether TensorFlow sees GPUs
 S3_MODULES = ("s3.py", "s3_answers.py", "gfile.py", "filesystem.py", "structures.py", "reading.py", "elf.py")
 
 
@@ -38,7 +38,7 @@ class Script(Reporting):
     """Runs the script in its environment, and says how it ended."""
 
     def environment(self, cluster: dict[str, list[str]], site: Path | None) -> dict[str, str]:
-        """The script's environment variables; none of ours but those that are documented."""
+        """The script's environment variables; of ours, only the documented ones."""
         env = {key: value for key, value in os.environ.items() if not key.startswith("TFSPAWNER_")}
         env.update(
             TF_CONFIG=tf_config(cluster, self.role, self.index),
@@ -65,7 +65,7 @@ class Script(Reporting):
         return env
 
     def place_s3(self) -> Path:
-        """A folder for the beginning of PYTHONPATH, with what gives TensorFlow s3://."""
+        """A folder for the start of PYTHONPATH, with the module that gives TensorFlow s3://."""
         first = self.root / "s3"
         package = first / "tfspawner_s3"
         package.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ class Script(Reporting):
         return first
 
     def missing_tf_keras(self, env: dict[str, str]) -> str | None:
-        """Why the script would not find tf-keras, which it needs; None where it does not need it or finds it."""
+        """Why the script would not find tf-keras; None if it does not need it, or finds it."""
         if not self.job.needs_tf_keras or env.get("TF_USE_LEGACY_KERAS") != "1":
             return None
         find = "import importlib.util as u, sys; sys.exit(u.find_spec('tensorflow') and not u.find_spec('tf_keras'))"
@@ -88,20 +88,20 @@ class Script(Reporting):
         )
 
     def missing_gpus(self, env: dict[str, str]) -> str | None:
-        """Why TensorFlow sees none of the GPUs that this replica has; None where it sees some, or it cannot be told."""
+        """Why TensorFlow sees none of this replica's GPUs; None if it sees some, or if it is unknown."""
         if self.role == "ps" or not self.job.needs_gpus:
             return None
         try:
             command = [sys.executable, str(place("gpu.py", self.root))]
             done = subprocess.run(command, env=env, cwd=self.root, capture_output=True, timeout=GPU_LOOK_S)
-            found = json.loads(done.stdout.splitlines()[-1])
-            self.report["hint"] = found["hint"]
-            return f"was given GPUs, and its TensorFlow sees none: {found['message']}"
+            problem = json.loads(done.stdout.splitlines()[-1])
+            self.report["hint"] = problem["hint"]
+            return f"was given GPUs, and its TensorFlow sees none: {problem['message']}"
         except (subprocess.TimeoutExpired, IndexError, ValueError, KeyError, TypeError):  # others print there, too
             return None
 
     def place_original_script(self) -> None:
-        """Scripts and command files written for the original tf-spawner find the script at /script."""
+        """Links the script to /script, where those written for the original tf-spawner expect it."""
         target = Path("/script")
         if self.job.original_script_path and target.is_dir() and os.access(target, os.W_OK):
             shutil.copy(self.code.folder / self.job.script, target / "training-script.py")
@@ -121,8 +121,8 @@ class Script(Reporting):
         return [*interpreter, str(path), *self.job.args]
 
     def run(self, env: dict[str, str]) -> int:
-        """Runs the script to its end; returns what this replica's exit code will be."""
-        sys.path.append(str(self.config_dir / "pynvml.zip"))  # where an image has none
+        """Runs the script to its end; returns this replica's exit code."""
+        sys.path.append(str(self.config_dir / "pynvml.zip"))  # for an image that has none
         read_end, write_end = os.pipe()
         try:
             child = self.child = self.start(env, write_end)
@@ -133,7 +133,7 @@ class Script(Reporting):
         kills_before, _ = memory_cgroup()
         self.log.last_output = time.monotonic()
         self.usage = Usage(child.pid, wants_gpus=self.job.gpus > 0 and self.role != "ps")
-        self.log_problems(self.usage)  # before any output, so that these words stand in lines of their own
+        self.log_problems(self.usage)  # before any output, so that these messages have their own lines
         self.pump = self.begin(self.keep_output, read_end)
         self.tell("running", pid=child.pid, started=time.time())
         if self.stop.is_set():
@@ -165,7 +165,7 @@ class Script(Reporting):
         )
 
     def ended(self, returncode: int, finished: float, kills_before: int) -> int:
-        """Reports how the script ended; returns what this replica's exit code will be."""
+        """Reports how the script ended; returns this replica's exit code."""
         if self.broken:
             return self.fail(1, self.broken)
         if self.terminated.is_set():
@@ -185,7 +185,7 @@ class Script(Reporting):
         return self.failed(returncode, kills_before)
 
     def failed(self, returncode: int, kills_before: int) -> int:
-        """Reports a script's failure, with what its last output says of it."""
+        """Reports a script's failure, with the reason from its last output."""
         code, message = classify(returncode, self.log.tail)
         kills, limit = memory_cgroup()
         if returncode == -signal.SIGKILL and kills > kills_before:
@@ -203,7 +203,7 @@ class Script(Reporting):
         return self.fail(code, message, "lost" if lost else "failed")
 
     def keep_output(self, read_end: int) -> None:
-        """Takes the script's output into the log and the container's; reads on to its end whatever becomes of them."""
+        """Copies the script's output to its log and the container's; reads to the end even if these fail."""
         with open(read_end, "rb", buffering=0) as output:
             try:
                 for data in filter(None, masked(output, self.masker)):
@@ -213,7 +213,7 @@ class Script(Reporting):
                         sys.stdout.buffer.flush()
             except Exception as error:
                 self.break_off("keep_output", error)
-                while output.read(CHUNK):  # a script is not to hang while it is ended
+                while output.read(CHUNK):  # a script must not hang while it is ended
                     pass
 
     def wait_for_child(self) -> int:
@@ -249,7 +249,7 @@ class Script(Reporting):
 
 
 def place(name: str, folder: Path) -> Path:
-    """Puts one of these modules into a folder, for another Python to run."""
+    """Copies one of these modules into a folder, for another Python to run."""
     source = pkgutil.get_data(__package__, name)  # out of the zip file that they are imported from
     assert source is not None
     path = folder / name

@@ -1,4 +1,4 @@
-"""The agent's HTTP server: who asks has to prove the job's token."""
+"""The agent's HTTP server: clients have to prove that they know the job's token."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from .connections import IDLE_S, KEEPS_UP_S, Line
 from .protocol import CHUNK, NOT_KNOWN, PROOF_HEADER
 from .stream import STREAMS_HOLD
 
-HEAD_S = 20.0  # so long a stranger has to show the token
+HEAD_S = 20.0  # how long a stranger has to show the token
 
-MOST_STRANGERS = 256  # connections of such that are held at once: each has a thread
+MOST_STRANGERS = 256  # how many strangers' connections are held at once: each has a thread
 
 DRAIN_S, DRAIN_IDLE_S = 20.0, 0.5  # how long a refused request's body is read, and how long it may send nothing
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers for one agent, which stands in the server object."""
+    """Answers requests to one agent, which the server object holds."""
 
     protocol_version = "HTTP/1.1"
-    default_request_version = "HTTP/1.0"  # of what does not say its own: it too is told a status
+    default_request_version = "HTTP/1.0"  # for requests without a version: they are also answered with a status
     disable_nagle_algorithm = True
     server: Listener
     connection: Line
-    asked: str | None = None  # the proof that this request has shown
+    proof: str | None = None  # the proof that this request has shown
     unread = 0  # bytes of the request's body
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: requests are no news."""
+        """Logs nothing: requests are not news."""
         pass
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What is no HTTP is answered like any other stranger, and not by a page of Python's."""
+        """Answers invalid HTTP like any other stranger, and not with Python's error page."""
         self.refuse(401, NOT_KNOWN)
 
     def version_string(self) -> str:
@@ -58,36 +58,36 @@ class Handler(BaseHTTPRequestHandler):
         super().send_response(code, message)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-        if self.asked:
+        if self.proof:
             agent = self.server.agent
-            self.send_header(PROOF_HEADER, agent.key.answer(self.asked, agent.replica, int(code)))
+            self.send_header(PROOF_HEADER, agent.key.answer(self.proof, agent.replica, int(code)))
 
     def __getattr__(self, name: str) -> Any:
-        """Every method there is, and every other word in its place, is answered in the same way."""
+        """Answers every method, even an unknown one, in the same way."""
         if name.startswith("do_"):
             return self.handle_any
         raise AttributeError(name)
 
     def handle_one_request(self) -> None:
         """Waits for a request, but not for ever."""
-        self.asked = None
+        self.proof = None
         self.connection.begin(IDLE_S, math.inf)
         super().handle_one_request()
 
     def is_known(self) -> bool:
-        """Whether the request proves to know the job's token, for the first time; a stranger's is answered here."""
+        """Whether the request proves to know the job's token, and is not a repeated one; answers a stranger's."""
         agent, header = self.server.agent, self.headers.get(PROOF_HEADER, "")
-        if self.asked is None:
+        if self.proof is None:
             sender = agent.key.verified(header, agent.replica, self.command, self.path)
             if sender is None or not agent.answered.is_new(*sender):
                 self.refuse(401, NOT_KNOWN)
                 return False
-            self.asked = header
+            self.proof = header
             self.server.forget(self.connection)
         return True
 
     def handle_expect_100(self) -> bool:
-        """Asks for the body only of who has the token."""
+        """Asks for the body only if the client has the token."""
         return self.is_known() and super().handle_expect_100()
 
     def handle_any(self) -> None:
@@ -114,9 +114,9 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(400, f"bad request: {error!r}")
 
     def has_length(self) -> bool:
-        """Whether it is known how long the request's body is; where it is not, it is answered here."""
-        told = self.headers.get_all("Content-Length", ["0"])
-        self.unread = int(told[0]) if len(told) == 1 and re.fullmatch("[0-9]{1,18}", told[0]) else -1
+        """Whether the length of the request's body is known; if not, answers the request."""
+        lengths = self.headers.get_all("Content-Length", ["0"])
+        self.unread = int(lengths[0]) if len(lengths) == 1 and re.fullmatch("[0-9]{1,18}", lengths[0]) else -1
         if self.unread >= 0 and "Transfer-Encoding" not in self.headers:
             return True
         self.refuse(400, "bad request: its body has no length")
@@ -125,18 +125,18 @@ class Handler(BaseHTTPRequestHandler):
     def refuse(self, status: int, message: str) -> None:
         """Answers with an error, and hangs up."""
         self.close_connection = True  # what is left of a stranger's body is not read
-        if self.asked:
+        if self.proof:
             self.drain()
         self.reply(message.encode(), status)
 
     def read(self, most: int) -> bytes:
-        """The next of the request's body."""
+        """The next bytes of the request's body."""
         data = self.rfile.read(min(most, self.unread))
         self.unread = self.unread - len(data) if data else 0
         return data
 
     def drain(self) -> None:
-        """Takes what is left of the body: a proxy that cannot send it to its end passes no answer on."""
+        """Reads the rest of the body: a proxy that cannot send it all passes no answer on."""
         deadline = time.monotonic() + DRAIN_S
         with suppress(OSError):  # a time-out is one
             while self.unread > 0 and time.monotonic() < deadline:
@@ -164,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(json.dumps(value).encode(), headers={"Content-Type": "application/json"})
 
     def begin_stream(self) -> None:
-        """Begins an answer of any length; a client that does not keep up is hung up on, and may begin again."""
+        """Begins an answer of any length; hangs up on a client that does not keep up, which may begin again."""
         self.close_connection = True
         self.send_response(200)
         self.send_header("Content-Type", "application/octet-stream")
@@ -172,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def frame(self, head: dict[str, Any], data: bytes = b"") -> None:
-        """Sends a line of JSON, and bytes behind it."""
+        """Sends a line of JSON, and bytes after it."""
         self.wfile.write(json.dumps(head).encode() + b"\n" + data)
 
     def body(self, longest: int, most_marks: int) -> Any:
@@ -200,13 +200,13 @@ class Listener(ThreadingHTTPServer):
         self.socket.close()
         self.socket = listener
         self.agent = agent
-        self.strangers: dict[socket.socket, float] = {}  # who has not shown the token yet, and since when
+        self.strangers: dict[socket.socket, float] = {}  # connections that have not shown the token yet, and since when
         self.streams: list[int] = []  # what each may hold, in bytes
         self.lock = threading.Lock()
         listener.listen(self.request_queue_size)
 
     def get_request(self) -> tuple[Line, Any]:
-        """A connection as a Line, so that the other's pace is judged."""
+        """A connection as a Line, which judges the other side's pace."""
         connection, address = super().get_request()
         return Line.over(connection), address
 
@@ -224,13 +224,13 @@ class Listener(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def forget(self, connection: Any) -> None:
-        """The connection is no stranger's any more."""
+        """Removes the connection from the strangers."""
         with self.lock:
             self.strangers.pop(connection, None)
 
     @contextmanager
     def streaming(self, size: int) -> Iterator[int]:
-        """Counts a stream that may hold so many bytes; gives 0, or the number of those that leave no room for it."""
+        """Counts a stream of so many bytes; gives 0, or the number of streams that leave no memory for it."""
         with self.lock:
             others = len(self.streams) if sum(self.streams) + size > STREAMS_HOLD else 0
             if not others:
@@ -246,7 +246,7 @@ class Listener(ThreadingHTTPServer):
         """Hangs up on strangers whose time is over: each holds a thread and a file."""
         late = time.monotonic() - HEAD_S
         with self.lock:
-            overdue = list(itertools.takewhile(lambda found: found[1] < late, self.strangers.items()))
+            overdue = list(itertools.takewhile(lambda stranger: stranger[1] < late, self.strangers.items()))
         self.hang_up([connection for connection, _ in overdue])
 
     def hang_up(self, connections: list[socket.socket]) -> None:
@@ -257,6 +257,6 @@ class Listener(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Shows a bug's traceback; a connection that broke off is none."""
+        """Shows a bug's traceback; a broken connection is not a bug."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, socket.timeout)):
             super().handle_error(request, client_address)

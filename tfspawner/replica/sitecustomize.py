@@ -14,11 +14,11 @@ from typing import Any
 
 
 class Hook:
-    """Finds tensorflow as everybody else would, and has s3:// registered behind its import."""
+    """Finds tensorflow as usual, and registers s3:// after its import."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
-        """Lets `after` happen once TensorFlow is imported."""
+        """Makes TensorFlow's import call `after` when it is done."""
         if name != "tensorflow":
             return None
         sys.meta_path.remove(Hook)
@@ -29,7 +29,7 @@ class Hook:
 
 
 def after(exec_module: Callable[[Any], None]) -> Callable[[Any], None]:
-    """An exec_module that makes s3:// known to TensorFlow when it has been imported."""
+    """An exec_module that registers s3:// once TensorFlow has been imported."""
 
     def both(module: Any) -> None:
         exec_module(module)

@@ -22,7 +22,7 @@ STREAMS_HOLD, STREAM_HOLDS = 256 << 20, 1 << 20  # bytes: of all streams togethe
 
 GATHER_S = (0.3, 2.0)  # so long output gathers after a little was taken, of few replicas and of many: a request each
 
-LOG_ENDS_S = 30.0  # so long a log without news may stay open after the gang has ended
+LOG_ENDS_S = 30.0  # how long a log without news may stay open after the gang has ended
 
 
 class Stream:
@@ -40,12 +40,12 @@ class Stream:
 
     @staticmethod
     def piece_of(count: int) -> int:
-        """How many bytes of a log are sent at a time, where there are so many replicas."""
+        """How many bytes of a log are sent at a time, for so many replicas."""
         return STREAM_PIECE if count <= 64 else STREAM_PIECE // 4
 
     @classmethod
     def most_bytes(cls, count: int) -> int:
-        """The most memory that the output of so many replicas takes while a stream's client reads nothing."""
+        """The most memory that so many replicas' output takes while a stream's client reads nothing."""
         return max(STREAM_HOLDS, (STREAM_QUEUE + count + 1) * cls.piece_of(count) if count else 0)
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class Stream:
                 continue
 
     def follow(self, replica: str, offset: int) -> None:
-        """Takes one replica's output over to the queue, until its end; None: no more comes."""
+        """Copies one replica's output to the queue, until its end; None means that no more comes."""
         errors = 0
         gather_s = min(max(GATHER_S[0], len(self.agent.job.replicas) / 50), GATHER_S[1])
         connection, connected = None, None

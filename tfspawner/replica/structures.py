@@ -103,7 +103,7 @@ class PluginInfo(Structure):
 
 
 class Failure(Exception):
-    """What an operation ends with, as TensorFlow counts failures."""
+    """A failed operation, with TensorFlow's error code."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)

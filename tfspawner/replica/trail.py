@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Trail:
-    """When the trainers were where: who comes to a place much later than half of them is behind.
+    """When each trainer was where: one that comes to a place much later than half of them is behind.
 
     Where one of them tells of whole epochs alone, all are compared by their epochs.
     """
@@ -36,10 +36,10 @@ class Trail:
             del self.passed[:-500:2], self.passed_at[:-500:2]
 
     def late(self) -> dict[str, float]:
-        """For how long half of the trainers had been further when each told its place last, in s; 0: they were not."""
+        """How long half of the trainers had been further when each last reported its place, in s; 0: they were not."""
         by_epochs = self.tells_steps != set(self.places)
-        found = {}
+        delays = {}
         for replica, (epoch, step) in self.places.items():
             index = bisect_right(self.passed, (epoch, math.inf if by_epochs else step))
-            found[replica] = self.told_at[replica] - self.passed_at[index] if index < len(self.passed) else 0.0
-        return found
+            delays[replica] = self.told_at[replica] - self.passed_at[index] if index < len(self.passed) else 0.0
+        return delays

@@ -51,22 +51,22 @@ class Usage:
             if "error" in gpu and problem not in self.lost:
                 self.lost.add(problem)
                 self.problems.append(problem)
-        told = {"cpu": round(cpu, 2), "memory": memory, "gpus": gpus}
-        return {**told, "gpus_missing": self.missing} if self.missing else told
+        usage = {"cpu": round(cpu, 2), "memory": memory, "gpus": gpus}
+        return {**usage, "gpus_missing": self.missing} if self.missing else usage
 
     def processes(self) -> list[Any]:
-        """The session's. A node may have thousands: they are searched for a thousandth of the time at most."""
+        """The session's processes. A node may have thousands: searching takes at most a thousandth of the time."""
         began = time.monotonic()
         if began < self.search_at:
             return session_processes(self.session, self.ticks)
-        found = session_processes(self.session, map(int, filter(str.isdigit, os.listdir("/proc"))))
+        listed = session_processes(self.session, map(int, filter(str.isdigit, os.listdir("/proc"))))
         self.search_at = began + SEARCH_PAUSE * (time.monotonic() - began)
-        return found
+        return listed
 
 
 def session_processes(session: int, candidates: Iterable[int]) -> list[Any]:
-    """(process, its processor time in clock ticks, its resident pages) of those that are of the session; proc(5)."""
-    found = []
+    """(process, its processor time in clock ticks, its resident pages) of the session's processes; see proc(5)."""
+    processes = []
     for pid in candidates:
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
@@ -74,12 +74,12 @@ def session_processes(session: int, candidates: Iterable[int]) -> list[Any]:
         except OSError:
             continue  # it has ended meanwhile
         if int(fields[3]) == session:
-            found.append((pid, int(fields[11]) + int(fields[12]), int(fields[21])))
-    return found
+            processes.append((pid, int(fields[11]) + int(fields[12]), int(fields[21])))
+    return processes
 
 
 class Gpus:
-    """The GPUs that this process may use, as NVML tells of them; `missing` says why there are none."""
+    """The GPUs that this process may use, according to NVML; `missing` says why there are none."""
 
     def __init__(self) -> None:
         self.devices: list[Gpu] = []
@@ -102,20 +102,20 @@ class Gpus:
             self.missing = "no GPU is there" if chosen is None else f"CUDA_VISIBLE_DEVICES={chosen!r} leaves none"
 
     def permitted(self, count: int) -> list[Gpu]:
-        """Of the machine's GPUs, those that NVML lets this process speak to; raises its error where those are none."""
-        found: list[Gpu] = []
+        """The machine's GPUs that NVML lets this process use; raises its error if there are none."""
+        gpus: list[Gpu] = []
         refusal = None
         for number in range(count):
             try:
-                found.append(Gpu(self.nvml, self.nvml.nvmlDeviceGetHandleByIndex(number), number))
+                gpus.append(Gpu(self.nvml, self.nvml.nvmlDeviceGetHandleByIndex(number), number))
             except self.nvml.NVMLError as error:
                 refusal = error
-        if refusal and not found:
+        if refusal and not gpus:
             raise refusal
-        return found
+        return gpus
 
     def sample(self) -> list[dict[str, Any]]:
-        """Each GPU's as Gpu.sample()."""
+        """Gpu.sample() of each GPU."""
         return [gpu.sample() for gpu in self.devices]
 
 
@@ -129,20 +129,20 @@ class Gpu:
         self.word = self.uuid if number is None else str(number)  # for CUDA_VISIBLE_DEVICES
 
     def parts(self) -> list[Gpu]:
-        """Its MIG devices, of those that this process may use; itself where it is not cut."""
-        nvml, found = self.nvml, []
+        """Its MIG devices that this process may use, or itself if it is not divided."""
+        nvml, devices = self.nvml, []
         try:
             if nvml.nvmlDeviceGetMigMode(self.handle)[0] != nvml.NVML_DEVICE_MIG_ENABLE:
                 return [self]
             most = nvml.nvmlDeviceGetMaxMigDeviceCount(self.handle)
-        except nvml.NVMLError:  # such as on GPUs before Ampere
+        except nvml.NVMLError:  # for example on GPUs before Ampere
             return [self]
         for n in range(most):
             try:
-                found.append(Gpu(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex(self.handle, n)))
+                devices.append(Gpu(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex(self.handle, n)))
             except nvml.NVMLError:  # there is none of this number, or it is another's
                 continue
-        return found
+        return devices
 
     def sample(self) -> dict[str, Any]:
         """{"name", "use": per cent of the time, "memory": bytes in use, "memory_total": bytes}.
@@ -150,15 +150,15 @@ class Gpu:
         What it does not tell is None, such as a MIG device's use; "error": why it tells no more, such as one that fell
         off the bus.
         """
-        told: dict[str, Any] = {"name": self.name, "use": None, "memory": None, "memory_total": None}
+        measured: dict[str, Any] = {"name": self.name, "use": None, "memory": None, "memory_total": None}
         for read in (self.memory, self.use):
             try:
-                told.update(read())
+                measured.update(read())
             except self.nvml.NVMLError_NotSupported:
                 pass
             except Exception as error:
-                told["error"] = str(error)
-        return told
+                measured["error"] = str(error)
+        return measured
 
     def memory(self) -> dict[str, int]:
         """Bytes of its memory, used and in all."""
@@ -171,25 +171,25 @@ class Gpu:
 
 
 def text(name: str | bytes) -> str:
-    """A name as nvidia-ml-py gives it, which had bytes until its version 11.5."""
+    """A text from nvidia-ml-py, which gave bytes before version 11.5."""
     return name if isinstance(name, str) else name.decode(errors="replace")
 
 
 def visible(gpus: list[Gpu], chosen: str | None) -> list[Gpu]:
-    """Those that CUDA_VISIBLE_DEVICES names by number or UUID; as for CUDA, one that is not there ends the list."""
+    """The GPUs that CUDA_VISIBLE_DEVICES names by number or UUID; as for CUDA, a missing one ends the list."""
     if chosen is None:
         return gpus
-    found: list[Gpu] = []
+    gpus_seen: list[Gpu] = []
     for word in chosen.split(","):
         gpu = named(gpus, word.strip())
         if gpu is None:
             break
-        found.append(gpu)
-    return found
+        gpus_seen.append(gpu)
+    return gpus_seen
 
 
 def named(gpus: list[Gpu], word: str) -> Gpu | None:
-    """The GPU or part that a word of CUDA_VISIBLE_DEVICES names; None where it names none."""
+    """The GPU or part that a word of CUDA_VISIBLE_DEVICES names; None if it names none."""
     if word.isdigit():
         return next((gpu for gpu in gpus if gpu.word == str(int(word))), None)
     if not word.startswith(("GPU-", "MIG-")):
