@@ -38,8 +38,8 @@ class Facts:
     )  # since when a replica's pod or process has failed or is gone
     succeeded_at: float | None = None  # when the backend said that the whole job has succeeded
 
-    # What the agents have told.
-    heard: bool = False  # the coordinator has told something
+    # What the agents have reported.
+    heard: bool = False  # the coordinator has reported something
     reported: set[str] = field(default_factory=set)  # replicas whose agents have reported, since the last restart
     silent_since: float | None = None  # since when the coordinator does not answer; the streaming thread sets it, too
     first_answer_at: float = -math.inf  # of the backend, when it was asked because the coordinator is silent

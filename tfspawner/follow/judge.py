@@ -20,7 +20,7 @@ from .facts import ENDED, Facts
 from .state import NO_POD, JobState, which_pods_are_gone
 
 AGENT_GRACE_S = 3.0  # how long the agents have to tell what the backend has seen
-UNHEARD_GRACE_S = 1.0  # the same where the coordinator has ended and never told anything
+UNHEARD_GRACE_S = 1.0  # the same if the coordinator has ended without ever reporting
 LOST_PATIENCE_S = 6.0  # how long the coordinator has to find out that a replica is lost
 REASON_S = 3.0  # how long the backend has to say why a replica was lost
 LAST_OUTPUT_S = 90.0  # how long nothing new may come once the gang has ended
@@ -110,7 +110,7 @@ def conclude(facts: Facts) -> End | None:
 
 
 def _after_stream(facts: Facts, ended_at: float, now: float) -> End | None:
-    """The coordinator has told all. Why a replica was lost, the backend may know better, and has a moment to say."""
+    """The coordinator has sent everything. The backend may know better why a replica was lost, and gets a moment."""
     replica = _replica_to_explain(facts)
     is_unexplained = replica is not None and not facts.has_ended(replica)
     if is_unexplained and now - ended_at <= REASON_S:

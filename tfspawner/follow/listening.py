@@ -27,7 +27,7 @@ class Listener:
         self.names, self.offsets = frozenset(replicas), offsets
         self.version = -1
         self.revisions: dict[str, int | None] = {}
-        self.news_at: float | None = None  # when something new was told last
+        self.news_at: float | None = None  # when something new last came
         self.bad = 0
 
     def listen(self, agent: AgentClient) -> Iterator[Heard]:
