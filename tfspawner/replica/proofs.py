@@ -22,7 +22,7 @@ class Key:
     """
 
     MOST_ASKED = 1 << 17  # replicas, of all jobs, before this process takes another name and counts anew
-    # This process, and the number of its next request to each replica, told by token and name.
+    # This process, and the number of its next request to each replica, by token and name.
     sending: tuple[str, dict[tuple[bytes, str], Iterator[int]]] = (os.urandom(8).hex(), {})
     signed = re.compile(r"([0-9a-f]{16})\.([0-9]{1,18})\.([0-9a-f]{64})")
 

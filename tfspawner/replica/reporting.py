@@ -17,7 +17,7 @@ COORDINATOR_LOST_AFTER_S = 6.0
 
 COORDINATOR_SLOW_S = 29.0  # one that only takes long to answer may have much to do: two requests may time out
 
-RETRY_S = 0.05  # before the coordinator is asked or told again, at first
+RETRY_S = 0.05  # the first pause before another request to the coordinator
 
 MIRROR_EVERY_S = 2.0  # how often the second replica looks for a new checkpoint of the first
 
