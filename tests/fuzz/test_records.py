@@ -495,7 +495,7 @@ def test_a_huge_history_is_read_line_by_line_and_a_damaged_line_is_told_once(her
     ("data", "told"),
     [
         (b"[" * 200_000, "too deep"), (b'{"seconds": ' + b"9" * 5000 + b"}", "too many digits"), (b'{"job": "\xff"}', "line 1: that is not UTF-8"),
-        (b'{"job":\n\n "good",,}', "line 3, column 9: that is no JSON"), (b" " * 2000, "is longer than 1,000 bytes"), (b"", "line 1, column 1"),
+        (b'{"job":\n\n "good",,}', "line 3, column 9: that is not JSON"), (b" " * 2000, "is longer than 1,000 bytes"), (b"", "line 1, column 1"),
         (b"[]", "report.json: is a list; it must be a mapping"), (json.dumps({**REPORT, "missing": "\ud800"}).encode(), "without halves of characters"), (b"{}", "report.json: job is missing"),
     ],
     ids=["deep", "digits", "UTF-8", "JSON", "long", "empty", "a list", "half a character", "nothing in it"],

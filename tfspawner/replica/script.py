@@ -31,7 +31,16 @@ from .reporting import Reporting
 from .usage import Usage
 
 GPU_LOOK_S = 60.0  # how long it may take to find out whether TensorFlow sees GPUs
-S3_MODULES = ("s3.py", "s3_answers.py", "gfile.py", "filesystem.py", "structures.py", "reading.py", "elf.py")
+S3_MODULES = (
+    "s3.py",
+    "s3_answers.py",
+    "gfile.py",
+    "filesystem.py",
+    "structures.py",
+    "reading.py",
+    "retrying.py",
+    "elf.py",
+)
 
 
 class Script(Reporting):
