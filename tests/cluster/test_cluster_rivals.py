@@ -81,7 +81,7 @@ def test_which_is_meant_is_not_guessed_where_no_secret_tells_and_what_to_do_is_t
         told, hint = done.err.splitlines()
         assert "Job mine-chief" in told
         assert "Job mine-worker" in told
-        assert "the Secret mine, which would tell, is gone" in told
+        assert "the Secret mine, which would show it, is gone" in told
         assert f"kubectl delete job -n {place.namespace} mine-chief" in hint
         assert f"kubectl delete job -n {place.namespace} mine-worker" in hint
     listed = place.of("list", "-v")

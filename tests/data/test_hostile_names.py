@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 from lying_server import lying_server
 
+from tfspawner.cli import doctor
 from tfspawner.cli import main as cli
-from tfspawner.cli.setup import doctor
 from tfspawner.data import checking
 from tfspawner.data.filesystems import SCHEMES, LocalFiles, WebFiles, list_files
 from tfspawner.errors import DataError, SpawnerError, without_secrets
