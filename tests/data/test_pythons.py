@@ -51,7 +51,7 @@ def test_a_job_with_all_that_travels_runs_under_each_python(local_place, s3_serv
     variables = {**s3_server.variables, "KEY": "a-secret-value", "GATE": place.gate}
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     place.tf_spawner = (sys.executable, "-c", LAUNCHER, python)
-    options = ["-e", env_file, "--restarts", "1", "--artifacts", "s3://bucket/kept"]
+    options = ["-e", env_file, "--restarts", "1", "--artifacts", "s3://bucket/of-pythons"]
     running = place.start_run(place.script(SCRIPT), "-w", "2", "--name", job, *options)
 
     def measured() -> bool:
@@ -67,7 +67,7 @@ def test_a_job_with_all_that_travels_runs_under_each_python(local_place, s3_serv
     done = running.done()
     assert done.code == 0, done.err
     assert "restart 1 of 1: worker-1 was killed by SIGKILL" in done.err
-    kept = s3_server.folder / "bucket/kept" / job
+    kept = s3_server.folder / "bucket/of-pythons" / job
     for replica in ("worker-0", "worker-1"):
         log = (place.runs / job / f"logs/{replica}.log").read_text()
         assert log.count(f"python {version} ***\n") == 2
