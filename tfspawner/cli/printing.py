@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfspawner.base.terminal import console, echo, print_json, show
 from tfspawner.errors import ArtifactError, JobFailed, SpawnerError
+from tfspawner.record.folder import RunFolder
 
 if TYPE_CHECKING:
     from tfspawner.backends.base import JobSummary
@@ -22,10 +23,10 @@ def fail(error: SpawnerError) -> int:
             echo(f"  {line}", err=True)
         echo(err=True)
     if error.outcome:
-        echo(f"logs:  {error.outcome.folder / 'logs'}", err=True)
+        echo(f"logs:  {RunFolder(error.outcome.folder).logs}", err=True)
         if any(replica.files for replica in error.outcome.collected):
             print_files(error.outcome)
-        echo(f"page:  {error.outcome.folder / 'report.html'}", err=True)
+        echo(f"page:  {RunFolder(error.outcome.folder).page}", err=True)
     echo("error: ", fg="red", bold=True, nl=False, err=True)
     echo(error.message, err=True)
     if error.hint:
@@ -100,24 +101,26 @@ def print_outcome(outcome: Outcome, output: str) -> None:
         headline = f"{outcome.job}: interrupted{took and f' after {took}'}"
     else:
         headline = f"{outcome.job}: {outcome.result}{took and f' in {took}'}{why}"
+    run = RunFolder(outcome.folder)
     echo(f"\n{headline}", err=True)
-    echo(f"logs:  {outcome.folder / 'logs'}", err=True)
+    echo(f"logs:  {run.logs}", err=True)
     print_files(outcome)
     if outcome.artifacts:
         echo(f"       {outcome.artifacts}", err=True)
-    echo(f"page:  {outcome.folder / 'report.html'}", err=True)
+    echo(f"page:  {run.page}", err=True)
 
 
 def print_files(outcome: Outcome) -> None:
     """Prints which files came back; only their number and folder where there are many."""
     from tfspawner.base.words import human_bytes
 
-    files = [(outcome.folder / "files" / r.replica / f["path"], f["size"]) for r in outcome.collected for f in r.files]
+    folder = RunFolder(outcome.folder).files
+    files = [(folder / r.replica / f["path"], f["size"]) for r in outcome.collected for f in r.files]
     total = human_bytes(sum(size for _, size in files))
     if not files:
         echo("files: none; what scripts write to $TFSPAWNER_OUTPUT comes back", err=True)
     elif len(files) > 6:
-        echo(f"files: {outcome.folder / 'files'} ({len(files)} files, {total})", err=True)
+        echo(f"files: {folder} ({len(files)} files, {total})", err=True)
     else:
         echo("files: " + "\n       ".join(f"{path}  {human_bytes(size)}" for path, size in files), err=True)
 

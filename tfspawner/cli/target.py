@@ -11,6 +11,7 @@ import click
 
 from tfspawner.base.terminal import echo, one_line
 from tfspawner.errors import Command, ConfigurationError, Hint, NotFoundError, SpawnerError
+from tfspawner.record.folder import SPEC_FILE, RunFolder
 
 from .flags import PATH
 
@@ -49,7 +50,7 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     """Shell completion for recorded runs."""
     out = Path(ctx.params.get("out") or "runs")
     try:
-        names = sorted(path.parent.name for path in out.glob("*/spec.json"))
+        names = sorted(path.parent.name for path in out.glob(f"*/{SPEC_FILE}"))
     except OSError:
         return []
     return [name for name in names if name.startswith(incomplete) and name.isprintable()]
@@ -86,7 +87,6 @@ def find_job(job: str, target: dict[str, Any]) -> Job:
     """The job with that name. Raises NotFoundError, with a hint if a sweep has that name."""
     from tfspawner.base.userfile import named, wrong_path
     from tfspawner.jobs.job import attach
-    from tfspawner.record.folder import RunFolder
 
     if reason := wrong_path(job):
         raise NotFoundError(f"there is no job {named(job)}: {reason}", hint=Hint(Command("list")))

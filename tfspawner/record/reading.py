@@ -278,7 +278,7 @@ def read_bases(folder: Path) -> dict[str, list[int]]:
     offset = whole(0, (1 << 64) - 1)
     shape = mapped(REPLICA, several(offset, 2), MOST_REPLICAS)
     hint = "give another --out, or move the run's folder away"
-    bases: dict[str, list[int]] | None = read(_checked_logs(folder, hint).bases, shape, BASES_BYTES, hint)
+    bases: dict[str, list[int]] | None = read(run_with_logs(folder, hint).bases, shape, BASES_BYTES, hint)
     return bases or {}
 
 
@@ -360,23 +360,17 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 # ---- logs ---------------------------------------------------------------------------------------
 
 
-def _checked_logs(folder: Path, hint: str = "") -> RunFolder:
+def run_with_logs(folder: Path, hint: str = "") -> RunFolder:
+    """The run in a folder, whose logs may not exist yet. Raises ConfigurationError for a link out of the run."""
     run = RunFolder(folder)
-    logs_folder(folder, hint)
+    if run.logs.is_symlink() or (run.logs.exists() and not run.logs.is_dir()):
+        raise damaged(run.logs, " is not a folder of the run", hint or "a run has its own logs: leave it out")
     return run
-
-
-def logs_folder(folder: Path, hint: str = "") -> Path:
-    """The folder of a run's logs, which may not exist yet. Raises ConfigurationError for a link out of the run."""
-    logs = RunFolder(folder).logs
-    if logs.is_symlink() or (logs.exists() and not logs.is_dir()):
-        raise damaged(logs, " is not a folder of the run", hint or "a run has its own logs: leave it out")
-    return logs
 
 
 def log_file(folder: Path, replica: str) -> Path | None:
     """A replica's log; None if the run has none, or a link in its place."""
-    path = _checked_logs(folder).log(replica)
+    path = run_with_logs(folder).log(replica)
     return path if is_replica(replica) and path.is_file() and not path.is_symlink() else None
 
 
@@ -387,5 +381,5 @@ def log_files(folder: Path) -> dict[str, Path]:
         role, _, index = replica.rpartition("-")
         return role, int(index)
 
-    names = sorted((path.stem for path in logs_folder(folder).glob("*.log") if is_replica(path.stem)), key=order)
+    names = sorted((path.stem for path in run_with_logs(folder).logs.glob("*.log") if is_replica(path.stem)), key=order)
     return {name: path for name in names if (path := log_file(folder, name))}

@@ -22,7 +22,7 @@ from tfspawner.base.userfile import named
 from tfspawner.errors import ArtifactError, Command, ConfigurationError, Hint
 
 from .folder import BASES_FILE, EVENTS_FILE, LOCK_FILE, RunFolder
-from .reading import Note, logs_folder, read_bases, read_id
+from .reading import Note, read_bases, read_id, run_with_logs
 
 OWN_FILES = (LOCK_FILE, f".{ID_FILE}.part")  # all that a launcher leaves that was killed right at its start
 
@@ -48,7 +48,7 @@ class Record:
                 if read_id(folder) != job_id:
                     self._set_aside()
             write_whole(self.run.id, job_id)
-            logs_folder(folder).mkdir(exist_ok=True)
+            run_with_logs(folder).logs.mkdir(exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
                 f"the run's folder {folder} cannot be made: {error.strerror}", hint="give another --out"
