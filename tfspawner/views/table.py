@@ -22,35 +22,9 @@ if TYPE_CHECKING:
     from tfspawner.backends.base import JobSummary
     from tfspawner.follow.state import JobState, ReplicaState
 
-REPLICA_COLUMNS = (
-    "replica",
-    "state",
-    "node",
-    "since",
-    "cpu",
-    "memory",
-    "gpu",
-    "epoch",
-    "step",
-    "rate",
-    "left",
-    "metrics",
-)
-JOB_COLUMNS = (
-    "job",
-    "on",
-    "state",
-    "replicas",
-    "age",
-    "cpu",
-    "memory",
-    "gpu",
-    "epoch",
-    "step",
-    "rate",
-    "left",
-    "metrics",
-)
+MEASURED = ("cpu", "memory", "gpu", "epoch", "step", "rate", "left", "metrics")
+REPLICA_COLUMNS = ("replica", "state", "node", "since", *MEASURED)
+JOB_COLUMNS = ("job", "on", "state", "replicas", "age", *MEASURED)
 LIST_COLUMNS = ("job", "on", "state", "replicas", "tag", "age")
 GIVEN_UP = (
     "since",
