@@ -1,4 +1,4 @@
-"""Where a replica's files land: what is there, what may take its place, and how much room is promised."""
+"""Where a replica's files land: what is kept, what is replaced, and how much space is reserved."""
 
 import hashlib
 import os

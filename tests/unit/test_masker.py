@@ -258,7 +258,7 @@ def test_a_whole_secret_is_passed_on_though_another_may_begin_right_after_it():
 
 
 class Pipe:
-    """An output that has pieces to read, and the poll() that is told whether one is there."""
+    """An output in pieces, and a poll() that says whether one has come."""
 
     POLLIN = 1
 

@@ -86,7 +86,7 @@ class Loss:
 
 @dataclass(slots=True)
 class Encoder:
-    """Encodes records' features; `loss` is that of all records so far."""
+    """Encodes records' features; `loss` sums up what all records so far have lost."""
 
     encodings: Iterable[Encoding]
     overflow: bool = False  # whether values may become infinite

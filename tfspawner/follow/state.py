@@ -59,7 +59,7 @@ class JobState:
 
 
 def which_pods_are_gone(replicas: list[str], count: int) -> str:
-    """Of a job of so many replicas."""
+    """Says which of a job's `count` replicas have no pods any more."""
     return "its pods are gone" if len(replicas) == count else f"the pods of {shortened(replicas)} are gone"
 
 

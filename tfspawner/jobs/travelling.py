@@ -291,7 +291,7 @@ def _key_in(name: str) -> str | None:
 
 
 def _is_key(last: str) -> bool:
-    """Whether a file's name, in lower case, is that of a key or of an editor's copy of one."""
+    """Whether a lower-case file name is a key's, or that of an editor's copy of a key."""
     original = COPIES.sub("", last).strip("#")
     names = (original,) if original == last else (original, original.removeprefix("."))
     return not last.endswith(CODE) and any(map(_is_keys_own, names))

@@ -14,7 +14,7 @@ STOP_GRACE_S = 3.0  # between SIGTERM and SIGKILL: TensorFlow swallows SIGTERM, 
 
 LOST_AFTER_S = 15.0  # a replica that is silent for so long is lost
 
-SHORT_HOLD_S = 600.0  # a failed gang holds its files at most so long, and one whose files are in a bucket
+SHORT_HOLD_S = 600.0  # how long a gang holds its files at most if it failed, or if they are in a bucket
 
 CHUNK = 1 << 20
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tfspawner.follow.state import JobState, ReplicaState
 
 LONGEST_LINE = 65536  # a longer one is cut
-PROGRESS_EVERY_S = 30.0  # off a terminal, how far training is when no line has come for so long
+PROGRESS_EVERY_S = 30.0  # between two lines of progress, where nothing else is printed and there is no terminal
 PASSING = ("pending", "getting the code", "meeting", "ready")  # states that are worth no line
 BEGINNING = ("starting", "running")  # nor are these, once the job ends: it would look like a restart
 
