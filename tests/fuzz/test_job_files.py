@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import pytest
+from in_process import context_of
 from mutating import ODD_TEXTS, damaged, odd
 
 from tfspawner.backends.kubernetes.manifests import redacted, render, to_yaml
@@ -153,7 +154,7 @@ def words(rng: random.Random) -> list[str]:
 
 
 def asked_by(argv: list[str]) -> Any:
-    context = cli.cli.commands["run"].make_context("run", list(argv), resilient_parsing=False)
+    context = context_of("run", argv)
     parsed = {key: value for key, value in context.params.items() if key != "output"}
     return request_of(context, parsed)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from in_process import context_of
 
 from tfspawner.base.templating import templates_dir
 from tfspawner.base.words import age
@@ -238,7 +239,7 @@ def test_the_recorded_command_makes_the_same_spec(run, monkeypatch):
     stored = json.loads((run / "spec.json").read_text())
     spec, _ = make_spec({"env_pairs": ("KEY=v",)}, (), recorded_options(stored))
     words = [word.replace("KEY=...", "KEY=v") for word in words_of(stored)]
-    parsed = cli.run.make_context("run", words)
+    parsed = context_of("run", words)
     again, _ = make_spec({key: value for key, value in parsed.params.items() if key not in ("output", "args")},
                          (*parsed.params["args"], *parsed.meta["script_args"]))  # fmt: skip
     assert again == spec
