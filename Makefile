@@ -1,5 +1,5 @@
 # make demo   trains the digits example on 2 workers of this machine, and evaluates the model
-# make test   lints, checks types and runs the tests, LANES=3 files side by side; with a KUBECONFIG those on the cluster as well
+# make test   lints, checks types and runs the tests, LANES=4 files side by side; with a KUBECONFIG those on the cluster as well
 # make fuzz   feeds damaged input to all that reads some: FOR=600 seconds a test, SEED=1 to repeat
 # make mutants OF=plan  changes one thing at a time, and shows which changes no unit test notices; SAMPLE=40 for some of them
 # make lock   writes requirements/*.txt anew: versions and hashes of what the image and a release consist of; UPGRADE=1 for newer ones
@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-LANES ?= 3
+LANES ?= 4
 FOR ?= 60
 ifndef SEED
 SEED := $(shell date +%s)

@@ -23,8 +23,10 @@ from typing import Any
 import faults
 import pytest
 import yaml
+from forked import Forked, can_be_forked
 from hypothesis import settings
 from in_process import called
+from xdist.scheduler import LoadFileScheduling
 
 KINDS = ("jobs", "pods", "services", "configmaps", "secrets", "networkpolicies")
 DEADLINE_S = 240.0
@@ -52,13 +54,39 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"fuzz: --seed {config.getoption('--seed')} --fuzz-seconds {config.getoption('--fuzz-seconds'):g}"
 
 
-def turns_of(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[int, str]]:
-    """The files of each folder in turn: what waits for the cluster runs beside what takes processors."""
+def is_alone(path: str) -> bool:
+    """Whether a file's tests change the cluster's node or its API server, which no other test is to see."""
+    return "/test_alone_" in path
+
+
+class Lanes(LoadFileScheduling):
+    """A file's tests in one process; those that are alone in one, too, where they do not wait for each other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "alone" if is_alone(nodeid) else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
+    return Lanes(config, log)
+
+
+def turns_of(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[int, int, str]]:
+    """First those that are alone, beside what needs no cluster; then the files of each folder in turn.
+
+    So what waits for the cluster runs beside what takes processors.
+    """
     files: dict[Path, dict[Path, int]] = {}
     for item in items:
         numbers = files.setdefault(item.path.parent, {})
         numbers.setdefault(item.path, len(numbers))
-    return lambda item: (files[item.path.parent][item.path], str(item.path))
+
+    def turn_of(item: pytest.Item) -> tuple[int, int, str]:
+        path = str(item.path)
+        part = 0 if is_alone(path) else 1 if item.path.parent.name == "particle_classifier" else 2
+        return part, files[item.path.parent][item.path], path
+
+    return turn_of
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -87,7 +115,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     if "cluster_place" not in getattr(item, "fixturenames", ()) and params.get("backend") != "kubernetes":
         return (yield)
-    with turn(item.config.cache.mkdir("turns"), alone=item.get_closest_marker("alone") is not None):
+    with turn(item.config.cache.mkdir("turns"), alone=is_alone(item.nodeid)):
         return (yield)
 
 
@@ -137,9 +165,12 @@ class Running:
     def __init__(self, command: list[str], env: dict[str, str], cwd: Path) -> None:
         self.began = time.monotonic()
         self.changed = threading.Condition()
-        self.process = subprocess.Popen(
-            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        self.process: Forked | subprocess.Popen[bytes]
+        if command[:3] == [sys.executable, "-m", "tfspawner"] and can_be_forked(env):
+            self.process = Forked(command[3:], env, cwd)
+        else:
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            self.process = subprocess.Popen(command, env=env, cwd=cwd, **pipes)
         self.streams = {"stdout": bytearray(), "stderr": bytearray()}
         self.threads = [threading.Thread(target=self._read, args=(name,), daemon=True) for name in self.streams]
         for thread in self.threads:
@@ -313,7 +344,7 @@ class ApiServer:
 
     def run_a_job_again(self) -> None:
         """The other components start anew as well: by themselves they would begin none for up to 100 s."""
-        for component in ("kube-controller-manager", "kube-scheduler", "kubelet"):
+        for component in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns"):
             self._do("stop", component)
             self._do("start", component)
         job = ["-n", "default", "job", f"tf-spawner-test-{secrets.token_hex(4)}"]
@@ -327,7 +358,7 @@ class ApiServer:
 
 @pytest.fixture
 def api_server(cluster_place: Place, wait_until: Callable[..., None]) -> Iterator[ApiServer]:
-    """For a test that is marked `alone`; it ends once the cluster runs jobs again."""
+    """For a test in a file of those that are alone; it ends once the cluster runs jobs again."""
     if "TESTCLUSTER" not in os.environ:
         pytest.skip("needs TESTCLUSTER, which can stop its API server")
     assert cluster_place.kubectl

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+HOLD = "example.com/hold"  # a finalizer
+
 SERVER = """
 import http.server, json
 
@@ -81,3 +83,8 @@ def job_like(
     template = {"metadata": {"labels": {"a": "b"}}, "spec": pod_spec("true")}
     return {"apiVersion": "batch/v1", "kind": "Job", "spec": {"suspend": True, "template": template, **spec},
             "metadata": {"name": name, "labels": labels, "annotations": annotations or {}}}  # fmt: skip
+
+
+def set_finalizers(place, kind: str, name: str, *finalizers: str) -> None:
+    patch = json.dumps({"metadata": {"finalizers": list(finalizers) or None}})
+    place.kubectl("-n", place.namespace, "patch", kind, name, "--type=merge", "-p", patch)

@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import signal
 import time
 
 import pytest
 from between import between
-
-LINES = """
-import os, time
-for number in range(4000):
-    print("line", number, "of", os.environ["TFSPAWNER_INDEX"], "x" * 50, flush=number % 100 == 0)
-    if number % 100 == 0:
-        time.sleep(0.05)
-open(os.environ["TFSPAWNER_OUTPUT"] + "/model", "wb").write(bytes(300_000))
-"""
-HELD = """
-import os, time
-print("ready", flush=True)
-while not os.path.exists("/tmp/gate"):
-    time.sleep(0.05)
-for number in range(4000):
-    print("line", number, "of", os.environ["TFSPAWNER_INDEX"], "x" * 50)
-open(os.environ["TFSPAWNER_OUTPUT"] + "/model", "wb").write(bytes(300_000))
-"""
-
-
-def assert_complete(place, job: str, replicas: int, first: str = "") -> None:
-    for index in range(replicas):
-        log = (place.runs / f"{job}/logs/worker-{index}.log").read_text()
-        assert log == first + "".join(f"line {number} of {index} {'x' * 50}\n" for number in range(4000))
-        assert (place.runs / f"{job}/files/worker-{index}/model").read_bytes() == bytes(300_000)
-    assert json.loads((place.runs / f"{job}/report.json").read_text())["result"] == "succeeded"
-    assert place.leftovers() == []
+from counted import HELD, LINES, assert_complete
 
 
 def every(count: int, *faults: str, which=lambda method, path: True):
@@ -103,19 +76,3 @@ def test_the_launchers_clock_is_an_hour_off(cluster_place, shift_s):
     done = cluster_place.run(cluster_place.script(LINES), "-w", "2", "--name", "off")
     assert done.code == 0, done.err
     assert_complete(cluster_place, "off", 2)
-
-
-@pytest.mark.alone
-def test_the_api_server_is_away_for_30_s(cluster_place, api_server):
-    running = cluster_place.start_run(cluster_place.script(HELD), "-w", "2", "--name", "away")
-    running.prints("worker-0 | ready", "worker-1 | ready")
-    api_server.stop()
-    time.sleep(30)  # the fault itself
-    assert running.process.poll() is None, "it gave up"
-    api_server.start()
-    cluster_place.open_gate("away")
-    done = running.done()
-    assert done.code == 0, done.err
-    assert_complete(cluster_place, "away", 2, first="ready\n")
-    after = cluster_place.run(cluster_place.script("print('the cluster works again')"), "-w", "1", timeout_s=400)
-    assert after.code == 0, after.err

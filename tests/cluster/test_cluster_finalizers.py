@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import time
-
 import pytest
-from strangers import get
+from strangers import HOLD, get, set_finalizers
 
 from tfspawner.errors import ClusterError
 from tfspawner.jobs.job import attach
-
-HOLD = "example.com/hold"
-
-
-@pytest.fixture
-def launched(cluster_place, gate_code):
-    """A job called held, of one worker that waits at its gate."""
-    script = cluster_place.script(gate_code)
-    done = cluster_place.run(script, "--name", "held", "-w", "1", "--detach", "--env", f"GATE={cluster_place.gate}")
-    assert done.code == 0, done.err
-    cluster_place.start("logs", "--on", "kubernetes", "-f", "held").prints("worker-0 | at the gate")
-    return cluster_place
 
 
 def name_of(place, kind: str) -> str:
@@ -30,11 +15,6 @@ def name_of(place, kind: str) -> str:
         (pod,) = place.pods("held")
         return pod
     return "held-worker" if kind == "job" else "held"
-
-
-def set_finalizers(place, kind: str, name: str, *finalizers: str) -> None:
-    patch = json.dumps({"metadata": {"finalizers": list(finalizers) or None}})
-    place.kubectl("-n", place.namespace, "patch", kind, name, "--type=merge", "-p", patch)
 
 
 @pytest.mark.parametrize("kind", ["job", "pod", "secret", "configmap", "service", "networkpolicy"])
@@ -68,19 +48,3 @@ def test_a_delete_that_waits_in_vain_says_what_is_left_and_what_for(launched, ki
     else:
         assert "all else of the job is gone" in raised.value.hint
     set_finalizers(place, kind, name)
-
-
-@pytest.mark.alone
-def test_an_api_server_that_is_away_does_not_say_that_a_job_is_gone(launched, api_server):
-    place, name = launched, name_of(launched, "pod")
-    set_finalizers(place, "pod", name, HOLD)
-    deleting = place.start("delete", "--on", "kubernetes", "held")
-    deleting.prints(f"{name} waits for the finalizer {HOLD}", stream="stderr", timeout_s=60)
-    api_server.stop()
-    time.sleep(25)  # the fault itself
-    assert deleting.process.poll() is None, deleting.done()
-    api_server.start()
-    set_finalizers(place, "pod", name)
-    done = deleting.done()
-    assert done.code == 0, done.err
-    assert place.leftovers() == []

@@ -56,8 +56,9 @@ class Api:
         from kubernetes.client import Configuration
         from kubernetes.client.rest import RESTClientObject
 
-        path = str(kubeconfig) if kubeconfig else None
-        for file in [path] if path else os.environ.get("KUBECONFIG", "").split(os.pathsep):
+        # Said here, since the package keeps what KUBECONFIG was when it was imported.
+        path = str(kubeconfig or os.environ.get("KUBECONFIG") or Path("~/.kube/config").expanduser())
+        for file in path.split(os.pathsep):
             if file and os.path.exists(file):
                 load_yaml(read_text(Path(file), "kubeconfig"), LOADER, f"kubeconfig {named(file)}")
         configuration = Configuration()

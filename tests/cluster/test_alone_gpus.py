@@ -1,5 +1,7 @@
 """--gpus on a node that offers GPUs and has none: what TensorFlow lacks is told before training begins.
 
+Alone, since other pods are not to take the GPUs, nor the kubelet their room.
+
 A stand-in for the node's device plugin: the node's status says that there are GPUs. What a CUDA build of TensorFlow
 says of itself is a stand-in, too; the build for CPUs is the image's own.
 """
@@ -11,8 +13,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-
-pytestmark = pytest.mark.alone  # other pods are not to take the GPUs, nor the kubelet their room
 
 NODE, GPU, PRODUCT, A100 = "testnode", "nvidia.com/gpu", "nvidia.com/gpu.product", "NVIDIA-A100-SXM4-40GB"
 GPUS = ("-w", "1", "--gpus", "1", "--start-timeout", "2m")  # so long may the scheduler take to hear of the node's GPUs

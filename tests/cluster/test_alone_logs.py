@@ -1,6 +1,6 @@
 """Everything that harms logs, in one run: none is lost, none comes twice, and each replica's order is kept.
 
-LOGS=32x100000 pytest tests/cluster/test_cluster_logs.py    takes as many replicas and lines as that.
+LOGS=32x100000 pytest tests/cluster/test_alone_logs.py    takes as many replicas and lines as that.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ def fault(method: str, path: str) -> str | None:
     return "cut" if "watch=1" in path else None
 
 
-@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_numbered_lines_through_cut_streams_a_restart_of_the_api_server_rotation_and_a_restart_in_place(
     cluster_place, api_server, wait_until

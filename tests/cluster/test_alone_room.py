@@ -1,12 +1,13 @@
-"""Jobs that compete for room: one that does not become whole gives back what it has, and tries again."""
+"""Jobs that compete for room: one that does not become whole gives back what it has, and tries again.
+
+Alone, since how much room there is, is what these are about.
+"""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-
-pytestmark = pytest.mark.alone  # how much room there is, is what they are about
 
 SCRIPT = "print('all are here', flush=True)\n"
 
@@ -36,19 +37,8 @@ def test_a_job_with_half_of_its_pods_gives_them_back_and_runs_when_there_is_room
         pytest.skip("needs the test cluster's node, of which the size is known")
     third = free_millicpus(place) * 3 // 10
     blocker(place, f"{2 * third}m")
-    running = place.start_run(
-        place.script(SCRIPT),
-        "-w",
-        "2",
-        "--cpu",
-        f"{third}m",
-        "--start-timeout",
-        "2s",
-        "--start-tries",
-        "20",
-        "--name",
-        "waits",
-    )
+    asked = ["-w", "2", "--cpu", f"{third}m", "--start-timeout", "5s", "--start-tries", "20"]  # a pod may take a while
+    running = place.start_run(place.script(SCRIPT), *asked, "--name", "waits")
     running.prints("there is room for 1 of 2 replicas: all given back; try 2 of 20 in", stream="stderr")
     place.kubectl("-n", place.namespace, "delete", "pod", "blocker", "--wait=false")
     done = running.done()
