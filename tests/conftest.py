@@ -23,7 +23,7 @@ from typing import Any
 import faults
 import pytest
 import yaml
-from forked import Forked, can_be_forked
+from forked import TF_SPAWNER, Forked, can_be_forked
 from hypothesis import settings
 from in_process import called
 from xdist.scheduler import LoadFileScheduling
@@ -162,13 +162,15 @@ class Done:
 class Running:
     """A call of tf-spawner that goes on in the background; what it prints can be waited for."""
 
-    def __init__(self, command: list[str], env: dict[str, str], cwd: Path) -> None:
+    def __init__(self, command: list[str], env: dict[str, str], cwd: Path, first: str = "") -> None:
+        """first: Python code that runs before tf-spawner."""
         self.began = time.monotonic()
         self.changed = threading.Condition()
         self.process: Forked | subprocess.Popen[bytes]
         if command[:3] == [sys.executable, "-m", "tfspawner"] and can_be_forked(env):
-            self.process = Forked(command[3:], env, cwd)
+            self.process = Forked(command[3:], env, cwd, first + TF_SPAWNER)
         else:
+            assert not first
             pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
             self.process = subprocess.Popen(command, env=env, cwd=cwd, **pipes)
         self.streams = {"stdout": bytearray(), "stderr": bytearray()}
@@ -244,16 +246,16 @@ class Place:
         path.write_text(textwrap.dedent(text))
         return path
 
-    def tf(self, *words: str | Path, timeout_s: float = DEADLINE_S) -> Done:
+    def tf(self, *words: str | Path, timeout_s: float = DEADLINE_S, first: str = "") -> Done:
         """Calls tf-spawner, and returns when it has ended."""
-        return self.start(*words).done(timeout_s)
+        return self.start(*words, first=first).done(timeout_s)
 
-    def start(self, *words: str | Path) -> Running:
-        self.background.append(Running([*self.tf_spawner, *map(str, words)], self.env, self.folder))
+    def start(self, *words: str | Path, first: str = "") -> Running:
+        self.background.append(Running([*self.tf_spawner, *map(str, words)], self.env, self.folder, first))
         return self.background[-1]
 
-    def run(self, *words: str | Path, timeout_s: float = DEADLINE_S) -> Done:
-        return self.tf("run", *self.target, "--out", self.runs, *words, timeout_s=timeout_s)
+    def run(self, *words: str | Path, timeout_s: float = DEADLINE_S, first: str = "") -> Done:
+        return self.tf("run", *self.target, "--out", self.runs, *words, timeout_s=timeout_s, first=first)
 
     def start_run(self, *words: str | Path) -> Running:
         return self.start("run", *self.target, "--out", self.runs, *words)

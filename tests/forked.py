@@ -1,7 +1,7 @@
-"""tf-spawner's command line in processes of their own that have read its modules before they began.
+"""Processes of Python that have read their modules before they began: a server has, and forks for each.
 
-To read them costs a processor half a second, and the tests call it thousands of times. A server has read them, and
-forks: a `Forked` is what `subprocess.Popen` of `python -m tfspawner` would be.
+To read what tf-spawner needs costs a processor half a second, and the tests call it thousands of times; TensorFlow costs
+several. A `Forked` is what `subprocess.Popen` of `python -m tfspawner`, or of `python -c`, would be.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
+TF_SPAWNER = "from tfspawner.__main__ import main\nmain()\n"
 MODULES = (
-    "tfspawner.cli.main",
+    "tfspawner.cli.options",
     "tfspawner.backends.kubernetes.backend",
     "tfspawner.backends.local.backend",
+    "tfspawner.jobs.running",
     "tfspawner.jobs.tensorboard",
     "tfspawner.pages.run",
     "kubernetes.client.rest",
@@ -45,13 +47,21 @@ def can_be_forked(env: Mapping[str, str]) -> bool:
 
 
 class Forked:
-    """A call of tf-spawner; its standard input is empty."""
+    """A process that runs `code`, by itself the command line of tf-spawner; its standard input is empty."""
 
-    def __init__(self, words: list[str], env: Mapping[str, str], cwd: Path) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        code: str = TF_SPAWNER,
+        modules: tuple[str, ...] = MODULES,
+    ) -> None:
         self.returncode: int | None = None
         (self.stdout, out), (self.stderr, err), (self.status, status) = piped(), piped(), piped()
         with out, err, status:
-            send(server(), {"words": words, "env": dict(env), "cwd": str(cwd)}, out, err, status)
+            request = {"code": code, "words": words, "env": dict(env), "cwd": str(cwd)}
+            send(server(modules), request, out, err, status)
         self.pid = int(self.status.readline())
 
     def poll(self) -> int | None:
@@ -82,14 +92,13 @@ def piped() -> tuple[BinaryIO, BinaryIO]:
 
 
 @cache
-def server() -> socket.socket:
-    """The way to the server, which ends with this process."""
+def server(modules: tuple[str, ...]) -> socket.socket:
+    """The way to the server that has read those modules. It ends with this process."""
     ours, its = socket.socketpair()
     with its:
+        command = [sys.executable, __file__, str(its.fileno()), *modules]
         env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        subprocess.Popen(
-            [sys.executable, __file__, str(its.fileno())], pass_fds=[its.fileno()], env=env, stdin=subprocess.DEVNULL
-        )
+        subprocess.Popen(command, pass_fds=[its.fileno()], env=env, stdin=subprocess.DEVNULL)
     return ours
 
 
@@ -100,13 +109,13 @@ def send(way: socket.socket, request: dict[str, object], *files: BinaryIO) -> No
     way.sendall(content)
 
 
-def serve(way: socket.socket) -> list[str] | None:
-    """Forks for each request; returns its words in the process that they are for, and None at the end."""
+def serve(way: socket.socket) -> str:
+    """Forks for each request; returns its code in the process that it is for, and nothing at the end."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         size, files, *_ = socket.recv_fds(way, 4, 3)
         if not size:
-            return None
+            return ""
         request = json.loads(way.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
         if os.fork() == 0:
             way.close()
@@ -115,7 +124,8 @@ def serve(way: socket.socket) -> list[str] | None:
                 os.environ.clear()
                 os.environ.update(request["env"])
                 os.chdir(request["cwd"])
-                return list(request["words"])
+                sys.argv[1:] = request["words"]
+                return str(request["code"])
             os._exit(0)
         for file in files:
             os.close(file)
@@ -142,12 +152,9 @@ def watched(out: int, err: int, status: int) -> bool:
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    for module in MODULES:
+    for module in sys.argv[2:]:
         import_module(module)
     gc.freeze()
-    words = serve(socket.socket(fileno=int(sys.argv[1])))
-    if words is not None:
-        from tfspawner.__main__ import main
-
-        sys.argv, sys.path[0] = ["tf-spawner", *words], ""
-        main()
+    CODE = serve(socket.socket(fileno=int(sys.argv[1])))
+    sys.path[0] = ""
+    exec(compile(CODE, "<forked>", "exec"), {"__name__": "__main__"})

@@ -7,11 +7,11 @@ import signal
 
 import pytest
 
-# Python loads this before tf-spawner: an audit hook (PEP 578) that sends a signal before the N-th step that changes something.
-SITECUSTOMIZE = """
+# Runs before tf-spawner: an audit hook (PEP 578) that sends a signal before the N-th step that changes something.
+HOOK = """
 import os, signal, sys
-left, number = int(os.environ.pop("INTERRUPT_AT", 0)), int(os.environ.pop("INTERRUPT_BY", 0))
-state = os.environ.get("XDG_STATE_HOME", "/nowhere")
+left, number = {step}, {number}
+state = os.environ["XDG_STATE_HOME"]
 
 def is_step(event, arguments):
     if event in ("subprocess.Popen", "http.client.send"):
@@ -28,24 +28,18 @@ def hook(event, arguments):
         if not left:
             signal.raise_signal(number)
 
-if left:
-    sys.addaudithook(hook)
+sys.addaudithook(hook)
 """
 SLEEPS = "import time\ntime.sleep(600)\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_at_whatever_step_it_is_stopped_list_shows_what_is_left_and_delete_removes_it(place, number, code, wait_until):
-    hooks = place.folder / "hooks"
-    hooks.mkdir()
-    (hooks / "sitecustomize.py").write_text(SITECUSTOMIZE)
     script = place.script(SLEEPS)
     changing = False
     for step in itertools.count(1):
-        place.env.update(PYTHONPATH=str(hooks), INTERRUPT_AT=str(step), INTERRUPT_BY=str(int(number)))
-        done = place.run(script, "-w", "2", "--name", "cut", "--detach")
-        for key in ("PYTHONPATH", "INTERRUPT_AT", "INTERRUPT_BY"):
-            del place.env[key]
+        hook = HOOK.format(step=step, number=int(number))
+        done = place.run(script, "-w", "2", "--name", "cut", "--detach", first=hook)
         if done.code == 0:
             break  # it has fewer steps
         assert done.code == code, f"before step {step}: {done.err}"

@@ -1,5 +1,6 @@
 """The example's scripts as modules, and its shipped sample."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "examples/particle_classifier"
 sys.path.insert(0, str(EXAMPLE))
+os.environ.setdefault("SPARK_CONF_DIR", str(Path(__file__).parent / "spark"))
 
 
 @pytest.fixture
