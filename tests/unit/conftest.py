@@ -1,7 +1,9 @@
 """A plan made by hand, the same at each run; an agent that means harm."""
 
 import gzip
+import resource
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 from hostile import Hostile
@@ -11,6 +13,23 @@ from tfspawner.jobs.prepare import planned
 from tfspawner.plan.code import Code
 from tfspawner.plan.plan import Plan
 from tfspawner.plan.spec import JobSpec
+
+MOST_PROCESSOR_S = 5.0  # idle, none takes two; a machine on which others run as well takes more for the same
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fails a test that is for another folder: it imports TensorFlow, or begins process after process."""
+    before = processor_s()
+    yield
+    spent = processor_s() - before
+    assert spent < MOST_PROCESSOR_S, f"{item.nodeid} took a processor for {spent:.1f} s, and stands in tests/unit"
+
+
+def processor_s() -> float:
+    """What this process, and those that it has waited for, have had of a processor."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 @pytest.fixture

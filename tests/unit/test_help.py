@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from forked import Forked
 
 from tfspawner.cli import target
 from tfspawner.cli.job_command import JobCommand
@@ -183,12 +184,11 @@ def runs(home):
 def test_jobs_are_completed(home, runs):
     (home / "train.py").write_text("import time; time.sleep(60)")
     environment = {**os.environ, "XDG_STATE_HOME": str(home / "state")}
-    launch = ["tf-spawner", "run", "train.py", "-w", "1", "--detach", "--name", "waits"]
-    subprocess.run(launch, env=environment, cwd=home, check=True, capture_output=True)
+    assert Forked(["run", "train.py", "-w", "1", "--detach", "--name", "waits"], environment, home).wait(60) == 0
     try:
         assert completed(home, "tf-spawner", "status", "wa").stdout == "plain,waits\n"
     finally:
-        subprocess.run(["tf-spawner", "delete", "waits"], env=environment, check=True, capture_output=True)
+        assert Forked(["delete", "waits"], environment, home).wait(60) == 0
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "rerun"])

@@ -65,9 +65,10 @@ class Written:
 
 @pytest.fixture
 def window(monkeypatch):
-    """Of a second, in place of a minute."""
-    monkeypatch.setattr("tfspawner.replica.connections.KEEPS_UP_S", 1.0)
-    monkeypatch.setattr("tfspawner.replica.server.KEEPS_UP_S", 1.0)
+    """Of less than a second, in place of a minute."""
+    monkeypatch.setattr("tfspawner.replica.connections.KEEPS_UP_S", 0.8)
+    monkeypatch.setattr("tfspawner.replica.server.KEEPS_UP_S", 0.8)
+    monkeypatch.setattr("tfspawner.replica.base.COLLECTING_PAUSE_S", 0.2)
 
 
 def asked(port: int, method: str, path: str, body: bytes = b"", length: int | None = None) -> socket.socket:
