@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 TF_SPAWNER = "from tfspawner.__main__ import main\nmain()\n"
@@ -34,6 +35,7 @@ MODULES = (
     "kubernetes.config",
     "rich.live",
 )
+ONE_AT_A_TIME = Lock()  # a request is two messages
 AS_IT_STARTS = ("PYTHON", "LANG", "LC_", "LD_", "TZ")  # the variables that Python looks at
 
 
@@ -59,8 +61,8 @@ class Forked:
     ) -> None:
         self.returncode: int | None = None
         (self.stdout, out), (self.stderr, err), (self.status, status) = piped(), piped(), piped()
-        with out, err, status:
-            request = {"code": code, "words": words, "env": dict(env), "cwd": str(cwd)}
+        request = {"code": code, "words": words, "env": dict(env), "cwd": str(cwd)}
+        with out, err, status, ONE_AT_A_TIME:
             send(server(modules), request, out, err, status)
         self.pid = int(self.status.readline())
 
