@@ -162,12 +162,14 @@ class Done:
 class Running:
     """A call of tf-spawner that goes on in the background; what it prints can be waited for."""
 
-    def __init__(self, command: list[str], env: dict[str, str], cwd: Path, first: str = "") -> None:
+    def __init__(
+        self, command: list[str], env: dict[str, str], cwd: Path, first: str = "", *, forks: bool = True
+    ) -> None:
         """first: Python code that runs before tf-spawner."""
         self.began = time.monotonic()
         self.changed = threading.Condition()
         self.process: Forked | subprocess.Popen[bytes]
-        if command[:3] == [sys.executable, "-m", "tfspawner"] and can_be_forked(env):
+        if forks and command[:3] == [sys.executable, "-m", "tfspawner"] and can_be_forked(env):
             self.process = Forked(command[3:], env, cwd, first + TF_SPAWNER)
         else:
             assert not first
@@ -226,6 +228,7 @@ class Place:
     kubectl: Kubectl | None = None
     background: list[Running] = field(default_factory=list)
     tf_spawner: tuple[str, ...] = (sys.executable, "-m", "tfspawner")
+    forks: bool = True  # False: each call begins as a user's does, and reads its modules itself
 
     @property
     def runs(self) -> Path:
@@ -251,7 +254,8 @@ class Place:
         return self.start(*words, first=first).done(timeout_s)
 
     def start(self, *words: str | Path, first: str = "") -> Running:
-        self.background.append(Running([*self.tf_spawner, *map(str, words)], self.env, self.folder, first))
+        command = [*self.tf_spawner, *map(str, words)]
+        self.background.append(Running(command, self.env, self.folder, first, forks=self.forks))
         return self.background[-1]
 
     def run(self, *words: str | Path, timeout_s: float = DEADLINE_S, first: str = "") -> Done:

@@ -238,7 +238,7 @@ def test_a_fetch_of_a_running_job_names_the_replica_that_runs_and_is_silent_and_
     assert place.jobs() == ["cold"]
 
 
-def test_a_job_without_a_readable_id_is_not_ended_for_a_former_one_that_was_being_removed(local_place):
+def test_a_job_without_a_readable_id_is_not_ended_for_a_former_one_that_was_being_removed(local_place, wait_until):
     place = local_place
     name = place.run(place.script("print('old')"), "-w", "1", "--name", "x", "--detach").out.strip()
     assert place.of("wait", name).code == 0
@@ -256,7 +256,10 @@ def test_a_job_without_a_readable_id_is_not_ended_for_a_former_one_that_was_bein
     assert "job x cannot be asked: " in done.err
     assert "tf-spawner delete x" in done.err
     meta.write_bytes(whole)
-    assert [(job["job"], job["state"]) for job in place.of("list", "-o", "json").json] == [("x", "running")]
+    wait_until(
+        lambda: [(job["job"], job["state"]) for job in place.of("list", "-o", "json").json] == [("x", "running")],
+        "that the job runs on",
+    )
 
 
 @pytest.mark.parametrize("left", [["job.json", "meta.json", ".job-id"], ["meta.json", ".job-id"], [".job-id"], []])

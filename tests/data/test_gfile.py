@@ -229,7 +229,7 @@ def test_a_script_that_ends_amid_reading_ends_as_it_would_without(s3_server, cod
         "for _ in range(5): next(data)\n"
     )
     with ThreadPoolExecutor(2) as pool:  # often, for it is a race
-        ended = list(pool.map(lambda by: by(reading + code, s3_server), [run, *[forked] * 9]))
+        ended = list(pool.map(lambda by: by(reading + code, s3_server), [run, run, *[forked] * 8]))
     for done in ended:
         assert done.returncode == expected, done.stderr
         assert ("Traceback" in done.stderr) == (expected == 1), done.stderr

@@ -51,12 +51,19 @@ def test_a_coordinator_that_is_slow_is_waited_for_longer_than_one_that_is_gone(
     assert (replica.report["message"], replica.report["kind"]) == (f"lost the coordinator worker-0: {error}", "lost")
 
 
-def test_a_replica_of_a_gang_that_has_its_result_waits_for_no_restart(replica):
-    """What it stores before the gang has ended would not begin."""
-    replica.order.update(phase="stopping", result="succeeded")
+@pytest.mark.parametrize("phase", ["stopping", "ended"])
+@pytest.mark.parametrize("stores", [True, False])
+def test_a_replica_with_files_to_store_waits_for_the_gangs_result_and_others_for_its_end(replica, phase, stores):
+    """The gang ends when all is stored, and what is stored before that would not begin."""
+    replica.store = object() if stores else None
+    replica.order.update(phase=phase, result="succeeded")
     answers: list[bool] = []
     thread = threading.Thread(target=lambda: answers.append(replica.begins_again()), daemon=True)
     thread.start()
+    is_over = stores or phase == "ended"
+    thread.join(10 if is_over else 1)
+    assert answers == ([False] if is_over else [])
+    replica.terminated.set()
     thread.join(10)
     assert answers == [False]
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -51,8 +53,14 @@ def test_it_fits_a_screen_and_has_an_example(path, command):
     assert not any(line.endswith("...") for line in lines[1:]), "a command's first sentence is cut off"
 
 
-def test_each_command_has_its_place_in_one_section():
-    assert sorted(str(one.name) for several in COMMANDS.values() for one in several) == sorted(cli.commands)
+def test_each_command_that_a_module_of_cli_makes_has_its_place_in_one_section():
+    folder = Path(target.__file__).parent
+    modules = [import_module(f"{target.__package__}.{path.stem}") for path in folder.glob("[!_]*.py")]
+    made = [one for module in modules for one in vars(module).values() if isinstance(one, click.Command)]
+    shown = [one for several in COMMANDS.values() for one in several]
+    of_data = chain.from_iterable(one.commands.values() for one in shown if isinstance(one, click.Group))
+    assert len(shown) == len(set(map(id, shown)))
+    assert set(map(id, made)) == {*map(id, shown), *map(id, of_data), id(cli)}
 
 
 @pytest.mark.parametrize("name", [name for name, command in cli.commands.items() if isinstance(command, JobCommand)])

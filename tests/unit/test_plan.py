@@ -11,7 +11,7 @@ from tfspawner.errors import ConfigurationError
 from tfspawner.jobs.prepare import new_name, planned, planned_like
 from tfspawner.plan.code import Code
 from tfspawner.plan.limits import MAX_SECRET_BYTES
-from tfspawner.plan.plan import CONFIGMAP_BYTES, FAILED_TTL_S, MAX_NAME, id_of, make_plan
+from tfspawner.plan.plan import CONFIGMAP_BYTES, MAX_NAME, id_of, make_plan
 from tfspawner.plan.secrecy import HIDDEN, Known
 from tfspawner.plan.spec import JobSpec
 from tfspawner.replica.packing import packed
@@ -97,7 +97,7 @@ def test_a_job_without_a_name_takes_the_scripts_with_a_random_ending(spec_of, sc
 
 
 def test_the_bounds_are_those_of_kubernetes():
-    assert (MAX_NAME, CONFIGMAP_BYTES, FAILED_TTL_S) == (63, 1 << 20, 86_400)
+    assert (MAX_NAME, CONFIGMAP_BYTES) == (63, 1 << 20)
 
 
 def test_an_id_tells_nothing_of_the_token():

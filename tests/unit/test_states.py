@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tfspawner.base.states import PodState, Result
-from tfspawner.replica.protocol import RESULTS
+from tfspawner.base.states import Phase, PodState, Result, State
+from tfspawner.replica.protocol import PHASES, RESULTS, STATES
 
 
 @pytest.mark.parametrize("word", [*Result, *PodState])
@@ -23,5 +23,7 @@ def test_a_word_of_a_set_is_its_word_everywhere(word):
     assert word == plain
 
 
-def test_the_results_are_those_that_agents_tell():
+def test_results_states_and_phases_are_those_that_agents_tell():
     assert set(RESULTS) == {None, *Result}
+    assert set(STATES) <= set(State)
+    assert set(PHASES) <= set(Phase)

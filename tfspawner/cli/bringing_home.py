@@ -1,8 +1,7 @@
-"""fetch, report, compare, tensorboard and delete."""
+"""fetch, report, compare and delete."""
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 from tfspawner.base.terminal import echo, print_json, show_table
 from tfspawner.errors import Command, ConfigurationError, Hint, NotFoundError
 
-from .flags import DURATION, PATH, output_option, target_options
+from .flags import PATH, output_option, target_options
 from .hints import PlacedCommand
 from .printing import note, notes, print_outcome
 from .target import JOB, OUT, complete_job, complete_run, find_job, summaries_of
@@ -102,37 +101,6 @@ def compare(runs: tuple[str, ...], out: Path, page: Path | None, output: str) ->
                 f"{page} cannot be written: {error.strerror}", hint="name another --page"
             ) from None
         echo(f"page:  {page}", err=True)
-
-
-@click.command(cls=PlacedCommand)
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...", shell_complete=complete_job)
-@target_options
-@OUT
-@click.option("--port", type=click.IntRange(1024, 65535), help="TensorBoard's.  [default: 6006, or the next free one]")
-@click.option("--every", "every_s", type=DURATION, default=3.0, help="How often new events come.  [default: 3s]")
-def tensorboard(jobs: tuple[str, ...], out: Path, port: int | None, every_s: float, **target: Any) -> None:
-    """Show jobs in TensorBoard here, while they train and after.
-
-    Event files come over as they grow. Where a job is gone, JOB is one of runs/ or a run's folder. Ctrl-C ends
-    TensorBoard; the jobs go on.
-
-    \b
-    tf-spawner tensorboard digits-7xk2p
-    """
-    from tfspawner.jobs.tensorboard import serve
-
-    def note(text: str) -> None:
-        echo(text, err=True)
-
-    def tell(url: str) -> None:
-        echo(f"TensorBoard: {url}")
-
-    for number in (signal.SIGHUP, signal.SIGTERM):  # a terminal that is closed leaves no files, either
-        signal.signal(number, signal.default_int_handler)
-    try:
-        serve(jobs, lambda job: find_job(job, target), out, note, tell, port=port, every_s=max(every_s, 0.2))
-    except KeyboardInterrupt:
-        echo("\nTensorBoard has ended", err=True)
 
 
 @click.command(cls=PlacedCommand)

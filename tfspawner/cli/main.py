@@ -15,12 +15,12 @@ from tfspawner import __version__
 from tfspawner.base.terminal import echo, open_streams, show_error, silence, take_warnings
 from tfspawner.errors import ConfigurationError, Interrupted, SpawnerError
 
-from .bringing_home import compare, delete, fetch, report, tensorboard
+from .bringing_home import compare, delete, fetch, report
 from .data import data
 from .printing import fail
 from .running import check, render, rerun, run
 from .setup import completion, doctor, init, rbac
-from .watching import attach, list_jobs, logs, status, top, wait
+from .watching import attach, list_jobs, logs, status, tensorboard, top, wait
 
 UNWRITABLE = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)  # of stdout, where no file is named
 

@@ -1,10 +1,12 @@
-"""list, status, top, logs, attach and wait."""
+"""list, status, top, logs, attach, wait and tensorboard."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +17,7 @@ from tfspawner.errors import Command, ConfigurationError, Hint, Interrupted, Job
 from .flags import DURATION, output_option, target_options
 from .hints import PlacedCommand, placed
 from .printing import print_table, state_json, state_words, summary_json
-from .target import JOB, ask_backends, backends_of, complete_job, find_job, summaries_of, tell_left_out
+from .target import JOB, OUT, ask_backends, backends_of, complete_job, find_job, summaries_of, tell_left_out
 
 if TYPE_CHECKING:
     from tfspawner.jobs.job import Job
@@ -232,3 +234,34 @@ def wait(job: str, timeout_s: float | None, output: str, **target: Any) -> None:
     raise_for_artifacts(state, Hint("the job still holds them: ", Command("fetch", job)))
     if output == "text":
         echo(f"{job}: {state_words(state)}")
+
+
+@click.command(cls=PlacedCommand)
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...", shell_complete=complete_job)
+@target_options
+@OUT
+@click.option("--port", type=click.IntRange(1024, 65535), help="TensorBoard's.  [default: 6006, or the next free one]")
+@click.option("--every", "every_s", type=DURATION, default=3.0, help="How often new events come.  [default: 3s]")
+def tensorboard(jobs: tuple[str, ...], out: Path, port: int | None, every_s: float, **target: Any) -> None:
+    """Show jobs in TensorBoard here, while they train and after.
+
+    Event files come over as they grow. Where a job is gone, JOB is one of runs/ or a run's folder. Ctrl-C ends
+    TensorBoard; the jobs go on.
+
+    \b
+    tf-spawner tensorboard digits-7xk2p
+    """
+    from tfspawner.jobs.tensorboard import serve
+
+    def note(text: str) -> None:
+        echo(text, err=True)
+
+    def tell(url: str) -> None:
+        echo(f"TensorBoard: {url}")
+
+    for number in (signal.SIGHUP, signal.SIGTERM):  # a terminal that is closed leaves no files, either
+        signal.signal(number, signal.default_int_handler)
+    try:
+        serve(jobs, lambda job: find_job(job, target), out, note, tell, port=port, every_s=max(every_s, 0.2))
+    except KeyboardInterrupt:
+        echo("\nTensorBoard has ended", err=True)

@@ -12,6 +12,7 @@ from tfspawner.base.names import shown
 from tfspawner.base.states import Result
 from tfspawner.errors import ArtifactError, Command, Hint
 from tfspawner.record.causes import explained
+from tfspawner.record.folder import REPORT_FILE
 from tfspawner.record.writing import Record
 from tfspawner.replica.protocol import STARTING
 
@@ -155,7 +156,7 @@ def _outcome(
 def _write_report(outcome: Outcome, state: JobState, record: Record, view: View, missing: ArtifactError | None) -> None:
     """Writes report.json and the page. Raises ArtifactError if the report fails; the page can be made later."""
     record.write_json(
-        "report.json",
+        REPORT_FILE,
         {
             "job": outcome.job,
             "result": outcome.result,

@@ -59,7 +59,7 @@ def page(folder: Path) -> str:
             metrics=list(dict.fromkeys([*metrics, *(name for row in rows for name in row["metrics"])])),
             done=sum(row["result"] == "succeeded" for row in rows),
             failed=sum(bool(row["error"]) for row in rows),
-            pages={row["job"] for row in rows if (folder.parent / row["job"] / "report.html").exists()},
+            pages={row["job"] for row in rows if RunFolder(folder.parent / row["job"]).page.exists()},
             curves=curve_charts(rows, curves, metrics),
             over={
                 flag: charts

@@ -18,7 +18,6 @@ from .spec import JobSpec
 
 MAX_NAME = 63  # a DNS label: the longest pod host name, <job>-<role>-<index>
 CONFIGMAP_BYTES = 1024 * 1024  # etcd's and the API server's bound for a ConfigMap's data
-FAILED_TTL_S = 24 * 3600
 DEFAULT_START_TIMEOUT_S = 600.0
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-TRAINERS = ("chief", "worker")
+from tfspawner.replica.protocol import is_trainer
+
 LATE_S = 1.0  # less is not called late: events are half a second apart
 SLOWER = 1.05  # times the fastest; less is not called slower
 BLURRED = 0.25  # a time whose error is a larger share of it is not used
@@ -113,9 +114,7 @@ def trained(events: Iterable[Mapping[str, Any]]) -> dict[str, Took]:
 
 def slowest_in_training(paces: Mapping[str, Took], wholes: Mapping[str, Took]) -> str:
     """Says which trainer took longest for an epoch, or in all if Keras printed no epochs; or that none took longer."""
-    by_epochs, in_all = (
-        {r: duration for r, duration in of.items() if r.rsplit("-", 1)[0] in TRAINERS} for of in (paces, wholes)
-    )
+    by_epochs, in_all = ({r: duration for r, duration in of.items() if is_trainer(r)} for of in (paces, wholes))
     trainers, span = (by_epochs, "for an epoch") if len(by_epochs) > 1 else (in_all, "in all")
     if len(trainers) < 2:
         return ""

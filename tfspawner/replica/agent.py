@@ -85,7 +85,7 @@ class Agent(Holding):
         with self.ordered:
             while self.order["generation"] == self.generation:
                 # A gang with a result waits until this replica has stored its files.
-                is_decided = self.order["phase"] == "ended" or self.order.get("result")
+                is_decided = self.order["phase"] == "ended" or (self.store and self.order.get("result"))
                 over = is_decided or time.monotonic() - self.heard_at > patience_s
                 if over or self.terminated.is_set():
                     return False

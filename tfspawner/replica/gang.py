@@ -203,7 +203,7 @@ class Gang:
             self.moved()
 
     def keep(self) -> None:
-        """Lets the replicas wait longer, though their files are collected."""
+        """Lets the replicas wait longer, for files of theirs are missed."""
         with self.changed:
             self.kept = True
             self.moved()

@@ -88,7 +88,7 @@ class Reporting(Replica):
             self.log.write(f"{AGENT_MARK.decode()} {usage.problems.pop(0)}\n".encode())
 
     def listen(self) -> None:
-        """Follows the coordinator's orders; stops if the coordinator is silent for LOST_AFTER_S."""
+        """Follows the coordinator's orders; stops if the coordinator is silent for too long."""
         reason, retry_s = "", RETRY_S
         while True:
             try:

@@ -106,7 +106,8 @@ class Script(Reporting):
             problem = json.loads(done.stdout.splitlines()[-1])
             self.report["hint"] = problem["hint"]
             return f"was given GPUs, and its TensorFlow sees none: {problem['message']}"
-        except (subprocess.TimeoutExpired, IndexError, ValueError, KeyError, TypeError):  # others print there, too
+        # Others print there, too, and there may be no room for the look.
+        except (OSError, subprocess.TimeoutExpired, IndexError, ValueError, KeyError, TypeError):
             return None
 
     def place_original_script(self) -> None:

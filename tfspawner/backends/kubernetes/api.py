@@ -56,8 +56,8 @@ class Api:
         from kubernetes.client import Configuration
         from kubernetes.client.rest import RESTClientObject
 
-        # Said here, since the package keeps what KUBECONFIG was when it was imported.
-        path = str(kubeconfig or os.environ.get("KUBECONFIG") or Path("~/.kube/config").expanduser())
+        # Said here: the package keeps what KUBECONFIG was when it was imported, and a notebook may set it later.
+        path = str(kubeconfig or os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config"))
         for file in path.split(os.pathsep):
             if file and os.path.exists(file):
                 load_yaml(read_text(Path(file), "kubeconfig"), LOADER, f"kubeconfig {named(file)}")

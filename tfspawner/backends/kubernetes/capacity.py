@@ -151,7 +151,7 @@ def is_ready(node: Object) -> bool:
     if mapping(node, "spec").get("unschedulable"):
         return False
     conditions = mappings(node, "status", "conditions")
-    return all(text(condition, "status") == "True" for condition in conditions if text(condition, "type") == "Ready")
+    return any(text(condition, "type") == "Ready" and text(condition, "status") == "True" for condition in conditions)
 
 
 def _tolerates(toleration: Object, taint: Object) -> bool:
