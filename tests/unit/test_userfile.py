@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tfspawner.backends.kubernetes.api import Api
 from tfspawner.base import userfile
@@ -179,3 +180,17 @@ def test_a_kubeconfig_that_is_none_is_refused_in_a_line(tmp_path, text):
         Api.from_kubeconfig(path, None, None)
     assert error.value.message.isprintable()
     assert "config" in error.value.message
+
+
+def test_the_kubeconfig_is_the_one_that_kubeconfig_names_now(tmp_path, monkeypatch):
+    """The kubernetes package looks when it is imported, which the first of these does at the latest."""
+    for host in ("one", "other"):
+        path = tmp_path / host
+        cluster = {"name": "c", "cluster": {"server": f"http://{host}"}}
+        context = {"name": "c", "context": {"cluster": "c", "user": "u", "namespace": host}}
+        config = {"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [cluster],
+                  "contexts": [context], "users": [{"name": "u", "user": {}}]}  # fmt: skip
+        path.write_text(yaml.safe_dump(config))
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        api = Api.from_kubeconfig(None, None, None)
+        assert (api.host, api.namespace) == (f"http://{host}", host)
