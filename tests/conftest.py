@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from forked import TF_SPAWNER, Forked, can_be_forked
 from hypothesis import settings
 from in_process import called
 from xdist.scheduler import LoadFileScheduling
+
+from tfspawner.backends.kubernetes.api import Api
 
 KINDS = ("jobs", "pods", "services", "configmaps", "secrets", "networkpolicies")
 DEADLINE_S = 240.0
@@ -376,13 +379,19 @@ def api_server(cluster_place: Place, wait_until: Callable[..., None]) -> Iterato
 
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
-    """wait_until(condition, "what is waited for"): looks again and again, and fails after 120 s."""
+    """wait_until(condition, "what is waited for"): looks again and again, and fails after 120 s.
+
+    A look that takes long is followed by a pause that is longer: it leaves the processor to what is waited for.
+    """
 
     def wait(condition: Callable[[], object], what: str, timeout_s: float = 120) -> None:
         deadline = time.monotonic() + timeout_s
+        began = time.monotonic()
         while not condition():
-            assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain for: {what}"
-            time.sleep(0.05)
+            now = time.monotonic()
+            assert now < deadline, f"waited {timeout_s:g} s in vain for: {what}"
+            time.sleep(max(0.05, 2 * (now - began)))
+            began = time.monotonic()
 
     return wait
 
@@ -423,21 +432,32 @@ def make_namespace(place: Place, kubeconfig: Path) -> None:
     own_binding = {**binding, "metadata": {"name": "user", "namespace": namespace},
                    "subjects": [{"kind": "ServiceAccount", "name": "user", "namespace": namespace}]}  # fmt: skip
     labels = {"pod-security.kubernetes.io/enforce": "restricted", "tf-spawner/test": "yes"}
-    objects = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}},
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "user", "namespace": namespace}},
-        role, binding, own_binding,
-    ]  # fmt: skip
-    place.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
-    token = place.kubectl("-n", namespace, "create", "token", "user", "--duration=1h").strip()
-    config = yaml.safe_load(place.kubectl("config", "view", "--minify", "--raw", "--flatten"))
-    cluster = config["clusters"][0]["cluster"]
+    api = Api.from_kubeconfig(None, None, None)
+    inside, rbac = f"/api/v1/namespaces/{namespace}", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    namespaced = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
+    api.request("POST", "/api/v1/namespaces", namespaced)
+    user = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "user"}}
+    api.request("POST", f"{inside}/serviceaccounts", user)
+    api.request("POST", f"{rbac}/roles", role)
+    for one in (binding, own_binding):
+        api.request("POST", f"{rbac}/rolebindings", one)
+    token = api.request("POST", f"{inside}/serviceaccounts/user/token", asked)["status"]["token"]
+    cluster = cluster_known_to(place.kubectl)
     kubeconfig.write_text(yaml.safe_dump({
         "apiVersion": "v1", "kind": "Config", "current-context": "test",
         "clusters": [{"name": "test", "cluster": cluster}],
         "users": [{"name": "user", "user": {"token": token}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user", "namespace": namespace}}],
     }))  # fmt: skip
+
+
+@cache
+def cluster_known_to(kubectl: Kubectl) -> dict[str, str]:
+    """The API server's address and CA, of the kubeconfig that kubectl uses."""
+    config = yaml.safe_load(kubectl("config", "view", "--minify", "--raw", "--flatten"))
+    cluster: dict[str, str] = config["clusters"][0]["cluster"]
+    return cluster
 
 
 def ca_of(kubeconfig: Path) -> tuple[str, bytes, str]:
