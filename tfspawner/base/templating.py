@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 def templates_dir() -> Path:
     """The templates' folder: in the package if it was installed as a wheel, one level up in a checkout."""
-    here = Path(__file__).resolve().parents[2]
+    here = Path(__file__).resolve().parents[1]
     return next(path for path in (here / "templates", here.parent / "templates") if path.is_dir())
 
 
