@@ -77,6 +77,13 @@ def test_a_run_whose_output_nobody_can_take_brings_all_home(tf_spawner_sh, tmp_p
     assert list((tmp_path / "state/tf-spawner/jobs").iterdir()) == []
 
 
+def test_where_python_speaks_ascii_a_job_is_made_and_runs(tf_spawner):
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for words in (("init", "first"), ("check", "train.py"), ("run", "train.py", "-w", "1"), ("completion", "bash")):
+        done = tf_spawner(*words, **ascii_alone)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_name_that_the_encoding_lacks_is_shown_all_the_same(tf_spawner, tmp_path):
     assert tf_spawner("run", "train.py", "-w", "1", "--out", "rüns", "--name", "j").returncode == 0
     done = tf_spawner("compare", "rüns/j", LC_ALL="C", PYTHONIOENCODING="ascii")

@@ -101,6 +101,15 @@ def files_of(home: Path) -> dict[str, str]:
     return {str(path.relative_to(home)): path.read_text() for path in home.rglob("*") if path.is_file()}
 
 
+def test_an_rc_file_of_another_encoding_stays_as_it_is(home, capsys):
+    mine = b"alias l='ls \xe9t\xe9'\n"
+    (home / ".bashrc").write_bytes(mine)
+    assert told(capsys, "bash", "--install")[0] == 0
+    assert (home / ".bashrc").read_bytes().startswith(mine + b"source ")
+    assert told(capsys, "bash", "--uninstall")[0] == 0
+    assert (home / ".bashrc").read_bytes() == mine
+
+
 @pytest.mark.parametrize(("shell", "rc"), [("bash", ".bashrc"), ("zsh", ".zshrc"), ("fish", None)])
 def test_it_is_installed_once_and_uninstalled_whole(home, capsys, shell, rc):
     if rc:

@@ -42,11 +42,11 @@ def install(shell: str, command: click.Command) -> str:
     report = [str(path)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(script(shell, command) + "\n")
+        _write(path, script(shell, command) + "\n")
         if rc:
             before = "".join(_others(rc))
             ends = "\n" if before and not before.endswith("\n") else ""
-            rc.write_text(f"{before}{ends}{_loading(shell)}source {shlex.quote(str(path))}  {MARK}\n")
+            _write(rc, f"{before}{ends}{_loading(shell)}source {shlex.quote(str(path))}  {MARK}\n")
             report.append(f"{rc}: its last line reads that")
     except OSError as error:
         raise _unchanged(error, shell) from None
@@ -61,7 +61,7 @@ def uninstall(shell: str) -> str:
             path.unlink()
             gone.append(f"{path} is removed")
         if rc and _others(rc) != _lines(rc):
-            rc.write_text("".join(_others(rc)))
+            _write(rc, "".join(_others(rc)))
             gone.append(f"{rc}: the line is removed")
     except OSError as error:
         raise _unchanged(error, shell) from None
@@ -90,7 +90,12 @@ def _loading(shell: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines(keepends=True) if path.exists() else []
+    return path.read_text("utf-8", "surrogateescape").splitlines(keepends=True) if path.exists() else []
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes what _lines reads; bytes that are no UTF-8 stay as they are."""
+    path.write_text(text, "utf-8", "surrogateescape")
 
 
 def _others(path: Path) -> list[str]:

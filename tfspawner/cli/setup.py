@@ -77,7 +77,7 @@ def init(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, template in new.items():
-            path.write_text(template.read_text())
+            path.write_bytes(template.read_bytes())
     except OSError as error:
         raise ConfigurationError(f"{error.filename or path} cannot be written: {error.strerror}") from None
     echo("\n".join(map(str, new)))

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 @cache
 def sources() -> dict[str, str]:
     """The text of each module that travels, by file name."""
-    return {path.name: path.read_text() for path in sorted(HERE.glob("*.py")) if path.name not in STAYS}
+    return {path.name: path.read_text("utf-8") for path in sorted(HERE.glob("*.py")) if path.name not in STAYS}
 
 
 @cache
