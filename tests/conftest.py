@@ -74,6 +74,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
     return Lanes(config, log)
 
 
+LONG = ("test_restart_training.py", "test_cluster_training.py")  # at the end, one lane alone would be busy with them
+
+
 def turns_of(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[int, int, str]]:
     """First those that are alone, beside what needs no cluster; then the files of each folder in turn.
 
@@ -87,7 +90,7 @@ def turns_of(items: list[pytest.Item]) -> Callable[[pytest.Item], tuple[int, int
     def turn_of(item: pytest.Item) -> tuple[int, int, str]:
         path = str(item.path)
         part = 0 if is_alone(path) else 1 if item.path.parent.name == "particle_classifier" else 2
-        return part, files[item.path.parent][item.path], path
+        return part, -1 if item.path.name in LONG else files[item.path.parent][item.path], path
 
     return turn_of
 

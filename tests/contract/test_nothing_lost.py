@@ -209,7 +209,7 @@ def freeze_agents(place, job: str) -> list[int]:
     return agents
 
 
-def test_ctrl_c_leaves_a_job_whose_agents_are_frozen_and_its_files_come_once_they_answer(local_place):
+def test_ctrl_c_leaves_a_job_whose_agents_are_frozen_and_its_files_come_once_they_answer(local_place, wait_until):
     place = local_place
     running = place.start_run(place.script(TRAINS), "-w", "2", "--name", "cold")
     running.prints("worker-0 | saved 6", "worker-1 | saved 6")
@@ -226,13 +226,12 @@ def test_ctrl_c_leaves_a_job_whose_agents_are_frozen_and_its_files_come_once_the
     assert place.jobs() == ["cold"]
     for pid in agents:
         os.kill(pid, signal.SIGCONT)
-    fetched = place.of("fetch", "cold", "--out", place.runs)
-    assert fetched.code == 0, fetched.err
+    wait_until(lambda: place.of("fetch", "cold", "--out", place.runs).code == 0, "that both answer, and all comes")
     for replica in ("worker-0", "worker-1"):
         assert (place.runs / f"cold/files/{replica}/epoch-6.ckpt").read_text() == "weights of epoch 6"
 
 
-def test_a_failed_job_whose_frozen_agent_has_files_is_kept(local_place):
+def test_a_failed_job_whose_frozen_agent_has_files_is_kept(local_place, wait_until):
     place = local_place
     script = place.script(
         TRAINS.replace(
@@ -250,8 +249,7 @@ def test_a_failed_job_whose_frozen_agent_has_files_is_kept(local_place):
     assert "the files of worker-1 could not be collected" in done.err
     assert place.jobs() == ["cold"]
     os.kill(pids["worker-1"][0], signal.SIGCONT)
-    fetched = place.of("fetch", "cold", "--out", place.runs)
-    assert fetched.code == 0, fetched.err
+    wait_until(lambda: place.of("fetch", "cold", "--out", place.runs).code == 0, "that it answers, and all comes")
     assert (place.runs / "cold/files/worker-1/epoch-6.ckpt").exists()
 
 
