@@ -291,7 +291,7 @@ def _key_in(name: str) -> str | None:
 
 
 def _is_key(last: str) -> bool:
-    """Whether a lower-case file name is a key's, or that of an editor's copy of a key."""
+    """Whether a file of this lower-case name is a key, or an editor's copy of one."""
     original = COPIES.sub("", last).strip("#")
     names = (original,) if original == last else (original, original.removeprefix("."))
     return not last.endswith(CODE) and any(map(_is_keys_own, names))

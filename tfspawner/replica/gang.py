@@ -203,7 +203,7 @@ class Gang:
             self.moved()
 
     def keep(self) -> None:
-        """Lets the replicas wait longer, for files of theirs are missed."""
+        """Lets the replicas wait longer, because some of their files have not come."""
         with self.changed:
             self.kept = True
             self.moved()
